@@ -1,0 +1,39 @@
+# `make demo` and `make test` need nothing but Python 3.11 and make; both use one .venv in this clone.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test test-all check bench clean
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## make .venv with every pinned dependency and this project
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Undertone needs Python 3.11 or later: say 'make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)'."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[demo,dev]"
+	@touch $(STAMP)
+
+demo: install ## four sites adapt one model to real handwritten digits (some minutes)
+	$(BIN)/undertone demo --out runs/demo-$$(date +%Y%m%d-%H%M%S)
+
+test: install ## everything but the slow tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: install ## every test, the slow ones too; fails, never skips, where a tool is missing
+	UNDERTONE_TEST_ALL=1 $(BIN)/python -m pytest
+
+check: install ## style, types and the architecture tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/arch
+
+bench: install ## every benchmark, as tables
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean: ## remove .venv, caches and runs of the demo
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis runs

@@ -1,0 +1,1 @@
+"""The hospital's program: reads private images, answers with clipped integers."""

@@ -1,0 +1,36 @@
+"""The Flower ClientApp: a thin relay from messages to the node and back."""
+
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from undertone.messages import Kind
+from undertone.transport import reply_to_records, request_from_records
+from undertone_client.node import Node
+
+app = ClientApp()
+
+
+def _relay(kind: Kind, message: Message, context: Context) -> Message:
+    node = Node(Path(str(context.node_config["site-dir"])))
+    reply = node.handle(request_from_records(kind, message.content))
+    return Message(reply_to_records(reply), reply_to=message)
+
+
+@app.query("hello")
+def hello(message: Message, context: Context) -> Message:
+    """Which site is this?"""
+    return _relay("hello", message, context)
+
+
+@app.train("prepare")
+def prepare(message: Message, context: Context) -> Message:
+    """Coins and rows: the long part; nothing private leaves."""
+    return _relay("prepare", message, context)
+
+
+@app.train("contribute")
+def contribute(message: Message, context: Context) -> Message:
+    """The site's vector, once."""
+    return _relay("contribute", message, context)

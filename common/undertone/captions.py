@@ -1,0 +1,27 @@
+"""Caption templates: how a record is described in words, with `{token}` where the method's token stands."""
+
+import string
+from collections.abc import Mapping
+
+
+def caption_fields(caption: str) -> list[str]:
+    """The `{column}` names of a caption template, in order.
+
+    Raises:
+        ValueError: not a template: unbalanced braces, or anything but a plain name between them.
+    """
+    try:
+        parts = list(string.Formatter().parse(caption))
+    except ValueError as error:
+        raise ValueError(f'data.caption = "{caption}" is not a template: {error}') from None
+    fields = [name for _, name, _, _ in parts if name is not None]
+    for _, name, spec, conversion in parts:
+        if name is not None and (not name.isidentifier() or spec or conversion):
+            raise ValueError(f'data.caption: "{{{name}}}" is not a column name; write {{finding}}, say')
+    return fields
+
+
+def fill_caption(caption: str, token: str, columns: Mapping[str, str]) -> str:
+    """A caption template with the token and a record's columns put in; absent columns are empty."""
+    fields = {name: columns.get(name, "") for name in caption_fields(caption)}
+    return caption.format(**(fields | {"token": token})).strip(" ,;")

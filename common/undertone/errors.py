@@ -1,0 +1,102 @@
+"""Every error Undertone raises on purpose.
+
+    UndertoneError
+    |-- InputError                 exit 2: something a person wrote or pointed at is wrong
+    |   |-- StudyError             STUDY.toml: a key, a value, a combination
+    |   |-- DataError              images, metadata, units
+    |   |-- ModelError             the base model: missing parts, wrong files
+    |   `-- FolderError            RUN, RELEASE or output folders
+    `-- Refused                    exit 3: going on would weaken the guarantee
+        |-- NoisyRelease           the release would be mostly noise
+        |-- NotApproved            the site has not approved this plan, coordinator or package
+        |-- PlanChanged            the plan is not the one that was signed or started
+        |-- TooFewSites            fewer sites answered than the plan needs
+        |-- MechanismViolation     a bound, a type or a noise level is not what the plan says
+        |-- ProtocolError          a message is malformed, or speaks another version
+        |-- ReplayedAttempt        this (study, round, attempt) was charged or answered before
+        |-- BudgetExceeded         the plan's attempts are used up
+        |-- LedgerCorrupt          the ledger's chain is broken, or it was restored from an old copy
+        |-- LedgerUnavailable      the ledger cannot be read or written now (locked, disk full)
+        `-- NotVerified            a release is not what its statement says
+
+A message says what is wrong, where, and what to do next. A message that leaves a site never
+depends on a record (PRIVACY 17).
+"""
+
+
+class UndertoneError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class InputError(UndertoneError):
+    """Something a person wrote or pointed at is wrong."""
+
+    exit_code = 2
+
+
+class StudyError(InputError):
+    """A key, a value or a combination in STUDY.toml."""
+
+
+class DataError(InputError):
+    """Images, metadata or units."""
+
+
+class ModelError(InputError):
+    """The base model lacks a part or is not what it claims."""
+
+
+class FolderError(InputError):
+    """A RUN, RELEASE or output folder."""
+
+
+class Refused(UndertoneError):
+    """Going on would weaken the guarantee."""
+
+    exit_code = 3
+
+
+class NoisyRelease(Refused):
+    """The release would be mostly noise."""
+
+
+class NotApproved(Refused):
+    """The site has not approved this plan, coordinator or package."""
+
+
+class PlanChanged(Refused):
+    """The plan is not the one that was signed or started."""
+
+
+class TooFewSites(Refused):
+    """Fewer sites answered than the plan needs."""
+
+
+class MechanismViolation(Refused):
+    """A bound, a type or a noise level is not what the plan says."""
+
+
+class ProtocolError(Refused):
+    """A message is malformed, or speaks another version."""
+
+
+class ReplayedAttempt(Refused):
+    """This (study, round, attempt) was charged or answered before."""
+
+
+class BudgetExceeded(Refused):
+    """The plan's attempts are used up."""
+
+
+class LedgerCorrupt(Refused):
+    """The ledger's chain is broken, or it was restored from an old copy."""
+
+
+class LedgerUnavailable(Refused):
+    """The ledger cannot be read or written now."""
+
+
+class NotVerified(Refused):
+    """A release is not what its statement says."""

@@ -1,0 +1,1 @@
+"""What can be adapted: one file per method, one line in the registry."""

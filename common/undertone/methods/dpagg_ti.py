@@ -1,0 +1,114 @@
+"""DPAgg-TI (Peetathawatchai et al., arXiv 2411.14639): one textual inversion per unit, then one noisy mean.
+
+    x_u = v_u - v0        v_u learned on u's images alone, v0 the public embedding of a common word
+    v   = v0 + rescale * V / (s p sum N_i)
+
+Centring on v0 costs nothing and lowers the noise relative to the signal; the paper normalises whole
+embeddings. The release is one `learned_embeds.safetensors` for `load_textual_inversion`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from undertone.captions import caption_fields, fill_caption
+from undertone.errors import StudyError
+from undertone.layout import Layout
+from undertone.methods.protocol import Progress, UnitRecords
+from undertone.models.pinned import PinnedBase
+from undertone.progress import reporter
+from undertone.study import Section
+
+if TYPE_CHECKING:
+    from undertone.models.base import LoadedBase
+
+_PUBLIC_IMAGES = 32
+_PUBLIC_SEED = 20261122
+
+
+class DPAggTIOptions(Section):
+    """[method] keys of dpagg-ti."""
+
+    token: str = Field(default="<private>", pattern=r"^<[a-z0-9-]{1,40}>$")
+    initial_word: str = Field(default="picture", min_length=1)
+    vectors: int = Field(default=1, ge=1, le=16)
+    steps: int = Field(default=15, ge=1, le=100_000)
+    learning_rate: float = Field(default=0.02, gt=0, le=10)
+    rescale: float = Field(default=1.0, gt=0, le=100)
+
+
+class DPAggTI:
+    """The method `dpagg-ti`; see the module's description."""
+
+    name: ClassVar[str] = "dpagg-ti"
+    options_type: ClassVar[type[Section]] = DPAggTIOptions
+    one_shot: ClassVar[bool] = True
+    # |mean row| / C on the embedded model lay between 0.3 (chest X-rays) and 0.9 (digits), C the
+    # median length of public inversions: the lower end is what a plan may count on as signal.
+    alignment: ClassVar[float] = 0.3
+
+    def __init__(self, options: DPAggTIOptions) -> None:
+        self.options = options
+
+    def check(self, base: PinnedBase, caption: str) -> None:
+        """The caption names the token once; the initial word is one token of the base.
+
+        Raises:
+            StudyError, ModelError: see above.
+        """
+        if caption_fields(caption).count("token") != 1:
+            raise StudyError(f'data.caption = "{caption}" must hold {{token}} once, as in "a {{token}}"')
+        base.embedding_of(self.options.initial_word)
+
+    def layout(self, base: PinnedBase) -> Layout:
+        """One tensor [vectors, width] named by the token."""
+        return Layout(((self.options.token, (self.options.vectors, base.embedding_width)),))
+
+    def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
+        """v0: the initial word's embedding, repeated for each vector, [vectors * width]."""
+        return np.tile(base.embedding_of(self.options.initial_word), self.options.vectors)
+
+    def public_clip_norm(self, base: PinnedBase, caption: str) -> float:
+        """Median length of 32 public procedural images inverted the same way; columns of the caption stay empty."""
+        from undertone.methods.public import public_units  # torch: only where C is "auto"
+        from undertone.models.base import load_base
+
+        loaded = load_base(base)
+        blank = fill_caption(caption, self.options.token, {})
+        units = public_units(loaded, _PUBLIC_SEED, _PUBLIC_IMAGES, blank)
+        with reporter().task("clip norm from public images", _PUBLIC_IMAGES * self.options.steps) as progress:
+            rows = self.rows(loaded, self.initial_state(base), units, progress)
+        return float(np.median(np.linalg.norm(rows.astype(np.float64), axis=1)))
+
+    def rows(
+        self,
+        base: "LoadedBase",
+        state: NDArray[np.float32],
+        units: Sequence[UnitRecords],
+        progress: Progress,
+    ) -> NDArray[np.float32]:
+        """v_u - v0 for each unit, [n, vectors * width]."""
+        from undertone.methods.inversion import Inversion, invert  # torch: only where rows are made
+
+        options = self.options
+        settings = Inversion(options.token, options.vectors, options.steps, options.learning_rate)
+        return invert(base, state.reshape(options.vectors, -1), units, settings, progress)
+
+    def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
+        """v0 + rescale * mean; `rescale` is public post-processing."""
+        return np.asarray(state + self.options.rescale * mean, dtype=np.float32)
+
+    def weights(self, state: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
+        """`learned_embeds.safetensors` with the token's [vectors, width] tensor ([width] for one vector)."""
+        tensor = state.reshape(self.options.vectors, -1)
+        return {"learned_embeds.safetensors": {self.options.token: tensor if len(tensor) > 1 else tensor[0]}}
+
+    def sample_prompts(self, caption: str) -> tuple[str, str]:
+        """The caption with the initial word, and with the token; its columns stay empty."""
+        return (
+            fill_caption(caption, self.options.initial_word, {}),
+            fill_caption(caption, self.options.token, {}),
+        )

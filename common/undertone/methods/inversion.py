@@ -1,0 +1,101 @@
+"""Textual inversion of many units in one loop: one embedding row per unit, elementwise Adam.
+
+Gal et al. 2022 (arXiv 2208.01618), eq. 2, run for n units at once. Rows cannot influence each other:
+the frozen model mixes no rows, the loss is a sum over rows, and Adam works element by element. So row
+j of a batch is what unit j alone would give (tests compare to 1e-4), and depends on unit j's records
+and randomness alone (PRIVACY 3).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from undertone.methods.protocol import UnitRecords
+from undertone.models.base import LoadedBase
+from undertone.models.tokens import RowTokens
+
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Settings of one inversion: `steps` of Adam at `learning_rate`, decaying linearly to a tenth."""
+
+    token: str
+    vectors: int
+    steps: int
+    learning_rate: float
+
+
+def invert(
+    base: LoadedBase,
+    start: NDArray[np.float32],
+    units: Sequence[UnitRecords],
+    settings: Inversion,
+    progress: Callable[[int], None],
+) -> NDArray[np.float32]:
+    """Learn one embedding per unit on that unit's own images.
+
+    Args:
+        base: the frozen model.
+        start: the public embedding every row begins at, [vectors, width].
+        units: n units; each brings its own latents, captions and generator.
+        settings: see `Inversion`.
+        progress: told how many unit-steps each step did.
+
+    Returns:
+        The learned embeddings minus `start`, [n, vectors * width] float32.
+    """
+    if not units:
+        return np.zeros((0, start.size), dtype=np.float32)
+    tokens = RowTokens(base, settings.token, settings.vectors)
+    ids = [tokens.tokenise(unit.captions) for unit in units]
+    origin = torch.from_numpy(start).to(base.device)
+    rows = origin.repeat(len(units), 1, 1).requires_grad_(True)
+    adam = torch.optim.Adam([rows], lr=settings.learning_rate, betas=(0.9, 0.99))
+    phases = np.array([unit.generator.random() for unit in units])
+    with tokens.bound(rows):
+        for step in range(settings.steps):
+            adam.param_groups[0]["lr"] = settings.learning_rate * (1 - 0.9 * step / max(settings.steps - 1, 1))
+            latents, noise, picked = _draw(units, ids, step)
+            times = _times(base, phases, step)
+            loss = _row_losses(base, latents.to(base.device), noise.to(base.device), times, picked)
+            (rows.grad,) = torch.autograd.grad(loss.sum(), rows)
+            adam.step()
+            progress(len(units))
+    return (rows.detach() - origin).reshape(len(units), -1).cpu().numpy()
+
+
+def _draw(units: Sequence[UnitRecords], ids: Sequence[Tensor], step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Each unit's next image (it cycles through its own), fresh noise from its own generator, its caption."""
+    turn = [step % len(unit.captions) for unit in units]
+    latents = np.stack([unit.latents[i] for unit, i in zip(units, turn, strict=True)])
+    noise = np.stack([unit.generator.standard_normal(latents.shape[1:], dtype=np.float32) for unit in units])
+    picked = torch.stack([row_ids[i] for row_ids, i in zip(ids, turn, strict=True)])
+    return torch.from_numpy(latents), torch.from_numpy(noise), picked
+
+
+def _times(base: LoadedBase, phases: NDArray[np.float64], step: int) -> Tensor:
+    """Stratified timesteps: a golden-ratio sequence per unit covers [0, T) evenly in few steps."""
+    count = int(base.schedule.config.num_train_timesteps)
+    fractions = (phases + step * _GOLDEN) % 1.0
+    return torch.from_numpy((fractions * count).astype(np.int64)).to(base.device)
+
+
+def _row_losses(base: LoadedBase, x0: Tensor, noise: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+    """Denoising loss of each row, [n]: epsilon- or v-prediction, as the base was trained."""
+    x_t = base.schedule.add_noise(x0, noise, t)
+    text = base.pipeline.text_encoder(ids)[0]
+    predicted = base.pipeline.unet(x_t, t, encoder_hidden_states=text).sample
+    target = base.schedule.get_velocity(x0, noise, t) if predicts_velocity(base) else noise
+    losses: Tensor = (predicted - target).square().flatten(1).mean(1)
+    return losses
+
+
+def predicts_velocity(base: LoadedBase) -> bool:
+    """Whether the base predicts v (Salimans and Ho 2022) rather than the noise."""
+    return str(base.schedule.config.prediction_type) == "v_prediction"

@@ -1,0 +1,76 @@
+"""What a method supplies: f, a step and a release (DESIGN 1). It never clips, samples, adds noise or accounts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undertone.layout import Layout
+from undertone.models.pinned import PinnedBase
+from undertone.study import Section
+
+if TYPE_CHECKING:
+    from undertone.models.base import LoadedBase
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class UnitRecords:
+    """One unit's records, ready for training: `latents` [m, c, h, w] float32, `captions` m, m >= 1.
+
+    `generator` is the unit's own randomness (PRIVACY 3): no other unit's row may draw from it.
+    """
+
+    latents: NDArray[np.float32]
+    captions: tuple[str, ...]
+    generator: np.random.Generator
+
+
+class Method(Protocol):
+    """One way of adapting a model. Instances hold the study's validated options and nothing else."""
+
+    name: ClassVar[str]
+    options_type: ClassVar[type[Section]]
+    one_shot: ClassVar[bool]
+    alignment: ClassVar[float]
+    options: Any
+
+    def __init__(self, options: Any) -> None:  # noqa: ANN401 - each method's own options_type
+        """Keep the validated options."""
+
+    def check(self, base: PinnedBase, caption: str) -> None:
+        """Refuse what cannot work: a base without the parts, a caption without the token.
+
+        Raises:
+            ModelError, StudyError: with what would work.
+        """
+
+    def layout(self, base: PinnedBase) -> Layout:
+        """Which tensors the study adapts."""
+
+    def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
+        """W before the first round, [d], public."""
+
+    def public_clip_norm(self, base: PinnedBase, caption: str) -> float:
+        """C for `clip_norm = "auto"`, from public data alone; deterministic.
+
+        Raises:
+            StudyError: this method cannot set it.
+        """
+
+    def rows(
+        self, base: "LoadedBase", state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress
+    ) -> NDArray[np.float32]:
+        """x_u = f(w, records of u) for each unit, [n, d]; row j depends on unit j alone."""
+
+    def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
+        """W after a round from the mean row V / (s p sum N_i), [d]; post-processing only."""
+
+    def weights(self, state: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
+        """File name -> tensors by name, in the formats diffusers loads."""
+
+    def sample_prompts(self, caption: str) -> tuple[str, str]:
+        """The prompts for samples before and after adaptation."""

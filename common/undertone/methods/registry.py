@@ -1,0 +1,25 @@
+"""Name -> method. A new method is one file and one line here."""
+
+import difflib
+
+from undertone.errors import StudyError
+from undertone.methods.dpagg_ti import DPAggTI
+from undertone.methods.protocol import Method
+from undertone.study import MethodTable, parse_options
+
+METHODS: dict[str, type[Method]] = {
+    DPAggTI.name: DPAggTI,
+}
+
+
+def method_for(table: MethodTable) -> Method:
+    """The study's method with its validated options.
+
+    Raises:
+        StudyError: no such method, or a key it does not know.
+    """
+    method = METHODS.get(table.name)
+    if method is None:
+        near = difflib.get_close_matches(table.name, METHODS, n=1, cutoff=0.0)[0]
+        raise StudyError(f'method.name = "{table.name}" is not known; did you mean "{near}"?')
+    return method(parse_options(method.options_type, table.options))

@@ -1,0 +1,1 @@
+"""Base models: finding, pinning, loading and sampling."""

@@ -1,0 +1,63 @@
+"""Placeholder tokens whose embedding differs from row to row of a batch.
+
+transformers 5 gives CLIPTextModel no `inputs_embeds`, so rows are put in by a forward hook on the
+token embedding: wherever a placeholder's id stands, row i of the batch reads its own vector.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from undertone.models.base import LoadedBase
+
+
+def placeholders(token: str, vectors: int) -> list[str]:
+    """`<x>`, `<x>_1`, ...: the names diffusers gives a token of several vectors."""
+    return [token] + [f"{token}_{index}" for index in range(1, vectors)]
+
+
+class RowTokens:
+    """Adds a placeholder of `vectors` tokens to a loaded base and lets each row bring its own embedding."""
+
+    def __init__(self, base: LoadedBase, token: str, vectors: int) -> None:
+        self.base = base
+        self.names = placeholders(token, vectors)
+        self._token = token
+        tokenizer, encoder = base.pipeline.tokenizer, base.pipeline.text_encoder
+        tokenizer.add_tokens(self.names)
+        if len(tokenizer) > encoder.get_input_embeddings().num_embeddings:
+            encoder.resize_token_embeddings(len(tokenizer))
+            encoder.requires_grad_(False)
+        self.ids = tokenizer.convert_tokens_to_ids(self.names)
+
+    def tokenise(self, captions: Sequence[str]) -> Tensor:
+        """Captions -> token ids [n, positions]; the placeholder becomes its `vectors` tokens."""
+        tokenizer = self.base.pipeline.tokenizer
+        full = [caption.replace(self._token, " ".join(self.names)) for caption in captions]
+        encoded = tokenizer(
+            full,
+            padding="max_length",
+            truncation=True,
+            max_length=tokenizer.model_max_length,
+            return_tensors="pt",
+        )
+        ids: Tensor = encoded.input_ids.to(self.base.device)
+        return ids
+
+    @contextmanager
+    def bound(self, rows: Tensor) -> Iterator[None]:
+        """Within, row i of any batch reads `rows[i]` ([n, vectors, width]) at its placeholders."""
+
+        def put_in(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            for index, token_id in enumerate(self.ids):
+                here = (args[0] == token_id)[..., None]
+                output = torch.where(here, rows[:, index, None, :].to(output.dtype), output)
+            return output
+
+        handle = self.base.pipeline.text_encoder.get_input_embeddings().register_forward_hook(put_in)
+        try:
+            yield
+        finally:
+            handle.remove()

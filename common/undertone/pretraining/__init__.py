@@ -1,0 +1,1 @@
+"""Public pre-training: procedural images and the script that made `embedded:tiny`."""

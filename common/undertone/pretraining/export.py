@@ -1,0 +1,71 @@
+"""Write the trained parts as a stock StableDiffusionPipeline folder that old and new libraries can read."""
+
+import copy
+import json
+from pathlib import Path
+
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
+
+from undertone.pretraining.text_to_image import TextToImage, build_scheduler
+
+_TEXT_PREFIX = "text_model."
+
+
+def export(vae: AutoencoderKL, model: TextToImage, tokenizer: CLIPTokenizer, card: str, out: Path) -> None:
+    """Write the pipeline in half precision, with its model card, into `out`.
+
+    Args:
+        vae: the whitened autoencoder.
+        model: text encoder and UNet.
+        tokenizer: as it was trained with.
+        card: README.md, Markdown.
+        out: folder, made when missing; files of an earlier export are replaced.
+    """
+    pipeline = StableDiffusionPipeline(
+        vae=copy.deepcopy(vae).half().eval(),
+        text_encoder=copy.deepcopy(model.text_encoder).half().eval(),
+        tokenizer=tokenizer,
+        unet=copy.deepcopy(model.unet).half().eval(),
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(out, safe_serialization=True)
+    _write_text_weights(out / "text_encoder" / "model.safetensors")
+    _write_tokenizer_tables(out / "tokenizer")
+    for part in ("vae", "unet", "text_encoder"):
+        _mend_config(out / part / "config.json")
+    (out / "README.md").write_text(card, encoding="utf-8")
+    for path in out.rglob("*.safetensors"):
+        path.chmod(0o644)  # the writers leave them readable by their owner alone
+
+
+def _mend_config(path: Path) -> None:
+    """Drop the folder that a part was once loaded from, and let every part load as float32 by default.
+
+    transformers 5 loads a model in the precision its config names, diffusers in float32: left alone, the
+    text encoder would come up in half precision beside a UNet in single.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    if "dtype" in config:
+        config["dtype"] = "float32"
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _write_text_weights(path: Path) -> None:
+    """Spell the names as Stable Diffusion's own files do; transformers 4 reads no other, 5 reads both."""
+    weights = load_file(path)
+    named = {name if name.startswith(_TEXT_PREFIX) else _TEXT_PREFIX + name: weights[name] for name in weights}
+    save_file(named, path, metadata={"format": "pt"})
+
+
+def _write_tokenizer_tables(folder: Path) -> None:
+    """Write vocab.json and merges.txt, which transformers 4 asks for, from the tokenizer.json of 5."""
+    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

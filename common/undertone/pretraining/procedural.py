@@ -1,0 +1,88 @@
+"""Public images, drawn by procedure: the data of `embedded:tiny`, the public side of clip calibration.
+
+Image (seed, index) is a pure function of its two numbers (a Philox stream with that key), so any one
+can be drawn without the others. The streams are public on purpose; nothing private is ever drawn here.
+This module imports no torch.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from undertone.errors import InputError
+from undertone.pretraining.glyphs import DIGITS, LETTERS, sharp_glyph, soft_glyph
+from undertone.pretraining.palette import GREYS, HUES, Pixels
+from undertone.pretraining.phantoms import ORGANS, TONES, phantom
+from undertone.pretraining.shapes import SHAPES, TEXTURES, shape, texture
+
+NEUTRAL_CAPTION = "a picture"
+NEUTRAL_SHARE = 0.08  # of images carry the neutral caption instead of their own
+_SHORT_SHARE = 0.2  # of captions leave out "a picture of"
+_MIN_SIZE = 16
+
+_FRAME_WORDS = ("a", "an", "picture", "of", "on", "and", "soft", "digit", "letter", "phantom", "-", "ray")
+WORDS: tuple[str, ...] = tuple(
+    sorted({*_FRAME_WORDS, *DIGITS, *LETTERS, *GREYS, *HUES, *SHAPES, *TEXTURES, *ORGANS, *TONES} - {""})
+)
+
+_Drawer = Callable[[np.random.Generator, int], tuple[Pixels, str]]
+_KINDS: tuple[tuple[float, _Drawer], ...] = (  # shares add up to 1
+    (0.34, phantom),
+    (0.18, soft_glyph),
+    (0.20, sharp_glyph),
+    (0.16, shape),
+    (0.12, texture),
+)
+
+
+class PublicImage(NamedTuple):
+    """One drawn image: pixels uint8 [size, size, 3] and its caption, whose words are all in WORDS."""
+
+    pixels: Pixels
+    caption: str
+
+
+def draw(seed: int, index: int, size: int) -> PublicImage:
+    """Draw public image number `index` of the series `seed`, whatever else is drawn.
+
+    Args:
+        seed: which series, 0 <= seed < 2^64.
+        index: which image of it, 0 <= index < 2^64.
+        size: height and width in pixels, at least 16.
+
+    Returns:
+        Pixels uint8 [size, size, 3] and the caption.
+
+    Raises:
+        InputError: a number out of range.
+    """
+    if size < _MIN_SIZE:
+        raise InputError(f"a public image of {size} pixels is too small to draw; ask for {_MIN_SIZE} or more")
+    if not (0 <= seed < 2**64 and 0 <= index < 2**64):
+        raise InputError(f"seed {seed} and index {index} must be from 0 to 2^64 - 1; choose others")
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
+    pixels, words = _pick_kind(rng.random())(rng, size)
+    if rng.random() < NEUTRAL_SHARE:
+        return PublicImage(pixels, NEUTRAL_CAPTION)
+    return PublicImage(pixels, words if rng.random() < _SHORT_SHARE else f"a picture of {words}")
+
+
+def words_of(caption: str) -> list[str]:
+    """The words of a caption as the tokenizer cuts them: "x-ray" is x, - and ray."""
+    return re.findall(r"[a-z]+|-", caption)
+
+
+def captions(seed: int, indices: Iterable[int], size: int) -> list[str]:
+    """Captions of the images `indices` of the series `seed`, in order."""
+    return [draw(seed, index, size).caption for index in indices]
+
+
+def _pick_kind(u: float) -> _Drawer:
+    """The kind whose interval of cumulated shares holds u in 0..1."""
+    for share, drawer in _KINDS:
+        if u < share:
+            return drawer
+        u -= share
+    return _KINDS[-1][1]

@@ -1,0 +1,1 @@
+"""The mechanism: coins, clipping, integers, noise, accounting and the ledger."""

@@ -1,0 +1,40 @@
+"""Plain aggregation: vectors are added in the ring, unmasked. The coordinator sees each site's vector.
+
+It stands behind the same two functions that secure aggregation will fill: `mask` at the node,
+`open_sum` at the coordinator.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from undertone.errors import MechanismViolation
+from undertone.privacy.quantise import Grid, from_ring, to_ring
+from undertone.stages import ClippedSum, MaskedVector, Sensitivity, Sum
+
+NAME = "plain"
+
+
+def mask(clipped: ClippedSum) -> MaskedVector:
+    """A site's clamped sum as ring words [d] uint32."""
+    return MaskedVector(to_ring(clipped.values), NAME)
+
+
+def open_sum(vectors: Mapping[str, MaskedVector], grid: Grid) -> Sum:
+    """Add the sites' words mod 2^32 and read the result as signed integers.
+
+    Args:
+        vectors: site -> its vector; at least one.
+        grid: the plan's; its bound travels with the sum, its clamp bounds what the sum can be.
+
+    Raises:
+        MechanismViolation: a vector is of another aggregation or length, or the sum is out of range.
+    """
+    lengths = {vector.words.shape for vector in vectors.values()}
+    if len(lengths) != 1 or any(vector.aggregation != NAME for vector in vectors.values()):
+        raise MechanismViolation(f"vectors of {len(lengths)} lengths or of mixed aggregations cannot be added")
+    total = np.zeros(lengths.pop(), dtype=np.uint32)
+    for vector in vectors.values():
+        total += vector.words
+    values = from_ring(total, len(vectors), grid.site_clamp)
+    return Sum(values, Sensitivity(grid.clip_units), tuple(sorted(vectors)))

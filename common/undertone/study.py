@@ -1,0 +1,189 @@
+"""STUDY.toml: what a person writes (DESIGN 7), read strictly.
+
+Unknown keys are errors that name the closest known one; every message is one line that says which
+key, what is wrong with it and what would do.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from undertone.captions import caption_fields
+from undertone.errors import StudyError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+Unit = Literal["record", "patient", "site"]
+SITE_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
+SiteName = Annotated[str, Field(pattern=f"^{SITE_NAME}$")]
+
+
+class Section(BaseModel):
+    """A frozen table of the study file; keys it does not know are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class StudyTable(Section):
+    """[study]: the name under which the study is charged and released."""
+
+    name: SiteName
+
+
+class ModelTable(Section):
+    """[model]: `embedded:tiny`, a local diffusers folder, or a hub id with its revision."""
+
+    base: str = Field(min_length=1)
+    revision: str | None = None
+
+
+class PrivacyTable(Section):
+    """[privacy]: the claim and what it is made of. Symbols: C = clip_norm, p = sampling_rate, T = rounds."""
+
+    unit: Unit
+    epsilon: float = Field(gt=0, le=100)
+    delta: float = Field(gt=0, lt=0.01)
+    clip_norm: Annotated[float, Field(gt=0, le=1e6)] | Literal["auto"] = "auto"
+    sampling_rate: float = Field(default=1.0, gt=0, le=1)
+    rounds: int = Field(default=1, ge=1, le=1_000_000)
+    max_attempts: int | None = Field(default=None, ge=1)
+    noise: Literal["central", "distributed"] = "central"
+    allow_noisy: bool = False
+
+
+class DataTable(Section):
+    """[data]: which column names the unit, and how a record is described in words."""
+
+    unit_column: str | None = None
+    caption: str = Field(default="a {token}", min_length=1)
+
+
+class CohortTable(Section):
+    """[cohort]: the roster and each site's public round figure N_i."""
+
+    min_sites: int = Field(default=3, ge=2)
+    units: dict[SiteName, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+
+
+class MethodTable(BaseModel):
+    """[method]: its name; every further key is the method's own and validated by the method."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys beside `name`, as written."""
+        return dict(self.model_extra or {})
+
+
+class Study(Section):
+    """A whole STUDY.toml."""
+
+    study: StudyTable
+    model: ModelTable
+    method: MethodTable
+    privacy: PrivacyTable
+    data: DataTable = DataTable()
+    cohort: CohortTable = CohortTable()
+
+    @field_validator("data")
+    @classmethod
+    def _caption_is_a_template(cls, value: DataTable) -> DataTable:
+        caption_fields(value.caption)
+        return value
+
+    def model_post_init(self, _context: object, /) -> None:
+        """Combinations of keys that cannot be.
+
+        Raises:
+            ValueError: turned into a `StudyError` by `load_study`.
+        """
+        privacy = self.privacy
+        if privacy.unit == "patient" and not self.data.unit_column:
+            raise ValueError('privacy.unit = "patient" needs data.unit_column, the column that names the patient')
+        if privacy.unit != "patient" and self.data.unit_column:
+            raise ValueError(f'data.unit_column goes with privacy.unit = "patient"; with "{privacy.unit}" leave it out')
+        if privacy.max_attempts is not None and privacy.max_attempts < privacy.rounds:
+            raise ValueError(
+                f"privacy.max_attempts = {privacy.max_attempts} is below privacy.rounds = {privacy.rounds}"
+            )
+
+
+def load_study(path: Path) -> Study:
+    """Read and validate a study file.
+
+    Raises:
+        StudyError: the file is missing, is not TOML, or does not describe a study; one line each.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: cannot read the study file: {_reason(error)}") from None
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError(f"{path.name}: not valid TOML: {error}") from None
+    return parse_study(tables, path.name)
+
+
+def parse_study(tables: dict[str, Any], source: str = "study") -> Study:
+    """Validate the tables of a study; `source` names them in messages.
+
+    Raises:
+        StudyError: see `load_study`.
+    """
+    return _validated(Study, tables, source)
+
+
+def parse_options(model: type[ModelT], options: dict[str, Any]) -> ModelT:
+    """Validate a method's own keys.
+
+    Raises:
+        StudyError: an unknown key (names the closest) or a bad value.
+    """
+    return _validated(model, options, "[method]")
+
+
+def _validated(model: type[ModelT], tables: dict[str, Any], source: str) -> ModelT:
+    try:
+        return model.model_validate(tables)
+    except ValidationError as error:
+        raise StudyError(f"{source}: {' '.join(_first_line(error, model).split())}") from None
+
+
+def _first_line(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line for the first thing that is wrong: an unknown key before anything else."""
+    errors = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    found, where = errors[0], _where(errors[0]["loc"])
+    if found["type"] == "extra_forbidden":
+        known = _known_keys(model, found["loc"][:-1])
+        near = difflib.get_close_matches(str(found["loc"][-1]), known, n=1, cutoff=0.0)
+        return f"unknown key {where}; did you mean {near[0]}?" if near else f"unknown key {where}"
+    if found["type"] == "missing":
+        return f"{where} is missing; add it"
+    message = found["msg"].removeprefix("Value error, ")
+    if found["type"] == "value_error":
+        return message
+    either = [item["msg"] for item in errors if _where(item["loc"]) == where]
+    return f"{where} = {found['input']!r}: {' or '.join(either)}"
+
+
+def _where(path: tuple[int | str, ...]) -> str:
+    """The key's place, without pydantic's names for the members of a union."""
+    return ".".join(str(part) for part in path if not str(part).startswith(("constrained-", "literal[")))
+
+
+def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "it is not UTF-8 text"

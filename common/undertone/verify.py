@@ -1,0 +1,109 @@
+"""Verify a release: signature, files, plan, ledger chain, and the epsilon recomputed from what was charged."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from undertone.canonical import canonical_json
+from undertone.errors import LedgerCorrupt, LedgerUnavailable, NotApproved, NotVerified, PlanChanged
+from undertone.keys import PLAN_DOMAIN, check_signature
+from undertone.manifest import check_manifest
+from undertone.plan import Plan
+from undertone.privacy.ledger import Ledger
+from undertone.resolve import recompute_epsilon
+from undertone.statement import privacy_statement
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `verify` found to be true."""
+
+    study: str
+    digest: str
+    coordinator: str
+    epsilon: float
+    epsilon_rdp: float
+    delta: float
+    unit: str
+    attempts_charged: int
+
+
+def verify(folder: Path, coordinator: str | None = None) -> Verified:
+    """Check a release folder against itself, and against the coordinator's key if one is given.
+
+    Args:
+        folder: the release.
+        coordinator: the public key (64 hexadecimal characters) that must have signed it.
+
+    Raises:
+        NotVerified: what does not hold, and in which file.
+    """
+    if not folder.is_dir():
+        raise NotVerified(f"{folder} is not a release folder")
+    signer = check_manifest(folder)
+    if coordinator is not None and coordinator != signer:
+        raise NotVerified(f"the release is signed by {signer[:16]}, not by {coordinator[:16]}")
+    plan = _plan(folder, signer)
+    charges, head = _charges(folder, plan)
+    statement = _statement(folder)
+    epsilon, epsilon_rdp = recompute_epsilon(plan)
+    expected = privacy_statement(
+        plan,
+        setting=statement.get("setting"),
+        ledger_head=head,
+        charges=charges,
+        sites=list(statement.get("cohort", {}).get("sites_in_the_sum", [])),
+        missing=dict(statement.get("cohort", {}).get("sites_missing", {})),
+    )
+    claimed = (plan.privacy.epsilon, plan.privacy.epsilon_rdp)
+    # Another processor may round the last bits of a convolution differently; nothing else may differ.
+    if not np.allclose((epsilon, epsilon_rdp), claimed, rtol=1e-9, atol=0):
+        raise NotVerified(
+            f"plan.json claims epsilon {plan.privacy.epsilon}, its mechanism gives {epsilon}: "
+            "another version of dp-accounting, or a false plan"
+        )
+    if canonical_json(statement) != canonical_json(expected):
+        changed = next(key for key in sorted({*statement, *expected}) if statement.get(key) != expected.get(key))
+        raise NotVerified(f"privacy.json says something else than plan and ledger do: {changed}")
+    return Verified(
+        plan.study, plan.digest, signer, epsilon, epsilon_rdp, plan.privacy.delta, plan.privacy.unit, charges
+    )
+
+
+def _plan(folder: Path, signer: str) -> Plan:
+    try:
+        plan = Plan.from_bytes((folder / "plan.json").read_bytes())
+        check_signature(signer, PLAN_DOMAIN, plan.digest, (folder / "plan.sig").read_text(encoding="ascii"))
+    except (OSError, UnicodeDecodeError, PlanChanged, NotApproved) as error:
+        raise NotVerified(f"plan.json or plan.sig does not hold: {error}") from None
+    return plan
+
+
+def _charges(folder: Path, plan: Plan) -> tuple[int, str]:
+    """Attempts charged and the head of the chain; every charge is the plan's own event."""
+    try:
+        with Ledger.open(folder / "ledger.sqlite", read_only=True) as ledger:
+            charges, head = ledger.charges(plan.digest), ledger.head
+            strangers = [entry for entry in ledger.entries() if entry.kind == "charge"]
+    except (LedgerCorrupt, LedgerUnavailable) as error:
+        raise NotVerified(f"ledger.sqlite does not hold: {error}") from None
+    if len(strangers) != len(charges) or any(charge.event != plan.event for charge in charges):
+        raise NotVerified("ledger.sqlite charges something that is not in the plan")
+    if {charge.round for charge in charges} != set(range(1, plan.privacy.rounds + 1)):
+        raise NotVerified("ledger.sqlite does not charge every round of the plan")
+    if len(charges) > plan.privacy.max_attempts:
+        raise NotVerified("ledger.sqlite charges more attempts than the plan allows")
+    return len(charges), head
+
+
+def _statement(folder: Path) -> dict[str, Any]:
+    try:
+        statement: dict[str, Any] = json.loads((folder / "privacy.json").read_text(encoding="utf-8"))
+        if not isinstance(statement, dict) or not isinstance(statement.get("cohort"), dict):
+            raise ValueError("not a statement")
+    except (OSError, ValueError) as error:
+        raise NotVerified(f"privacy.json cannot be read: {error}") from None
+    return statement

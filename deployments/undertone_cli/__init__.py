@@ -1,0 +1,1 @@
+"""Composition root: command line, in-process engine, provisioning. No maths, no protocol."""

@@ -1,0 +1,63 @@
+"""What a person at a terminal sees: bars, tables, one line for an error."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+out = Console()
+err = Console(stderr=True)
+
+
+class Bars:
+    """A `undertone.progress.Reporter` that draws bars on a terminal and prints lines elsewhere."""
+
+    def __init__(self, console: Console = err) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+
+    def __enter__(self) -> "Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._progress.stop()
+
+    @contextmanager
+    def task(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        """One bar; a line at its beginning where no bar can be drawn."""
+        if not self._console.is_terminal:
+            self._console.print(f"{label} ({total})")
+        bar = self._progress.add_task(label, total=total)
+        yield lambda steps: self._progress.advance(bar, steps)
+        self._progress.stop_task(bar)
+
+    def line(self, text: str) -> None:
+        """One line above the bars."""
+        self._console.print(text)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a small table; the first column is text, the others numbers or words."""
+    drawn = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    out.print(drawn)

@@ -1,0 +1,113 @@
+"""Distances of generated images to held-out private ones: simulation only, never in a release (PRIVACY 19).
+
+Every line reads private data without noise, so it may be shown where the data are and nowhere else.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undertone.methods.protocol import Method
+from undertone.methods.public import public_units
+from undertone.methods.registry import method_for
+from undertone.models.adapted import attach
+from undertone.models.base import load_base
+from undertone.models.distance import LatentFeatures, encode_images, kid
+from undertone.models.grid import save_grid
+from undertone.models.pinned import PinnedBase, check_pins, pin
+from undertone.plan import Plan
+from undertone.progress import reporter
+from undertone.study import MethodTable
+from undertone_client.images import load_image
+from undertone_client.records import RecordTable, read_records
+from undertone_client.site import SiteDir
+from undertone_client.state import NodeState
+from undertone_server.run import RunFolder
+
+IMAGES, STEPS, RANDOM_DIRECTIONS, SHOWN = 128, 15, 3, 8
+_PUBLIC_SEED, _PUBLIC_IMAGES = 7, 512
+LABEL = "simulation only: computed from private images without noise, never part of a release"
+
+
+def diagnose(folder: Path) -> dict[str, float]:
+    """Compare before, after and controls with the held-out images; write RUN/diagnostics.json and .png.
+
+    Returns:
+        Variant -> KID to the held-out images, in the order of the table.
+    """
+    run = RunFolder(folder)
+    plan = run.plan()
+    method = method_for(MethodTable.model_validate({"name": plan.method.name, **plan.method.options}))
+    pinned = pin(plan.model.base, plan.model.revision)
+    check_pins(pinned, plan.model.files)
+    base = load_base(pinned)
+    public = public_units(base, _PUBLIC_SEED, _PUBLIC_IMAGES, "")
+    features = LatentFeatures.from_public(np.concatenate([unit.latents for unit in public]))
+    held_out = features.of(base.encode(_pixels(run, plan, "holdout", pinned.image_size)))
+    training = features.of(base.encode(_pixels(run, plan, "sites", pinned.image_size)))
+    distances = {"training images (floor)": kid(training, held_out)}
+    shown = {}
+    variants = _variants(run, plan, method, pinned)
+    with reporter().task("diagnostics (simulation only)", len(variants)) as progress:
+        for name, (prompt, state) in variants.items():
+            adapted = load_base(pinned)
+            if state is not None:
+                attach(adapted, method.weights(state))
+            images = adapted.sample([prompt] * IMAGES, list(range(IMAGES)), steps=STEPS, guidance=1.0)
+            distances[name] = kid(features.of(encode_images(base, images)), held_out)
+            shown[name] = images[:SHOWN]
+            progress(1)
+    save_grid(folder / "diagnostics.png", shown)
+    text = json.dumps({"label": LABEL, "measure": "KID on standardised latents", "distance": distances}, indent=1)
+    (folder / "diagnostics.json").write_text(text + "\n", encoding="utf-8")
+    return distances
+
+
+def _variants(
+    run: RunFolder, plan: Plan, method: Method, pinned: PinnedBase
+) -> dict[str, tuple[str, NDArray[np.float32] | None]]:
+    """Name -> (prompt, public state): the release, and what it must be compared with."""
+    before, after = method.sample_prompts(plan.data.caption)
+    start, released = method.initial_state(pinned), run.kept_state(plan.privacy.rounds)
+    variants: dict[str, tuple[str, NDArray[np.float32] | None]] = {
+        "before": (before, None),
+        "after": (after, released),
+    }
+    rows = _kept_rows(run, plan)
+    if rows.size:
+        variants["non-private mean"] = (after, method.step(start, rows.mean(0)))
+    length = float(np.linalg.norm(released - start)) if released is not None else 0.0
+    for number in range(1, RANDOM_DIRECTIONS + 1):
+        direction = np.random.Generator(np.random.Philox(key=number)).standard_normal(start.size)
+        moved = start + length * direction / np.linalg.norm(direction)
+        variants[f"random direction {number}"] = (after, moved.astype(np.float32))
+    return variants
+
+
+def _kept_rows(run: RunFolder, plan: Plan) -> NDArray[np.float64]:
+    """The rows that the simulated nodes kept, un-noised, [units, d]."""
+    rows: list[NDArray[np.float32]] = []
+    for folder in sorted((run.folder / "sites").iterdir()):
+        with NodeState(SiteDir(folder).state) as state:
+            rows += state.rows((plan.digest, 1, 1)).values()
+    return np.array(rows, dtype=np.float64)
+
+
+def _pixels(run: RunFolder, plan: Plan, half: str, size: int) -> NDArray[np.uint8]:
+    """All images of one half (`sites` or `holdout`), [n, size, size, 3]."""
+    images: list[NDArray[np.uint8]] = []
+    for folder in sorted((run.folder / half).iterdir()):
+        root = Path(SiteDir(run.folder / "sites" / folder.name).config.data)
+        table: RecordTable = read_records(
+            root, plan.privacy.unit, plan.data.unit_column, plan.data.caption, folder / "metadata.csv"
+        )
+        images += [load_image(root / record.file, size) for record in table.records]
+    return np.stack(images)
+
+
+def diagnostics_of(folder: Path) -> dict[str, float]:
+    """The distances that `diagnose` wrote."""
+    distances: dict[str, float] = json.loads((folder / "diagnostics.json").read_text(encoding="utf-8"))["distance"]
+    return distances

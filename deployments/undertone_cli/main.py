@@ -1,0 +1,71 @@
+"""The command `undertone`. Each subcommand is one module, imported when it is asked for."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+from rich.markup import escape
+
+from undertone import __version__
+from undertone.errors import UndertoneError
+from undertone_cli.console import err
+
+# Flower must neither report home nor install anything at run time (DESIGN 5).
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+# Their notices are for developers; what a user must know, Undertone says itself.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+COMMANDS = {
+    "plan": ("undertone_cli.plan", "What a study will cost: digest, epsilon, sigma, noise-to-signal."),
+    "simulate": ("undertone_cli.simulate", "Run a study with all its sites on this machine."),
+    "generate": ("undertone_cli.generate", "Make images from a release."),
+    "verify": ("undertone_cli.verify", "Check a release: files, signatures, ledger, epsilon."),
+    "demo": ("undertone_cli.demo", "Four sites adapt one model to real handwritten digits."),
+}
+
+
+class LazyGroup(click.Group):
+    """Lists commands without importing them; turns errors into one line and an exit code."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """In the order a study takes."""
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        """Import the command's module."""
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[name][0]).command
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list for --help, from the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
+        """Run a command; 2 for bad input, 3 for a refusal (DESIGN 7)."""
+        try:
+            return super().invoke(ctx)
+        except UndertoneError as error:
+            line = " ".join(str(error).split())  # libraries' messages may have several lines
+            err.print(f"[bold red]{type(error).__name__}[/]: {escape(line)}", soft_wrap=True, highlight=False)
+            sys.exit(error.exit_code)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="undertone")
+def cli() -> None:
+    """Adapt one diffusion model to images at many institutions, with differential privacy.
+
+    A study goes: `plan` it, `simulate` it, look at its release with `generate`, `verify` it. Start with
+    `undertone demo --out runs/demo`.
+
+    Exit codes: 0 done, 2 bad input, 3 refused because going on would weaken the guarantee.
+    """

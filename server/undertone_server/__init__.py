@@ -1,0 +1,1 @@
+"""The coordinator's program: the round loop, the gate and the release."""

@@ -1,0 +1,82 @@
+"""The gate: the one door from a private sum to a value that may be looked at (PRIVACY 5, 7, 11).
+
+Q durable -> receipt durable -> draw Z -> V durable -> use. Noise is never drawn twice for a V that
+was used: once V is on disk, `reopen` returns it.
+"""
+
+from undertone.errors import LedgerCorrupt, MechanismViolation
+from undertone.plan import Plan
+from undertone.privacy.entropy import Entropy
+from undertone.privacy.ledger import Ledger, Receipt, commit_to_sum
+from undertone.privacy.noise import rounded_gaussian
+from undertone.stages import NoisedSum, Sum
+from undertone_server.run import RunFolder
+
+
+def pass_gate(
+    total: Sum,
+    salt: bytes,
+    plan: Plan,
+    ledger: Ledger,
+    run: RunFolder,
+    round_: int,
+    attempt: int,
+    entropy: Entropy,
+) -> NoisedSum:
+    """Charge, then add noise: V = Q + rint(N(0, sigma^2)).
+
+    Args:
+        total: Q, already durable in `run`.
+        salt: what hides Q in the ledger's commitment; durable beside Q.
+        plan: sigma and Delta come from it alone.
+        ledger: the coordinator's.
+        run: where V becomes durable.
+        round_: the round.
+        attempt: the attempt at that round.
+        entropy: `OsEntropy` outside tests.
+
+    Raises:
+        MechanismViolation: bound, noise level or sum are not what the plan and the receipt say.
+        BudgetExceeded: the plan's attempts are used up; Q stays where it is.
+    """
+    if total.sensitivity.l2 != plan.privacy.sensitivity:
+        raise MechanismViolation(
+            f"the sum can move by {total.sensitivity.l2}, the plan says {plan.privacy.sensitivity}; nothing was opened"
+        )
+    commitment = commit_to_sum(total.values, salt)
+    receipt = ledger.receipt(plan.digest, round_, attempt)
+    if receipt is None:
+        limit = plan.privacy.max_attempts
+        receipt = ledger.charge(plan.digest, round_, attempt, plan.event, commitment, limit)
+    _check_receipt(receipt, plan, commitment)
+    noise = rounded_gaussian(entropy, receipt.event.sigma, total.values.size)
+    values = total.values + noise
+    run.keep_noised(round_, attempt, values)
+    return NoisedSum(values, receipt.event.sigma, total.sites, receipt.entry_hash)
+
+
+def reopen(plan: Plan, ledger: Ledger, run: RunFolder, round_: int) -> NoisedSum | None:
+    """The V of a round that was noised before, with the receipt that paid for it; None if there is none.
+
+    Raises:
+        LedgerCorrupt: V is there and its charge is not: the ledger was restored from an old copy.
+    """
+    kept = run.kept_noised(round_)
+    if kept is None:
+        return None
+    attempt, values, sites = kept
+    receipt = ledger.receipt(plan.digest, round_, attempt)
+    if receipt is None:
+        raise LedgerCorrupt(
+            f"round {round_} was noised and its charge is not in the ledger: "
+            "restore the newest ledger.sqlite of this run"
+        )
+    run.drop_sum(round_, attempt)  # a crash right after V became durable leaves Q behind
+    return NoisedSum(values, receipt.event.sigma, sites, receipt.entry_hash)
+
+
+def _check_receipt(receipt: Receipt, plan: Plan, commitment: str) -> None:
+    if receipt.event != plan.event:
+        raise MechanismViolation("the receipt paid for another mechanism than the plan's; nothing was opened")
+    if receipt.sum_sha256 != commitment:
+        raise MechanismViolation("the receipt paid for another sum than the one on disk; nothing was opened")

@@ -1,0 +1,80 @@
+"""The release: the only module that writes weights (DESIGN 2, 6)."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from undertone.canonical import Json, canonical_json
+from undertone.durable import write_durable
+from undertone.manifest import write_manifest
+from undertone.methods.protocol import Method
+from undertone.models.adapted import attach, read_weights
+from undertone.models.base import load_base
+from undertone.models.grid import save_grid
+from undertone.models.pinned import check_pins, pin
+from undertone.plan import Plan
+from undertone.privacy.ledger import Ledger
+from undertone.stages import Release
+from undertone.statement import privacy_statement
+from undertone_server.card import model_card
+from undertone_server.run import RunFolder
+
+SAMPLES, SAMPLE_STEPS, SAMPLE_GUIDANCE = 8, 20, 1.0
+
+
+def release(
+    run: RunFolder,
+    plan: Plan,
+    method: Method,
+    state: NDArray[np.float32],
+    sites: list[str],
+    missing: dict[str, str],
+) -> Release:
+    """Write RUN/release: weights, statement, plan, ledger, samples, card, and a signed manifest of them all.
+
+    The folder appears whole or not at all; an unfinished one from an earlier process is made anew.
+    """
+    part = run.release.with_name("release.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    for name, tensors in method.weights(state).items():
+        write_durable(part / name, save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
+    for name in ("plan.json", "plan.sig"):
+        shutil.copyfile(run.folder / name, part / name)
+    statement = _statement(run, plan, part, sites, missing)
+    write_durable(part / "privacy.json", canonical_json(statement))
+    before, after = method.sample_prompts(plan.data.caption)
+    _draw_samples(plan, part, before, after)
+    write_durable(part / "README.md", model_card(plan, after).encode())
+    write_manifest(part, run.key())
+    part.rename(run.release)
+    return Release(run.release)
+
+
+def _statement(run: RunFolder, plan: Plan, part: Path, sites: list[str], missing: dict[str, str]) -> dict[str, Json]:
+    with Ledger.open(run.ledger) as ledger:
+        ledger.copy_to(part / "ledger.sqlite")
+        return privacy_statement(
+            plan,
+            setting=run.facts()["setting"],
+            ledger_head=ledger.head,
+            charges=len(ledger.charges(plan.digest)),
+            sites=sites,
+            missing=missing,
+        )
+
+
+def _draw_samples(plan: Plan, part: Path, before: str, after: str) -> None:
+    """samples.png: the same public seeds, before and after."""
+    pinned = pin(plan.model.base, plan.model.revision)
+    check_pins(pinned, plan.model.files)
+    base = load_base(pinned)
+    seeds, rows = list(range(SAMPLES)), {}
+    for label, prompt in ((f'before: "{before}"', before), (f'after: "{after}"', after)):
+        if prompt == after:
+            attach(base, read_weights(part))
+        rows[label] = base.sample([prompt] * SAMPLES, seeds, steps=SAMPLE_STEPS, guidance=SAMPLE_GUIDANCE)
+    save_grid(part / "samples.png", rows)

@@ -1,0 +1,116 @@
+"""The round loop: the algorithm of DESIGN section 1, each step durable before the next (PRIVACY 11)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undertone import PROTOCOL
+from undertone.errors import BudgetExceeded, TooFewSites
+from undertone.messages import Request
+from undertone.methods.protocol import Method
+from undertone.plan import Plan
+from undertone.privacy.entropy import Entropy
+from undertone.privacy.ledger import Ledger
+from undertone.progress import reporter
+from undertone.secagg.plain import NAME, open_sum
+from undertone.stages import MaskedVector, NoisedSum, Sensitivity, Sum
+from undertone_server.gate import pass_gate, reopen
+from undertone_server.run import RunFolder
+from undertone_server.sites import Sites
+from undertone_server.telemetry import Telemetry
+from undertone_server.update import update
+
+SALT_BYTES = 32
+
+
+@dataclass
+class Coordinator:
+    """One study in progress: the plan, the method, the sites, and where things become durable."""
+
+    plan: Plan
+    method: Method
+    run: RunFolder
+    sites: Sites
+    ledger: Ledger
+    telemetry: Telemetry
+    entropy: Entropy
+
+    def run_rounds(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """From the initial public state w to the last; goes on where an earlier process stopped."""
+        rounds = self.plan.privacy.rounds
+        with reporter().task(f"rounds, epsilon {self.plan.privacy.epsilon:.4g} in all", rounds) as progress:
+            for round_ in range(1, rounds + 1):
+                kept = self.run.kept_state(round_)
+                state = kept if kept is not None else self._round(round_, state)
+                progress(1)
+        return state
+
+    def _round(self, round_: int, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        noised = reopen(self.plan, self.ledger, self.run, round_)
+        if noised is None:
+            noised = self._noised_sum(round_, state)
+        updated = update(self.method, self.plan, state, noised)
+        self.run.keep_state(round_, updated)
+        self.telemetry.round_done(round_, len(self.ledger.charges(self.plan.digest)), updated)
+        return updated
+
+    def _noised_sum(self, round_: int, state: NDArray[np.float32]) -> NoisedSum:
+        """A new V: from a Q that survived a crash, or from the sites."""
+        asked = self.run.attempts_asked(round_)
+        sensitivity = Sensitivity(self.plan.privacy.sensitivity)
+        kept = self.run.kept_sum(round_, asked[-1], sensitivity) if asked else None
+        if kept is not None:
+            total, salt, attempt = *kept, asked[-1]
+        else:
+            attempt = self._next_attempt(round_, asked)
+            total, salt = self._ask_sites(round_, attempt, state), self.entropy.bytes(SALT_BYTES)
+            self.run.keep_sum(round_, attempt, total, salt)
+        return pass_gate(total, salt, self.plan, self.ledger, self.run, round_, attempt, self.entropy)
+
+    def _next_attempt(self, round_: int, asked: list[int]) -> int:
+        """The attempt's number; one that was asked for and left no Q is void and counts.
+
+        Raises:
+            BudgetExceeded: the plan allows no more.
+        """
+        used = sum(len(self.run.attempts_asked(past)) for past in range(1, round_ + 1))
+        if used >= self.plan.privacy.max_attempts:
+            raise BudgetExceeded(
+                f"round {round_}: the plan's {self.plan.privacy.max_attempts} attempts are used up (one that was "
+                "interrupted while sites answered counts); plan the study anew"
+            )
+        attempt = asked[-1] + 1 if asked else 1
+        if asked:
+            self.ledger.note("void", {"digest": self.plan.digest, "round": round_, "attempt": asked[-1]})
+        return attempt
+
+    def _ask_sites(self, round_: int, attempt: int, state: NDArray[np.float32]) -> Sum:
+        """Prepare (long; nothing leaves), then contribute (short), then open the sum alone.
+
+        Raises:
+            TooFewSites: fewer than the plan's minimum answered; who was missing, and why.
+        """
+        plan, signature = self.plan.as_bytes(), self.run.signature()
+        prepare = Request("prepare", PROTOCOL, plan, signature, round_, attempt, state)
+        self._enough(len(self.sites.ask(prepare)))
+        self.run.mark_asked(round_, attempt)
+        contribute = Request("contribute", PROTOCOL, plan, signature, round_, attempt, state)
+        replies = self.sites.ask(contribute)
+        vectors: dict[str, MaskedVector] = {}
+        for site, reply in replies.items():
+            if reply.words is None or reply.words.shape != state.shape:
+                self.sites.drop(site, "sent no vector of the plan's length")
+            else:
+                vectors[site] = MaskedVector(reply.words, NAME)
+        self._enough(len(vectors))
+        for site, reason in self.sites.missing.items():
+            reporter().line(f"round {round_}: {site} is missing: {reason}")
+        return open_sum(vectors, self.plan.grid.as_grid())
+
+    def _enough(self, answered: int) -> None:
+        if answered < self.plan.cohort.min_sites:
+            reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(self.sites.missing.items()))
+            raise TooFewSites(
+                f"{answered} sites answered, the plan needs {self.plan.cohort.min_sites}. Missing: {reasons}"
+            )

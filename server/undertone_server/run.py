@@ -1,0 +1,157 @@
+"""RUN: a study's folder at the coordinator, and what is durable in it, in which order (PRIVACY 11).
+
+plan.json, plan.sig     the plan and the coordinator's signature over its digest
+coordinator.key         the key of that signature (0600)
+run.json                facts that are not the plan's: engine, simulation or study
+ledger.sqlite           charges
+checkpoints/            per round: attempts asked for, Q until it is noised, V, the public state w
+events/                 TensorBoard
+release/                what leaves
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
+
+from undertone.canonical import Json, canonical_json
+from undertone.durable import read_array, write_array, write_durable
+from undertone.errors import FolderError
+from undertone.keys import PLAN_DOMAIN, check_signature, create_key, load_key, public_hex, sign
+from undertone.plan import Plan
+from undertone.privacy.ledger import Ledger
+from undertone.stages import Sensitivity, Sum
+
+
+class RunFolder:
+    """An existing RUN."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+        self.release = folder / "release"
+        self.ledger = folder / "ledger.sqlite"
+
+    @classmethod
+    def create(cls, folder: Path, plan: Plan, facts: dict[str, Json]) -> "RunFolder":
+        """Start a RUN: key, signed plan, empty ledger.
+
+        Raises:
+            FolderError: the folder exists.
+        """
+        refuse_existing(folder)
+        run = cls(folder)
+        run.checkpoints.mkdir(parents=True)
+        key = create_key(folder / "coordinator.key")
+        write_durable(folder / "plan.json", plan.as_bytes())
+        write_durable(folder / "plan.sig", sign(key, PLAN_DOMAIN, plan.digest).encode())
+        write_durable(folder / "run.json", canonical_json(facts))
+        Ledger.create(run.ledger, {"role": "coordinator", "plan": plan.digest}).close()
+        return run
+
+    def plan(self) -> Plan:
+        """The plan, checked against its signature.
+
+        Raises:
+            FolderError, PlanChanged, NotApproved: it is missing or was changed.
+        """
+        try:
+            data = (self.folder / "plan.json").read_bytes()
+        except OSError:
+            raise FolderError(f"{self.folder} is not a RUN folder: it has no plan.json") from None
+        plan = Plan.from_bytes(data)
+        check_signature(public_hex(self.key()), PLAN_DOMAIN, plan.digest, self.signature())
+        return plan
+
+    def key(self) -> Ed25519PrivateKey:
+        """The coordinator's signing key."""
+        return load_key(self.folder / "coordinator.key")
+
+    def signature(self) -> str:
+        """The signature over the plan's digest, hexadecimal."""
+        try:
+            return (self.folder / "plan.sig").read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError):
+            raise FolderError(f"{self.folder / 'plan.sig'} cannot be read") from None
+
+    def facts(self) -> dict[str, Json]:
+        """run.json."""
+        facts: dict[str, Json] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        return facts
+
+    # --- one round -------------------------------------------------------------------------------
+
+    def attempts_asked(self, round_: int) -> list[int]:
+        """The attempts of a round in which sites were asked for their vectors, in order."""
+        return sorted(int(path.name.split("-")[-1]) for path in self._round(round_).glob("asked-*"))
+
+    def mark_asked(self, round_: int, attempt: int) -> None:
+        """Durable before the first site is asked: from here on the attempt counts."""
+        # 0700: the un-noised sum lies here for a moment, and its files are born readable by all.
+        self._round(round_).mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_durable(self._round(round_) / f"asked-{attempt:03d}", b"")
+
+    def keep_sum(self, round_: int, attempt: int, total: Sum, salt: bytes) -> None:
+        """Q, un-noised and private, with the salt that hides it in the ledger."""
+        folder = self._round(round_)
+        write_durable(folder / f"salt-{attempt:03d}", salt)
+        write_durable(folder / f"sites-{attempt:03d}.json", canonical_json(list(total.sites)))
+        write_array(folder / f"sum-{attempt:03d}.npy", total.values)
+        for path in folder.glob("s*"):
+            path.chmod(0o600)
+
+    def kept_sum(self, round_: int, attempt: int, sensitivity: Sensitivity) -> tuple[Sum, bytes] | None:
+        """Q and its salt, or None where the attempt never got that far."""
+        folder = self._round(round_)
+        if not (folder / f"sum-{attempt:03d}.npy").is_file():
+            return None
+        values = read_array(folder / f"sum-{attempt:03d}.npy").astype(np.int64)
+        sites = tuple(json.loads((folder / f"sites-{attempt:03d}.json").read_text(encoding="utf-8")))
+        return Sum(values, sensitivity, sites), (folder / f"salt-{attempt:03d}").read_bytes()
+
+    def keep_noised(self, round_: int, attempt: int, values: NDArray[np.int64]) -> None:
+        """V: durable before it is used; the un-noised sum goes."""
+        write_array(self._round(round_) / f"noised-{attempt:03d}.npy", values)
+        self.drop_sum(round_, attempt)
+
+    def drop_sum(self, round_: int, attempt: int) -> None:
+        """Remove Q and its salt, if they are there: nobody needs them once V is durable."""
+        for name in (f"sum-{attempt:03d}.npy", f"salt-{attempt:03d}"):
+            (self._round(round_) / name).unlink(missing_ok=True)
+
+    def kept_noised(self, round_: int) -> tuple[int, NDArray[np.int64], tuple[str, ...]] | None:
+        """(attempt, V, sites) of a round that was noised, else None."""
+        for path in sorted(self._round(round_).glob("noised-*.npy")):
+            attempt = int(path.stem.split("-")[-1])
+            sites = (self._round(round_) / f"sites-{attempt:03d}.json").read_text(encoding="utf-8")
+            return attempt, read_array(path).astype(np.int64), tuple(json.loads(sites))
+        return None
+
+    def keep_state(self, round_: int, state: NDArray[np.float32]) -> None:
+        """The public state w after a round."""
+        write_array(self._round(round_) / "state.npy", state)
+
+    def kept_state(self, round_: int) -> NDArray[np.float32] | None:
+        """The public state after a round, or None."""
+        path = self._round(round_) / "state.npy"
+        return read_array(path).astype(np.float32) if path.is_file() else None
+
+    def sites_opened(self, rounds: int) -> set[str]:
+        """The sites that are in every opened sum."""
+        kept = [self.kept_noised(round_) for round_ in range(1, rounds + 1)]
+        return set.intersection(*(set(found[2]) for found in kept if found is not None))
+
+    def _round(self, round_: int) -> Path:
+        return self.checkpoints / f"round-{round_:06d}"
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise if something is at `folder` already.
+
+    Raises:
+        FolderError: it is.
+    """
+    if folder.exists():
+        raise FolderError(f"{folder} exists already; choose another --out, or --resume to go on with it")

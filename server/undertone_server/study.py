@@ -1,0 +1,49 @@
+"""One study from RUN folder to release."""
+
+from pathlib import Path
+
+from flwr.serverapp import Grid
+
+from undertone.errors import FolderError, PlanChanged
+from undertone.methods.registry import method_for
+from undertone.models.pinned import check_pins, pin
+from undertone.package import package_sha256
+from undertone.privacy.entropy import Entropy, OsEntropy
+from undertone.privacy.ledger import Ledger
+from undertone.stages import Release
+from undertone.study import MethodTable
+from undertone_server.release import release
+from undertone_server.rounds import Coordinator
+from undertone_server.run import RunFolder
+from undertone_server.sites import Sites
+from undertone_server.telemetry import Telemetry
+
+TIMEOUT_SECONDS = 24 * 3600.0
+
+
+def run_study(grid: Grid, folder: Path, entropy: Entropy | None = None) -> Release:
+    """Run a study, or go on where an earlier process stopped, and write its release.
+
+    Raises:
+        UndertoneError: see the errors of each step; nothing that was charged is lost.
+    """
+    run = RunFolder(folder)
+    plan = run.plan()
+    plan.check_version()
+    if plan.package_sha256 != package_sha256():
+        raise PlanChanged("the plan names other code than is installed here; install that version to go on")
+    if run.release.exists():
+        raise FolderError(f"{run.release} exists: this study is done")
+    base = pin(plan.model.base, plan.model.revision)
+    check_pins(base, plan.model.files)
+    method = method_for(MethodTable.model_validate({"name": plan.method.name, **plan.method.options}))
+    sites = Sites(grid, tuple(plan.cohort.units), TIMEOUT_SECONDS)
+    telemetry = Telemetry(folder / "events", plan)
+    with Ledger.open(run.ledger) as ledger:
+        sites.find()
+        study = Coordinator(plan, method, run, sites, ledger, telemetry, entropy or OsEntropy())
+        state = study.run_rounds(method.initial_state(base))
+    telemetry.close()
+    opened = run.sites_opened(plan.privacy.rounds)
+    missing = {site: sites.missing.get(site, "not in every sum") for site in plan.cohort.units if site not in opened}
+    return release(run, plan, method, state, sorted(opened), missing)

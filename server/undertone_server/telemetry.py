@@ -1,0 +1,31 @@
+"""TensorBoard events: public or charged values only."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tensorboard.summary import Writer
+
+from undertone.plan import Plan
+from undertone.privacy.accounting import epsilon_pld
+
+
+class Telemetry:
+    """Writes RUN/events. Epsilon spent so far is an odometer: the claim is the plan's, whole."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self._plan = plan
+        self._writer = Writer(str(folder))
+
+    def round_done(self, round_: int, charges: int, state: NDArray[np.float32]) -> None:
+        """One round: what has been spent, and the length of the public state."""
+        spent = epsilon_pld([replace(self._plan.event, count=charges)], self._plan.privacy.delta)
+        self._writer.add_scalar("privacy/epsilon_spent_so_far", spent, round_)
+        self._writer.add_scalar("privacy/epsilon_claim", self._plan.privacy.epsilon, round_)
+        self._writer.add_scalar("update/state_length", float(np.linalg.norm(state)), round_)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()

@@ -1,0 +1,17 @@
+"""The update: from a noised sum to the next public state. Post-processing: it costs nothing."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undertone.methods.protocol import Method
+from undertone.plan import Plan
+from undertone.stages import NoisedSum
+
+
+def update(method: Method, plan: Plan, state: NDArray[np.float32], noised: NoisedSum) -> NDArray[np.float32]:
+    """W <- step(w, V / (s p sum N_i)), with the public N_i of the sites in the sum (PRIVACY 6).
+
+    Takes a `NoisedSum` and nothing else, so no private sum can reach a model.
+    """
+    mean = noised.values / plan.denominator(noised.sites)
+    return method.step(state, mean)

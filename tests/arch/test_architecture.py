@@ -1,0 +1,228 @@
+"""The direction of imports, the doors between stages and the walls around libraries, read from the syntax trees."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {
+    "undertone": ROOT / "common" / "undertone",
+    "undertone_client": ROOT / "client" / "undertone_client",
+    "undertone_server": ROOT / "server" / "undertone_server",
+    "undertone_cli": ROOT / "deployments" / "undertone_cli",
+}
+MAY_IMPORT = {
+    "undertone": {"undertone"},
+    "undertone_client": {"undertone", "undertone_client"},
+    "undertone_server": {"undertone", "undertone_server"},
+    "undertone_cli": set(PACKAGES),
+}
+
+# Who may build a stage (or a receipt): a step cannot be skipped by accident.
+DOORS = {
+    "Contributions": {"undertone_client/node.py"},
+    "ClippedSum": {"undertone/privacy/quantise.py"},
+    "MaskedVector": {"undertone/secagg/plain.py", "undertone_server/rounds.py"},
+    "Sum": {"undertone/secagg/plain.py", "undertone_server/run.py"},
+    "NoisedSum": {"undertone_server/gate.py"},
+    "Release": {"undertone_server/release.py"},
+    "Receipt": {"undertone/privacy/ledger.py"},
+}
+# Who may call: noise is drawn at the gate alone, a step is taken from a noised sum alone (the diagnostics of a
+# simulation, which read private data and say so, are the one exception), weights are written by the release.
+CALLERS = {
+    "rounded_gaussian": {"undertone_server/gate.py"},
+    "step": {"undertone_server/update.py", "undertone_cli/diagnostics.py", "undertone/methods/inversion.py"},
+    "charge": {"undertone_server/gate.py", "undertone_client/node.py"},
+    "save_file": set(),
+    "save_pretrained": set(),
+}
+# Public pre-training writes public weights and steps its own optimisers.
+PUBLIC = "undertone/pretraining/"
+# Which modules may import a library. A folder stands for all its files.
+WALLS = {
+    "flwr": {
+        "undertone/transport.py",
+        "undertone_client/app.py",
+        "undertone_server/app.py",
+        "undertone_server/sites.py",
+        "undertone_server/study.py",
+        "undertone_cli/inprocess.py",
+    },
+    "dp_accounting": {"undertone/privacy/accounting.py"},
+    "opacus": set(),
+    "opendp": set(),
+    "random": set(),
+    "secrets": {"undertone_cli/generate.py"},
+    "safetensors.numpy": {"undertone_server/release.py", "undertone/models/adapted.py"},
+}
+TORCH_FREE = (
+    "undertone/privacy/",
+    "undertone/secagg/",
+    "undertone/methods/dpagg_ti.py",
+    "undertone/methods/protocol.py",
+    "undertone/methods/registry.py",
+    "undertone/models/pinned.py",
+    "undertone/plan.py",
+    "undertone/resolve.py",
+    "undertone/study.py",
+    "undertone/verify.py",
+    "undertone_server/rounds.py",
+    "undertone_server/gate.py",
+    "undertone_cli/main.py",
+    "undertone_cli/plan.py",
+    "undertone_cli/verify.py",
+)
+
+
+def modules() -> Iterator[tuple[str, Path, ast.Module]]:
+    for package, folder in PACKAGES.items():
+        for path in sorted(folder.rglob("*.py")):
+            yield f"{package}/{path.relative_to(folder)}", path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+MODULES = list(modules())
+
+
+def imported(tree: ast.AST) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def called(tree: ast.AST) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            function = node.func
+            names.add(function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", ""))
+    return names
+
+
+def within(name: str, module: str) -> bool:
+    return module == name or module.startswith(name + ".")
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(MODULES) > 40
+    assert {name.split("/")[0] for name, _, _ in MODULES} == set(PACKAGES)
+
+
+@pytest.mark.parametrize(("name", "tree"), [(name, tree) for name, _, tree in MODULES])
+def test_imports_go_one_way(name: str, tree: ast.Module) -> None:
+    package = name.split("/")[0]
+    used = {module.split(".")[0] for module in imported(tree)} & set(PACKAGES)
+    assert used <= MAY_IMPORT[package], f"{name} imports {used - MAY_IMPORT[package]}"
+
+
+def test_only_the_registry_imports_a_method() -> None:
+    methods = {"undertone.methods.dpagg_ti"}
+    for name, _, tree in MODULES:
+        if name != "undertone/methods/registry.py":
+            assert not imported(tree) & methods, name
+
+
+@pytest.mark.parametrize("stage", DOORS)
+def test_each_stage_has_its_door(stage: str) -> None:
+    builders = {name for name, _, tree in MODULES if stage in called(tree)}
+    assert builders == DOORS[stage]
+
+
+@pytest.mark.parametrize("function", CALLERS)
+def test_what_only_some_may_call(function: str) -> None:
+    callers = {name for name, _, tree in MODULES if function in called(tree) and not name.startswith(PUBLIC)}
+    assert callers <= CALLERS[function], f"{function} is called by {callers - CALLERS[function]}"
+
+
+def test_the_update_takes_a_noised_sum_and_nothing_else_can_reach_a_model() -> None:
+    tree = next(tree for name, _, tree in MODULES if name == "undertone_server/update.py")
+    (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert [ast.unparse(argument.annotation or ast.Constant(None)) for argument in function.args.args] == [
+        "Method",
+        "Plan",
+        "NDArray[np.float32]",
+        "NoisedSum",
+    ]
+
+
+@pytest.mark.parametrize("library", WALLS)
+def test_libraries_stay_behind_their_walls(library: str) -> None:
+    for name, _, tree in MODULES:
+        if any(within(library, module) for module in imported(tree)):
+            assert name in WALLS[library], f"{name} imports {library}"
+
+
+def top_level_imports(tree: ast.Module) -> set[str]:
+    """Imports that run when the module is imported: not in functions, not under TYPE_CHECKING."""
+    kept = [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    kept = [node for node in kept if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))]
+    return imported(ast.Module(body=kept, type_ignores=[]))
+
+
+def test_planning_and_the_round_loop_import_no_torch() -> None:
+    trees = {name: tree for name, _, tree in MODULES}
+    heavy = {"torch", "diffusers", "transformers"}
+
+    def reaches(name: str, seen: set[str]) -> set[str]:
+        found = set()
+        for module in top_level_imports(trees[name]):
+            if module.split(".")[0] in heavy:
+                found.add(module.split(".")[0])
+            for target in (module.replace(".", "/") + ".py", module.replace(".", "/") + "/__init__.py"):
+                if target in trees and target not in seen:
+                    seen.add(target)
+                    found |= reaches(target, seen)
+        return found
+
+    for name in trees:
+        if name.startswith(TORCH_FREE):
+            assert not reaches(name, {name}), name
+
+
+def test_numpy_and_torch_randomness_only_where_it_is_no_noise() -> None:
+    # Rows' own training randomness (PRIVACY 3), public images, public control directions, public sampling seeds.
+    allowed = {
+        "undertone/privacy/rows.py",
+        "undertone/methods/public.py",
+        "undertone/models/base.py",
+        "undertone_cli/diagnostics.py",
+    }
+    makers = {"default_rng", "Philox", "Generator", "manual_seed", "randn", "normal_", "RandomState"}
+    for name, _, tree in MODULES:
+        if not name.startswith("undertone/pretraining/") and name not in allowed:
+            assert not called(tree) & makers, name
+
+
+def test_the_package_has_one_entropy_and_no_seed_for_it() -> None:
+    sources = {
+        (name, node.name)
+        for name, _, tree in MODULES
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        and {"bytes", "bits"} <= {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+    }
+    assert sources == {("undertone/privacy/entropy.py", "Entropy"), ("undertone/privacy/entropy.py", "OsEntropy")}
+
+
+@pytest.mark.parametrize(("name", "tree"), [(name, tree) for name, _, tree in MODULES])
+def test_errors_are_raised_not_asserted_and_functions_fit_a_screen(name: str, tree: ast.Module) -> None:
+    for node in ast.walk(tree):
+        assert not isinstance(node, ast.Assert), f"{name}:{node.lineno} asserts"
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 70, f"{name}:{node.lineno} {node.name} is long"
+
+
+def test_files_hold_one_idea() -> None:
+    for name, path, _ in MODULES:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, name
+
+
+def test_the_root_pyproject_is_no_flower_app() -> None:
+    # A root app would pack every text file that git does not ignore, patients' metadata included.
+    assert "[tool.flwr" not in (ROOT / "pyproject.toml").read_text(encoding="utf-8")

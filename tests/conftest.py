@@ -1,0 +1,54 @@
+"""Fixtures that several folders of tests share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def dummy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a base model that needs no torch."""
+    from tests.support.dummy import make_dummy_base
+
+    return make_dummy_base(tmp_path_factory.mktemp("dummy-base"))
+
+
+@pytest.fixture
+def dummy_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Method `dummy` is registered, and nodes load the dummy base in place of a pipeline."""
+    from undertone.methods.registry import METHODS
+    from undertone_client import node
+
+    from tests.support.dummy import DummyBase, DummyMethod
+
+    monkeypatch.setitem(METHODS, DummyMethod.name, DummyMethod)
+    monkeypatch.setattr(node, "_loaded", lambda *_: DummyBase())
+
+
+@pytest.fixture
+def make_world(tmp_path: Path, dummy_base: Path, dummy_method: None) -> Callable[..., Any]:
+    """Build a study with dummy sites; see `tests.support.world.build_world`."""
+    from tests.support.world import build_world
+
+    del dummy_method
+    return lambda sizes=None, **options: build_world(
+        tmp_path / "world", dummy_base, sizes or {"north": 6, "east": 4, "south": 4}, **options
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A genuine, very small StableDiffusionPipeline with random weights that predicts v (DDIM)."""
+    from tests.support.bases import make_base
+
+    return make_base(tmp_path_factory.mktemp("base") / "velocity")
+
+
+@pytest.fixture(scope="session")
+def epsilon_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the scheduler of Stable Diffusion 1: PNDM, which predicts the noise."""
+    from tests.support.bases import make_base
+
+    return make_base(tmp_path_factory.mktemp("base") / "noise", velocity=False)

@@ -1,0 +1,114 @@
+"""A method and a base without torch: protocol tests take milliseconds, and each row can be worked out by hand.
+
+The only seam that is patched is `undertone_client.node._loaded`, which puts a base model into memory.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from undertone.layout import Layout
+from undertone.methods.protocol import Progress, UnitRecords
+from undertone.models.pinned import PinnedBase
+from undertone.study import Section
+
+FEATURES = 12  # the latents [3, 2, 2] of a dummy base, flat
+DIMENSION = FEATURES + 2
+SIZE = 8
+
+
+class DummyOptions(Section):
+    token: str = "<dummy>"
+    rate: float = 1.0
+
+
+class DummyMethod:
+    """Row of u: (mean latents - w, number of images, one draw of u's own generator). Step: w + rate * mean."""
+
+    name: ClassVar[str] = "dummy"
+    options_type: ClassVar[type[Section]] = DummyOptions
+    one_shot: ClassVar[bool] = False
+    alignment: ClassVar[float] = 1.0
+
+    def __init__(self, options: DummyOptions) -> None:
+        self.options = options
+
+    def check(self, base: PinnedBase, caption: str) -> None:
+        del base, caption
+
+    def layout(self, base: PinnedBase) -> Layout:
+        del base
+        return Layout((("features", (FEATURES,)), ("others", (2,))))
+
+    def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
+        del base
+        return np.zeros(DIMENSION, dtype=np.float32)
+
+    def public_clip_norm(self, base: PinnedBase, caption: str) -> float:
+        del base, caption
+        return 2.0
+
+    def rows(
+        self, base: object, state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress
+    ) -> NDArray[np.float32]:
+        del base
+        progress(len(units))
+        return np.array([self.row(state, unit) for unit in units], dtype=np.float32).reshape(-1, DIMENSION)
+
+    @staticmethod
+    def row(state: NDArray[np.float32], unit: UnitRecords) -> NDArray[np.float32]:
+        features = unit.latents.mean(0).reshape(-1) - state[:FEATURES]
+        return np.array([*features, len(unit.captions), unit.generator.random()], dtype=np.float32)
+
+    def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
+        return (state + self.options.rate * mean).astype(np.float32)
+
+    def weights(self, state: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
+        return {"dummy.safetensors": {"features": state[:FEATURES], "others": state[FEATURES:]}}
+
+    def sample_prompts(self, caption: str) -> tuple[str, str]:
+        return caption, caption
+
+
+class DummyBase:
+    """Latents are the means of 4 x 4 pixels."""
+
+    image_size = SIZE
+    latent_shape = (3, 2, 2)
+
+    def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        blocks = images.reshape(-1, 2, 4, 2, 4, 3).mean((2, 4)) / 255
+        return blocks.transpose(0, 3, 1, 2).astype(np.float32)
+
+
+def make_dummy_base(folder: Path) -> Path:
+    """A folder that `pin` accepts: the files of a diffusers base, with next to nothing in them."""
+    classes = {
+        "vae": "AutoencoderKL",
+        "text_encoder": "CLIPTextModel",
+        "tokenizer": "CLIPTokenizer",
+        "unet": "UNet2DConditionModel",
+        "scheduler": "DDIMScheduler",
+    }
+    configs = {
+        "vae/config.json": {"block_out_channels": [1, 1, 1]},
+        "text_encoder/config.json": {"hidden_size": 4},
+        "tokenizer/vocab.json": {"a</w>": 0, "picture</w>": 1},
+        "unet/config.json": {"sample_size": 2},
+        "scheduler/scheduler_config.json": {},
+        "model_index.json": {part: ["library", name] for part, name in classes.items()},
+    }
+    for name, value in configs.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(value), encoding="utf-8")
+    table = {"text_model.embeddings.token_embedding.weight": np.arange(8, dtype=np.float32).reshape(2, 4)}
+    save_file(table, folder / "text_encoder" / "model.safetensors")
+    for part in ("vae", "unet"):
+        save_file({"w": np.zeros(1, dtype=np.float32)}, folder / part / "diffusion_pytorch_model.safetensors")
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n", encoding="utf-8")
+    return folder

@@ -1,0 +1,171 @@
+"""A coordinator's RUN and some nodes with the dummy method, on disk and ready to talk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.supercore.task_identity import TaskIdentity
+from numpy.typing import NDArray
+
+from tests.support.dummy import DIMENSION, DummyMethod, DummyOptions
+from tests.support.images import write_folder
+from undertone import PROTOCOL, __version__
+from undertone.keys import PLAN_DOMAIN, public_hex, sign
+from undertone.messages import Reply, Request
+from undertone.models.pinned import pin
+from undertone.package import package_sha256
+from undertone.plan import Plan
+from undertone.privacy.entropy import Entropy, OsEntropy
+from undertone.privacy.ledger import Ledger
+from undertone.privacy.quantise import choose_grid
+from undertone_cli.inprocess import InProcessGrid
+from undertone_client.app import app as client_app
+from undertone_client.node import Node
+from undertone_client.site import NodeConfig, Policy, create_site
+from undertone_client.state import NodeState
+from undertone_server.rounds import Coordinator
+from undertone_server.run import RunFolder
+from undertone_server.sites import Sites
+
+START = np.zeros(DIMENSION, dtype=np.float32)
+
+
+class SilentTelemetry:
+    """TensorBoard's place, without its accountant's seconds."""
+
+    def round_done(self, round_: int, charges: int, state: NDArray[np.float32]) -> None:
+        del round_, charges, state
+
+
+def make_plan(base: Path, units: Mapping[str, int], **privacy: Any) -> Plan:
+    """A consistent plan whose noise is set by hand: no calibration, which takes seconds."""
+    wanted = {"sampling_rate": 1.0, "rounds": 1, "max_attempts": 1, "unit": "patient", "sigma": 64} | privacy
+    grid = choose_grid(4.0, wanted["sampling_rate"], max(units.values()), len(units))
+    pinned = pin(str(base))
+    method = DummyMethod(DummyOptions())
+    layout = method.layout(pinned)
+    return Plan.model_validate(
+        {
+            "protocol": PROTOCOL,
+            "package": __version__,
+            "package_sha256": package_sha256(),
+            "study": "dummy-study",
+            "model": {"base": str(base), "revision": None, "files": dict(pinned.files), "licence": "apache-2.0"},
+            "method": {
+                "name": "dummy",
+                "options": {"token": "<dummy>", "rate": 1.0},
+                "dimension": layout.size,
+                "layout_digest": layout.digest,
+            },
+            "privacy": {
+                "epsilon_target": 4.0,
+                "epsilon": 3.9,
+                "epsilon_rdp": 4.1,
+                "delta": 1e-5,
+                "noise": "central",
+                "sensitivity": grid.clip_units,
+                "clip_origin": "study",
+                "noise_to_signal": 0.5,
+                "allow_noisy": False,
+            }
+            | wanted,
+            "grid": {
+                "scale": grid.scale,
+                "clip_units": grid.clip_units,
+                "site_clamp": grid.site_clamp,
+                "modulus_bits": 32,
+            },
+            "data": {
+                "unit_column": "patient_id" if wanted["unit"] == "patient" else None,
+                "caption": "a {token}, {finding}",
+            },
+            "cohort": {"units": dict(units), "units_origin": "published", "min_sites": 2},
+            "aggregation": "plain",
+        }
+    )
+
+
+@dataclass
+class World:
+    """One study: RUN, its plan, and each site's SITE_DIR and rows of metadata."""
+
+    folder: Path
+    plan: Plan
+    run: RunFolder
+    sites: dict[str, Path] = field(default_factory=dict)
+    records: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+
+    def node(self, site: str = "north", entropy: Entropy | None = None) -> Node:
+        return Node(self.sites[site], entropy)
+
+    def request(self, kind: str = "prepare", **changes: Any) -> Request:
+        """A good request, but for `changes`."""
+        values: dict[str, Any] = {
+            "kind": kind,
+            "protocol": PROTOCOL,
+            "plan": self.plan.as_bytes(),
+            "signature": self.run.signature(),
+            "round": 1,
+            "attempt": 1,
+            "state": START,
+        }
+        return Request(**(values | changes))
+
+    def signed(self, plan: Plan) -> dict[str, Any]:
+        """`changes` of a request for another plan, signed by the coordinator and approved by all sites."""
+        for folder in self.sites.values():
+            self.approve(folder, plan.digest)
+        return {"plan": plan.as_bytes(), "signature": sign(self.run.key(), PLAN_DOMAIN, plan.digest)}
+
+    def approve(self, site: Path, digest: str) -> None:
+        policy = Policy(coordinator=public_hex(self.run.key()), approved=[self.plan.digest, digest])
+        text = f'coordinator = "{policy.coordinator}"\napproved = {policy.approved}\n'.replace("'", '"')
+        (site / "policy.toml").write_text(text, encoding="utf-8")
+
+    def ask(self, kind: str, site: str = "north", **changes: Any) -> Reply:
+        return self.node(site).handle(self.request(kind, **changes))
+
+    def log(self, site: str = "north") -> str:
+        path = self.sites[site] / "node.log"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    def charges(self, site: str | None = None) -> list[tuple[int, int]]:
+        """(round, attempt) of each charge at a site, or at the coordinator."""
+        path = self.run.ledger if site is None else self.sites[site] / "ledger.sqlite"
+        with Ledger.open(path, read_only=True) as ledger:
+            return [(charge.round, charge.attempt) for charge in ledger.charges(self.plan.digest)]
+
+    def rows(self, site: str = "north", round_: int = 1, attempt: int = 1) -> dict[str, NDArray[np.float32]]:
+        with NodeState(self.sites[site] / "state.sqlite") as state:
+            return state.rows((self.plan.digest, round_, attempt))
+
+    def run_rounds(self, absent: Sequence[str] = (), entropy: Entropy | None = None) -> NDArray[np.float32]:
+        """A coordinator's process from start to end, as `run_study` does it, without model or release."""
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID
+        there = [folder for site, folder in self.sites.items() if site not in absent]
+        grid = InProcessGrid(client_app, dict(enumerate(there, SUPERLINK_NODE_ID + 1)))
+        sites = Sites(grid, tuple(self.plan.cohort.units), 10.0)
+        with Ledger.open(self.run.ledger) as ledger:
+            sites.find()
+            method = DummyMethod(DummyOptions())
+            telemetry: Any = SilentTelemetry()
+            study = Coordinator(self.plan, method, self.run, sites, ledger, telemetry, entropy or OsEntropy())
+            return study.run_rounds(START)
+
+
+def build_world(
+    folder: Path, base: Path, sizes: Mapping[str, int], *, micro_batch: int = 64, keep_rows: bool = True, **privacy: Any
+) -> World:
+    """`sizes`: site -> number of images; two images make a patient, N_i is the number of patients."""
+    plan = make_plan(base, {site: max(count // 2, 1) for site, count in sizes.items()}, **privacy)
+    world = World(folder, plan, RunFolder.create(folder / "run", plan, {"setting": "test"}))
+    policy = Policy(coordinator=public_hex(world.run.key()), approved=[plan.digest])
+    for index, (site, count) in enumerate(sizes.items()):
+        data = folder / "data" / site
+        world.records[site] = write_folder(data, count, first=100 * index)
+        config = NodeConfig(site=site, data=str(data), micro_batch=micro_batch, keep_rows=keep_rows)
+        world.sites[site] = create_site(folder / "sites" / site, config, policy, OsEntropy()).folder
+    return world

@@ -1,0 +1,448 @@
+"""The node refuses what it must, draws its coins once, and says nothing about a record."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from undertone import PROTOCOL
+from undertone.errors import LedgerUnavailable
+from undertone.keys import PLAN_DOMAIN, create_key, sign
+from undertone.methods.protocol import UnitRecords
+from undertone.privacy.ledger import Ledger
+from undertone.privacy.quantise import from_ring
+from undertone.privacy.rows import row_generator, row_key
+from undertone_client.images import load_image
+
+from tests.support.dummy import DIMENSION, SIZE, DummyBase, DummyMethod
+from tests.support.entropy import InsecureTestEntropy
+from tests.support.world import START, World
+
+Make = Callable[..., World]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the package may catch it."""
+
+
+def changed_plan(world: World, *path: str, value: Any) -> Any:
+    """The world's plan with one field changed."""
+    data = world.plan.model_dump(mode="json")
+    table = data
+    for part in path[:-1]:
+        table = table[part]
+    table[path[-1]] = value
+    return type(world.plan).model_validate(data)
+
+
+def oracle_row(world: World, site: str, patient: str) -> np.ndarray:
+    """A patient's row, worked out slowly from the files."""
+    rows = [row for row in world.records[site] if row["patient_id"] == patient]
+    images = np.stack([load_image(world.folder / "data" / site / row["file_name"], SIZE) for row in rows])
+    secret = (world.sites[site] / "secret.key").read_bytes()
+    generator = row_generator(row_key(secret, world.plan.digest, 1, 1, patient))
+    return DummyMethod.row(START, UnitRecords(DummyBase().encode(images), ("",) * len(rows), generator))
+
+
+def test_a_site_answers_the_clipped_quantised_sum_of_its_rows(make_world: Make) -> None:
+    world = make_world()
+    assert world.ask("prepare").error == ""
+    reply = world.ask("contribute")
+    patients = sorted({row["patient_id"] for row in world.records["north"]})
+    total = np.zeros(DIMENSION, dtype=np.int64)
+    bound = world.plan.grid.clip_units / world.plan.grid.scale
+    for patient in patients:
+        row = oracle_row(world, "north", patient).astype(np.float64)
+        row *= min(1.0, bound * (1 - 2**-10) / np.linalg.norm(row))
+        total += np.trunc(row * world.plan.grid.scale).astype(np.int64)
+    assert reply.words is not None
+    answered = from_ring(reply.words, 1, world.plan.grid.site_clamp)
+    assert np.abs(answered - total).max() <= len(patients)  # the last bits of the clip, one grid unit a row
+    assert sorted(world.rows()) == patients
+
+
+def test_hello_names_the_site_and_nothing_else(make_world: Make) -> None:
+    reply = make_world().ask("hello", plan=b"", signature="", state=None)
+    assert (reply.site, reply.error, reply.words) == ("north", "", None)
+
+
+def test_another_protocol_is_refused_with_both_numbers(make_world: Make) -> None:
+    reply = make_world().ask("hello", protocol=7)
+    assert reply.error == "ProtocolError"
+    assert "7" in reply.message
+    assert str(PROTOCOL) in reply.message
+
+
+def test_a_plan_of_another_protocol_is_refused_with_both_numbers(make_world: Make) -> None:
+    world = make_world()
+    reply = world.ask("prepare", **world.signed(changed_plan(world, "protocol", value=9)))
+    assert reply.error == "PlanChanged"
+    assert "9" in reply.message
+    assert str(PROTOCOL) in reply.message
+
+
+def test_a_plan_of_another_package_version_is_refused(make_world: Make) -> None:
+    world = make_world()
+    reply = world.ask("prepare", **world.signed(changed_plan(world, "package", value="99.0")))
+    assert reply.error == "PlanChanged"
+    assert "99.0" in reply.message
+
+
+def test_other_code_than_the_plan_names_is_refused(make_world: Make) -> None:
+    world = make_world()
+    reply = world.ask("prepare", **world.signed(changed_plan(world, "package_sha256", value="0" * 64)))
+    assert reply.error == "NotApproved"
+    assert "code" in reply.message
+
+
+def test_an_unapproved_plan_is_refused_though_its_signature_holds(make_world: Make) -> None:
+    world = make_world()
+    plan = changed_plan(world, "study", value="another")
+    good = sign(world.run.key(), PLAN_DOMAIN, plan.digest)
+    reply = world.ask("prepare", plan=plan.as_bytes(), signature=good)
+    assert reply.error == "NotApproved"
+    assert plan.digest[:8] in reply.message
+
+
+def test_a_site_that_is_not_on_the_roster_refuses(make_world: Make) -> None:
+    world = make_world()
+    plan = changed_plan(world, "cohort", "units", value={"east": 2, "south": 2})
+    reply = world.ask("prepare", **world.signed(plan))
+    assert reply.error == "NotApproved"
+    assert "roster" in reply.message
+
+
+def test_another_keys_signature_is_refused(make_world: Make) -> None:
+    world = make_world()
+    other = create_key(world.folder / "other.key")
+    reply = world.ask("prepare", signature=sign(other, PLAN_DOMAIN, world.plan.digest))
+    assert reply.error == "NotApproved"
+
+
+@pytest.mark.parametrize("signature", ["", "zz", "ab" * 63, "é" * 128])
+def test_a_malformed_signature_is_refused(make_world: Make, signature: str) -> None:
+    assert make_world().ask("prepare", signature=signature).error == "NotApproved"
+
+
+def test_a_signature_of_another_domain_is_refused(make_world: Make) -> None:
+    world = make_world()
+    reply = world.ask("prepare", signature=sign(world.run.key(), b"undertone/1/release\x00", world.plan.digest))
+    assert reply.error == "NotApproved"
+
+
+def test_no_byte_of_the_plan_can_change(make_world: Make) -> None:
+    world = make_world()
+    node, plan = world.node(), world.plan.as_bytes()
+    for position in range(0, len(plan), 11):
+        changed = bytearray(plan)
+        changed[position] ^= 1
+        reply = node.handle(world.request(plan=bytes(changed)))
+        assert reply.error in {"PlanChanged", "NotApproved"}, (position, plan[position - 20 : position + 20])
+    assert not world.rows()
+
+
+@pytest.mark.parametrize(("round_", "attempt"), [(0, 1), (1, 0), (2, 1), (1, 2), (-1, 1), (10**9, 1)])
+def test_rounds_and_attempts_outside_the_plan_are_refused(make_world: Make, round_: int, attempt: int) -> None:
+    world = make_world()
+    for kind in ("prepare", "contribute"):
+        assert world.ask(kind, round=round_, attempt=attempt).error == "PlanChanged"
+
+
+@pytest.mark.parametrize("state", [None, np.zeros(DIMENSION + 1, dtype=np.float32), np.zeros(0, dtype=np.float32)])
+def test_a_state_of_another_length_is_refused(make_world: Make, state: Any) -> None:
+    assert make_world().ask("prepare", state=state).error == "ProtocolError"
+
+
+def test_an_attempt_is_answered_once(make_world: Make) -> None:
+    world = make_world(sampling_rate=0.5, max_attempts=3)
+    world.ask("prepare")
+    assert world.ask("contribute").words is not None
+    for kind in ("prepare", "contribute"):
+        reply = world.ask(kind)
+        assert (reply.error, reply.words) == ("ReplayedAttempt", None)
+    assert world.charges("north") == [(1, 1)]
+
+
+def test_with_sampling_a_second_attempt_of_a_round_is_answered_with_fresh_coins(make_world: Make) -> None:
+    world = make_world({"north": 40, "east": 4}, sampling_rate=0.5, max_attempts=3)
+    for attempt in (1, 2):
+        assert world.ask("prepare", attempt=attempt).error == ""
+        assert world.ask("contribute", attempt=attempt).words is not None
+    assert set(world.rows(attempt=1)) != set(world.rows(attempt=2))  # 20 coins: equal once in a million
+    assert world.charges("north") == [(1, 1), (1, 2)]
+
+
+def test_without_sampling_a_second_attempt_of_an_answered_round_is_refused(make_world: Make) -> None:
+    world = make_world(max_attempts=2)
+    world.ask("prepare")
+    world.ask("contribute")
+    reply = world.ask("prepare", attempt=2)
+    assert reply.error == "ReplayedAttempt"
+    assert "attempt 1" in reply.message
+
+
+def test_without_sampling_a_second_attempt_of_an_unanswered_round_goes_on(make_world: Make) -> None:
+    world = make_world(max_attempts=2)
+    world.ask("prepare")
+    assert world.ask("prepare", attempt=2).error == ""
+    assert world.ask("contribute", attempt=2).words is not None
+
+
+def test_the_node_stops_at_the_plans_attempts_by_its_own_ledger(make_world: Make) -> None:
+    world = make_world(sampling_rate=0.5, rounds=2, max_attempts=2)
+    for attempt in (1, 2):
+        world.ask("prepare", attempt=attempt)
+        world.ask("contribute", attempt=attempt)
+    world.ask("prepare", round=2)
+    reply = world.ask("contribute", round=2)
+    assert (reply.error, reply.words) == ("BudgetExceeded", None)
+
+
+def test_contribute_without_prepare_is_refused(make_world: Make) -> None:
+    reply = make_world().ask("contribute")
+    assert (reply.error, reply.words) == ("ProtocolError", None)
+
+
+@pytest.mark.parametrize("kind", ["prepare", "contribute"])
+def test_another_state_than_was_prepared_is_refused(make_world: Make, kind: str) -> None:
+    world = make_world()
+    world.ask("prepare")
+    reply = world.ask(kind, state=START + np.float32(1e-7))
+    assert reply.error == "PlanChanged"
+    assert world.charges("north") == []
+
+
+def kill_at_block(monkeypatch: pytest.MonkeyPatch, block: int) -> list[int]:
+    """Raise `Killed` in the method's call number `block` (from 1); lists the units of each call that finished."""
+    computed: list[int] = []
+    rows = DummyMethod.rows
+
+    def counted(self: DummyMethod, base: object, state: Any, units: Any, progress: Any) -> Any:
+        if len(computed) + 1 == block:
+            raise Killed
+        computed.append(len(units))
+        return rows(self, base, state, units, progress)
+
+    monkeypatch.setattr(DummyMethod, "rows", counted)
+    return computed
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_coins_and_finished_rows_survive_a_kill(make_world: Make, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    world = make_world({"north": 40, "east": 4}, sampling_rate=0.6, max_attempts=2, micro_batch=2)
+    with monkeypatch.context() as patch:
+        kill_at_block(patch, block)
+        with pytest.raises(Killed):
+            world.node(entropy=InsecureTestEntropy(1)).handle(world.request())
+    before = world.rows()
+    assert len(before) == 2 * (block - 1)
+    with monkeypatch.context() as patch:
+        computed = kill_at_block(patch, 10**6)
+        assert world.node(entropy=InsecureTestEntropy(2)).handle(world.request()).error == ""
+    after = world.rows()
+    assert sum(computed) == len(after) - len(before)  # no row twice
+    assert all(np.array_equal(after[unit], row) for unit, row in before.items())
+    coins = InsecureTestEntropy(1)  # whose coins counted: the first node's, not the second's
+    units = sorted({row["patient_id"] for row in world.records["north"]})
+    assert set(after) == set(expected_sample(units, coins, 0.6))
+
+
+def expected_sample(units: list[str], coins: InsecureTestEntropy, rate: float) -> list[str]:
+    numerator, denominator = rate.as_integer_ratio()
+    return [unit for unit in units if coins.bits(denominator.bit_length() - 1) < numerator]
+
+
+def test_a_restart_gives_the_rows_of_an_undisturbed_run(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world({"north": 12, "east": 4}, micro_batch=2)
+    with monkeypatch.context() as patch:
+        kill_at_block(patch, 3)
+        with pytest.raises(Killed):
+            world.node().handle(world.request())
+    world.ask("prepare")
+    for patient, row in world.rows().items():
+        np.testing.assert_array_equal(row, oracle_row(world, "north", patient))
+
+
+def test_a_unit_without_sample_still_lets_the_site_answer(make_world: Make) -> None:
+    world = make_world(sampling_rate=1e-9, max_attempts=2)
+    world.ask("prepare")
+    words = world.ask("contribute").words
+    assert words is not None
+    assert not words.any()
+    assert words.shape == (DIMENSION,)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "missing", "folder"])
+def test_an_image_lost_after_approval_is_a_zero_row_and_shows_nowhere_else(make_world: Make, damage: str) -> None:
+    world = make_world()
+    lost = [row["file_name"] for row in world.records["north"] if row["patient_id"] == "patient-0"]
+    for name in lost:
+        path = world.folder / "data" / "north" / name
+        data = path.read_bytes()
+        path.unlink()
+        if damage == "truncated":
+            path.write_bytes(data[: len(data) // 2])
+        elif damage == "text":
+            path.write_text("no image", encoding="utf-8")
+        elif damage == "folder":
+            path.mkdir()
+    good = world.ask("prepare", "east"), world.ask("contribute", "east")
+    bad = world.ask("prepare"), world.ask("contribute")
+    assert not world.rows()["patient-0"].any()
+    assert all(row.any() for unit, row in world.rows().items() if unit != "patient-0")
+    assert "zero row" in world.log()
+    assert lost[0] in world.log()
+    for ours, theirs in zip(good, bad, strict=True):
+        assert replace(ours, words=None, site="") == replace(theirs, words=None, site="")
+        assert (ours.words is None) == (theirs.words is None)
+    assert bad[1].words is not None
+    assert bad[1].words.dtype == np.uint32
+    assert bad[1].words.shape == (DIMENSION,)
+
+
+def test_one_lost_image_of_a_patient_leaves_the_others(make_world: Make) -> None:
+    world = make_world()
+    (world.folder / "data" / "north" / world.records["north"][0]["file_name"]).unlink()
+    world.ask("prepare")
+    row = world.rows()["patient-0"]
+    assert row[-2] == 1  # one image where there were two
+
+
+def test_a_unit_beyond_memory_is_a_zero_row_and_its_block_is_finished(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world({"north": 12, "east": 4})
+    clean = {patient: oracle_row(world, "north", patient) for patient in ("patient-0", "patient-1", "patient-2")}
+    rows = DummyMethod.rows
+
+    def fails(self: DummyMethod, base: object, state: Any, units: Any, progress: Any) -> Any:
+        found = rows(self, base, state, units, progress)
+        if any(np.allclose(row[:12], clean["patient-1"][:12]) for row in found):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return found
+
+    monkeypatch.setattr(DummyMethod, "rows", fails)
+    assert world.ask("prepare").error == ""
+    kept = world.rows()
+    assert len(kept) == 6
+    assert not kept["patient-1"].any()
+    for patient in ("patient-0", "patient-2"):
+        np.testing.assert_array_equal(kept[patient], clean[patient])
+    assert world.log().count("patient-1") == 1
+
+
+def test_a_row_that_is_not_a_number_counts_as_zero_and_is_logged(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    nan = np.full(DIMENSION, np.nan, dtype=np.float32)
+    monkeypatch.setattr(DummyMethod, "row", staticmethod(lambda _state, _unit: nan))
+    world.ask("prepare")
+    words = world.ask("contribute").words
+    assert words is not None
+    assert not words.any()
+    assert "zero row: patient-0" in world.log()
+
+
+def secrets_of(world: World) -> list[str]:
+    rows = world.records["north"]
+    names = {part for row in rows for part in (row["file_name"], row["patient_id"], row["file_name"].split("/")[-1])}
+    return [*names, "patient-", "scan-", str(world.folder)]
+
+
+@pytest.mark.parametrize("fault", ["metadata", "crash", "cache", "state", "ledger", "secret", "base"])
+def test_no_fault_tells_the_coordinator_a_file_or_a_unit(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    world = make_world()
+    site = world.sites["north"]
+    if fault == "metadata":
+        path = world.folder / "data" / "north" / "metadata.csv"
+        path.write_text(path.read_text(encoding="utf-8").replace("patient-1", ""), encoding="utf-8")
+    elif fault == "crash":
+
+        def crash(*_: Any) -> None:
+            raise KeyError("patient-1 scan-0002.png")
+
+        monkeypatch.setattr(DummyMethod, "rows", crash)
+    elif fault == "cache":
+        (site / "cache").rmdir()
+        (site / "cache").write_text("a file", encoding="utf-8")
+    elif fault == "state":
+        (site / "state.sqlite").write_bytes(b"damaged " * 1000)
+    elif fault == "ledger":
+        (site / "ledger.sqlite").write_bytes(b"damaged " * 1000)
+    elif fault == "secret":
+        (site / "secret.key").write_bytes(b"short")
+    elif fault == "base":
+        monkeypatch.setattr("undertone_client.node.pin", lambda *_: crash_on_pin())
+    reply = world.ask("prepare")
+    assert reply.error == "SiteFault"
+    assert reply.words is None
+    assert not [word for word in secrets_of(world) if word in reply.message]
+    assert "failed" in world.log()
+
+
+def crash_on_pin() -> None:
+    raise OSError(5, "read error", "/private/patient-1/scan-0002.png")
+
+
+def test_every_fault_has_the_same_message(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world()
+    monkeypatch.setattr(DummyMethod, "rows", lambda *_: 1 / 0)
+    first = world.ask("prepare")
+    (world.sites["north"] / "secret.key").unlink()
+    assert world.ask("prepare") == first
+
+
+def test_nothing_leaves_when_the_charge_fails(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world()
+    world.ask("prepare")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise LedgerUnavailable("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "charge", fails)
+        reply = world.ask("contribute")
+    assert (reply.error, reply.words) == ("SiteFault", None)
+    assert world.charges("north") == []
+    assert world.ask("contribute").words is not None  # nothing was sent, so it may still be
+
+
+def test_the_charge_is_durable_before_the_answer(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world()
+    world.ask("prepare")
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr("undertone_client.node.Reply", killed)
+    with pytest.raises(Killed):
+        world.ask("contribute")
+    assert world.charges("north") == [(1, 1)]
+
+
+def test_coins_and_rows_are_forgotten_after_the_answer(make_world: Make) -> None:
+    world = make_world(keep_rows=False)
+    world.ask("prepare")
+    assert world.rows()
+    world.ask("contribute")
+    assert not world.rows()
+    assert b"patient-0" not in (world.sites["north"] / "state.sqlite").read_bytes()
+
+
+def test_a_base_model_that_changed_in_place_is_loaded_again(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch, tiny_base: Any
+) -> None:
+    from undertone_client import node
+
+    monkeypatch.undo()  # the real loader
+    loads = []
+    monkeypatch.setattr(node, "load_base", lambda *_: loads.append(1))
+    node._loaded.cache_clear()
+    for files in ("a", "a", "b"):
+        node._loaded(str(tiny_base), None, "cpu", files)
+    node._loaded.cache_clear()
+    assert len(loads) == 2

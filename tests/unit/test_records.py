@@ -1,0 +1,337 @@
+"""A site's folder: what is wrong is named with file and line, what is right becomes records and units."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from undertone.errors import DataError
+from undertone.methods.dpagg_ti import fill_caption
+from undertone_client.images import load_image
+from undertone_client.records import Record, RecordTable, check_images, read_records, write_metadata
+
+from tests.support.images import pixels, write_csv, write_folder, write_images
+
+CAPTION = "a {token}, {finding}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_folder(tmp_path / "data", 6)
+    return tmp_path / "data"
+
+
+def read(folder: Path, unit: Any = "patient", caption: str = CAPTION, **options: Any) -> RecordTable:
+    return read_records(folder, unit, "patient_id" if unit == "patient" else None, caption, **options)
+
+
+def refusal(folder: Path, **options: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        read(folder, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def rewrite(folder: Path, change: Callable[[list[dict[str, str]]], Any]) -> None:
+    """metadata.csv with its rows changed in place."""
+    rows = [record_row(record) for record in read(folder).records]
+    change(rows)
+    write_csv(folder / "metadata.csv", rows)
+
+
+def record_row(record: Record) -> dict[str, str]:
+    return {"file_name": record.file, **record.columns}
+
+
+# --- records and units ----------------------------------------------------------------------------
+
+
+def test_patients_are_units_and_hold_all_their_records(folder: Path) -> None:
+    table = read(folder)
+    assert table.units() == {"patient-0": [0, 1], "patient-1": [2, 3], "patient-2": [4, 5]}
+    assert table.records[3].columns == {"patient_id": "patient-1", "finding": "mass"}
+
+
+def test_each_record_or_the_whole_site_can_be_the_unit(folder: Path) -> None:
+    assert list(read(folder, unit="record").units().values()) == [[index] for index in range(6)]
+    assert read(folder, unit="site").units() == {"site": list(range(6))}
+
+
+def test_the_order_of_the_metadata_does_not_matter(folder: Path) -> None:
+    before = read(folder)
+    rewrite(folder, list.reverse)
+    assert read(folder) == before
+
+
+def test_spaces_around_a_unit_id_make_no_second_unit(folder: Path) -> None:
+    before = read(folder).units()
+    rewrite(folder, lambda rows: rows[0].update(patient_id=" patient-0 "))
+    assert read(folder).units() == before
+
+
+def test_jsonl_says_the_same_as_csv(folder: Path) -> None:
+    before = read(folder)
+    lines = [json.dumps(record_row(record)) for record in before.records]
+    (folder / "metadata.csv").unlink()
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n\n", encoding="utf-8")
+    assert read(folder) == before
+
+
+def test_numbers_and_nulls_of_jsonl_are_text(folder: Path) -> None:
+    row = {"file_name": "images/scan-0000.png", "patient_id": 7, "finding": None}
+    (folder / "metadata.csv").unlink()
+    (folder / "metadata.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    (record,) = read(folder).records
+    assert (record.unit, record.columns) == ("7", {"patient_id": "7", "finding": ""})
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(folder: Path) -> None:
+    before, path = read(folder), folder / "metadata.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read(folder) == before
+
+
+def test_commas_quotes_and_lines_within_a_value_survive(folder: Path, tmp_path: Path) -> None:
+    odd = 'mass, "large"\nleft'
+    rewrite(folder, lambda rows: rows[0].update(finding=odd))
+    table = read(folder)
+    write_metadata(tmp_path / "copy.csv", table.records, "patient_id")
+    assert read(folder, metadata=tmp_path / "copy.csv") == table
+    assert table.records[0].columns["finding"] == odd
+
+
+def test_a_folder_of_images_alone_has_records_of_its_own(tmp_path: Path) -> None:
+    write_images(tmp_path, 3)
+    (tmp_path / "notes.txt").write_text("no image", encoding="utf-8")
+    table = read(tmp_path, unit="record", caption="a {token}")
+    assert [record.file for record in table.records] == [f"images/scan-000{index}.png" for index in range(3)]
+
+
+def test_a_caption_takes_the_columns_and_leaves_the_absent_ones_empty() -> None:
+    assert fill_caption(CAPTION, "<x>", {"finding": "mass", "other": "1"}) == "a <x>, mass"
+    assert fill_caption(CAPTION, "<x>", {}) == "a <x>"
+    assert fill_caption("{token}", "<x>", {"token": "spoof"}) == "<x>"
+    assert fill_caption("{token} {finding}", "<x>", {"finding": "{token} {0}"}) == "<x> {token} {0}"
+
+
+# --- what is wrong --------------------------------------------------------------------------------
+
+
+def test_an_absent_folder(tmp_path: Path) -> None:
+    assert "is not a folder" in refusal(tmp_path / "nowhere")
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    assert "no images" in refusal(tmp_path, unit="record", caption="a {token}")
+
+
+def test_metadata_without_a_record(folder: Path) -> None:
+    (folder / "metadata.csv").write_text("file_name,patient_id,finding\n", encoding="utf-8")
+    assert "metadata.csv lists no images" in refusal(folder)
+
+
+def test_no_such_unit_column_names_the_closest(folder: Path) -> None:
+    with pytest.raises(DataError, match=r'data\.unit_column.*no column "patient".*"patient_id"'):
+        read_records(folder, "patient", "patient", CAPTION)
+
+
+def test_no_such_caption_column_names_the_closest(folder: Path) -> None:
+    message = refusal(folder, caption="a {token}, {fnding}")
+    assert "data.caption" in message
+    assert '"fnding"' in message
+    assert '"finding"' in message
+
+
+def test_a_caption_column_without_metadata(tmp_path: Path) -> None:
+    write_images(tmp_path, 1)
+    assert "metadata.csv" in refusal(tmp_path, unit="record")
+
+
+def test_metadata_without_file_names(folder: Path) -> None:
+    rows = [{"name": "images/scan-0000.png", "patient_id": "p", "finding": "f"}]
+    write_csv(folder / "metadata.csv", rows)
+    assert "no column file_name" in refusal(folder)
+
+
+@pytest.mark.parametrize("unit_id", ["", "   "])
+def test_a_record_without_unit_id_is_named_with_its_line(folder: Path, unit_id: str) -> None:
+    rewrite(folder, lambda rows: rows[2].update(patient_id=unit_id))
+    message = refusal(folder)
+    assert "line 4" in message
+    assert "patient_id" in message
+    assert "scan-0002.png" in message
+
+
+def test_a_file_listed_twice(folder: Path) -> None:
+    rewrite(folder, lambda rows: rows.append({**rows[1], "patient_id": "patient-9"}))
+    message = refusal(folder)
+    assert "scan-0001.png" in message
+    assert "2 times" in message
+
+
+@pytest.mark.parametrize("spelling", ["./images/scan-0001.png", "images//scan-0001.png", "images/./scan-0001.png"])
+def test_a_file_listed_twice_under_two_spellings(folder: Path, spelling: str) -> None:
+    rewrite(folder, lambda rows: rows.append({**rows[1], "file_name": spelling}))
+    assert "2 times" in refusal(folder)
+
+
+@pytest.mark.parametrize("file", ["/etc/hostname", "../data/images/scan-0001.png", "images/../../x.png", ""])
+def test_a_path_outside_the_folder(folder: Path, file: str) -> None:
+    rewrite(folder, lambda rows: rows[1].update(file_name=file))
+    message = refusal(folder)
+    assert "line 3" in message
+    assert "must be a path within" in message
+
+
+def test_a_link_that_leads_outside_the_folder(folder: Path, tmp_path: Path) -> None:
+    """A link is the site's own doing and is followed, but two links to one file are one file's two records."""
+    outside = tmp_path / "outside.png"
+    shutil.move(folder / "images" / "scan-0000.png", outside)
+    (folder / "images" / "scan-0000.png").symlink_to(outside)
+    assert len(read(folder).records) == 6
+
+
+def test_a_file_that_is_not_there(folder: Path) -> None:
+    (folder / "images" / "scan-0003.png").unlink()
+    message = refusal(folder)
+    assert "line 5" in message
+    assert "scan-0003.png" in message
+    assert len(read(folder, missing_files=True).records) == 6
+
+
+def test_a_row_with_too_few_or_too_many_columns(folder: Path) -> None:
+    path = folder / "metadata.csv"
+    good = path.read_text(encoding="utf-8").splitlines()
+    for bad in (good[1] + ",extra", good[1].rsplit(",", 1)[0]):
+        path.write_text("\n".join([good[0], bad, *good[2:]]) + "\n", encoding="utf-8")
+        message = refusal(folder)
+        assert "line 2" in message
+        assert "number of columns" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("metadata.csv", b"file_name,a,a\nx,1,2\n", "stands twice"),
+        ("metadata.csv", b'file_name,a\n"x,1\n', "CSV"),
+        ("metadata.csv", b"file_name,a\n\xff\xfe,1\n", "UTF-8"),
+        ("metadata.csv", b"", "no images"),
+        ("metadata.jsonl", b"{\n", "line 1: not valid JSON"),
+        ("metadata.jsonl", b"\n[1]\n", "line 2: not a JSON object"),
+        ("metadata.jsonl", b"{}\n", "no column file_name"),
+    ],
+)
+def test_metadata_that_cannot_be_read(tmp_path: Path, name: str, data: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert says in refusal(tmp_path, unit="record", caption="a {token}")
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=60), name=st.sampled_from(["metadata.csv", "metadata.jsonl"]))
+def test_no_metadata_ends_in_another_error(tmp_path: Path, data: bytes, name: str) -> None:
+    for other in ("metadata.csv", "metadata.jsonl"):
+        (tmp_path / other).unlink(missing_ok=True)
+    (tmp_path / name).write_bytes(b"file_name,a\n" + data if name.endswith("csv") else data)
+    with pytest.raises(DataError):
+        read(tmp_path, unit="record", caption="a {token}")
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def test_check_images_names_the_bad_file(folder: Path) -> None:
+    table, seen = read(folder), []
+    check_images(table, 8, seen.append)
+    assert seen == [1] * 6
+    path = folder / "images" / "scan-0004.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"scan-0004\.png cannot be read"):
+        check_images(table, 8, seen.append)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "bmp", "gif", "webp"])
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.8])
+def test_a_truncated_image(tmp_path: Path, ending: str, keep: float) -> None:
+    path = tmp_path / f"image.{ending}"
+    Image.fromarray(pixels(1, 64)).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        load_image(path, 8)
+
+
+@pytest.mark.parametrize("data", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff", b"%PDF-1.4"])
+def test_what_is_no_image(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "image.png"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"image\.png"):
+        load_image(path, 8)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    ending=st.sampled_from(["png", "jpg", "tif", "bmp", "gif", "webp"]),
+    position=st.integers(0, 10**6),
+    byte=st.integers(0, 255),
+)
+def test_a_damaged_image_is_read_or_refused(tmp_path: Path, ending: str, position: int, byte: int) -> None:
+    path = tmp_path / f"image.{ending}"
+    Image.fromarray(pixels(1, 16)).save(path)
+    data = bytearray(path.read_bytes())
+    data[position % len(data)] = byte
+    path.write_bytes(data)
+    try:
+        assert load_image(path, 8).shape == (8, 8, 3)
+    except DataError:
+        pass
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(pixels(1, 64)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(DataError, match="DecompressionBombError"):
+        load_image(tmp_path / "bomb.png", 8)
+
+
+def test_pixels_of_the_right_size_come_as_they_are(tmp_path: Path) -> None:
+    Image.fromarray(pixels(1, 16)).save(tmp_path / "image.png")
+    np.testing.assert_array_equal(load_image(tmp_path / "image.png", 16), pixels(1, 16))
+
+
+def test_sixteen_bit_grey_keeps_its_high_byte(tmp_path: Path) -> None:
+    grey = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    for ending in ("png", "tif"):
+        Image.fromarray(grey).save(tmp_path / f"grey.{ending}")
+        found = load_image(tmp_path / f"grey.{ending}", 16)
+        np.testing.assert_array_equal(found, np.repeat((grey >> 8)[..., None], 3, axis=2))
+
+
+def test_palette_grey_alpha_and_one_bit_become_rgb(tmp_path: Path) -> None:
+    colours = Image.fromarray(pixels(1, 16)).quantize(16)
+    for mode, image in (("P", colours), *((m, colours.convert("RGB").convert(m)) for m in ("L", "LA", "RGBA", "1", "CMYK"))):
+        path = tmp_path / f"{mode}.{'tif' if mode == 'CMYK' else 'png'}"
+        image.save(path)
+        assert Image.open(path).mode == mode
+        np.testing.assert_allclose(load_image(path, 16), np.asarray(image.convert("RGB")), atol=1)
+
+
+def test_an_image_on_its_side_is_put_upright(tmp_path: Path) -> None:
+    upright = Image.fromarray(pixels(3, 16))
+    turned = upright.transpose(Image.Transpose.ROTATE_90)  # shown turned by 270 degrees: orientation 6
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(load_image(tmp_path / "turned.png", 16), np.asarray(upright))
+
+
+def test_the_middle_of_a_wide_image_is_kept(tmp_path: Path) -> None:
+    wide = np.zeros((8, 24, 3), dtype=np.uint8)
+    wide[:, 8:16] = 200
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    assert (load_image(tmp_path / "wide.png", 8) == 200).all()
