@@ -18,10 +18,9 @@ def dummy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def dummy_method(monkeypatch: pytest.MonkeyPatch) -> None:
     """Method `dummy` is registered, and nodes load the dummy base in place of a pipeline."""
+    from tests.support.dummy import DummyBase, DummyMethod
     from undertone.methods.registry import METHODS
     from undertone_client import node
-
-    from tests.support.dummy import DummyBase, DummyMethod
 
     monkeypatch.setitem(METHODS, DummyMethod.name, DummyMethod)
     monkeypatch.setattr(node, "_loaded", lambda *_: DummyBase())
@@ -52,3 +51,11 @@ def epsilon_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.bases import make_base
 
     return make_base(tmp_path_factory.mktemp("base") / "noise", velocity=False)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Any:
+    """One finished simulation, for tests that look at it or at a copy; see `tests.support.runs.FinishedRun`."""
+    from tests.support.runs import finish_run
+
+    return finish_run(tmp_path_factory.mktemp("finished"), tiny_base)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from undertone.canonical import canonical_json
-from undertone.errors import LedgerCorrupt, LedgerUnavailable, NotApproved, NotVerified, PlanChanged
+from undertone.errors import LedgerCorrupt, LedgerUnavailable, NotApproved, NotVerified, PlanChanged, StudyError
 from undertone.keys import PLAN_DOMAIN, check_signature
 from undertone.manifest import check_manifest
 from undertone.plan import Plan
@@ -49,14 +49,18 @@ def verify(folder: Path, coordinator: str | None = None) -> Verified:
     plan = _plan(folder, signer)
     charges, head = _charges(folder, plan)
     statement = _statement(folder)
-    epsilon, epsilon_rdp = recompute_epsilon(plan)
+    sites, missing = _cohort(statement, plan)
+    try:
+        epsilon, epsilon_rdp = recompute_epsilon(plan)
+    except StudyError as error:
+        raise NotVerified(f"plan.json claims what no mechanism gives: {error}") from None
     expected = privacy_statement(
         plan,
         setting=statement.get("setting"),
         ledger_head=head,
         charges=charges,
-        sites=list(statement.get("cohort", {}).get("sites_in_the_sum", [])),
-        missing=dict(statement.get("cohort", {}).get("sites_missing", {})),
+        sites=sites,
+        missing=missing,
     )
     claimed = (plan.privacy.epsilon, plan.privacy.epsilon_rdp)
     # Another processor may round the last bits of a convolution differently; nothing else may differ.
@@ -97,6 +101,17 @@ def _charges(folder: Path, plan: Plan) -> tuple[int, str]:
     if len(charges) > plan.privacy.max_attempts:
         raise NotVerified("ledger.sqlite charges more attempts than the plan allows")
     return len(charges), head
+
+
+def _cohort(statement: dict[str, Any], plan: Plan) -> tuple[list[str], dict[str, str]]:
+    """Who was in the sum and who was not: the one thing that only the statement tells, within the roster."""
+    cohort = statement["cohort"]
+    sites, missing = cohort.get("sites_in_the_sum"), cohort.get("sites_missing")
+    if not isinstance(sites, list) or not isinstance(missing, dict):
+        raise NotVerified("privacy.json does not say which sites are in the sum: cohort")
+    if sorted([*map(str, sites), *missing]) != sorted(plan.cohort.units):
+        raise NotVerified("privacy.json names other sites than the plan's roster: cohort")
+    return sites, missing
 
 
 def _statement(folder: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Bars:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
+            disable=not console.is_terminal,  # elsewhere lines alone: a bar would bury an error
         )
 
     def __enter__(self) -> "Bars":

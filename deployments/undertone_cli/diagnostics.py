@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.methods.protocol import Method
-from undertone.methods.public import public_units
 from undertone.methods.registry import method_for
 from undertone.models.adapted import attach
 from undertone.models.base import load_base
-from undertone.models.distance import LatentFeatures, encode_images, kid
+from undertone.models.distance import EncoderFeatures, kid
 from undertone.models.grid import save_grid
 from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.plan import Plan
+from undertone.pretraining.procedural import draw
 from undertone.progress import reporter
 from undertone.study import MethodTable
 from undertone_client.images import load_image
@@ -42,11 +42,10 @@ def diagnose(folder: Path) -> dict[str, float]:
     method = method_for(MethodTable.model_validate({"name": plan.method.name, **plan.method.options}))
     pinned = pin(plan.model.base, plan.model.revision)
     check_pins(pinned, plan.model.files)
-    base = load_base(pinned)
-    public = public_units(base, _PUBLIC_SEED, _PUBLIC_IMAGES, "")
-    features = LatentFeatures.from_public(np.concatenate([unit.latents for unit in public]))
-    held_out = features.of(base.encode(_pixels(run, plan, "holdout", pinned.image_size)))
-    training = features.of(base.encode(_pixels(run, plan, "sites", pinned.image_size)))
+    public = np.stack([draw(_PUBLIC_SEED, index, pinned.image_size).pixels for index in range(_PUBLIC_IMAGES)])
+    features = EncoderFeatures.from_public(load_base(pinned), public)
+    held_out = features.of(_pixels(run, plan, "holdout", pinned.image_size))
+    training = features.of(_pixels(run, plan, "sites", pinned.image_size))
     distances = {"training images (floor)": kid(training, held_out)}
     shown = {}
     variants = _variants(run, plan, method, pinned)
@@ -56,11 +55,15 @@ def diagnose(folder: Path) -> dict[str, float]:
             if state is not None:
                 attach(adapted, method.weights(state))
             images = adapted.sample([prompt] * IMAGES, list(range(IMAGES)), steps=STEPS, guidance=1.0)
-            distances[name] = kid(features.of(encode_images(base, images)), held_out)
+            distances[name] = kid(
+                features.of(np.stack([np.asarray(image.convert("RGB")) for image in images])), held_out
+            )
             shown[name] = images[:SHOWN]
             progress(1)
     save_grid(folder / "diagnostics.png", shown)
-    text = json.dumps({"label": LABEL, "measure": "KID on standardised latents", "distance": distances}, indent=1)
+    text = json.dumps(
+        {"label": LABEL, "measure": "KID on standardised encoder features", "distance": distances}, indent=1
+    )
     (folder / "diagnostics.json").write_text(text + "\n", encoding="utf-8")
     return distances
 

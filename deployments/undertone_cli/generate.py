@@ -63,7 +63,10 @@ def generate(
             batch = seeds[start : start + _BATCH]
             images += base.sample([prompt] * len(batch), batch, steps=steps, guidance=guidance)
             progress(len(batch))
-    return _write(folder, images, prompt, seeds, plan)
+    try:
+        return _write(folder, images, prompt, seeds, plan)
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be written: {error.strerror or error}") from None
 
 
 def _write(folder: Path, images: list[Image.Image], prompt: str, seeds: list[int], plan: Plan) -> list[Path]:

@@ -57,7 +57,9 @@ def make_base(folder: Path, velocity: bool = True) -> Path:
     generator = torch.Generator().manual_seed(0)
     for part in parts.values():
         initialise(part, generator)
-    noise = PNDMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True)
+    noise = PNDMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True, steps_offset=1
+    )
     pipeline = StableDiffusionPipeline(
         **parts,
         tokenizer=tokenizer,

@@ -16,7 +16,7 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 
 
-def study_with(changes: Mapping[str, Any] = {}, base: str = "BASE") -> dict[str, dict[str, Any]]:  # noqa: B006
+def study_with(changes: Mapping[str, Any] = {}, base: str = "BASE") -> dict[str, dict[str, Any]]:
     """The good study with `{"table.key": value}` put in; the value None takes the key out."""
     tables = copy.deepcopy(GOOD)
     tables["model"]["base"] = base

@@ -33,6 +33,11 @@ from undertone_server.sites import Sites
 START = np.zeros(DIMENSION, dtype=np.float32)
 
 
+def identify() -> None:
+    """Flower asks a process who it is before it may create messages."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID
+
+
 class SilentTelemetry:
     """TensorBoard's place, without its accountant's seconds."""
 
@@ -144,7 +149,7 @@ class World:
 
     def run_rounds(self, absent: Sequence[str] = (), entropy: Entropy | None = None) -> NDArray[np.float32]:
         """A coordinator's process from start to end, as `run_study` does it, without model or release."""
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID
+        identify()
         there = [folder for site, folder in self.sites.items() if site not in absent]
         grid = InProcessGrid(client_app, dict(enumerate(there, SUPERLINK_NODE_ID + 1)))
         sites = Sites(grid, tuple(self.plan.cohort.units), 10.0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
 from undertone.errors import ModelError, PlanChanged
 from undertone.models.adapted import attach, read_weights
 from undertone.models.base import _refuse_batch_mixing, load_base

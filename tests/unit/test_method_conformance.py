@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+
 from undertone.methods.dpagg_ti import fill_caption
 from undertone.methods.protocol import Method, UnitRecords
 from undertone.methods.registry import METHODS, method_for
@@ -78,9 +79,7 @@ def test_a_changed_unit_moves_its_own_row_alone(method: Method, base: LoadedBase
         assert not np.array_equal(after[changed], before[changed])
 
 
-def test_a_unit_of_extreme_values_moves_its_own_row_alone(
-    method: Method, base: LoadedBase, pinned: PinnedBase
-) -> None:
+def test_a_unit_of_extreme_values_moves_its_own_row_alone(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
     before = rows_of(method, base, pinned, make_units(method, 4))
     for value in (np.nan, np.inf, 1e30, 0.0):
         units = make_units(method, 4)

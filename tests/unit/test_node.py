@@ -6,6 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.support.dummy import DIMENSION, SIZE, DummyBase, DummyMethod
+from tests.support.entropy import InsecureTestEntropy
+from tests.support.faults import Killed, kill_before
+from tests.support.world import START, World
 from undertone import PROTOCOL
 from undertone.errors import LedgerUnavailable
 from undertone.keys import PLAN_DOMAIN, create_key, sign
@@ -13,17 +18,10 @@ from undertone.methods.protocol import UnitRecords
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import from_ring
 from undertone.privacy.rows import row_generator, row_key
+from undertone_client import node
 from undertone_client.images import load_image
 
-from tests.support.dummy import DIMENSION, SIZE, DummyBase, DummyMethod
-from tests.support.entropy import InsecureTestEntropy
-from tests.support.world import START, World
-
 Make = Callable[..., World]
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the package may catch it."""
 
 
 def changed_plan(world: World, *path: str, value: Any) -> Any:
@@ -133,11 +131,11 @@ def test_a_signature_of_another_domain_is_refused(make_world: Make) -> None:
 
 def test_no_byte_of_the_plan_can_change(make_world: Make) -> None:
     world = make_world()
-    node, plan = world.node(), world.plan.as_bytes()
+    site, plan = world.node(), world.plan.as_bytes()
     for position in range(0, len(plan), 11):
         changed = bytearray(plan)
         changed[position] ^= 1
-        reply = node.handle(world.request(plan=bytes(changed)))
+        reply = site.handle(world.request(plan=bytes(changed)))
         assert reply.error in {"PlanChanged", "NotApproved"}, (position, plan[position - 20 : position + 20])
     assert not world.rows()
 
@@ -415,10 +413,7 @@ def test_the_charge_is_durable_before_the_answer(make_world: Make, monkeypatch: 
     world = make_world()
     world.ask("prepare")
 
-    def killed(*_: Any, **__: Any) -> None:
-        raise Killed
-
-    monkeypatch.setattr("undertone_client.node.Reply", killed)
+    kill_before(monkeypatch, node, "Reply")
     with pytest.raises(Killed):
         world.ask("contribute")
     assert world.charges("north") == [(1, 1)]
@@ -436,8 +431,6 @@ def test_coins_and_rows_are_forgotten_after_the_answer(make_world: Make) -> None
 def test_a_base_model_that_changed_in_place_is_loaded_again(
     make_world: Make, monkeypatch: pytest.MonkeyPatch, tiny_base: Any
 ) -> None:
-    from undertone_client import node
-
     monkeypatch.undo()  # the real loader
     loads = []
     monkeypatch.setattr(node, "load_base", lambda *_: loads.append(1))

@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, RecordDict
+
+from tests.support.dummy import DIMENSION, DummyMethod, DummyOptions
+from tests.support.faults import Killed, kill_after, kill_before
+from tests.support.world import START, World
 from undertone.errors import BudgetExceeded, LedgerCorrupt, MechanismViolation, ProtocolError, TooFewSites
 from undertone.messages import Reply
 from undertone.privacy.accounting import GaussianEvent
@@ -23,15 +27,8 @@ from undertone_server.gate import pass_gate, reopen
 from undertone_server.run import RunFolder
 from undertone_server.update import update
 
-from tests.support.dummy import DIMENSION, DummyMethod, DummyOptions
-from tests.support.world import START, World
-
 Make = Callable[..., World]
 SALT = bytes(range(32))
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the package may catch it."""
 
 
 def round_folder(world: World, round_: int = 1) -> Path:
@@ -112,30 +109,14 @@ def test_several_rounds_start_each_from_the_state_before(make_world: Make) -> No
 def test_a_finished_run_is_not_asked_again(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     world = make_world()
     final = world.run_rounds()
-    monkeypatch.setattr(Node, "_answer", lambda _self, request: None if request.kind == "hello" else pytest.fail())
+    asked: list[str] = []
+    monkeypatch.setattr(Node, "_answer", lambda _self, request: asked.append(request.kind))
     np.testing.assert_array_equal(world.run_rounds(), final)
+    assert set(asked) == {"hello"}
     assert world.charges() == [(1, 1)]
 
 
 # --- crashes --------------------------------------------------------------------------------------
-
-
-def kill_after(patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
-    """Die right after `owner.name` has done its work."""
-    original = getattr(owner, name)
-
-    def dying(*args: Any, **kwargs: Any) -> Any:
-        original(*args, **kwargs)
-        raise Killed
-
-    patch.setattr(owner, name, dying)
-
-
-def kill_before(patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
-    def dying(*_: Any, **__: Any) -> Any:
-        raise Killed
-
-    patch.setattr(owner, name, dying)
 
 
 @pytest.fixture
@@ -149,7 +130,7 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[np.ndarray]]:
         return drawn[-1]
 
     monkeypatch.setattr(gate, "rounded_gaussian", recorded)
-    yield drawn
+    return drawn
 
 
 STEPS = {

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.studies import study_with, write_study
 from undertone.errors import ModelError, StudyError
 from undertone.methods.registry import method_for
 from undertone.resolve import resolve
 from undertone.study import Study, caption_fields, load_study, parse_study
-
-from tests.support.studies import study_with, write_study
 
 
 def refusal(changes: dict[str, Any]) -> str:
@@ -123,7 +123,9 @@ def test_a_value_out_of_range_names_its_key(where: str, value: Any) -> None:
     assert "literal" not in message
 
 
-@pytest.mark.parametrize("where", ["study", "model", "method", "privacy", "study.name", "privacy.unit", "privacy.delta"])
+@pytest.mark.parametrize(
+    "where", ["study", "model", "method", "privacy", "study.name", "privacy.unit", "privacy.delta"]
+)
 def test_a_missing_key_is_named(where: str) -> None:
     assert f"{where} is missing; add it" in refusal({where: None})
 
@@ -146,7 +148,18 @@ def test_attempts_below_rounds_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "caption",
-    ["a {token", "a token}", "a {}", "a {0}", "a {a.b}", "a {a[0]}", "a {token!r}", "a {token:>9}", "a {to ken}", "a {\n}"],
+    [
+        "a {token",
+        "a token}",
+        "a {}",
+        "a {0}",
+        "a {a.b}",
+        "a {a[0]}",
+        "a {token!r}",
+        "a {token:>9}",
+        "a {to ken}",
+        "a {\n}",
+    ],
 )
 def test_a_caption_that_is_no_template_is_refused(caption: str) -> None:
     assert "data.caption" in refusal({"data.caption": caption})

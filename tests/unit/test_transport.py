@@ -9,6 +9,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
 from undertone.errors import ProtocolError
 from undertone.messages import Reply, Request
 from undertone.transport import (

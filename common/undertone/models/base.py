@@ -79,7 +79,6 @@ def load_base(base: PinnedBase, device: str = "cpu", *, keep_safety_checker: boo
             variant=base.variant,
             use_safetensors=True,
             local_files_only=True,
-            torch_dtype=torch.float32,
             requires_safety_checker=keep_safety_checker,
             **unused,
         )
@@ -88,7 +87,7 @@ def load_base(base: PinnedBase, device: str = "cpu", *, keep_safety_checker: boo
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device)
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
-        part.requires_grad_(False).eval()
+        part.requires_grad_(False).eval().float()  # a config's own precision may be half
         _refuse_batch_mixing(part, base.reference)
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
     return LoadedBase(pipeline, schedule, base.image_size, torch.device(device))

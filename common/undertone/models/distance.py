@@ -1,14 +1,17 @@
 """KID between sets of images, on features of the base model's public encoder (Binkowski et al. 2018).
 
-KID is the unbiased squared maximum mean discrepancy with the kernel (x.y/d + 1)^3. The features are
-the autoencoder's latents, each standardised by public images, so nothing private shapes the measure.
+KID is the unbiased squared maximum mean discrepancy with the kernel (x.y/d + 1)^3. The features are the
+spatial mean and deviation of every channel at every stage of the autoencoder's encoder, each standardised
+by public images, so nothing private shapes the measure. (Raw latents compare place by place and rank a
+drawn chest no nearer to chest X-rays than a random picture; docs/benchmarks.md has the table.)
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor, nn
 
 from undertone.models.base import LoadedBase
 
@@ -29,24 +32,41 @@ def _kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float6
 
 
 @dataclass(frozen=True)
-class LatentFeatures:
-    """Latents standardised by the mean and deviation of public images."""
+class EncoderFeatures:
+    """Features of one base's encoder, standardised by the mean and deviation of public images."""
 
+    base: LoadedBase
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]
 
     @classmethod
-    def from_public(cls, latents: NDArray[np.float32]) -> "LatentFeatures":
-        """Fit to latents [n, c, h, w] of public images."""
-        flat = latents.reshape(len(latents), -1).astype(np.float64)
-        return cls(flat.mean(0), flat.std(0) + 1e-6)
+    def from_public(cls, base: LoadedBase, images: NDArray[np.uint8]) -> "EncoderFeatures":
+        """Standardise by public images [n, h, w, 3]."""
+        raw = _encoder_statistics(base, images)
+        return cls(base, raw.mean(0), raw.std(0) + 1e-6)
 
-    def of(self, latents: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Features [n, d] of latents [n, c, h, w]."""
-        return (latents.reshape(len(latents), -1).astype(np.float64) - self.mean) / self.deviation
+    def of(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Features [n, d] of images [n, h, w, 3]."""
+        return (_encoder_statistics(self.base, images) - self.mean) / self.deviation
 
 
-def encode_images(base: LoadedBase, images: list[Image.Image]) -> NDArray[np.float32]:
-    """Latents of images of the base's size, in batches."""
-    pixels = np.stack([np.asarray(image.convert("RGB"), dtype=np.uint8) for image in images])
-    return np.concatenate([base.encode(pixels[start : start + _BATCH]) for start in range(0, len(pixels), _BATCH)])
+@torch.no_grad()
+def _encoder_statistics(base: LoadedBase, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Mean and deviation over space of each channel after each stage, [n, 2 * channels of all stages]."""
+    encoder = base.pipeline.vae.encoder
+    batches: list[NDArray[np.float64]] = []
+    for start in range(0, len(images), _BATCH):
+        found: list[Tensor] = []
+
+        def keep(_module: nn.Module, _args: object, output: Tensor, found: list[Tensor] = found) -> None:
+            found.extend((output.mean((2, 3)), output.std((2, 3))))
+
+        stages = [encoder.conv_in, *encoder.down_blocks, encoder.mid_block]
+        handles = [stage.register_forward_hook(keep) for stage in stages]
+        try:
+            base.encode(images[start : start + _BATCH])
+        finally:
+            for handle in handles:
+                handle.remove()
+        batches.append(torch.cat(found, 1).double().cpu().numpy())
+    return np.concatenate(batches)

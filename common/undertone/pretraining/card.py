@@ -42,13 +42,14 @@ Captions use {words} words, each one token; other text falls back to bytes that 
 | UNet | blocks (64, 128), 1 layer each, cross-attention 64 | {unet_training} |
 | scheduler | DDIM, 1000 steps, v-prediction, betas rescaled to zero final signal | sample with 20 steps |
 
-Weights are stored in half precision. Made by `python -m undertone.pretraining.tiny` on CPU.
+Weights are stored in half precision. Made by `python -m undertone.pretraining.tiny` on CPU (no GPU).
 
 ## Limits
 
 It knows 32 x 32 drawings and nothing else. Its "chest" is a phantom, not a radiograph; nothing it makes
-has any medical meaning. Small letters and textures are often wrong. It has no safety checker because its data
-holds nothing to check for; what you adapt it to may.
+has any medical meaning. Shapes come out as blobs of the right colours, small letters and textures are often
+wrong, and "a picture of a digit" needs a colour or "soft white" before "digit". It has no safety checker
+because its data holds nothing to check for; what you adapt it to may.
 """
 
 

@@ -1,0 +1,166 @@
+"""From RUN to release: refused where plan, code or folder are not what they should be, whole after any kill."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
+
+from tests.support.dummy import DummyMethod
+from tests.support.faults import Killed, kill_before
+from tests.support.world import World, identify
+from undertone.canonical import canonical_json
+from undertone.errors import FolderError, NotApproved, NotVerified, PlanChanged, Refused
+from undertone.manifest import check_manifest
+from undertone_cli.inprocess import InProcessGrid, run_inprocess
+from undertone_client.app import app as client_app
+from undertone_server import release
+from undertone_server.app import app as server_app
+from undertone_server.run import RunFolder
+
+Make = Callable[..., World]
+
+
+@pytest.fixture(autouse=True)
+def no_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dummy base draws no pictures, and the odometer's accountant takes a second."""
+    monkeypatch.setattr(release, "_draw_samples", lambda _plan, part, *_: (part / "samples.png").write_bytes(b"png"))
+    monkeypatch.setattr("undertone_server.telemetry.epsilon_pld", lambda *_: 1.0)
+
+
+def run(world: World) -> None:
+    run_inprocess(server_app, client_app, world.run.folder, world.sites.values())
+
+
+def test_a_study_leaves_a_signed_release_and_events(make_world: Make) -> None:
+    world = make_world()
+    run(world)
+    check_manifest(world.run.release)
+    names = {path.name for path in world.run.release.iterdir()}
+    assert "dummy.safetensors" in names
+    assert "samples.png" in names
+    assert list((world.run.folder / "events").iterdir())
+
+
+@pytest.mark.parametrize("step", ["write_durable", "privacy_statement", "model_card", "write_manifest"])
+def test_a_kill_while_releasing_leaves_no_half_release(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    world = make_world()
+
+    with monkeypatch.context() as patch:
+        kill_before(patch, release, step)
+        with pytest.raises(Killed):
+            run(world)
+    assert not world.run.release.exists()
+    run(world)
+    check_manifest(world.run.release)
+    assert not world.run.release.with_name("release.part").exists()
+    assert world.charges() == [(1, 1)]
+
+
+def test_a_finished_study_is_not_run_again(make_world: Make) -> None:
+    world = make_world()
+    run(world)
+    with pytest.raises(FolderError, match="this study is done"):
+        run(world)
+
+
+def test_the_missing_sites_are_in_the_statement_with_their_reason(make_world: Make) -> None:
+    world = make_world()
+    policy = world.sites["south"] / "policy.toml"
+    policy.write_text(policy.read_text(encoding="utf-8").replace(world.plan.digest, "0" * 64), encoding="utf-8")
+    run(world)
+    cohort = json.loads((world.run.release / "privacy.json").read_text(encoding="utf-8"))["cohort"]
+    assert cohort["sites_in_the_sum"] == ["east", "north"]
+    assert list(cohort["sites_missing"]) == ["south"]
+    assert cohort["sites_missing"]["south"].startswith("NotApproved")
+
+
+def test_a_plan_for_other_code_is_not_run(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world()
+    monkeypatch.setattr("undertone_server.study.package_sha256", lambda: "0" * 64)
+    with pytest.raises(PlanChanged, match="other code"):
+        run(world)
+    assert world.charges() == []
+
+
+@pytest.mark.parametrize("name", ["plan.json", "plan.sig", "coordinator.key"])
+def test_a_run_without_one_of_its_parts_is_refused(make_world: Make, name: str) -> None:
+    world = make_world()
+    (world.run.folder / name).unlink()
+    with pytest.raises(FolderError, match=r"plan\.json|plan\.sig|coordinator\.key"):
+        run(world)
+
+
+def test_a_plan_changed_in_place_is_refused(make_world: Make) -> None:
+    world = make_world()
+    tables = world.plan.model_dump(mode="json")
+    tables["privacy"]["sigma"] = 65
+    (world.run.folder / "plan.json").write_bytes(canonical_json(tables))
+    with pytest.raises(NotApproved):
+        run(world)
+    assert world.charges() == []
+
+
+def test_a_base_that_changed_since_the_plan_is_refused(make_world: Make, dummy_base: Path) -> None:
+    world = make_world()
+    config = dummy_base / "scheduler" / "scheduler_config.json"
+    before = config.read_text(encoding="utf-8")
+    try:
+        config.write_text("{ }", encoding="utf-8")
+        with pytest.raises(PlanChanged, match="scheduler_config"):
+            run(world)
+    finally:
+        config.write_text(before, encoding="utf-8")
+
+
+def test_a_release_whose_method_writes_more_is_whole(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest covers whatever files a method's weights make."""
+    world = make_world()
+    weights = DummyMethod.weights
+    monkeypatch.setattr(DummyMethod, "weights", lambda self, w: {"extra.safetensors": {}, **weights(self, w)})
+    run(world)
+    (world.run.release / "extra.safetensors").unlink()
+    with pytest.raises(NotVerified, match=r"extra\.safetensors"):
+        check_manifest(world.run.release)
+
+
+def test_a_crashing_node_sends_no_word_of_its_exception(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world()
+
+    def crash(*_: Any) -> None:
+        raise RuntimeError("patient-1 scan-0002.png")
+
+    monkeypatch.setattr("undertone_client.app.Node", crash)
+    identify()
+    grid = InProcessGrid(client_app, {SUPERLINK_NODE_ID + 1: world.sites["north"]})
+    message = Message(RecordDict(), dst_node_id=SUPERLINK_NODE_ID + 1, message_type="query.hello")
+    (reply,) = grid.send_and_receive([message])
+    assert reply.has_error()
+    assert "patient" not in str(reply.error)
+    assert "scan" not in str(reply.error)
+
+
+def test_a_request_that_cannot_be_read_gets_no_answer(make_world: Make) -> None:
+    world = make_world()
+    identify()
+    grid = InProcessGrid(client_app, {SUPERLINK_NODE_ID + 1: world.sites["north"]})
+    content = RecordDict({"header": ConfigRecord({"protocol": "one"})})
+    message = Message(content, dst_node_id=SUPERLINK_NODE_ID + 1, message_type="train.prepare")
+    (reply,) = grid.send_and_receive([message])
+    assert reply.has_error()
+
+
+def test_refusals_and_bad_input_have_their_exit_codes() -> None:
+    assert (FolderError("x").exit_code, PlanChanged("x").exit_code) == (2, 3)
+    assert issubclass(NotApproved, Refused)
+
+
+def test_a_new_run_is_never_laid_over_an_old_one(make_world: Make) -> None:
+    world = make_world()
+    with pytest.raises(FolderError, match="exists already"):
+        RunFolder.create(world.run.folder, world.plan, {})
