@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from PIL import Image, ImageFilter
 
 from undertone.pretraining.palette import Mask, Pixels, pick, with_article
 
@@ -14,16 +15,25 @@ ORGANS = ("chest", "head", "knee", "abdomen")
 TONES = ("bright", "", "dark")
 RADIOGRAPHS = ("chest", "knee", "abdomen")
 _GAMMA = {"bright": (0.45, 0.75), "": (0.85, 1.2), "dark": (1.5, 2.3)}
+_ZOOM = {"chest": (0.75, 1.3), "head": (0.85, 1.2), "knee": (0.85, 1.3), "abdomen": (0.85, 1.2)}
 _CHEST_SHARE = 0.4
 _X_RAY_SHARE = 0.2
+_BLUR_SHARE = 0.4
 
 
 class _Plate:
-    """A square of density in 0..1 on which soft forms are painted; coordinates in -1..1, y downwards."""
+    """A square of density in 0..1 on which soft forms are painted; coordinates in -1..1, y downwards.
 
-    def __init__(self, size: int, level: float) -> None:
+    The body lies on it as bodies do: nearer or farther, off the middle, a little turned and stretched.
+    """
+
+    def __init__(self, rng: np.random.Generator, size: int, level: float, zoom: float) -> None:
         grid = (np.arange(size, dtype=np.float32) * 2 + 1) / np.float32(size) - 1
-        self.y, self.x = np.meshgrid(grid, grid, indexing="ij")
+        down, across = np.meshgrid(grid, grid, indexing="ij")
+        turn, stretch = rng.normal(0, 0.05), rng.uniform(0.92, 1.08)
+        cos, sin = math.cos(turn), math.sin(turn)
+        x, y = (cos * across + sin * down) * stretch / zoom, (cos * down - sin * across) / stretch / zoom
+        self.x, self.y = (x + rng.normal(0, 0.06)).astype(np.float32), (y + rng.normal(0, 0.06)).astype(np.float32)
         self.density = np.full((size, size), level, dtype=np.float32)
 
     def ellipse(
@@ -56,7 +66,7 @@ def phantom(rng: np.random.Generator, size: int) -> tuple[Pixels, str]:
     """A phantom, R = G = B: pixels uint8 [size, size, 3] and its caption."""
     organ = "chest" if rng.random() < _CHEST_SHARE else pick(rng, ORGANS[1:])
     tone = pick(rng, TONES)
-    plate = _Plate(2 * size, level=rng.uniform(0.0, 0.08))
+    plate = _Plate(rng, 2 * size, level=rng.uniform(0.0, 0.08), zoom=rng.uniform(*_ZOOM[organ]))
     _DRAWERS[organ](rng, plate)
     pixels = _develop(rng, plate.density, tone)
     if organ in RADIOGRAPHS and rng.random() < _X_RAY_SHARE:
@@ -67,16 +77,27 @@ def phantom(rng: np.random.Generator, size: int) -> tuple[Pixels, str]:
 
 
 def _develop(rng: np.random.Generator, density: Mask, tone: str) -> Pixels:
-    """Average 2 x 2, apply the tone's gamma, a slow tilt of the light and a little grain."""
+    """Average 2 x 2, then what plates differ in: light, tone, contrast, slow unevenness, sharpness, grain."""
     half = density.shape[0] // 2
     small = density.reshape(half, 2, half, 2).mean(axis=(1, 3))
     slope = np.linspace(-1, 1, half, dtype=np.float32)
     across, down = np.float32(rng.normal(0, 0.03)), np.float32(rng.normal(0, 0.03))
-    small = small + across * slope[None] + down * slope[:, None]
+    small = small + across * slope[None] + down * slope[:, None] + rng.uniform(0, 0.1) * _unevenness(rng, half)
     curve = np.clip(small, 0, 1) ** np.float32(rng.uniform(*_GAMMA[tone]))
-    grain = rng.normal(0, 0.008, size=curve.shape).astype(np.float32)
-    levels = np.clip(np.rint(255 * (curve * rng.uniform(0.9, 1.0) + grain)), 0, 255).astype(np.uint8)
-    return np.repeat(levels[:, :, None], 3, axis=2)
+    floor, ceiling = rng.uniform(0, 0.15), rng.uniform(0.75, 1.0)
+    grain = rng.normal(0, rng.uniform(0.002, 0.014), size=curve.shape).astype(np.float32)
+    levels = np.clip(np.rint(255 * (floor + (ceiling - floor) * curve + grain)), 0, 255).astype(np.uint8)
+    plate = Image.fromarray(levels)
+    if rng.random() < _BLUR_SHARE:
+        plate = plate.filter(ImageFilter.GaussianBlur(rng.uniform(0.01, 0.03) * half))
+    return np.repeat(np.asarray(plate)[:, :, None], 3, axis=2)
+
+
+def _unevenness(rng: np.random.Generator, size: int) -> Mask:
+    """A smooth random field of deviation about 1: no two bodies have the same tissue."""
+    cells = int(rng.integers(3, 9))
+    coarse = Image.fromarray(rng.standard_normal((cells, cells)).astype(np.float32))
+    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
 
 
 def _chest(rng: np.random.Generator, plate: _Plate) -> None:
@@ -91,7 +112,7 @@ def _chest(rng: np.random.Generator, plate: _Plate) -> None:
     air = body - rng.uniform(0.25, 0.45)
     for side in (-1, 1):
         middle = (shift + side * rng.uniform(0.4, 0.46) * wide, low + rng.uniform(-0.12, 0.0))
-        radii = (rng.uniform(0.25, 0.33) * wide, rng.uniform(0.55, 0.7) * tall)
+        radii = (rng.uniform(0.19, 0.33) * wide, rng.uniform(0.45, 0.7) * tall)
         lung = plate.ellipse(middle, radii, turn=side * rng.uniform(0.05, 0.2), soft=0.3)
         dome = plate.ellipse((middle[0], low + 0.85 * tall), (0.5 * wide, 0.4), soft=0.25)
         lung = lung * (1 - dome)

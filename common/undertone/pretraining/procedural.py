@@ -13,12 +13,13 @@ import numpy as np
 
 from undertone.errors import InputError
 from undertone.pretraining.glyphs import DIGITS, LETTERS, sharp_glyph, soft_glyph
-from undertone.pretraining.palette import GREYS, HUES, Pixels
+from undertone.pretraining.palette import GREYS, HUES, Pixels, with_article
 from undertone.pretraining.phantoms import ORGANS, TONES, phantom
 from undertone.pretraining.shapes import SHAPES, TEXTURES, shape, texture
 
 NEUTRAL_CAPTION = "a picture"
 NEUTRAL_SHARE = 0.08  # of images carry the neutral caption instead of their own
+NOUN_SHARE = 0.3  # carry one noun, as in "a chest": where a learned token stands, nouns must mean something
 _SHORT_SHARE = 0.2  # of captions leave out "a picture of"
 _MIN_SIZE = 16
 
@@ -26,6 +27,8 @@ _FRAME_WORDS = ("a", "an", "picture", "of", "on", "and", "soft", "digit", "lette
 WORDS: tuple[str, ...] = tuple(
     sorted({*_FRAME_WORDS, *DIGITS, *LETTERS, *GREYS, *HUES, *SHAPES, *TEXTURES, *ORGANS, *TONES} - {""})
 )
+
+_NOUNS = frozenset({"digit", "letter", *SHAPES, *TEXTURES, *ORGANS})
 
 _Drawer = Callable[[np.random.Generator, int], tuple[Pixels, str]]
 _KINDS: tuple[tuple[float, _Drawer], ...] = (  # shares add up to 1
@@ -64,9 +67,17 @@ def draw(seed: int, index: int, size: int) -> PublicImage:
         raise InputError(f"seed {seed} and index {index} must be from 0 to 2^64 - 1; choose others")
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
     pixels, words = _pick_kind(rng.random())(rng, size)
-    if rng.random() < NEUTRAL_SHARE:
+    kind = rng.random()
+    if kind < NEUTRAL_SHARE:
         return PublicImage(pixels, NEUTRAL_CAPTION)
+    if kind < NEUTRAL_SHARE + NOUN_SHARE:
+        return PublicImage(pixels, with_article(noun_of(words)))
     return PublicImage(pixels, words if rng.random() < _SHORT_SHARE else f"a picture of {words}")
+
+
+def noun_of(words: str) -> str:
+    """The noun that says what a caption shows: "chest", "digit", "circle", "stripes"."""
+    return next(word for word in words_of(words) if word in _NOUNS)
 
 
 def words_of(caption: str) -> list[str]:
