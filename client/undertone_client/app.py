@@ -1,20 +1,29 @@
 """The Flower ClientApp: a thin relay from messages to the node and back."""
 
+import logging
 from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from undertone.messages import Kind
+from undertone import PROTOCOL
+from undertone.messages import Kind, Reply
 from undertone.transport import reply_to_records, request_from_records
 from undertone_client.node import Node
 
 app = ClientApp()
+_log = logging.getLogger("undertone.node")
 
 
 def _relay(kind: Kind, message: Message, context: Context) -> Message:
-    node = Node(Path(str(context.node_config["site-dir"])))
-    reply = node.handle(request_from_records(kind, message.content))
+    try:
+        node = Node(Path(str(context.node_config["site-dir"])))
+        reply = node.handle(request_from_records(kind, message.content))
+    except Exception as error:  # noqa: BLE001 - Flower would send the exception's text to the coordinator
+        _log.error("no answer to %s: %s", kind, error)
+        reply = Reply(
+            "", PROTOCOL, error="SiteFault", message="the site cannot answer; its operator finds why in its log"
+        )
     return Message(reply_to_records(reply), reply_to=message)
 
 

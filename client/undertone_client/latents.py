@@ -17,7 +17,7 @@ from undertone.models.pinned import PinnedBase
 from undertone_client.images import load_image
 from undertone_client.records import RecordTable
 
-_BATCH = 64
+_BATCH = 16
 
 
 def cached_latents(
@@ -35,22 +35,28 @@ def cached_latents(
         return read_array(path).astype(np.float32)
     latents = np.full((len(table.records), *base.latent_shape), np.nan, dtype=np.float32)
     for start in range(0, len(table.records), _BATCH):
-        found = _readable(table, start, base.image_size, note)
-        if found:
-            latents[list(found)] = base.encode(np.stack(list(found.values())))
-        progress(min(_BATCH, len(table.records) - start))
+        end = min(start + _BATCH, len(table.records))
+        # Every batch has the same shape, so that no image can move another's latents (see slots.py).
+        pixels = np.zeros((_BATCH, base.image_size, base.image_size, 3), dtype=np.uint8)
+        readable = _read_into(pixels, table, start, end, note)
+        latents[start:end][readable] = base.encode(pixels)[: end - start][readable]
+        progress(end - start)
     write_array(path, latents)
     return latents
 
 
-def _readable(table: RecordTable, start: int, size: int, note: Callable[[str], None]) -> dict[int, NDArray[np.uint8]]:
-    found: dict[int, NDArray[np.uint8]] = {}
-    for index in range(start, min(start + _BATCH, len(table.records))):
+def _read_into(
+    pixels: NDArray[np.uint8], table: RecordTable, start: int, end: int, note: Callable[[str], None]
+) -> NDArray[np.bool_]:
+    """Records start..end into the first places of `pixels`; which of them could be read."""
+    readable = np.zeros(end - start, dtype=np.bool_)
+    for place, record in enumerate(table.records[start:end]):
         try:
-            found[index] = load_image(table.root / table.records[index].file, size)
+            pixels[place] = load_image(table.root / record.file, pixels.shape[1])
+            readable[place] = True
         except DataError as error:
             note(f"zero row: {error}")
-    return found
+    return readable
 
 
 def _key(table: RecordTable, pinned: PinnedBase) -> str:

@@ -23,24 +23,28 @@ from undertone.errors import (
 )
 from undertone.keys import PLAN_DOMAIN, check_signature
 from undertone.messages import Reply, Request
-from undertone.methods.protocol import Method, UnitRecords
-from undertone.methods.registry import method_for
+from undertone.methods.protocol import UnitRecords
+from undertone.methods.registry import planned_method
 from undertone.models.base import LoadedBase, load_base
-from undertone.models.pinned import PinnedBase, check_pins, pin
+from undertone.models.pinned import check_pins, pin
 from undertone.package import package_sha256
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, OsEntropy, poisson_sample
-from undertone.privacy.ledger import Ledger
+from undertone.privacy.ledger import Ledger, commit_to_sum
 from undertone.privacy.quantise import site_sum
 from undertone.privacy.rows import row_generator, row_key
 from undertone.progress import reporter
 from undertone.secagg.plain import mask
 from undertone.stages import Contributions, MaskedVector
-from undertone.study import MethodTable
 from undertone_client.latents import cached_latents
 from undertone_client.records import RecordTable, read_records
 from undertone_client.site import SiteDir
+from undertone_client.slots import in_slots
 from undertone_client.state import Attempt, NodeState
+
+Row = NDArray[np.float32]
+RecordsOf = Callable[[str], UnitRecords | None]
+RowMaker = Callable[[list[UnitRecords]], NDArray[np.float32]]
 
 # What a coordinator is told: facts of plan and protocol. Everything else stays in node.log.
 _TOLD = (BudgetExceeded, NotApproved, PlanChanged, ProtocolError, ReplayedAttempt)
@@ -105,7 +109,10 @@ class Node:
     def _prepare(self, plan: Plan, request: Request, state: NDArray[np.float32], memory: NodeState) -> None:
         """Draw the coins once, then compute every sampled unit's row that is not on disk yet."""
         attempt, table = _attempt(plan, request), self._table(plan)
-        units = table.units()
+        pinned = pin(plan.model.base, plan.model.revision)
+        # Before the coins: whether a site can take part must not depend on how they fell.
+        check_pins(pinned, plan.model.files)
+        method, units = planned_method(plan, pinned), table.units()
         chosen = memory.sampled(attempt, _sha256(state))
         if chosen is None:
             coins = poisson_sample(self._entropy, len(units), plan.privacy.sampling_rate)
@@ -115,39 +122,42 @@ class Node:
         missing = [unit for unit in chosen if unit not in done]
         if not missing:
             return
-        method, pinned, base = self._model(plan)
+        base = _loaded(plan.model.base, plan.model.revision, self.site.config.device, digest_of(dict(pinned.files)))
         with reporter().task(f"{self.site.config.site}: reading images", len(table.records)) as progress:
             latents = cached_latents(self.site.cache, table, pinned, base, self.site.note, progress)
         with reporter().task(f"{self.site.config.site}: {method.name}", len(missing)) as progress:
             zero = np.zeros(plan.method.dimension, dtype=np.float32)
-            for block in _blocks(missing, self.site.config.micro_batch):
+            size = self.site.config.micro_batch
+            for block in _blocks(missing, size):
                 found = self._rows(
                     block,
-                    lambda unit: self._records(plan, attempt, unit, table, units[unit], latents),
-                    lambda records: method.rows(base, state, records, lambda _steps: None),
+                    size,
+                    lambda unit: self._records(plan, attempt, unit, table, units.get(unit, []), latents),
+                    lambda slots: method.rows(base, state, slots, lambda _steps: None),
                 )
                 memory.keep_rows(attempt, [(unit, found.get(unit, zero)) for unit in block])
                 progress(len(block))
 
-    def _rows(
-        self,
-        block: list[str],
-        records_of: Callable[[str], UnitRecords | None],
-        compute: Callable[[list[UnitRecords]], NDArray[np.float32]],
-    ) -> dict[str, NDArray[np.float32]]:
-        """Unit -> row of those that have one; a unit without becomes a zero row and a log line (PRIVACY 17)."""
+    def _rows(self, block: list[str], size: int, records_of: RecordsOf, compute: RowMaker) -> dict[str, Row]:
+        """Unit -> row of those that have one; a unit without becomes a zero row and a log line (PRIVACY 17).
+
+        Every call computes `size` slots, dummies where no unit is, so that no unit can change another's row,
+        not even in the last bit (`slots.py`). Where memory runs out, which depends on the shapes and not on
+        records, the same units are computed again in half as many slots.
+        """
         prepared = {unit: records_of(unit) for unit in block}
-        readable = {unit: records for unit, records in prepared.items() if records is not None}
+        readable = {unit: found for unit, found in prepared.items() if found is not None}
         try:
-            found = dict(zip(readable, compute(list(readable.values())), strict=True))
+            rows = compute(in_slots(list(readable.values()), size)) if readable else np.zeros((0, 0), np.float32)
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
-            if len(block) == 1:
+            if size == 1:
                 self.site.note(f"zero row: {block[0]} does not fit into memory")
                 return {}
-            half = len(block) // 2
-            return self._rows(block[:half], records_of, compute) | self._rows(block[half:], records_of, compute)
+            halves = _blocks(block, size // 2)
+            return {k: row for half in halves for k, row in self._rows(half, size // 2, records_of, compute).items()}
+        found = dict(zip(readable, rows, strict=False))
         for unit in block:
             if unit not in found or not np.isfinite(found[unit]).all():
                 self.site.note(f"zero row: {unit} has no finite row")
@@ -161,9 +171,14 @@ class Node:
         chosen, rows = memory.sampled(attempt, _sha256(state)), memory.rows(attempt)
         if chosen is None or set(chosen) != set(rows):
             raise ProtocolError(f"round {request.round}, attempt {request.attempt} was not prepared")
-        stacked = np.array([rows[unit] for unit in chosen], dtype=np.float32).reshape(-1, plan.method.dimension)
+        stacked = np.array([rows[unit] for unit in chosen], dtype=np.float32).reshape(
+            len(chosen), plan.method.dimension
+        )
         masked = mask(site_sum(Contributions(stacked), plan.grid.as_grid()))
-        ledger.charge(*attempt, plan.event, sha256_hex(masked.words.tobytes()), plan.privacy.max_attempts)
+        # The site's own secret is the salt: a plain hash of a sum could be tested by guessing one unit.
+        commitment = commit_to_sum(masked.words.astype(np.int64), self.site.secret())
+        once = plan.privacy.sampling_rate == 1
+        ledger.charge(*attempt, plan.event, commitment, plan.privacy.max_attempts, once_per_round=once)
         if not self.site.config.keep_rows:
             memory.forget(attempt)
         return masked
@@ -174,16 +189,6 @@ class Node:
         # A file that went missing after approval must not show outside: it becomes a zero row (PRIVACY 17).
         root = self.site.folder / config.data
         return read_records(root, plan.privacy.unit, data.unit_column, data.caption, metadata, missing_files=True)
-
-    def _model(self, plan: Plan) -> tuple[Method, PinnedBase, LoadedBase]:
-        pinned = pin(plan.model.base, plan.model.revision)
-        check_pins(pinned, plan.model.files)
-        method = method_for(MethodTable.model_validate({"name": plan.method.name, **plan.method.options}))
-        return (
-            method,
-            pinned,
-            _loaded(plan.model.base, plan.model.revision, self.site.config.device, digest_of(dict(pinned.files))),
-        )
 
     def _records(
         self,

@@ -66,7 +66,7 @@ def read_records(
         unit_column: the column that names the unit, for `patient`.
         caption: the template whose columns must exist.
         metadata: a metadata file elsewhere; by default `metadata.csv` or `.jsonl` in the folder.
-        missing_files: keep records whose file is not there.
+        missing_files: after approval: keep records whose file is not there; no record at all is an empty table.
 
     Raises:
         DataError: the first thing wrong, with file and line.
@@ -75,6 +75,8 @@ def read_records(
         raise DataError(f"{root} is not a folder")
     source = metadata or next((root / name for name in METADATA_NAMES if (root / name).is_file()), None)
     rows = _plain_folder(root) if source is None else _read_metadata(source)
+    if not rows and missing_files:
+        return RecordTable(root, ())
     if not rows:
         raise DataError(f"{root} holds no images" if source is None else f"{source} lists no images")
     _check_columns(rows[0][1], source, unit_column, caption)
@@ -96,7 +98,7 @@ def check_images(table: RecordTable, size: int, progress: Callable[[int], None])
         progress(1)
 
 
-def write_metadata(path: Path, records: Sequence[Record], unit_column: str | None) -> None:
+def write_metadata(path: Path, records: Sequence[Record]) -> None:
     """Write records as a metadata.csv (the reverse of `read_records`)."""
     names = sorted({name for record in records for name in record.columns})
     with path.open("w", newline="", encoding="utf-8") as stream:
@@ -173,6 +175,8 @@ def _record(
         raise DataError(f'{where}: file_name "{file}" must be a path within {root}')
     if unit == "patient" and not row.get(unit_column or "", "").strip():
         raise DataError(f"{where}: no {unit_column} for {file}; each record needs its patient")
+    if not _is_text(file) or not _is_text(row.get(unit_column or "", "")):
+        raise DataError(f"{where}: {file!r} is not UTF-8; rename it")
     name = {"record": path.as_posix(), "patient": row.get(unit_column or "", "").strip(), "site": "site"}[unit]
     return Record(path.as_posix(), name, {key: value for key, value in row.items() if key != "file_name"})
 
@@ -188,3 +192,12 @@ def _refuse_duplicates(records: list[Record], source: Path) -> None:
     file, count = Counter(record.file for record in records).most_common(1)[0]
     if count > 1:
         raise DataError(f"{source} lists {file} {count} times; a file belongs to one record")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8; file names on disk need not be."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -34,7 +34,7 @@ class NodeConfig(Section):
     data: str
     metadata: str | None = None
     device: str = "cpu"
-    micro_batch: int = Field(default=64, ge=1)
+    micro_batch: int = Field(default=32, ge=1)
     keep_rows: bool = False
 
 
@@ -95,7 +95,7 @@ def create_site(folder: Path, config: NodeConfig, policy: Policy, entropy: Entro
         FolderError: the folder is there already.
     """
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, mode=0o700)
     except FileExistsError:
         raise FolderError(f"{folder} exists already; a node's folder is never overwritten") from None
     (folder / "cache").mkdir()

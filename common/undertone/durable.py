@@ -23,7 +23,7 @@ def write_durable(path: Path, data: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise FolderError(
             f"{path} cannot be written: {error.strerror}; make room or fix the rights, then resume"
@@ -50,7 +50,8 @@ def read_array(path: Path) -> NDArray[np.generic]:
     return array
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make renames within a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

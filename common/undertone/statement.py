@@ -57,14 +57,15 @@ def privacy_statement(
             "rounds": privacy.rounds,
             "max_attempts": privacy.max_attempts,
             "attempts_charged": charges,
-            "floating_point": "none after clipping: rows are integers, noise is drawn exactly",
+            "floating_point": "rows are computed in batches of fixed shape, and that a row does not depend on its "
+            "neighbours is measured, not proved; from clipping on there are only integers, and noise is drawn exactly",
             "cut_at_12_sigma": "charged to delta",
         },
         "utility": {"noise_to_signal_planned": privacy.noise_to_signal, "allow_noisy": privacy.allow_noisy},
         "method": {"name": plan.method.name, "options": dict(plan.method.options)},
         "model": {"base": plan.model.base, "revision": plan.model.revision, "licence": plan.model.licence},
         "cohort": {
-            "units_published": dict(plan.cohort.units),
+            "units_public": dict(plan.cohort.units),
             "units_origin": plan.cohort.units_origin,
             "sites_in_the_sum": list(sites),
             "sites_missing": dict(missing),
@@ -80,9 +81,14 @@ def privacy_statement(
 
 def trust_assumptions(plan: Plan) -> list[Json]:
     """What the guarantee rests on (PRIVACY 17, 18)."""
+    simulated = [
+        "The cohort's figures were counted from the images by simulate and are not covered by epsilon; in a real study "
+        "each site publishes a round figure instead."
+    ]
     return [
+        *(simulated if plan.cohort.units_origin != "published" else []),
         "Noise is added by the coordinator: it is trusted with the sum before noise, and epsilon holds against "
-        "everyone else.",
+        "everyone but it and the unit's own site.",
         "Aggregation is plain: the coordinator also sees each site's sum.",
         "Each node is trusted to clip and to keep its coins secret.",
         f"Hyper-parameters ({', '.join(sorted(plan.method.options))}, clip norm, rounds) are taken as public: if they "

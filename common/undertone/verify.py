@@ -1,4 +1,4 @@
-"""Verify a release: signature, files, plan, ledger chain, and the epsilon recomputed from what was charged."""
+"""Verify a release: signatures, files, ledger chain, charges equal to the plan's event, epsilon recomputed from it."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from undertone.canonical import canonical_json
+from undertone.canonical import Json, canonical_json
 from undertone.errors import LedgerCorrupt, LedgerUnavailable, NotApproved, NotVerified, PlanChanged, StudyError
 from undertone.keys import PLAN_DOMAIN, check_signature
 from undertone.manifest import check_manifest
@@ -69,12 +69,20 @@ def verify(folder: Path, coordinator: str | None = None) -> Verified:
             f"plan.json claims epsilon {plan.privacy.epsilon}, its mechanism gives {epsilon}: "
             "another version of dp-accounting, or a false plan"
         )
-    if canonical_json(statement) != canonical_json(expected):
-        changed = next(key for key in sorted({*statement, *expected}) if statement.get(key) != expected.get(key))
+    if not _same(statement, expected):
+        differing = (key for key in sorted({*statement, *expected}) if not _same(statement.get(key), expected.get(key)))
+        changed = next(differing, "its spelling")
         raise NotVerified(f"privacy.json says something else than plan and ledger do: {changed}")
     return Verified(
         plan.study, plan.digest, signer, epsilon, epsilon_rdp, plan.privacy.delta, plan.privacy.unit, charges
     )
+
+
+def _same(stated: Json, expected: Json) -> bool:
+    try:
+        return canonical_json(stated) == canonical_json(expected)
+    except ValueError:  # NaN or infinity, which no statement holds
+        return False
 
 
 def _plan(folder: Path, signer: str) -> Plan:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -44,21 +45,21 @@ class Bars:
     def task(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
         """One bar; a line at its beginning where no bar can be drawn."""
         if not self._console.is_terminal:
-            self._console.print(f"{label} ({total})")
-        bar = self._progress.add_task(label, total=total)
+            self._console.print(f"{label} ({total})", markup=False)
+        bar = self._progress.add_task(escape(label), total=total)
         yield lambda steps: self._progress.advance(bar, steps)
         self._progress.stop_task(bar)
 
     def line(self, text: str) -> None:
         """One line above the bars."""
-        self._console.print(text)
+        self._console.print(text, markup=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a small table; the first column is text, the others numbers or words."""
-    drawn = Table(title=title, title_justify="left")
+    drawn = Table(title=escape(title), title_justify="left")
     for index, column in enumerate(columns):
         drawn.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(escape, row))
     out.print(drawn)

@@ -7,7 +7,7 @@ import click
 import numpy as np
 from PIL import Image
 
-from undertone.errors import InputError
+from undertone.errors import FolderError, InputError
 from undertone.progress import reporting
 from undertone.verify import verify
 from undertone_cli.console import Bars, out, table
@@ -26,7 +26,6 @@ base = "embedded:tiny"
 name = "dpagg-ti"
 token = "<digits>"
 initial_word = "picture"
-rescale = 1.5
 [privacy]
 unit = "record"
 epsilon = 4.0
@@ -65,8 +64,11 @@ def demo(folder: Path) -> dict[str, float]:
         UndertoneError: see `simulate`.
     """
     refuse_existing(folder)
-    folder.mkdir(parents=True)
-    write_digits(folder / "data")
+    try:
+        folder.mkdir(parents=True)
+        write_digits(folder / "data")
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be written: {error.strerror}; choose another --out") from None
     study = folder / "study.toml"
     study.write_text(STUDY, encoding="utf-8")
     release = simulate(study, folder / "data", folder / "run", holdout=0.3)

@@ -77,7 +77,7 @@ def _write(folder: Path, images: list[Image.Image], prompt: str, seeds: list[int
         writer.writerow(["file_name", "prompt", "seed", "synthetic"])
         for number, (image, seed) in enumerate(zip(images, seeds, strict=True)):
             marks = PngInfo()
-            marks.add_text("Synthetic", "yes; made by Undertone, shows no real person or patient")
+            marks.add_text("Synthetic", "yes; made by Undertone")
             marks.add_text("Description", prompt)
             marks.add_text("Undertone-Plan", plan.digest)
             path = folder / f"{number:05d}.png"
@@ -95,7 +95,7 @@ def _write(folder: Path, images: list[Image.Image], prompt: str, seeds: list[int
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="A new folder for the images.")
 @click.option("--steps", default=25, show_default=True, type=click.IntRange(min=1), help="Denoising steps.")
 @click.option("--guidance", default=1.0, show_default=True, help="Classifier-free guidance; 1 is none.")
-@click.option("--seed", type=int, help="Public seed of the first image; fresh by default.")
+@click.option("--seed", type=click.IntRange(0, 2**62), help="Public seed of the first image; fresh by default.")
 def command(
     release: Path, prompt: str, count: int, folder: Path, steps: int, guidance: float, seed: int | None
 ) -> None:
@@ -106,4 +106,4 @@ def command(
     """
     with Bars() as bars, reporting(bars):
         paths = generate(release, prompt, count, folder, steps=steps, guidance=guidance, seed=seed)
-    out.print(f"{len(paths)} images in {folder}; look at {folder / 'grid.png'}", highlight=False)
+    out.print(f"{len(paths)} images in {folder}; look at {folder / 'grid.png'}", highlight=False, markup=False)

@@ -62,4 +62,4 @@ def command(study: Path, as_json: bool) -> None:
         table(f"plan of {plan.study}", ["", ""], describe(plan))
     refuse_noise(plan)
     if not as_json:
-        out.print(f"Next: undertone simulate {study} --data FOLDER --out RUN", highlight=False)
+        out.print(f"Next: undertone simulate {study} --data FOLDER --out RUN", highlight=False, markup=False)

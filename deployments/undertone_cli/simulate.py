@@ -75,7 +75,7 @@ def _prepare(
     holdout: float,
 ) -> None:
     """Check everything, then write RUN whole: plan, signed, and a SITE_DIR for each site."""
-    refuse_existing(folder)
+    refuse_existing(folder, "choose another --out, or --resume to go on with it")
     if not 0 <= holdout < 1:
         raise StudyError(f"--holdout {holdout} must be at least 0 and below 1")
     shares = split(study, data, split_by, sites, holdout)
@@ -97,16 +97,15 @@ def _prepare(
 
 
 def round_units(count: int) -> int:
-    """A public round figure N_i for a simulated site: the count cut to two digits."""
-    step: int = 10 ** max(len(str(count)) - 2, 0)
-    return max(count // step * step, 1)
+    """A public round figure N_i for a simulated site: the count cut to tens, to two digits from 1,000 on."""
+    step: int = 10 ** max(len(str(count)) - 2, 1)
+    return count // step * step or count
 
 
 def _write_run(part: Path, plan: Plan, study: Study, study_file: Path, shares: dict[str, SiteData]) -> None:
     run = RunFolder.create(part, plan, {"setting": SIMULATION, "engine": "inprocess"})
     shutil.copyfile(study_file, part / "study.toml")
     policy = Policy(coordinator=public_hex(run.key()), approved=[plan.digest])
-    unit_column = study.data.unit_column
     for site, share in shares.items():
         config = NodeConfig(
             site=site,
@@ -115,10 +114,10 @@ def _write_run(part: Path, plan: Plan, study: Study, study_file: Path, shares: d
             keep_rows=bool(share.holdout.records),
         )
         create_site(part / "sites" / site, config, policy, OsEntropy())
-        write_metadata(part / "sites" / site / "metadata.csv", share.training.records, unit_column)
+        write_metadata(part / "sites" / site / "metadata.csv", share.training.records)
         if share.holdout.records:
             (part / "holdout" / site).mkdir(parents=True)
-            write_metadata(part / "holdout" / site / "metadata.csv", share.holdout.records, unit_column)
+            write_metadata(part / "holdout" / site / "metadata.csv", share.holdout.records)
 
 
 def _check_same_study(study_file: Path, folder: Path) -> None:
@@ -168,7 +167,7 @@ def command(
     engine: str,
     resume: bool,
 ) -> None:
-    """Run STUDY.toml with all its sites on this machine.
+    """Run STUDY.toml with all its sites on this machine; --resume takes data and split from RUN.
 
     --data is a folder in the Hugging Face imagefolder convention (metadata.csv or .jsonl with file_name and any
     columns), or a folder of such folders, one for each site. Each site becomes a node with a folder of its own

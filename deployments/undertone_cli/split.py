@@ -36,6 +36,8 @@ def split(study: Study, data: Path, split_by: str | None, sites: int | None, hol
         if not share.training.records:
             raise DataError(f"{site} has no units left beside those held out; lower --holdout or give it more images")
         shares[site] = share
+    if holdout and sum(len(share.holdout.records) for share in shares.values()) < 2:
+        raise DataError(f"--holdout {holdout} holds out fewer than two images, too few to compare with; raise it")
     return shares
 
 

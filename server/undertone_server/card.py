@@ -26,7 +26,7 @@ Images made with it are synthetic; say so where you show them.
 
 For any one unit ({unit}), adding or removing it changes the probability of any outcome by at most a factor
 e^epsilon with **epsilon = {epsilon:.4g}**, but for a probability of **delta = {delta:g}**.
-`privacy.json` states the mechanism; `undertone verify .` recomputes the figure from the ledger.
+`privacy.json` states the mechanism; `undertone verify .` recomputes the figure and checks the ledger.
 
 {trust}
 
@@ -37,14 +37,14 @@ Not a medical device: no image made with it may support a diagnosis.
 """
 
 
-def model_card(plan: Plan, prompt: str) -> str:
-    """The card of a release; plan facts only."""
+def model_card(plan: Plan, prompt: str, sites: int) -> str:
+    """The card of a release whose sum holds `sites` sites; facts of the plan."""
     return _CARD.format(
         licence=plan.model.licence,
         base=plan.model.base,
         study=plan.study,
         method=plan.method.name,
-        sites=len(plan.cohort.units),
+        sites=sites,
         prompt=prompt,
         unit=plan.privacy.unit,
         epsilon=plan.privacy.epsilon,

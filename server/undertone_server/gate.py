@@ -9,7 +9,7 @@ from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger, Receipt, commit_to_sum
 from undertone.privacy.noise import rounded_gaussian
-from undertone.stages import NoisedSum, Sum
+from undertone.stages import PER_ROW, NoisedSum, Sensitivity, Sum
 from undertone_server.run import RunFolder
 
 
@@ -39,10 +39,13 @@ def pass_gate(
         MechanismViolation: bound, noise level or sum are not what the plan and the receipt say.
         BudgetExceeded: the plan's attempts are used up; Q stays where it is.
     """
-    if total.sensitivity.l2 != plan.privacy.sensitivity:
+    if total.sensitivity != Sensitivity(plan.privacy.sensitivity, PER_ROW):
         raise MechanismViolation(
-            f"the sum can move by {total.sensitivity.l2}, the plan says {plan.privacy.sensitivity}; nothing was opened"
+            f"the sum can move by {total.sensitivity}, the plan says {plan.privacy.sensitivity}, {PER_ROW}; "
+            "nothing was opened"
         )
+    if run.kept_noised(round_) is not None:
+        raise MechanismViolation(f"round {round_} has its noise already; a sum is never noised twice")
     commitment = commit_to_sum(total.values, salt)
     receipt = ledger.receipt(plan.digest, round_, attempt)
     if receipt is None:

@@ -1,5 +1,6 @@
 """The release: the only module that writes weights (DESIGN 2, 6)."""
 
+import io
 import shutil
 from pathlib import Path
 
@@ -8,12 +9,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from undertone.canonical import Json, canonical_json
-from undertone.durable import write_durable
+from undertone.durable import sync_folder, write_durable
 from undertone.manifest import write_manifest
 from undertone.methods.protocol import Method
 from undertone.models.adapted import attach, read_weights
 from undertone.models.base import load_base
-from undertone.models.grid import save_grid
+from undertone.models.grid import image_grid
 from undertone.models.pinned import check_pins, pin
 from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
@@ -43,14 +44,15 @@ def release(
     for name, tensors in method.weights(state).items():
         write_durable(part / name, save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
     for name in ("plan.json", "plan.sig"):
-        shutil.copyfile(run.folder / name, part / name)
+        write_durable(part / name, (run.folder / name).read_bytes())
     statement = _statement(run, plan, part, sites, missing)
     write_durable(part / "privacy.json", canonical_json(statement))
     before, after = method.sample_prompts(plan.data.caption)
     _draw_samples(plan, part, before, after)
-    write_durable(part / "README.md", model_card(plan, after).encode())
+    write_durable(part / "README.md", model_card(plan, after, len(sites)).encode())
     write_manifest(part, run.key())
     part.rename(run.release)
+    sync_folder(run.folder)
     return Release(run.release)
 
 
@@ -77,4 +79,6 @@ def _draw_samples(plan: Plan, part: Path, before: str, after: str) -> None:
         if prompt == after:
             attach(base, read_weights(part))
         rows[label] = base.sample([prompt] * SAMPLES, seeds, steps=SAMPLE_STEPS, guidance=SAMPLE_GUIDANCE)
-    save_grid(part / "samples.png", rows)
+    picture = io.BytesIO()
+    image_grid(rows).save(picture, "PNG")
+    write_durable(part / "samples.png", picture.getvalue())

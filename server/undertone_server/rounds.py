@@ -41,13 +41,15 @@ class Coordinator:
         rounds = self.plan.privacy.rounds
         with reporter().task(f"rounds, epsilon {self.plan.privacy.epsilon:.4g} in all", rounds) as progress:
             for round_ in range(1, rounds + 1):
-                kept = self.run.kept_state(round_)
-                state = kept if kept is not None else self._round(round_, state)
+                state = self._round(round_, state)
                 progress(1)
         return state
 
     def _round(self, round_: int, state: NDArray[np.float32]) -> NDArray[np.float32]:
         noised = reopen(self.plan, self.ledger, self.run, round_)
+        kept = self.run.kept_state(round_)
+        if noised is not None and kept is not None:
+            return kept
         if noised is None:
             noised = self._noised_sum(round_, state)
         updated = update(self.method, self.plan, state, noised)
@@ -80,10 +82,7 @@ class Coordinator:
                 f"round {round_}: the plan's {self.plan.privacy.max_attempts} attempts are used up (one that was "
                 "interrupted while sites answered counts); plan the study anew"
             )
-        attempt = asked[-1] + 1 if asked else 1
-        if asked:
-            self.ledger.note("void", {"digest": self.plan.digest, "round": round_, "attempt": asked[-1]})
-        return attempt
+        return asked[-1] + 1 if asked else 1
 
     def _ask_sites(self, round_: int, attempt: int, state: NDArray[np.float32]) -> Sum:
         """Prepare (long; nothing leaves), then contribute (short), then open the sum alone.
@@ -94,6 +93,8 @@ class Coordinator:
         plan, signature = self.plan.as_bytes(), self.run.signature()
         prepare = Request("prepare", PROTOCOL, plan, signature, round_, attempt, state)
         self._enough(len(self.sites.ask(prepare)))
+        if attempt > 1:
+            self.ledger.note("void", {"digest": self.plan.digest, "round": round_, "attempt": attempt - 1})
         self.run.mark_asked(round_, attempt)
         contribute = Request("contribute", PROTOCOL, plan, signature, round_, attempt, state)
         replies = self.sites.ask(contribute)

@@ -9,7 +9,10 @@ events/                 TensorBoard
 release/                what leaves
 """
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from undertone.canonical import Json, canonical_json
-from undertone.durable import read_array, write_array, write_durable
+from undertone.durable import read_array, sync_folder, write_array, write_durable
 from undertone.errors import FolderError
 from undertone.keys import PLAN_DOMAIN, check_signature, create_key, load_key, public_hex, sign
 from undertone.plan import Plan
@@ -76,6 +79,20 @@ class RunFolder:
         except (OSError, UnicodeDecodeError):
             raise FolderError(f"{self.folder / 'plan.sig'} cannot be read") from None
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within, this process alone runs the study: two would noise one sum twice.
+
+        Raises:
+            FolderError: another process holds it.
+        """
+        with (self.folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise FolderError(f"another process runs the study in {self.folder}; wait for it, or stop it") from None
+            yield
+
     def facts(self) -> dict[str, Json]:
         """run.json."""
         facts: dict[str, Json] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
@@ -85,13 +102,14 @@ class RunFolder:
 
     def attempts_asked(self, round_: int) -> list[int]:
         """The attempts of a round in which sites were asked for their vectors, in order."""
-        return sorted(int(path.name.split("-")[-1]) for path in self._round(round_).glob("asked-*"))
+        return sorted(int(path.stem.split("-")[-1]) for path in self._round(round_).glob("asked-*.mark"))
 
     def mark_asked(self, round_: int, attempt: int) -> None:
         """Durable before the first site is asked: from here on the attempt counts."""
         # 0700: the un-noised sum lies here for a moment, and its files are born readable by all.
         self._round(round_).mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_durable(self._round(round_) / f"asked-{attempt:03d}", b"")
+        sync_folder(self.checkpoints)
+        write_durable(self._round(round_) / f"asked-{attempt:03d}.mark", b"")
 
     def keep_sum(self, round_: int, attempt: int, total: Sum, salt: bytes) -> None:
         """Q, un-noised and private, with the salt that hides it in the ledger."""
@@ -147,11 +165,11 @@ class RunFolder:
         return self.checkpoints / f"round-{round_:06d}"
 
 
-def refuse_existing(folder: Path) -> None:
+def refuse_existing(folder: Path, advice: str = "choose another --out") -> None:
     """Raise if something is at `folder` already.
 
     Raises:
         FolderError: it is.
     """
     if folder.exists():
-        raise FolderError(f"{folder} exists already; choose another --out, or --resume to go on with it")
+        raise FolderError(f"{folder} exists already; {advice}")

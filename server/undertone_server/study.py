@@ -5,13 +5,13 @@ from pathlib import Path
 from flwr.serverapp import Grid
 
 from undertone.errors import FolderError, PlanChanged
-from undertone.methods.registry import method_for
+from undertone.methods.registry import planned_method
 from undertone.models.pinned import check_pins, pin
 from undertone.package import package_sha256
+from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.stages import Release
-from undertone.study import MethodTable
 from undertone_server.release import release
 from undertone_server.rounds import Coordinator
 from undertone_server.run import RunFolder
@@ -32,16 +32,21 @@ def run_study(grid: Grid, folder: Path, entropy: Entropy | None = None) -> Relea
     plan.check_version()
     if plan.package_sha256 != package_sha256():
         raise PlanChanged("the plan names other code than is installed here; install that version to go on")
-    if run.release.exists():
-        raise FolderError(f"{run.release} exists: this study is done")
+    with run.locked():
+        if run.release.exists():
+            raise FolderError(f"{run.release} exists: this study is done")
+        return _run(grid, run, plan, entropy or OsEntropy())
+
+
+def _run(grid: Grid, run: RunFolder, plan: Plan, entropy: Entropy) -> Release:
     base = pin(plan.model.base, plan.model.revision)
     check_pins(base, plan.model.files)
-    method = method_for(MethodTable.model_validate({"name": plan.method.name, **plan.method.options}))
+    method = planned_method(plan, base)
     sites = Sites(grid, tuple(plan.cohort.units), TIMEOUT_SECONDS)
-    telemetry = Telemetry(folder / "events", plan)
+    telemetry = Telemetry(run.folder / "events", plan)
     with Ledger.open(run.ledger) as ledger:
         sites.find()
-        study = Coordinator(plan, method, run, sites, ledger, telemetry, entropy or OsEntropy())
+        study = Coordinator(plan, method, run, sites, ledger, telemetry, entropy)
         state = study.run_rounds(method.initial_state(base))
     telemetry.close()
     opened = run.sites_opened(plan.privacy.rounds)

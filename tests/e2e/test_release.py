@@ -19,6 +19,7 @@ from undertone.keys import create_key, load_key, public_hex
 from undertone.manifest import MANIFEST, SIGNATURE, write_manifest
 from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
+from undertone.statement import privacy_statement
 from undertone.verify import verify
 
 FILES = {
@@ -195,8 +196,12 @@ def test_a_plan_with_a_false_claim_is_refused_though_signed(
     (copy / "plan.json").write_bytes(false.as_bytes())
     (copy / "plan.sig").write_text(sign(key_of(finished_run), PLAN_DOMAIN, false.digest), encoding="ascii")
     ledger(copy, false, [(1, 1)])
+    with Ledger.open(copy / "ledger.sqlite", read_only=True) as made:
+        head = made.head
+    said = privacy_statement(false, setting="simulation", ledger_head=head, charges=1, sites=sorted(SITES), missing={})
+    (copy / "privacy.json").write_bytes(canonical_json(said))  # the whole release tells one story, a false one
     sign_again(copy, key_of(finished_run))
-    with pytest.raises(NotVerified):
+    with pytest.raises(NotVerified, match=r"plan\.json claims"):
         verify(copy)
 
 

@@ -10,19 +10,22 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
-from tests.support.dummy import DIMENSION, DummyMethod, DummyOptions
+from tests.support.dummy import DIMENSION, SIZE, DummyBase, DummyMethod, DummyOptions
 from tests.support.images import write_folder
 from undertone import PROTOCOL, __version__
 from undertone.keys import PLAN_DOMAIN, public_hex, sign
 from undertone.messages import Reply, Request
+from undertone.methods.protocol import UnitRecords
 from undertone.models.pinned import pin
 from undertone.package import package_sha256
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import choose_grid
+from undertone.privacy.rows import row_generator, row_key
 from undertone_cli.inprocess import InProcessGrid
 from undertone_client.app import app as client_app
+from undertone_client.images import load_image
 from undertone_client.node import Node
 from undertone_client.site import NodeConfig, Policy, create_site
 from undertone_client.state import NodeState
@@ -147,6 +150,9 @@ class World:
         with NodeState(self.sites[site] / "state.sqlite") as state:
             return state.rows((self.plan.digest, round_, attempt))
 
+    def round_folder(self, round_: int = 1) -> Path:
+        return self.run.checkpoints / f"round-{round_:06d}"
+
     def run_rounds(self, absent: Sequence[str] = (), entropy: Entropy | None = None) -> NDArray[np.float32]:
         """A coordinator's process from start to end, as `run_study` does it, without model or release."""
         identify()
@@ -174,3 +180,12 @@ def build_world(
         config = NodeConfig(site=site, data=str(data), micro_batch=micro_batch, keep_rows=keep_rows)
         world.sites[site] = create_site(folder / "sites" / site, config, policy, OsEntropy()).folder
     return world
+
+
+def oracle_row(world: World, site: str, patient: str) -> np.ndarray:
+    """A patient's row, worked out slowly from the files."""
+    rows = [row for row in world.records[site] if row["patient_id"] == patient]
+    images = np.stack([load_image(world.folder / "data" / site / row["file_name"], SIZE) for row in rows])
+    secret = (world.sites[site] / "secret.key").read_bytes()
+    generator = row_generator(row_key(secret, world.plan.digest, 1, 1, patient))
+    return DummyMethod.row(START, UnitRecords(DummyBase().encode(images), ("",) * len(rows), generator))

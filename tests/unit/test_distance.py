@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from undertone.models.base import load_base
 from undertone.models.distance import EncoderFeatures, kid
 from undertone.models.pinned import pin

@@ -15,6 +15,8 @@ from undertone.models.pinned import pin
 
 WORD, TOKEN = "picture", "<private>"
 
+MIN_TIME = 0.3
+
 
 def make_unit(number: int, images: int) -> UnitRecords:
     drawn = np.random.Generator(np.random.Philox(key=number))
@@ -50,7 +52,8 @@ def oracle(folder: Path, unit: UnitRecords, steps: int, rate: float) -> np.ndarr
             table[number] = row
         image = step % len(unit.captions)
         noise = torch.from_numpy(unit.generator.standard_normal((4, 8, 8), dtype=np.float32))[None]
-        t = int((phase + step * (math.sqrt(5) - 1) / 2) % 1.0 * config.num_train_timesteps)
+        turn = (phase + step * (math.sqrt(5) - 1) / 2) % 1.0
+        t = int((MIN_TIME + (1 - MIN_TIME) * turn) * config.num_train_timesteps)
         a, s = math.sqrt(bars[t]), math.sqrt(1 - bars[t])
         x = torch.from_numpy(unit.latents[image])[None]
         ids = tokenizer(unit.captions[image], padding="max_length", return_tensors="pt").input_ids
@@ -69,7 +72,7 @@ def oracle(folder: Path, unit: UnitRecords, steps: int, rate: float) -> np.ndarr
 def test_rows_are_those_of_the_papers_algorithm(which: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(which)
     pinned = pin(str(folder))
-    settings = Inversion(TOKEN, 1, steps=6, learning_rate=0.02)
+    settings = Inversion(TOKEN, 1, steps=6, learning_rate=0.02, min_time=MIN_TIME)
     images = [1, 3, 2]
     units = [make_unit(number, count) for number, count in enumerate(images)]
     rows = invert(load_base(pinned), pinned.embedding_of(WORD)[None], units, settings, lambda _steps: None)

@@ -102,7 +102,7 @@ def test_commas_quotes_and_lines_within_a_value_survive(folder: Path, tmp_path: 
     odd = 'mass, "large"\nleft'
     rewrite(folder, lambda rows: rows[0].update(finding=odd))
     table = read(folder)
-    write_metadata(tmp_path / "copy.csv", table.records, "patient_id")
+    write_metadata(tmp_path / "copy.csv", table.records)
     assert read(folder, metadata=tmp_path / "copy.csv") == table
     assert table.records[0].columns["finding"] == odd
 

@@ -1,38 +1,25 @@
 """Gate and round loop: each step durable before the next, one V and one charge whatever is interrupted."""
 
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, RecordDict
 
 from tests.support.dummy import DIMENSION, DummyMethod, DummyOptions
 from tests.support.faults import Killed, kill_after, kill_before
 from tests.support.world import START, World
-from undertone.errors import BudgetExceeded, LedgerCorrupt, MechanismViolation, ProtocolError, TooFewSites
-from undertone.messages import Reply
-from undertone.privacy.accounting import GaussianEvent
-from undertone.privacy.entropy import OsEntropy
-from undertone.privacy.ledger import Ledger, commit_to_sum
-from undertone.privacy.quantise import from_ring
-from undertone.stages import NoisedSum, Sensitivity, Sum
+from undertone.errors import BudgetExceeded, LedgerCorrupt, MechanismViolation
+from undertone.privacy.ledger import Ledger
+from undertone.stages import NoisedSum
 from undertone_client.node import Node
-from undertone_client.state import NodeState
-from undertone_server import gate
-from undertone_server.gate import pass_gate, reopen
+from undertone_server.gate import reopen
 from undertone_server.run import RunFolder
 from undertone_server.update import update
 
 Make = Callable[..., World]
-SALT = bytes(range(32))
-
-
-def round_folder(world: World, round_: int = 1) -> Path:
-    return world.run.checkpoints / f"round-{round_:06d}"
 
 
 def noised(world: World, round_: int = 1) -> np.ndarray:
@@ -119,20 +106,6 @@ def test_a_finished_run_is_not_asked_again(make_world: Make, monkeypatch: pytest
 # --- crashes --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def draws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[np.ndarray]]:
-    """Every noise vector that the gate draws."""
-    drawn: list[np.ndarray] = []
-    sampler = gate.rounded_gaussian
-
-    def recorded(*args: Any) -> np.ndarray:
-        drawn.append(sampler(*args))
-        return drawn[-1]
-
-    monkeypatch.setattr(gate, "rounded_gaussian", recorded)
-    return drawn
-
-
 STEPS = {
     "Q durable": (RunFolder, "keep_sum", kill_after),
     "receipt durable": (Ledger, "charge", None),
@@ -150,8 +123,8 @@ def kill_at(patch: pytest.MonkeyPatch, step: str) -> None:
         return
     original = Ledger.charge
 
-    def charged(self: Ledger, *args: Any) -> Any:
-        receipt = original(self, *args)
+    def charged(self: Ledger, *args: Any, **options: Any) -> Any:
+        receipt = original(self, *args, **options)
         if dict(self.header)["role"] == "coordinator":
             raise Killed
         return receipt
@@ -174,7 +147,7 @@ def test_a_kill_after_each_step_costs_no_second_charge(
     assert world.charges() == [(1, 1)]
     assert [world.charges(site) for site in world.sites] == [[(1, 1)]] * 3
     assert world.run.attempts_asked(1) == [1]
-    assert len(list(round_folder(world).glob("noised-*"))) == 1
+    assert len(list(world.round_folder().glob("noised-*"))) == 1
     if seen is not None:
         np.testing.assert_array_equal(noised(world), seen[1])
         assert len(draws) == 1  # never two noises for a V that was used
@@ -195,7 +168,7 @@ def test_the_private_sum_and_its_salt_are_gone_once_v_is_durable(
             world.run_rounds()
     world.run_rounds()
     left = {path.name for path in world.run.checkpoints.rglob("*") if path.is_file()}
-    assert left == {"asked-001", "sites-001.json", "noised-001.npy", "state.npy"}
+    assert left == {"asked-001.mark", "sites-001.json", "noised-001.npy", "state.npy"}
 
 
 def test_the_private_sum_is_readable_by_its_owner_alone(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +177,7 @@ def test_the_private_sum_is_readable_by_its_owner_alone(make_world: Make, monkey
         kill_at(patch, "Q durable")
         with pytest.raises(Killed):
             world.run_rounds()
-    folder = round_folder(world)
+    folder = world.round_folder()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for name in ("sum-001.npy", "salt-001"):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
@@ -291,214 +264,6 @@ def test_a_charged_sum_that_was_lost_needs_a_new_charge(make_world: Make, monkey
         kill_at(patch, "receipt durable")
         with pytest.raises(Killed):
             world.run_rounds()
-    (round_folder(world) / "sum-001.npy").unlink()
+    (world.round_folder() / "sum-001.npy").unlink()
     world.run_rounds()
     assert world.charges() == [(1, 1), (1, 2)]
-
-
-# --- the gate -------------------------------------------------------------------------------------
-
-
-def gate_parts(world: World, l2: int | None = None) -> tuple[Sum, Ledger]:
-    world.run.mark_asked(1, 1)
-    sensitivity = Sensitivity(world.plan.privacy.sensitivity if l2 is None else l2)
-    total = Sum(np.arange(DIMENSION, dtype=np.int64), sensitivity, ("east", "north"))
-    world.run.keep_sum(1, 1, total, SALT)
-    return total, Ledger.open(world.run.ledger)
-
-
-@pytest.mark.parametrize("change", [-1, 1])
-def test_the_gate_refuses_a_sum_with_another_sensitivity(make_world: Make, change: int) -> None:
-    world = make_world()
-    total, ledger = gate_parts(world, world.plan.privacy.sensitivity + change)
-    with ledger, pytest.raises(MechanismViolation, match="nothing was opened"):
-        pass_gate(total, SALT, world.plan, ledger, world.run, 1, 1, OsEntropy())
-    assert world.charges() == []
-    assert world.run.kept_noised(1) is None
-
-
-@pytest.mark.parametrize("field", ["sigma", "sensitivity", "sampling_rate", "count"])
-def test_the_gate_refuses_a_receipt_for_another_mechanism(make_world: Make, field: str) -> None:
-    world = make_world(sigma=1000, max_attempts=2)
-    total, ledger = gate_parts(world)
-    event = world.plan.event
-    other = {"sigma": event.sigma - 1, "sensitivity": event.sensitivity + 1, "sampling_rate": 0.5, "count": 2}[field]
-    wrong = replace(event, **{field: other})
-    assert isinstance(wrong, GaussianEvent)
-    with ledger:
-        ledger.charge(world.plan.digest, 1, 1, wrong, commit_to_sum(total.values, SALT), 2)
-        with pytest.raises(MechanismViolation, match="another mechanism"):
-            pass_gate(total, SALT, world.plan, ledger, world.run, 1, 1, OsEntropy())
-    assert world.run.kept_noised(1) is None
-
-
-@pytest.mark.parametrize("what", ["sum", "salt"])
-def test_the_gate_refuses_a_receipt_for_another_sum(make_world: Make, what: str) -> None:
-    world = make_world()
-    total, ledger = gate_parts(world)
-    with ledger:
-        ledger.charge(world.plan.digest, 1, 1, world.plan.event, commit_to_sum(total.values, SALT), 1)
-        changed = replace(total, values=total.values + (what == "sum"))
-        salt = SALT if what == "sum" else bytes(32)
-        with pytest.raises(MechanismViolation, match="another sum"):
-            pass_gate(changed, salt, world.plan, ledger, world.run, 1, 1, OsEntropy())
-    assert world.run.kept_noised(1) is None
-
-
-def test_no_noise_is_drawn_before_the_charge(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = make_world()
-    total, ledger = gate_parts(world)
-    charged_at_draw: list[int] = []
-
-    def looks(_entropy: object, _sigma: int, size: int) -> np.ndarray:
-        charged_at_draw.append(len(world.charges()))
-        return np.zeros(size, dtype=np.int64)
-
-    monkeypatch.setattr(gate, "rounded_gaussian", looks)
-    with ledger:
-        pass_gate(total, SALT, world.plan, ledger, world.run, 1, 1, OsEntropy())
-    assert charged_at_draw == [1]
-
-
-def test_the_gate_draws_no_noise_when_the_budget_is_used_up(make_world: Make, draws: list[np.ndarray]) -> None:
-    world = make_world()
-    total, ledger = gate_parts(world)
-    with ledger:
-        ledger.charge(world.plan.digest, 1, 9, world.plan.event, "0" * 64, 1)
-        with pytest.raises(BudgetExceeded):
-            pass_gate(total, SALT, world.plan, ledger, world.run, 1, 1, OsEntropy())
-    assert not draws
-    assert (round_folder(world) / "sum-001.npy").exists()
-
-
-# --- dropouts -------------------------------------------------------------------------------------
-
-
-def test_k_of_n_sites_go_on_and_the_missing_are_named(make_world: Make) -> None:
-    world = make_world()
-    world.run_rounds(absent=["south"])
-    kept = world.run.kept_noised(1)
-    assert kept is not None
-    assert kept[2] == ("east", "north")
-
-
-def test_too_few_sites_say_who_is_missing_and_why(make_world: Make) -> None:
-    world = make_world()
-    policy = (world.sites["east"] / "policy.toml").read_text(encoding="utf-8")
-    (world.sites["east"] / "policy.toml").write_text(policy.replace(world.plan.digest, "0" * 64), encoding="utf-8")
-    with pytest.raises(TooFewSites) as caught:
-        world.run_rounds(absent=["south"])
-    message = str(caught.value)
-    assert "1 sites answered, the plan needs 2" in message
-    assert "east: NotApproved" in message
-    assert "south: did not answer" in message
-    assert world.run.attempts_asked(1) == []  # found out while preparing: no attempt is lost
-    assert world.charges("north") == []
-
-
-def bad_contribution(monkeypatch: pytest.MonkeyPatch, site: str, change: Callable[[Reply], Any]) -> None:
-    """The node of `site` answers `contribute` with `change(reply)`."""
-    handle = Node.handle
-
-    def changed(self: Node, request: Any) -> Any:
-        reply = handle(self, request)
-        return change(reply) if self.site.config.site == site and request.kind == "contribute" else reply
-
-    monkeypatch.setattr(Node, "handle", changed)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda reply: replace(reply, words=reply.words[:-1]),
-        lambda reply: replace(reply, words=None),
-        lambda reply: replace(reply, site="east"),
-        lambda reply: replace(reply, words=None, error="SiteFault", message="no"),
-    ],
-    ids=["short", "no words", "another's name", "refusal"],
-)
-def test_one_bad_reply_is_a_dropout(
-    make_world: Make, monkeypatch: pytest.MonkeyPatch, change: Callable[[Reply], Reply]
-) -> None:
-    world = make_world()
-    bad_contribution(monkeypatch, "south", change)
-    world.run_rounds()
-    kept = world.run.kept_noised(1)
-    assert kept is not None
-    assert kept[2] == ("east", "north")
-
-
-def test_a_reply_that_cannot_be_read_is_a_dropout(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    import undertone_client.app as relay
-
-    world = make_world()
-    bad_contribution(monkeypatch, "south", lambda reply: replace(reply, message="spoil me"))
-    write = relay.reply_to_records
-
-    def spoiled(reply: Reply) -> RecordDict:
-        return RecordDict({"header": ConfigRecord({"site": 7})}) if reply.message == "spoil me" else write(reply)
-
-    monkeypatch.setattr(relay, "reply_to_records", spoiled)
-    world.run_rounds()
-    kept = world.run.kept_noised(1)
-    assert kept is not None
-    assert kept[2] == ("east", "north")
-
-
-def test_a_site_that_crashes_is_a_dropout(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = make_world()
-
-    def crash(_reply: Reply) -> Reply:
-        raise RuntimeError("patient-1")
-
-    bad_contribution(monkeypatch, "south", crash)
-    world.run_rounds()
-    kept = world.run.kept_noised(1)
-    assert kept is not None
-    assert kept[2] == ("east", "north")
-
-
-def test_two_nodes_of_one_name_stop_the_study(make_world: Make) -> None:
-    world = make_world()
-    world.sites["twin"] = world.sites["north"]
-    with pytest.raises(ProtocolError, match="two nodes call themselves north"):
-        world.run_rounds()
-
-
-def test_a_node_that_is_not_on_the_roster_is_left_out(make_world: Make) -> None:
-    world = make_world()
-    config = world.sites["south"] / "node.toml"
-    config.write_text(config.read_text(encoding="utf-8").replace('"south"', '"stranger"'), encoding="utf-8")
-    world.run_rounds()
-    kept = world.run.kept_noised(1)
-    assert kept is not None
-    assert kept[2] == ("east", "north")
-
-
-def test_a_site_that_did_not_clamp_stops_the_attempt(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = make_world()
-    huge = np.full(DIMENSION, 1 << 31, dtype=np.uint32)  # the most negative integer of the ring
-    bad_contribution(monkeypatch, "south", lambda reply: replace(reply, words=huge))
-    with pytest.raises(MechanismViolation, match="did not clamp"):
-        world.run_rounds(absent=["east"])
-    assert world.charges() == []
-
-
-def test_words_of_a_node_are_within_its_clamp(make_world: Make) -> None:
-    world = make_world()
-    world.ask("prepare")
-    with NodeState(world.sites["north"] / "state.sqlite") as state:
-        key = (world.plan.digest, 1, 1)
-        unit = next(iter(state.rows(key)))
-        state.forget(key)
-        state.keep_sample(key, _state_hash(), [unit])
-        state.keep_rows(key, [(unit, np.full(DIMENSION, 1e30, dtype=np.float32))])
-    words = world.ask("contribute").words
-    assert words is not None
-    assert np.linalg.norm(from_ring(words, 1, world.plan.grid.site_clamp)) <= world.plan.privacy.sensitivity
-
-
-def _state_hash() -> str:
-    from undertone.canonical import sha256_hex
-
-    return sha256_hex(START.astype("<f4").tobytes())

@@ -15,6 +15,7 @@ from tests.support.world import World, identify
 from undertone.canonical import canonical_json
 from undertone.errors import FolderError, NotApproved, NotVerified, PlanChanged, Refused
 from undertone.manifest import check_manifest
+from undertone.transport import reply_from_records
 from undertone_cli.inprocess import InProcessGrid, run_inprocess
 from undertone_client.app import app as client_app
 from undertone_server import release
@@ -140,19 +141,20 @@ def test_a_crashing_node_sends_no_word_of_its_exception(make_world: Make, monkey
     grid = InProcessGrid(client_app, {SUPERLINK_NODE_ID + 1: world.sites["north"]})
     message = Message(RecordDict(), dst_node_id=SUPERLINK_NODE_ID + 1, message_type="query.hello")
     (reply,) = grid.send_and_receive([message])
-    assert reply.has_error()
-    assert "patient" not in str(reply.error)
-    assert "scan" not in str(reply.error)
+    answer = reply_from_records(reply.content)
+    assert answer.error == "SiteFault"
+    assert "patient" not in answer.message
+    assert "scan" not in answer.message
 
 
-def test_a_request_that_cannot_be_read_gets_no_answer(make_world: Make) -> None:
+def test_a_request_that_cannot_be_read_is_a_fault_of_the_site(make_world: Make) -> None:
     world = make_world()
     identify()
     grid = InProcessGrid(client_app, {SUPERLINK_NODE_ID + 1: world.sites["north"]})
     content = RecordDict({"header": ConfigRecord({"protocol": "one"})})
     message = Message(content, dst_node_id=SUPERLINK_NODE_ID + 1, message_type="train.prepare")
     (reply,) = grid.send_and_receive([message])
-    assert reply.has_error()
+    assert reply_from_records(reply.content).error == "SiteFault"
 
 
 def test_refusals_and_bad_input_have_their_exit_codes() -> None:

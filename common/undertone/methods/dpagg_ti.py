@@ -35,8 +35,12 @@ class DPAggTIOptions(Section):
     token: str = Field(default="<private>", pattern=r"^<[a-z0-9-]{1,40}>$")
     initial_word: str = Field(default="picture", min_length=1)
     vectors: int = Field(default=1, ge=1, le=16)
-    steps: int = Field(default=15, ge=1, le=100_000)
-    learning_rate: float = Field(default=0.02, gt=0, le=10)
+    # Good on embedded:tiny, where a token's embedding has length 0.8; for Stable Diffusion 1.x start at 500 and 0.005.
+    steps: int = Field(default=20, ge=1, le=100_000)
+    learning_rate: float = Field(default=0.3, gt=0, le=10)
+    # At low noise the image itself shows what it is; at high noise only the words can say. Inverting at
+    # t in [min_time T, T) alone is what made neutral prompts find the subject (docs/benchmarks.md).
+    min_time: float = Field(default=0.5, ge=0, lt=1)
     rescale: float = Field(default=1.0, gt=0, le=100)
 
 
@@ -94,7 +98,7 @@ class DPAggTI:
         from undertone.methods.inversion import Inversion, invert  # torch: only where rows are made
 
         options = self.options
-        settings = Inversion(options.token, options.vectors, options.steps, options.learning_rate)
+        settings = Inversion(options.token, options.vectors, options.steps, options.learning_rate, options.min_time)
         return invert(base, state.reshape(options.vectors, -1), units, settings, progress)
 
     def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -23,12 +23,13 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 @dataclass(frozen=True)
 class Inversion:
-    """Settings of one inversion: `steps` of Adam at `learning_rate`, decaying linearly to a tenth."""
+    """`steps` of Adam at `learning_rate`, decaying linearly to a tenth, at times t in [min_time T, T)."""
 
     token: str
     vectors: int
     steps: int
     learning_rate: float
+    min_time: float
 
 
 def invert(
@@ -62,7 +63,7 @@ def invert(
         for step in range(settings.steps):
             adam.param_groups[0]["lr"] = settings.learning_rate * (1 - 0.9 * step / max(settings.steps - 1, 1))
             latents, noise, picked = _draw(units, ids, step)
-            times = _times(base, phases, step)
+            times = _times(base, phases, step, settings.min_time)
             loss = _row_losses(base, latents.to(base.device), noise.to(base.device), times, picked)
             (rows.grad,) = torch.autograd.grad(loss.sum(), rows)
             adam.step()
@@ -79,10 +80,10 @@ def _draw(units: Sequence[UnitRecords], ids: Sequence[Tensor], step: int) -> tup
     return torch.from_numpy(latents), torch.from_numpy(noise), picked
 
 
-def _times(base: LoadedBase, phases: NDArray[np.float64], step: int) -> Tensor:
-    """Stratified timesteps: a golden-ratio sequence per unit covers [0, T) evenly in few steps."""
+def _times(base: LoadedBase, phases: NDArray[np.float64], step: int, min_time: float) -> Tensor:
+    """Stratified timesteps: a golden-ratio sequence per unit covers [min_time T, T) evenly in few steps."""
     count = int(base.schedule.config.num_train_timesteps)
-    fractions = (phases + step * _GOLDEN) % 1.0
+    fractions = min_time + (1 - min_time) * ((phases + step * _GOLDEN) % 1.0)
     return torch.from_numpy((fractions * count).astype(np.int64)).to(base.device)
 
 

@@ -2,9 +2,11 @@
 
 import difflib
 
-from undertone.errors import StudyError
+from undertone.errors import PlanChanged, StudyError
 from undertone.methods.dpagg_ti import DPAggTI
 from undertone.methods.protocol import Method
+from undertone.models.pinned import PinnedBase
+from undertone.plan import Plan
 from undertone.study import MethodTable, parse_options
 
 METHODS: dict[str, type[Method]] = {
@@ -23,3 +25,16 @@ def method_for(table: MethodTable) -> Method:
         near = difflib.get_close_matches(table.name, METHODS, n=1, cutoff=0.0)[0]
         raise StudyError(f'method.name = "{table.name}" is not known; did you mean "{near}"?')
     return method(parse_options(method.options_type, table.options))
+
+
+def planned_method(plan: Plan, base: PinnedBase) -> Method:
+    """The plan's method, once it adapts here exactly what the plan says it adapts.
+
+    Raises:
+        PlanChanged: the layout on this base is another.
+    """
+    method = method_for(MethodTable.model_validate({"name": plan.method.name, **plan.method.options}))
+    layout = method.layout(base)
+    if (layout.digest, layout.size) != (plan.method.layout_digest, plan.method.dimension):
+        raise PlanChanged(f"{plan.method.name} adapts {layout.size} values here, the plan says {plan.method.dimension}")
+    return method

@@ -30,7 +30,8 @@ image = pipeline(
 {images:,} images, drawn by procedure (`undertone.pretraining.procedural`, series {seed}); no photograph, no
 scan, no person. 34 % are grey drawings of body parts made of ellipses and bands (chest, head, knee,
 abdomen), 38 % digits and letters in fonts that matplotlib bundles (half of them soft and grey), 16 %
-shapes, 12 % textures. 8 % carry the caption "a picture" instead of their own. Greys have equal channels.
+shapes, 12 % textures. 8 % carry the caption "a picture", 30 % one noun
+("a chest"), the others their own. Greys have equal channels.
 Captions use {words} words, each one token; other text falls back to bytes that the model has not seen.
 
 ## Recipe
@@ -48,7 +49,7 @@ Weights are stored in half precision. Made by `python -m undertone.pretraining.t
 
 It knows 32 x 32 drawings and nothing else. Its "chest" is a phantom, not a radiograph; nothing it makes
 has any medical meaning. Shapes come out as blobs of the right colours, small letters and textures are often
-wrong, and "a picture of a digit" needs a colour or "soft white" before "digit". It has no safety checker
+wrong. How its phantoms look was drawn after looking at public radiographs. It has no safety checker
 because its data holds nothing to check for; what you adapt it to may.
 """
 

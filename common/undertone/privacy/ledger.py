@@ -147,7 +147,15 @@ class Ledger:
         return ledger
 
     def charge(
-        self, digest: str, round_: int, attempt: int, event: GaussianEvent, sum_sha256: str, max_attempts: int
+        self,
+        digest: str,
+        round_: int,
+        attempt: int,
+        event: GaussianEvent,
+        sum_sha256: str,
+        max_attempts: int,
+        *,
+        once_per_round: bool = False,
     ) -> Receipt:
         """Charge one attempt; durable when this returns (PRIVACY 11). Of two processes, exactly one succeeds.
 
@@ -158,6 +166,7 @@ class Ledger:
             event: what it costs.
             sum_sha256: `commit_to_sum` of the opened sum, or a node's digest of what it is about to send.
             max_attempts: how many charges the plan allows in all.
+            once_per_round: refuse a second attempt of a round too (a node at p = 1, PRIVACY 12).
 
         Raises:
             ReplayedAttempt: (digest, round, attempt) was charged before.
@@ -178,6 +187,8 @@ class Ledger:
                 raise ReplayedAttempt(
                     f"round {round_}, attempt {attempt} of study {digest[:8]} was charged before; start a new attempt"
                 )
+            if once_per_round and any(charged[:2] == (digest, round_) for charged in self._receipts):
+                raise ReplayedAttempt(f"round {round_} of study {digest[:8]} was answered in another attempt")
             used = sum(1 for charged, _, _ in self._receipts if charged == digest)
             if used >= max_attempts:
                 raise BudgetExceeded(

@@ -22,6 +22,7 @@ _LARGEST_CLIP_UNITS = 1 << 22
 # Below this the grid is coarse: cutting towards zero would cost more than one part in a thousand of C.
 _SMALLEST_CLIP_UNITS = 1 << 10
 # Every |q| is at most 2^22, so 2^18 squares sum to at most 2^62 and fit an int64.
+_ROWS_AT_ONCE = 256
 _SQUARES_PER_BLOCK = 1 << 18
 _RING_BITS = 32
 _RING_MASK = (1 << _RING_BITS) - 1
@@ -133,8 +134,8 @@ def site_sum(contributions: Contributions, grid: Grid) -> ClippedSum:
     sum is zero. Rows are summed as they come; integers make the order irrelevant.
     """
     total = np.zeros(contributions.rows.shape[1], dtype=np.int64)
-    for row in contributions.rows:
-        total += _quantise_row(row, grid)
+    for start in range(0, len(contributions.rows), _ROWS_AT_ONCE):
+        total += clip_and_quantise(contributions.rows[start : start + _ROWS_AT_ONCE], grid).sum(axis=0)
     return ClippedSum(
         values=np.clip(total, -grid.site_clamp, grid.site_clamp), sensitivity=Sensitivity(l2=grid.clip_units)
     )
