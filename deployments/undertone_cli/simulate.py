@@ -16,7 +16,7 @@ from undertone.progress import reporter, reporting
 from undertone.resolve import refuse_noise, resolve
 from undertone.statement import SIMULATION
 from undertone.study import SITE_NAME, Study, load_study
-from undertone_cli.console import Bars, table
+from undertone_cli.console import Bars, out, table
 from undertone_cli.diagnostics import diagnose
 from undertone_cli.inprocess import run_inprocess
 from undertone_cli.plan import describe
@@ -193,4 +193,6 @@ def show_result(run_folder: Path, release: Path) -> None:
     ]
     if (run_folder / "diagnostics.json").exists():
         lines.append(("diagnostics (simulation only)", run_folder / "diagnostics.json"))
-    table(f"done in {os.fspath(run_folder)}", ["", ""], [(name, str(where)) for name, where in lines])
+    out.print(f"\ndone in {os.fspath(run_folder)}", style="bold", markup=False)
+    for name, where in lines:  # not a table: a folded path cannot be copied
+        out.print(f"  {name}: {where}", soft_wrap=True, markup=False, highlight=False)
