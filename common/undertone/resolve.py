@@ -40,9 +40,9 @@ def resolve(
         StudyError, ModelError: what is missing or cannot be, and what would do.
     """
     units = study.cohort.units or simulated_units or {}
+    method = method_for(study.method)
     _check_cohort(study, units)
     base = pin(study.model.base, study.model.revision)
-    method = method_for(study.method)
     method.check(base, study.data.caption)
     _check_rounds(study, method)
     grid, origin = _grid(study, method, base, units)
