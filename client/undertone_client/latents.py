@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from undertone.canonical import Json, digest_of
 from undertone.durable import read_array, write_array
 from undertone.errors import DataError
+from undertone.failpoints import reached
 from undertone.models.base import LoadedBase
 from undertone.models.pinned import PinnedBase
 from undertone_client.images import load_image
@@ -41,7 +42,9 @@ def cached_latents(
         readable = _read_into(pixels, table, start, end, note)
         latents[start:end][readable] = base.encode(pixels)[: end - start][readable]
         progress(end - start)
+    reached("latents/computed")
     write_array(path, latents)
+    reached("latents/durable")
     return latents
 
 

@@ -17,6 +17,7 @@ from undertone.errors import (
     ProtocolError,
     ReplayedAttempt,
 )
+from undertone.failpoints import reached
 from undertone.keys import PLAN_DOMAIN, check_signature
 from undertone.messages import Reply, Request
 from undertone.package import package_sha256
@@ -105,9 +106,12 @@ class Node:
         # The site's own secret is the salt: a plain hash of a sum could be tested by guessing one unit.
         commitment = commit_to_sum(masked.words.astype(np.int64), self.site.secret())
         once = plan.privacy.sampling_rate == 1
+        reached("node/before charge")
         ledger.charge(*attempt, plan.event, commitment, plan.privacy.max_attempts, once_per_round=once)
+        reached("node/charge durable")
         if not self.site.config.keep_rows:
             memory.forget(attempt)
+        reached("node/before answer")
         return masked
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from undertone.canonical import digest_of, sha256_hex
 from undertone.captions import fill_caption
+from undertone.failpoints import reached
 from undertone.methods.protocol import UnitRecords
 from undertone.methods.registry import planned_method
 from undertone.models.base import LoadedBase, load_base
@@ -66,7 +67,9 @@ class Preparation:
                     lambda unit: self._records(unit, table, units.get(unit, []), latents),
                     lambda slots: method.rows(base, self.state, slots, lambda _steps: None),
                 )
+                reached("preparing/rows computed")
                 self.memory.keep_rows(self.attempt, [(unit, found.get(unit, zero)) for unit in block])
+                reached("preparing/rows durable")
                 progress(len(block))
 
     def _unfinished(self, units: dict[str, list[int]]) -> list[str]:
@@ -76,7 +79,9 @@ class Preparation:
         if chosen is None:
             coins = poisson_sample(self.entropy, len(units), plan.privacy.sampling_rate)
             chosen = [unit for unit, coin in zip(units, coins, strict=True) if coin]
+            reached("preparing/coins drawn")
             self.memory.keep_sample(self.attempt, digest, chosen)
+            reached("preparing/coins durable")
         done = self.memory.rows(self.attempt).keys()
         return [unit for unit in chosen if unit not in done]
 

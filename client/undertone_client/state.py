@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.errors import LedgerUnavailable, PlanChanged
+from undertone.failpoints import reached
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS samples (
@@ -88,6 +89,7 @@ class NodeState:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany(statement, values)
+            reached("state/before commit")
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             if self._db.in_transaction:

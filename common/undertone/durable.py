@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.errors import FolderError
+from undertone.failpoints import reached
 
 
 def write_durable(path: Path, data: bytes) -> None:
@@ -21,8 +22,11 @@ def write_durable(path: Path, data: bytes) -> None:
         with part.open("wb") as stream:
             stream.write(data)
             stream.flush()
+            reached("durable/written")
             os.fsync(stream.fileno())
+        reached("durable/synced")
         part.replace(path)
+        reached("durable/renamed")
         sync_folder(path.parent)
     except OSError as error:
         raise FolderError(

@@ -5,6 +5,7 @@ was used: once V is on disk, `reopen` returns it.
 """
 
 from undertone.errors import LedgerCorrupt, MechanismViolation
+from undertone.failpoints import reached
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger, Receipt, commit_to_sum
@@ -50,11 +51,15 @@ def pass_gate(
     receipt = ledger.receipt(plan.digest, round_, attempt)
     if receipt is None:
         limit = plan.privacy.max_attempts
+        reached("gate/before charge")
         receipt = ledger.charge(plan.digest, round_, attempt, plan.event, commitment, limit)
+        reached("gate/receipt durable")
     _check_receipt(receipt, plan, commitment)
     noise = rounded_gaussian(entropy, receipt.event.sigma, total.values.size)
     values = total.values + noise
+    reached("gate/noise drawn")
     run.keep_noised(round_, attempt, values)
+    reached("gate/V durable, Q gone")
     return NoisedSum(values, receipt.event.sigma, total.sites, receipt.entry_hash)
 
 

@@ -10,6 +10,7 @@ from safetensors.numpy import save
 
 from undertone.canonical import Json, canonical_json
 from undertone.durable import sync_folder, write_durable
+from undertone.failpoints import reached
 from undertone.manifest import write_manifest
 from undertone.methods.protocol import Method
 from undertone.models.adapted import attach, read_weights
@@ -41,24 +42,34 @@ def release(
     part = run.release.with_name("release.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
+    reached("release/part made")
     for name, tensors in method.weights(state).items():
         write_durable(part / name, save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
+    reached("release/weights durable")
     for name in ("plan.json", "plan.sig"):
         write_durable(part / name, (run.folder / name).read_bytes())
+    reached("release/plan copied")
     statement = _statement(run, plan, part, sites, missing)
     write_durable(part / "privacy.json", canonical_json(statement))
+    reached("release/statement durable")
     before, after = method.sample_prompts(plan.data.caption)
     _draw_samples(plan, part, before, after)
+    reached("release/samples durable")
     write_durable(part / "README.md", model_card(plan, after, len(sites)).encode())
+    reached("release/card durable")
     write_manifest(part, run.key())
+    reached("release/manifest durable")
     part.rename(run.release)
+    reached("release/renamed")
     sync_folder(run.folder)
+    reached("release/durable")
     return Release(run.release)
 
 
 def _statement(run: RunFolder, plan: Plan, part: Path, sites: list[str], missing: dict[str, str]) -> dict[str, Json]:
     with Ledger.open(run.ledger) as ledger:
         ledger.copy_to(part / "ledger.sqlite")
+        reached("release/ledger copied")
         return privacy_statement(
             plan,
             setting=run.facts()["setting"],

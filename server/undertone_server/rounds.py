@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from undertone import PROTOCOL
 from undertone.errors import BudgetExceeded, TooFewSites
+from undertone.failpoints import reached
 from undertone.messages import Request
 from undertone.methods.protocol import Method
 from undertone.plan import Plan
@@ -53,7 +54,9 @@ class Coordinator:
         if noised is None:
             noised = self._noised_sum(round_, state)
         updated = update(self.method, self.plan, state, noised)
+        reached("rounds/updated")
         self.run.keep_state(round_, updated)
+        reached("rounds/state durable")
         self.telemetry.round_done(round_, len(self.ledger.charges(self.plan.digest)), updated)
         return updated
 
@@ -93,11 +96,15 @@ class Coordinator:
         plan, signature = self.plan.as_bytes(), self.run.signature()
         prepare = Request("prepare", PROTOCOL, plan, signature, round_, attempt, state)
         self._enough(len(self.sites.ask(prepare)))
+        reached("rounds/prepared")
         if attempt > 1:
             self.ledger.note("void", {"digest": self.plan.digest, "round": round_, "attempt": attempt - 1})
+            reached("rounds/void noted")
         self.run.mark_asked(round_, attempt)
+        reached("rounds/asked durable")
         contribute = Request("contribute", PROTOCOL, plan, signature, round_, attempt, state)
         replies = self.sites.ask(contribute)
+        reached("rounds/answered")
         vectors: dict[str, MaskedVector] = {}
         for site, reply in replies.items():
             if reply.words is None or reply.words.shape != state.shape:

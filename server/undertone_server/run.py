@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from undertone.canonical import Json, canonical_json
 from undertone.durable import read_array, sync_folder, write_array, write_durable
 from undertone.errors import FolderError
+from undertone.failpoints import reached
 from undertone.keys import PLAN_DOMAIN, check_signature, create_key, load_key, public_hex, sign
 from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
@@ -109,14 +110,18 @@ class RunFolder:
         # 0700: the un-noised sum lies here for a moment, and its files are born readable by all.
         self._round(round_).mkdir(parents=True, exist_ok=True, mode=0o700)
         sync_folder(self.checkpoints)
+        reached("run/round folder made")
         write_durable(self._round(round_) / f"asked-{attempt:03d}.mark", b"")
 
     def keep_sum(self, round_: int, attempt: int, total: Sum, salt: bytes) -> None:
         """Q, un-noised and private, with the salt that hides it in the ledger."""
         folder = self._round(round_)
         write_durable(folder / f"salt-{attempt:03d}", salt)
+        reached("run/salt durable")
         write_durable(folder / f"sites-{attempt:03d}.json", canonical_json(list(total.sites)))
+        reached("run/sites durable")
         write_array(folder / f"sum-{attempt:03d}.npy", total.values)
+        reached("run/Q durable")
         for path in folder.glob("s*"):
             path.chmod(0o600)
 
@@ -132,12 +137,14 @@ class RunFolder:
     def keep_noised(self, round_: int, attempt: int, values: NDArray[np.int64]) -> None:
         """V: durable before it is used; the un-noised sum goes."""
         write_array(self._round(round_) / f"noised-{attempt:03d}.npy", values)
+        reached("run/V durable")
         self.drop_sum(round_, attempt)
 
     def drop_sum(self, round_: int, attempt: int) -> None:
         """Remove Q and its salt, if they are there: nobody needs them once V is durable."""
         for name in (f"sum-{attempt:03d}.npy", f"salt-{attempt:03d}"):
             (self._round(round_) / name).unlink(missing_ok=True)
+            reached("run/Q dropped")
 
     def kept_noised(self, round_: int) -> tuple[int, NDArray[np.int64], tuple[str, ...]] | None:
         """(attempt, V, sites) of a round that was noised, else None."""

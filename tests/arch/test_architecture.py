@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from undertone.failpoints import NAMES
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = {
     "undertone": ROOT / "common" / "undertone",
@@ -208,6 +210,34 @@ def test_the_package_has_one_entropy_and_no_seed_for_it() -> None:
         and {"bytes", "bits"} <= {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
     }
     assert sources == {("undertone/privacy/entropy.py", "Entropy"), ("undertone/privacy/entropy.py", "OsEntropy")}
+
+
+def failpoint_names(tree: ast.AST) -> list[str]:
+    """The names that a module's calls of `reached` give; "" where one is no literal."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and "reached" in called_name(node)]
+    return [call.args[0].value if isinstance(call.args[0], ast.Constant) else "" for call in calls]
+
+
+def called_name(call: ast.Call) -> str:
+    return ast.unparse(call.func)
+
+
+def test_each_failpoint_stands_at_one_place_and_nothing_in_the_package_can_install_a_handler() -> None:
+    used: list[str] = []
+    for name, _, tree in MODULES:
+        if name == "undertone/failpoints.py":
+            continue
+        used += failpoint_names(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "undertone.failpoints":
+                assert [alias.name for alias in node.names] == ["reached"], name
+            if isinstance(node, ast.Import | ast.ImportFrom) and "failpoints" in ast.unparse(node):
+                assert isinstance(node, ast.ImportFrom), name
+                assert node.module == "undertone.failpoints", name
+    assert sorted(used) == sorted(NAMES)
+    source = next(tree for name, _, tree in MODULES if name == "undertone/failpoints.py")
+    assert not called(source) & {"append", "extend", "insert", "getenv"}
+    assert imported(source) == {"collections.abc", "typing"}
 
 
 @pytest.mark.parametrize(("name", "tree"), [(name, tree) for name, _, tree in MODULES])

@@ -32,6 +32,7 @@ from undertone.errors import (
     MechanismViolation,
     ReplayedAttempt,
 )
+from undertone.failpoints import reached
 from undertone.privacy.accounting import GaussianEvent
 from undertone.privacy.chain import ADVICE, GENESIS, Entry, Row, check_row, make_row
 
@@ -270,6 +271,8 @@ class Ledger:
                 if not new:
                     self._catch_up()
                 yield
+                if mode == "IMMEDIATE":
+                    reached("ledger/before commit")
                 self._db.execute("COMMIT")
             except BaseException:
                 # SQLite has already rolled back by itself after some errors, a full disk for one.

@@ -1,0 +1,70 @@
+"""Failpoints: named places around every durable step, where a test ends the process (PRIVACY 11, 12).
+
+`reached` does nothing in a program that people run: there is no handler, and the package has no way to install
+one. It reads no environment variable either. Whoever could set one could kill the process in other ways, and
+the design survives a death anywhere, but a program that hospitals run needs no switch for it: the tests bring
+their own (`tests/support/failpoints.py`), for real processes too.
+
+The registry is closed. mypy refuses a name that is not in it, `tests/arch` one that stands at no place or at
+two, and the crash tests fail where a run never reaches one.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+Failpoint = Literal[
+    # a file, wherever it is written
+    "durable/written",
+    "durable/synced",
+    "durable/renamed",
+    # a node: coins, row cache, charge, answer
+    "preparing/coins drawn",
+    "preparing/coins durable",
+    "latents/computed",
+    "latents/durable",
+    "preparing/rows computed",
+    "preparing/rows durable",
+    "state/before commit",
+    "node/before charge",
+    "node/charge durable",
+    "node/before answer",
+    # the coordinator's round: asked, Q, receipt, noise, V, update
+    "rounds/prepared",
+    "rounds/void noted",
+    "run/round folder made",
+    "rounds/asked durable",
+    "rounds/answered",
+    "run/salt durable",
+    "run/sites durable",
+    "run/Q durable",
+    "gate/before charge",
+    "ledger/before commit",
+    "gate/receipt durable",
+    "gate/noise drawn",
+    "run/V durable",
+    "run/Q dropped",
+    "gate/V durable, Q gone",
+    "rounds/updated",
+    "rounds/state durable",
+    # the release
+    "release/part made",
+    "release/weights durable",
+    "release/plan copied",
+    "release/ledger copied",
+    "release/statement durable",
+    "release/samples durable",
+    "release/card durable",
+    "release/manifest durable",
+    "release/renamed",
+    "release/durable",
+]
+NAMES: tuple[Failpoint, ...] = get_args(Failpoint)
+
+# Empty but in tests. No function adds to it, so that none can be called by mistake.
+_handlers: list[Callable[[Failpoint], None]] = []
+
+
+def reached(name: Failpoint) -> None:
+    """A death here is one that the tests try; outside them, nothing happens."""
+    for handler in _handlers:
+        handler(name)
