@@ -39,7 +39,25 @@ def prepare(message: Message, context: Context) -> Message:
     return _relay("prepare", message, context)
 
 
+@app.query("share")
+def share(message: Message, context: Context) -> Message:
+    """Secure aggregation: shares of this session's secrets, sealed for each other site."""
+    return _relay("share", message, context)
+
+
 @app.train("contribute")
 def contribute(message: Message, context: Context) -> Message:
     """The site's vector, once."""
     return _relay("contribute", message, context)
+
+
+@app.query("confirm")
+def confirm(message: Message, context: Context) -> Message:
+    """Secure aggregation: a signature on the one list of survivors that this site has seen."""
+    return _relay("confirm", message, context)
+
+
+@app.query("unmask")
+def unmask(message: Message, context: Context) -> Message:
+    """Secure aggregation: the shares that open the sum of the survivors and nothing else."""
+    return _relay("unmask", message, context)

@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["hello", "prepare", "contribute"]
+Kind = Literal["hello", "prepare", "share", "contribute", "confirm", "unmask"]
+Words = NDArray[np.uint32] | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,11 @@ class Request:
     """Coordinator -> node.
 
     hello: who are you? prepare: draw this attempt's coins and compute the rows, the long part; nothing
-    leaves. contribute: answer with the site's vector, once. `plan` is the plan's canonical JSON with
-    the coordinator's signature over its digest; `state` is w, [d] float32.
+    private leaves. contribute: answer with the site's vector, once. Under secure aggregation the site's five
+    messages (docs/secure-aggregation.md) answer prepare, share, contribute, confirm and unmask.
+
+    `plan` is the plan's canonical JSON with the coordinator's signature over its digest; `state` is w, [d]
+    float32, with prepare and contribute; `session` and `body` belong to secure aggregation.
     """
 
     kind: Kind
@@ -24,18 +28,22 @@ class Request:
     signature: str = ""
     round: int = 0
     attempt: int = 0
+    session: int = 0
     state: NDArray[np.float32] | None = None
+    body: bytes = b""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """Node -> coordinator. `words` [d] uint32 answers `contribute` alone.
+    """Node -> coordinator. `words` answers `contribute` alone: [d] uint32, or [3d] bytes on a 24-bit wire.
 
-    `error` and `message` say why a node refused; neither ever depends on a record (PRIVACY 17).
+    `body` is the site's message of secure aggregation. `error` and `message` say why a node refused; neither
+    ever depends on a record (PRIVACY 17).
     """
 
     site: str
     protocol: int
-    words: NDArray[np.uint32] | None = None
+    words: Words | None = None
+    body: bytes = b""
     error: str = ""
     message: str = ""

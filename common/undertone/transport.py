@@ -8,7 +8,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, Recor
 from numpy.typing import NDArray
 
 from undertone.errors import ProtocolError
-from undertone.messages import Kind, Reply, Request
+from undertone.messages import Kind, Reply, Request, Words
 
 _T = TypeVar("_T", int, str, bytes)
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -20,7 +20,10 @@ _UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, EOFError, BadZip
 MESSAGE_TYPES: dict[Kind, str] = {
     "hello": "query.hello",
     "prepare": "train.prepare",
+    "share": "query.share",
     "contribute": "train.contribute",
+    "confirm": "query.confirm",
+    "unmask": "query.unmask",
 }
 
 
@@ -32,6 +35,8 @@ def request_to_records(request: Request) -> RecordDict:
         "signature": request.signature,
         "round": request.round,
         "attempt": request.attempt,
+        "session": request.session,
+        "body": request.body,
     }
     records = RecordDict({"header": ConfigRecord(header)})
     if request.state is not None:
@@ -55,6 +60,8 @@ def request_from_records(kind: Kind, records: RecordDict) -> Request:
             signature=_typed(header["signature"], str),
             round=_typed(header["round"], int),
             attempt=_typed(header["attempt"], int),
+            session=_typed(header["session"], int),
+            body=_typed(header["body"], bytes),
             state=None if state is None else _array(state, np.float32),
         )
     except _UNREADABLE:
@@ -66,6 +73,7 @@ def reply_to_records(reply: Reply) -> RecordDict:
     header: dict[str, ConfigRecordValues] = {
         "site": reply.site,
         "protocol": reply.protocol,
+        "body": reply.body,
         "error": reply.error,
         "message": reply.message,
     }
@@ -87,7 +95,8 @@ def reply_from_records(records: RecordDict) -> Reply:
         return Reply(
             site=_typed(header["site"], str),
             protocol=_typed(header["protocol"], int),
-            words=None if words is None else _array(words, np.uint32),
+            words=None if words is None else _words(words),
+            body=_typed(header["body"], bytes),
             error=_typed(header["error"], str),
             message=_typed(header["message"], str),
         )
@@ -99,6 +108,10 @@ def _typed(value: object, wanted: type[_T]) -> _T:
     if type(value) is not wanted:
         raise TypeError(wanted.__name__)
     return value
+
+
+def _words(value: NDArray[Any]) -> Words:
+    return _array(value, np.uint8) if value.dtype == np.uint8 else _array(value, np.uint32)
 
 
 def _array(value: NDArray[Any], dtype: type[_Scalar]) -> NDArray[_Scalar]:

@@ -39,7 +39,7 @@ class InProcessGrid(Grid):
             )
             for node, folder in sites.items()
         }
-        self._replies: dict[str, Message] = {}
+        self._sent: dict[str, Message] = {}
 
     def set_run(self, run: Run) -> None:
         """There is one run."""
@@ -65,18 +65,20 @@ class InProcessGrid(Grid):
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Deliver each message at once."""
+        """Take each message; it is delivered when its reply is pulled, so that one reply is in memory at a time."""
         pushed = []
         for message in messages:
             identifier = uuid.uuid4().hex
             message.metadata.__dict__["_message_id"] = identifier
-            self._replies[identifier] = self._deliver(message)
+            self._sent[identifier] = message
             pushed.append(identifier)
         return pushed
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies that were not pulled yet."""
-        return [self._replies.pop(name) for name in message_ids if name in self._replies]
+        """The replies to messages that were pushed and not pulled yet."""
+        for identifier in message_ids:
+            if identifier in self._sent:
+                yield self._deliver(self._sent.pop(identifier))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Deliver and collect; there is nothing to wait for."""

@@ -5,18 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone import PROTOCOL
-from undertone.errors import BudgetExceeded, TooFewSites
+from undertone.errors import BudgetExceeded
 from undertone.failpoints import reached
-from undertone.messages import Request
 from undertone.methods.protocol import Method
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
 from undertone.progress import reporter
-from undertone.secagg.plain import NAME, open_sum
-from undertone.stages import MaskedVector, NoisedSum, Sensitivity, Sum
+from undertone.stages import NoisedSum, Sensitivity, Sum
+from undertone_server.attempt import Attempt
 from undertone_server.gate import pass_gate, reopen
+from undertone_server.plain_round import collect
 from undertone_server.run import RunFolder
 from undertone_server.sites import Sites
 from undertone_server.telemetry import Telemetry
@@ -88,37 +87,11 @@ class Coordinator:
         return asked[-1] + 1 if asked else 1
 
     def _ask_sites(self, round_: int, attempt: int, state: NDArray[np.float32]) -> Sum:
-        """Prepare (long; nothing leaves), then contribute (short), then open the sum alone.
-
-        Raises:
-            TooFewSites: fewer than the plan's minimum answered; who was missing, and why.
-        """
-        plan, signature = self.plan.as_bytes(), self.run.signature()
-        prepare = Request("prepare", PROTOCOL, plan, signature, round_, attempt, state)
-        self._enough(len(self.sites.ask(prepare)))
-        reached("rounds/prepared")
-        if attempt > 1:
-            self.ledger.note("void", {"digest": self.plan.digest, "round": round_, "attempt": attempt - 1})
-            reached("rounds/void noted")
-        self.run.mark_asked(round_, attempt)
-        reached("rounds/asked durable")
-        contribute = Request("contribute", PROTOCOL, plan, signature, round_, attempt, state)
-        replies = self.sites.ask(contribute)
+        """The sum of those that answered; who is missing is said."""
+        if self.sites.missing:
+            self.sites.find()  # whoever was away in an earlier round may be back
+        total = collect(Attempt(self.plan, self.run, self.sites, self.ledger, round_, attempt, state))
         reached("rounds/answered")
-        vectors: dict[str, MaskedVector] = {}
-        for site, reply in replies.items():
-            if reply.words is None or reply.words.shape != state.shape:
-                self.sites.drop(site, "sent no vector of the plan's length")
-            else:
-                vectors[site] = MaskedVector(reply.words, NAME)
-        self._enough(len(vectors))
         for site, reason in self.sites.missing.items():
             reporter().line(f"round {round_}: {site} is missing: {reason}")
-        return open_sum(vectors, self.plan.grid.as_grid())
-
-    def _enough(self, answered: int) -> None:
-        if answered < self.plan.cohort.min_sites:
-            reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(self.sites.missing.items()))
-            raise TooFewSites(
-                f"{answered} sites answered, the plan needs {self.plan.cohort.min_sites}. Missing: {reasons}"
-            )
+        return total

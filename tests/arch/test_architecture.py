@@ -26,7 +26,7 @@ MAY_IMPORT = {
 DOORS = {
     "Contributions": {"undertone_client/node.py"},
     "ClippedSum": {"undertone/privacy/quantise.py"},
-    "MaskedVector": {"undertone/secagg/plain.py", "undertone_server/rounds.py"},
+    "MaskedVector": {"undertone/secagg/plain.py", "undertone_server/plain_round.py"},
     "Sum": {"undertone/secagg/plain.py", "undertone_server/run.py"},
     "NoisedSum": {"undertone_server/gate.py"},
     "Release": {"undertone_server/release.py"},

@@ -32,9 +32,19 @@ requests = st.builds(
     signature=texts,
     round=numbers,
     attempt=numbers,
+    session=numbers,
+    body=st.binary(max_size=200),
     state=st.none() | bits.map(lambda words: words.view(np.float32)),  # every bit pattern, NaN and -0.0 too
 )
-replies = st.builds(Reply, site=texts, protocol=numbers, words=st.none() | bits, error=texts, message=texts)
+replies = st.builds(
+    Reply,
+    site=texts,
+    protocol=numbers,
+    words=st.none() | bits | arrays(np.uint8, st.integers(0, 50)),
+    body=st.binary(max_size=200),
+    error=texts,
+    message=texts,
+)
 
 
 def over_the_wire(records: RecordDict) -> RecordDict:
@@ -72,8 +82,8 @@ def test_long_vectors_survive_the_wire() -> None:
     assert same(reply_from_records(over_the_wire(reply_to_records(reply))), reply)
 
 
-REQUEST = {"protocol": 1, "plan": b"{}", "signature": "ab", "round": 1, "attempt": 1}
-REPLY = {"site": "north", "protocol": 1, "error": "", "message": ""}
+REQUEST = {"protocol": 1, "plan": b"{}", "signature": "ab", "round": 1, "attempt": 1, "session": 1, "body": b""}
+REPLY = {"site": "north", "protocol": 1, "body": b"", "error": "", "message": ""}
 
 
 def read(which: dict[str, Any], records: RecordDict) -> Any:

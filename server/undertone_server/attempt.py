@@ -1,0 +1,64 @@
+"""One try at a round: what it asks of the sites, and from when on it counts (PRIVACY 11)."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undertone import PROTOCOL
+from undertone.errors import TooFewSites
+from undertone.failpoints import reached
+from undertone.messages import Kind, Reply, Request
+from undertone.plan import Plan
+from undertone.privacy.ledger import Ledger
+from undertone_server.run import RunFolder
+from undertone_server.sites import Sites
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Attempt `number` at round `round`, from the public state w [d] float32."""
+
+    plan: Plan
+    run: RunFolder
+    sites: Sites
+    ledger: Ledger
+    round: int
+    number: int
+    state: NDArray[np.float32]
+
+    def ask(
+        self, kind: Kind, bodies: Mapping[str, bytes], *, session: int = 0, with_state: bool = False
+    ) -> Iterator[tuple[str, Reply]]:
+        """Each site of `bodies` its message; good replies as they arrive."""
+        plan, signature = self.plan.as_bytes(), self.run.signature()
+        state = self.state if with_state else None
+        made: dict[bytes, Request] = {}  # sites that are told the same share one request
+        for body in bodies.values():
+            if body not in made:
+                made[body] = Request(
+                    kind, PROTOCOL, plan, signature, self.round, self.number, session, state=state, body=body
+                )
+        yield from self.sites.ask({site: made[body] for site, body in bodies.items()})
+
+    def enough(self, answered: Collection[str]) -> None:
+        """Go on only while the plan's minimum of sites is there.
+
+        Raises:
+            TooFewSites: who is missing, and why.
+        """
+        if len(answered) < self.plan.cohort.min_sites:
+            reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(self.sites.missing.items()))
+            raise TooFewSites(
+                f"{len(answered)} sites answered, the plan needs {self.plan.cohort.min_sites}. Missing: {reasons}"
+            )
+
+    def begin(self) -> None:
+        """Durable before the first vector is asked for: from here on the attempt counts."""
+        reached("rounds/prepared")
+        if self.number > 1:
+            self.ledger.note("void", {"digest": self.plan.digest, "round": self.round, "attempt": self.number - 1})
+            reached("rounds/void noted")
+        self.run.mark_asked(self.round, self.number)
+        reached("rounds/asked durable")

@@ -1,0 +1,28 @@
+"""One attempt under plain aggregation: prepare, contribute, add. The coordinator sees each site's vector."""
+
+import numpy as np
+
+from undertone.secagg.plain import NAME, open_sum
+from undertone.stages import MaskedVector, Sum
+from undertone_server.attempt import Attempt
+
+
+def collect(attempt: Attempt) -> Sum:
+    """The opened sum of the sites that answered.
+
+    Raises:
+        TooFewSites: fewer than the plan's minimum; who was missing, and why.
+        MechanismViolation: a site did not clamp.
+    """
+    prepared = dict(attempt.ask("prepare", dict.fromkeys(attempt.sites.present, b""), with_state=True))
+    attempt.enough(prepared)
+    attempt.begin()
+    vectors: dict[str, MaskedVector] = {}
+    for site, reply in attempt.ask("contribute", dict.fromkeys(prepared, b""), with_state=True):
+        words = reply.words
+        if words is None or words.dtype != np.uint32 or words.shape != attempt.state.shape:
+            attempt.sites.drop(site, "sent no vector of the plan's length")
+        else:
+            vectors[site] = MaskedVector(words.astype(np.uint32, copy=False), NAME)
+    attempt.enough(vectors)
+    return open_sum(vectors, attempt.plan.grid.as_grid())
