@@ -6,9 +6,6 @@ be a function call, a Flower ClientApp or a socket.
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from undertone import PROTOCOL
 from undertone.errors import (
     BudgetExceeded,
@@ -16,23 +13,31 @@ from undertone.errors import (
     PlanChanged,
     ProtocolError,
     ReplayedAttempt,
+    SecureAggregationError,
+    TooFewSites,
 )
-from undertone.failpoints import reached
 from undertone.keys import PLAN_DOMAIN, check_signature
-from undertone.messages import Reply, Request
+from undertone.messages import Reply, Request, Words
 from undertone.package import package_sha256
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, OsEntropy
-from undertone.privacy.ledger import Ledger, commit_to_sum
-from undertone.privacy.quantise import site_sum
-from undertone.secagg.plain import mask
-from undertone.stages import Contributions, MaskedVector
-from undertone_client.preparing import Preparation, state_sha256
+from undertone.privacy.ledger import Ledger
+from undertone.secagg.prg import pack24
+from undertone.stages import MaskedVector
+from undertone_client.attempt import Answer, OpenAttempt, repeats
 from undertone_client.site import SiteDir
-from undertone_client.state import Attempt, NodeState
+from undertone_client.state import NodeState
 
 # What a coordinator is told: facts of plan and protocol. Everything else stays in node.log.
-_TOLD = (BudgetExceeded, NotApproved, PlanChanged, ProtocolError, ReplayedAttempt)
+_TOLD = (
+    BudgetExceeded,
+    NotApproved,
+    PlanChanged,
+    ProtocolError,
+    ReplayedAttempt,
+    SecureAggregationError,
+    TooFewSites,
+)
 
 
 class Node:
@@ -45,32 +50,29 @@ class Node:
     def handle(self, request: Request) -> Reply:
         """Answer or refuse; what a refusal says never depends on a record (PRIVACY 17)."""
         try:
-            words = self._answer(request)
+            answer = self._answer(request)
         except _TOLD as error:
             return self._refusal(type(error).__name__, str(error))
         except Exception as error:  # noqa: BLE001 - its text may name a record: it stays in node.log
             self.site.note(f"{request.kind} failed: {type(error).__name__}: {error}")
             return self._refusal("SiteFault", "the site cannot take part now; its operator finds why in node.log")
-        return Reply(self.site.config.site, PROTOCOL, words=None if words is None else words.words)
+        return Reply(self.site.config.site, PROTOCOL, words=_on_wire(answer.vector), body=answer.body)
 
     def _refusal(self, code: str, message: str) -> Reply:
         self.site.note(f"refused: {code}: {message}")
         return Reply(self.site.config.site, PROTOCOL, error=code, message=message)
 
-    def _answer(self, request: Request) -> MaskedVector | None:
+    def _answer(self, request: Request) -> Answer:
         if request.protocol != PROTOCOL:
             raise ProtocolError(f"the coordinator speaks protocol {request.protocol}, this node protocol {PROTOCOL}")
         if request.kind == "hello":
-            return None
-        plan, state = self._approved_plan(request), request.state
-        if state is None or state.shape != (plan.method.dimension,):
-            raise ProtocolError(f"the model state is not a vector of {plan.method.dimension} values")
+            return Answer()
+        plan = self._approved_plan(request)
         with Ledger.open(self.site.ledger) as ledger, NodeState(self.site.state) as memory:
-            _refuse_replay(ledger, plan, request)
-            if request.kind == "prepare":
-                Preparation(self.site, plan, _attempt(plan, request), state, memory, self._entropy).run()
-                return None
-            return self._contribute(plan, request, state, memory, ledger)
+            if request.kind in ("prepare", "contribute"):
+                _refuse_replay(ledger, plan, request)
+            attempt = OpenAttempt(self.site, plan, request, ledger, memory, self._entropy)
+            return attempt.plain() if plan.aggregation.mode == "plain" else attempt.secure()
 
     def _approved_plan(self, request: Request) -> Plan:
         """The request's plan, once everything about it is what this site approved.
@@ -87,32 +89,20 @@ class Node:
             raise NotApproved(f"{self.site.config.site} runs other code than the plan names; install that version")
         if self.site.config.site not in plan.cohort.units:
             raise NotApproved(f"{self.site.config.site} is not on the roster of plan {plan.digest[:8]}")
+        if plan.aggregation.mode == "plain" and not policy.allow_plain:
+            raise NotApproved(
+                f"{self.site.config.site} allows no plain aggregation, in which the coordinator sees each site's sum"
+            )
         if not (1 <= request.round <= plan.privacy.rounds and 1 <= request.attempt <= plan.privacy.max_attempts):
             raise PlanChanged(f"round {request.round}, attempt {request.attempt} is not in the plan")
         return plan
 
-    def _contribute(
-        self, plan: Plan, request: Request, state: NDArray[np.float32], memory: NodeState, ledger: Ledger
-    ) -> MaskedVector:
-        """Clip, quantise, sum, clamp, mask; charge durably; only then answer (PRIVACY 4, 12)."""
-        attempt = _attempt(plan, request)
-        chosen, rows = memory.sampled(attempt, state_sha256(state)), memory.rows(attempt)
-        if chosen is None or set(chosen) != set(rows):
-            raise ProtocolError(f"round {request.round}, attempt {request.attempt} was not prepared")
-        stacked = np.array([rows[unit] for unit in chosen], dtype=np.float32).reshape(
-            len(chosen), plan.method.dimension
-        )
-        masked = mask(site_sum(Contributions(stacked), plan.grid.as_grid()))
-        # The site's own secret is the salt: a plain hash of a sum could be tested by guessing one unit.
-        commitment = commit_to_sum(masked.words.astype(np.int64), self.site.secret())
-        once = plan.privacy.sampling_rate == 1
-        reached("node/before charge")
-        ledger.charge(*attempt, plan.event, commitment, plan.privacy.max_attempts, once_per_round=once)
-        reached("node/charge durable")
-        if not self.site.config.keep_rows:
-            memory.forget(attempt)
-        reached("node/before answer")
-        return masked
+
+def _on_wire(vector: MaskedVector | None) -> Words | None:
+    """A vector as it travels: 4 bytes a word, or the low 3."""
+    if vector is None or vector.wire_bits == 32:
+        return None if vector is None else vector.words
+    return pack24(vector.words)
 
 
 def _refuse_replay(ledger: Ledger, plan: Plan, request: Request) -> None:
@@ -125,12 +115,8 @@ def _refuse_replay(ledger: Ledger, plan: Plan, request: Request) -> None:
         again = charge.round == request.round
         if again and charge.attempt == request.attempt:
             raise ReplayedAttempt(f"round {request.round}, attempt {request.attempt} was answered before")
-        if again and plan.privacy.sampling_rate == 1:
+        if again and repeats(plan):
             raise ReplayedAttempt(
                 f"round {request.round} was answered in attempt {charge.attempt}; with sampling rate 1 the rows "
                 "repeat, and two sums of different sites would reveal one site: the study must be planned anew"
             )
-
-
-def _attempt(plan: Plan, request: Request) -> Attempt:
-    return plan.digest, request.round, request.attempt

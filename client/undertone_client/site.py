@@ -3,6 +3,9 @@
 node.toml       where the data lie, device, speed settings: none of it enters the plan
 policy.toml     what the site allows: coordinator key, approved plans
 secret.key      the node's secret, from which rows draw their randomness (0600)
+identity.key    the site's Ed25519 key: who it is to the other sites (0600)
+federation.json the other sites' public keys, federation.sig the coordinator's signature; pinned in policy.toml
+sessions/       the open session of secure aggregation, until it ends
 state.sqlite    coins and finished rows of attempts in progress
 ledger.sqlite   what was spent on this site's data
 node.log        refusals, and records that became zero rows
@@ -15,13 +18,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, ValidationError
 
 from undertone.durable import write_durable
-from undertone.errors import FolderError
-from undertone.keys import write_secret
+from undertone.errors import FolderError, NotApproved
+from undertone.keys import create_key, load_key, write_secret
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
+from undertone.secagg.federation import Federation, read_federation
 from undertone.study import Section, SiteName
 
 _ConfigT = TypeVar("_ConfigT", bound=Section)
@@ -43,6 +48,9 @@ class Policy(Section):
 
     coordinator: str = Field(pattern=r"^[0-9a-f]{64}$")
     approved: list[str] = Field(default_factory=list)
+    federation: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    # Sums that the coordinator sees site by site need the site's consent in so many words.
+    allow_plain: bool = False
 
 
 class SiteDir:
@@ -67,6 +75,41 @@ class SiteDir:
     def cache(self) -> Path:
         """cache/."""
         return self.folder / "cache"
+
+    @property
+    def sessions(self) -> Path:
+        """sessions/."""
+        return self.folder / "sessions"
+
+    def identity(self) -> Ed25519PrivateKey:
+        """The site's signing key.
+
+        Raises:
+            FolderError: the file is missing or damaged.
+        """
+        return load_key(self.folder / "identity.key")
+
+    def federation(self) -> Federation:
+        """The federation manifest that this site approved.
+
+        Raises:
+            NotApproved: none was approved, or the file is another.
+        """
+        if self.policy.federation is None:
+            raise NotApproved(f"{self.config.site} has approved no federation: who the other sites are is not known")
+        try:
+            data = (self.folder / "federation.json").read_bytes()
+            signature = (self.folder / "federation.sig").read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError):
+            raise NotApproved(f"{self.config.site} has no readable federation.json and federation.sig") from None
+        return read_federation(data, signature, self.policy.federation)
+
+    def join(self, federation: Federation, signature: str) -> None:
+        """Write down and pin the federation that this site approves."""
+        write_durable(self.folder / "federation.json", federation.to_bytes())
+        write_durable(self.folder / "federation.sig", signature.encode())
+        self.policy = self.policy.model_copy(update={"federation": federation.digest})
+        write_durable(self.folder / "policy.toml", _toml(self.policy))
 
     def note(self, text: str) -> None:
         """One line in node.log, for the site's own eyes."""
@@ -100,6 +143,7 @@ def create_site(folder: Path, config: NodeConfig, policy: Policy, entropy: Entro
         raise FolderError(f"{folder} exists already; a node's folder is never overwritten") from None
     (folder / "cache").mkdir()
     write_secret(folder / "secret.key", entropy.bytes(32))
+    create_key(folder / "identity.key")
     write_durable(folder / "node.toml", _toml(config))
     write_durable(folder / "policy.toml", _toml(policy))
     Ledger.create(folder / "ledger.sqlite", {"role": "node", "site": config.site}).close()

@@ -28,11 +28,15 @@ Failpoint = Literal[
     "node/before charge",
     "node/charge durable",
     "node/before answer",
+    # a node's session of secure aggregation
+    "session/step noted",
+    "session/state durable",
     # the coordinator's round: asked, Q, receipt, noise, V, update
     "rounds/prepared",
     "rounds/void noted",
     "run/round folder made",
     "rounds/asked durable",
+    "secure/confirmed",
     "rounds/answered",
     "run/salt durable",
     "run/sites durable",

@@ -1,6 +1,7 @@
 """The stages a contribution passes through, each with a type of its own (DESIGN 2).
 
-    Contributions -> ClippedSum -> MaskedVector -> Sum -> NoisedSum -> Release
+    Contributions -> ClippedSum                -> MaskedVector -> Sum       -> NoisedSum -> Release   central noise
+    Contributions -> ClippedSum -> NoisedShare -> MaskedVector -> SharedSum -> NoisedSum -> Release   distributed
 
 A step cannot be skipped by accident: each function takes the type before it and returns the next,
 and the bound travels with the value. `tests/arch` checks by syntax tree who may build which.
@@ -39,11 +40,24 @@ class ClippedSum:
 
 
 @dataclass(frozen=True)
+class NoisedShare:
+    """A site's clamped sum with its own share of the noise: `values` [d] int64. Built by the node's gate alone.
+
+    `sigma_local` is in integer units; `entry_hash` names the entry of the site's ledger that paid for it.
+    """
+
+    values: NDArray[np.int64]
+    sigma_local: int
+    entry_hash: str
+
+
+@dataclass(frozen=True)
 class MaskedVector:
-    """What leaves a node: `words` [d] uint32 in the ring, and the aggregation that can open it."""
+    """What leaves a node: `words` [d] uint32 in the ring of 2^wire_bits, and the aggregation that can open it."""
 
     words: NDArray[np.uint32]
     aggregation: str
+    wire_bits: int = 32
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,15 @@ class Sum:
 
     values: NDArray[np.int64]
     sensitivity: Sensitivity
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SharedSum:
+    """The opened sum over `sites`, each of which added its share of the noise: `values` [d] int64."""
+
+    values: NDArray[np.int64]
+    sigma_local: int
     sites: tuple[str, ...]
 
 

@@ -20,6 +20,7 @@ from undertone_cli.console import Bars, out, table
 from undertone_cli.diagnostics import diagnose
 from undertone_cli.inprocess import run_inprocess
 from undertone_cli.plan import describe
+from undertone_cli.provisioning import federate
 from undertone_cli.split import SiteData, split
 from undertone_client.app import app as client_app
 from undertone_client.records import check_images, write_metadata
@@ -105,7 +106,8 @@ def round_units(count: int) -> int:
 def _write_run(part: Path, plan: Plan, study: Study, study_file: Path, shares: dict[str, SiteData]) -> None:
     run = RunFolder.create(part, plan, {"setting": SIMULATION, "engine": "inprocess"})
     shutil.copyfile(study_file, part / "study.toml")
-    policy = Policy(coordinator=public_hex(run.key()), approved=[plan.digest])
+    plain = plan.aggregation.mode == "plain"
+    policy = Policy(coordinator=public_hex(run.key()), approved=[plan.digest], allow_plain=plain)
     for site, share in shares.items():
         config = NodeConfig(
             site=site,
@@ -118,6 +120,7 @@ def _write_run(part: Path, plan: Plan, study: Study, study_file: Path, shares: d
         if share.holdout.records:
             (part / "holdout" / site).mkdir(parents=True)
             write_metadata(part / "holdout" / site / "metadata.csv", share.holdout.records)
+    federate(run, [part / "sites" / site for site in shares])
 
 
 def _check_same_study(study_file: Path, folder: Path) -> None:

@@ -42,17 +42,15 @@ class Attempt:
                 )
         yield from self.sites.ask({site: made[body] for site, body in bodies.items()})
 
-    def enough(self, answered: Collection[str]) -> None:
-        """Go on only while the plan's minimum of sites is there.
+    def enough(self, answered: Collection[str], needed: int) -> None:
+        """Go on only while enough sites are there.
 
         Raises:
             TooFewSites: who is missing, and why.
         """
-        if len(answered) < self.plan.cohort.min_sites:
+        if len(answered) < needed:
             reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(self.sites.missing.items()))
-            raise TooFewSites(
-                f"{len(answered)} sites answered, the plan needs {self.plan.cohort.min_sites}. Missing: {reasons}"
-            )
+            raise TooFewSites(f"{len(answered)} sites answered, the plan needs {needed}. Missing: {reasons}")
 
     def begin(self) -> None:
         """Durable before the first vector is asked for: from here on the attempt counts."""

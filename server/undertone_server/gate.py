@@ -10,7 +10,7 @@ from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger, Receipt, commit_to_sum
 from undertone.privacy.noise import rounded_gaussian
-from undertone.stages import PER_ROW, NoisedSum, Sensitivity, Sum
+from undertone.stages import PER_ROW, NoisedSum, Sensitivity, SharedSum, Sum
 from undertone_server.run import RunFolder
 
 
@@ -63,6 +63,47 @@ def pass_gate(
     return NoisedSum(values, receipt.event.sigma, total.sites, receipt.entry_hash)
 
 
+def charge_opening(confirmed: str, plan: Plan, ledger: Ledger, round_: int, attempt: int) -> Receipt:
+    """Distributed noise: charge before the shares are asked for that open the sum (PRIVACY 8, 11).
+
+    The sum that is opened then holds the sites' noise and is V itself. A death in between costs the attempt:
+    nobody keeps what the sites revealed.
+
+    Args:
+        confirmed: digest of the signed survivor lists: which sum was paid for.
+        plan: the plan.
+        ledger: the coordinator's.
+        round_: the round.
+        attempt: the attempt at that round.
+
+    Raises:
+        BudgetExceeded, ReplayedAttempt: nothing was opened.
+    """
+    reached("gate/before charge")
+    receipt = ledger.charge(plan.digest, round_, attempt, plan.event, confirmed, plan.privacy.max_attempts)
+    reached("gate/receipt durable")
+    return receipt
+
+
+def pass_shared(total: SharedSum, receipt: Receipt | None, plan: Plan, run: RunFolder, attempt: int) -> NoisedSum:
+    """V of a sum that the sites noised themselves: enough shares are in it, and it was paid for.
+
+    Raises:
+        MechanismViolation: no receipt, another mechanism, too few sites, or a share of another size.
+    """
+    if receipt is None or receipt.event != plan.event:
+        raise MechanismViolation("the sum was opened without a receipt for the plan's mechanism; nothing was used")
+    if plan.privacy.noise != "distributed" or total.sigma_local != plan.privacy.sigma_local:
+        raise MechanismViolation("the sites' shares of noise are not what the plan says; nothing was used")
+    if len(total.sites) < plan.aggregation.threshold:
+        raise MechanismViolation(f"{len(total.sites)} shares of noise are fewer than the plan counts on")
+    if run.kept_noised(receipt.round) is not None:
+        raise MechanismViolation(f"round {receipt.round} has its noise already; a sum is never noised twice")
+    run.keep_shared(receipt.round, attempt, total)
+    reached("gate/V durable, Q gone")
+    return NoisedSum(total.values, plan.privacy.sigma, total.sites, receipt.entry_hash)
+
+
 def reopen(plan: Plan, ledger: Ledger, run: RunFolder, round_: int) -> NoisedSum | None:
     """The V of a round that was noised before, with the receipt that paid for it; None if there is none.
 
@@ -80,7 +121,7 @@ def reopen(plan: Plan, ledger: Ledger, run: RunFolder, round_: int) -> NoisedSum
             "restore the newest ledger.sqlite of this run"
         )
     run.drop_sum(round_, attempt)  # a crash right after V became durable leaves Q behind
-    return NoisedSum(values, receipt.event.sigma, sites, receipt.entry_hash)
+    return NoisedSum(values, plan.privacy.sigma, sites, receipt.entry_hash)
 
 
 def _check_receipt(receipt: Receipt, plan: Plan, commitment: str) -> None:

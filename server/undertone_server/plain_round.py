@@ -15,7 +15,7 @@ def collect(attempt: Attempt) -> Sum:
         MechanismViolation: a site did not clamp.
     """
     prepared = dict(attempt.ask("prepare", dict.fromkeys(attempt.sites.present, b""), with_state=True))
-    attempt.enough(prepared)
+    attempt.enough(prepared, attempt.plan.cohort.min_sites)
     attempt.begin()
     vectors: dict[str, MaskedVector] = {}
     for site, reply in attempt.ask("contribute", dict.fromkeys(prepared, b""), with_state=True):
@@ -24,5 +24,5 @@ def collect(attempt: Attempt) -> Sum:
             attempt.sites.drop(site, "sent no vector of the plan's length")
         else:
             vectors[site] = MaskedVector(words.astype(np.uint32, copy=False), NAME)
-    attempt.enough(vectors)
+    attempt.enough(vectors, attempt.plan.cohort.min_sites)
     return open_sum(vectors, attempt.plan.grid.as_grid())

@@ -13,9 +13,9 @@ from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
 from undertone.progress import reporter
 from undertone.stages import NoisedSum, Sensitivity, Sum
+from undertone_server import plain_round, secure_round
 from undertone_server.attempt import Attempt
-from undertone_server.gate import pass_gate, reopen
-from undertone_server.plain_round import collect
+from undertone_server.gate import charge_opening, pass_gate, pass_shared, reopen
 from undertone_server.run import RunFolder
 from undertone_server.sites import Sites
 from undertone_server.telemetry import Telemetry
@@ -60,8 +60,14 @@ class Coordinator:
         return updated
 
     def _noised_sum(self, round_: int, state: NDArray[np.float32]) -> NoisedSum:
-        """A new V: from a Q that survived a crash, or from the sites."""
+        """A new V, by the party that the plan lets add the noise."""
         asked = self.run.attempts_asked(round_)
+        if self.plan.privacy.noise == "distributed":
+            return self._noised_by_sites(round_, self._next_attempt(round_, asked), state)
+        return self._noised_here(round_, asked, state)
+
+    def _noised_here(self, round_: int, asked: list[int], state: NDArray[np.float32]) -> NoisedSum:
+        """Central noise: from a Q that survived a crash, or from the sites."""
         sensitivity = Sensitivity(self.plan.privacy.sensitivity)
         kept = self.run.kept_sum(round_, asked[-1], sensitivity) if asked else None
         if kept is not None:
@@ -71,6 +77,17 @@ class Coordinator:
             total, salt = self._ask_sites(round_, attempt, state), self.entropy.bytes(SALT_BYTES)
             self.run.keep_sum(round_, attempt, total, salt)
         return pass_gate(total, salt, self.plan, self.ledger, self.run, round_, attempt, self.entropy)
+
+    def _noised_by_sites(self, round_: int, attempt: int, state: NDArray[np.float32]) -> NoisedSum:
+        """Distributed noise: charged before the sum is opened, which is then V itself."""
+        total = secure_round.collect_shared(
+            self._attempt(round_, attempt, state),
+            self.run.federation(),
+            lambda confirmed: charge_opening(confirmed, self.plan, self.ledger, round_, attempt),
+        )
+        self._say_who_is_missing(round_)
+        receipt = self.ledger.receipt(self.plan.digest, round_, attempt)
+        return pass_shared(total, receipt, self.plan, self.run, attempt)
 
     def _next_attempt(self, round_: int, asked: list[int]) -> int:
         """The attempt's number; one that was asked for and left no Q is void and counts.
@@ -87,11 +104,19 @@ class Coordinator:
         return asked[-1] + 1 if asked else 1
 
     def _ask_sites(self, round_: int, attempt: int, state: NDArray[np.float32]) -> Sum:
-        """The sum of those that answered; who is missing is said."""
+        """Q of those that answered; who is missing is said."""
+        one = self._attempt(round_, attempt, state)
+        plain = self.plan.aggregation.mode == "plain"
+        total = plain_round.collect(one) if plain else secure_round.collect(one, self.run.federation())
+        reached("rounds/answered")
+        self._say_who_is_missing(round_)
+        return total
+
+    def _attempt(self, round_: int, attempt: int, state: NDArray[np.float32]) -> Attempt:
         if self.sites.missing:
             self.sites.find()  # whoever was away in an earlier round may be back
-        total = collect(Attempt(self.plan, self.run, self.sites, self.ledger, round_, attempt, state))
-        reached("rounds/answered")
+        return Attempt(self.plan, self.run, self.sites, self.ledger, round_, attempt, state)
+
+    def _say_who_is_missing(self, round_: int) -> None:
         for site, reason in self.sites.missing.items():
             reporter().line(f"round {round_}: {site} is missing: {reason}")
-        return total

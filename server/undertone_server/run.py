@@ -2,9 +2,10 @@
 
 plan.json, plan.sig     the plan and the coordinator's signature over its digest
 coordinator.key         the key of that signature (0600)
+federation.json, .sig   the sites' public keys, signed by the coordinator
 run.json                facts that are not the plan's: engine, simulation or study
 ledger.sqlite           charges
-checkpoints/            per round: attempts asked for, Q until it is noised, V, the public state w
+checkpoints/            per round: sessions, attempts asked for, Q until it is noised, V, transcript, the public state w
 events/                 TensorBoard
 release/                what leaves
 """
@@ -19,14 +20,15 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
-from undertone.canonical import Json, canonical_json
+from undertone.canonical import Json, canonical_json, sha256_hex
 from undertone.durable import read_array, sync_folder, write_array, write_durable
-from undertone.errors import FolderError
+from undertone.errors import FolderError, NotApproved
 from undertone.failpoints import reached
 from undertone.keys import PLAN_DOMAIN, check_signature, create_key, load_key, public_hex, sign
 from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
-from undertone.stages import Sensitivity, Sum
+from undertone.secagg.federation import Federation, read_federation, sign_federation
+from undertone.stages import Sensitivity, SharedSum, Sum
 
 
 class RunFolder:
@@ -80,6 +82,30 @@ class RunFolder:
         except (OSError, UnicodeDecodeError):
             raise FolderError(f"{self.folder / 'plan.sig'} cannot be read") from None
 
+    def keep_federation(self, federation: Federation) -> str:
+        """Sign and write the manifest of the sites' keys; returns the signature, hexadecimal."""
+        signature = sign_federation(federation, self.key())
+        write_durable(self.folder / "federation.json", federation.to_bytes())
+        write_durable(self.folder / "federation.sig", signature.encode())
+        return signature
+
+    def federation(self) -> Federation:
+        """The manifest of the sites' keys.
+
+        Raises:
+            FolderError: it is missing.
+            NotApproved: it is not the one that this coordinator signed.
+        """
+        try:
+            data = (self.folder / "federation.json").read_bytes()
+            signature = (self.folder / "federation.sig").read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError):
+            raise FolderError(f"{self.folder} has no readable federation.json and federation.sig") from None
+        federation = read_federation(data, signature, sha256_hex(data))
+        if federation.coordinator != public_hex(self.key()):
+            raise NotApproved(f"{self.folder / 'federation.json'} names another coordinator")
+        return federation
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Within, this process alone runs the study: two would noise one sum twice.
@@ -106,20 +132,33 @@ class RunFolder:
         return sorted(int(path.stem.split("-")[-1]) for path in self._round(round_).glob("asked-*.mark"))
 
     def mark_asked(self, round_: int, attempt: int) -> None:
-        """Durable before the first site is asked: from here on the attempt counts."""
-        # 0700: the un-noised sum lies here for a moment, and its files are born readable by all.
-        self._round(round_).mkdir(parents=True, exist_ok=True, mode=0o700)
-        sync_folder(self.checkpoints)
-        reached("run/round folder made")
+        """Durable before the first vector is asked for: from here on the attempt counts."""
+        self._make_round(round_)
         write_durable(self._round(round_) / f"asked-{attempt:03d}.mark", b"")
+
+    def next_session(self, round_: int, attempt: int) -> int:
+        """A number for a session of secure aggregation, above all earlier ones of this attempt, durable first."""
+        self._make_round(round_)
+        path = self._round(round_) / f"session-{attempt:03d}"
+        number = 1 + (read_number(path) if path.is_file() else 0)
+        write_durable(path, str(number).encode())
+        return number
+
+    def keep_transcript(self, round_: int, attempt: int, transcript: bytes) -> None:
+        """The audit log of a session that opened its sum."""
+        write_durable(self._round(round_) / f"transcript-{attempt:03d}.json", transcript)
+
+    def keep_shared(self, round_: int, attempt: int, total: SharedSum) -> None:
+        """V of distributed noise, in which no noise of the coordinator is missing: durable before it is used."""
+        self._keep_sites(round_, attempt, total.sites)
+        self.keep_noised(round_, attempt, total.values)
 
     def keep_sum(self, round_: int, attempt: int, total: Sum, salt: bytes) -> None:
         """Q, un-noised and private, with the salt that hides it in the ledger."""
         folder = self._round(round_)
         write_durable(folder / f"salt-{attempt:03d}", salt)
         reached("run/salt durable")
-        write_durable(folder / f"sites-{attempt:03d}.json", canonical_json(list(total.sites)))
-        reached("run/sites durable")
+        self._keep_sites(round_, attempt, total.sites)
         write_array(folder / f"sum-{attempt:03d}.npy", total.values)
         reached("run/Q durable")
         for path in folder.glob("s*"):
@@ -168,8 +207,30 @@ class RunFolder:
         kept = [self.kept_noised(round_) for round_ in range(1, rounds + 1)]
         return set.intersection(*(set(found[2]) for found in kept if found is not None))
 
+    def _keep_sites(self, round_: int, attempt: int, sites: tuple[str, ...]) -> None:
+        write_durable(self._round(round_) / f"sites-{attempt:03d}.json", canonical_json(list(sites)))
+        reached("run/sites durable")
+
+    def _make_round(self, round_: int) -> None:
+        # 0700: the un-noised sum lies here for a moment, and its files are born readable by all.
+        self._round(round_).mkdir(parents=True, exist_ok=True, mode=0o700)
+        reached("run/round folder made")
+        sync_folder(self.checkpoints)
+
     def _round(self, round_: int) -> Path:
         return self.checkpoints / f"round-{round_:06d}"
+
+
+def read_number(path: Path) -> int:
+    """A small integer that `RunFolder` wrote.
+
+    Raises:
+        FolderError: it is none.
+    """
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        raise FolderError(f"{path} cannot be read; restore it, or start the study anew") from None
 
 
 def refuse_existing(folder: Path, advice: str = "choose another --out") -> None:

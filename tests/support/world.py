@@ -23,7 +23,9 @@ from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import choose_grid
 from undertone.privacy.rows import row_generator, row_key
+from undertone.secagg.parameters import default_colluders, default_threshold
 from undertone_cli.inprocess import InProcessGrid
+from undertone_cli.provisioning import federate
 from undertone_client.app import app as client_app
 from undertone_client.images import load_image
 from undertone_client.node import Node
@@ -48,10 +50,28 @@ class SilentTelemetry:
         del round_, charges, state
 
 
-def make_plan(base: Path, units: Mapping[str, int], **privacy: Any) -> Plan:
+def secure(sites: int, **changes: Any) -> dict[str, Any]:
+    """Secure aggregation at its defaults for so many sites."""
+    defaults = {"threshold": default_threshold(sites), "colluders": default_colluders(sites)}
+    return {"mode": "secagg"} | defaults | changes
+
+
+PLAIN = {"mode": "plain", "threshold": 1, "colluders": 0}
+
+
+def make_plan(
+    base: Path,
+    units: Mapping[str, int],
+    *,
+    aggregation: Mapping[str, Any] = PLAIN,
+    wire_bits: int = 32,
+    min_sites: int = 2,
+    **privacy: Any,
+) -> Plan:
     """A consistent plan whose noise is set by hand: no calibration, which takes seconds."""
     wanted = {"sampling_rate": 1.0, "rounds": 1, "max_attempts": 1, "unit": "patient", "sigma": 64} | privacy
-    grid = choose_grid(4.0, wanted["sampling_rate"], max(units.values()), len(units))
+    margin = wanted.get("noise_margin", 0)
+    grid = choose_grid(4.0, wanted["sampling_rate"], max(units.values()), len(units), wire_bits, margin)
     pinned = pin(str(base))
     method = DummyMethod(DummyOptions())
     layout = method.layout(pinned)
@@ -84,14 +104,14 @@ def make_plan(base: Path, units: Mapping[str, int], **privacy: Any) -> Plan:
                 "scale": grid.scale,
                 "clip_units": grid.clip_units,
                 "site_clamp": grid.site_clamp,
-                "modulus_bits": 32,
+                "modulus_bits": wire_bits,
             },
             "data": {
                 "unit_column": "patient_id" if wanted["unit"] == "patient" else None,
                 "caption": "a {token}, {finding}",
             },
-            "cohort": {"units": dict(units), "units_origin": "published", "min_sites": 2},
-            "aggregation": "plain",
+            "cohort": {"units": dict(units), "units_origin": "published", "min_sites": min_sites},
+            "aggregation": dict(aggregation),
         }
     )
 
@@ -129,9 +149,9 @@ class World:
         return {"plan": plan.as_bytes(), "signature": sign(self.run.key(), PLAN_DOMAIN, plan.digest)}
 
     def approve(self, site: Path, digest: str) -> None:
-        policy = Policy(coordinator=public_hex(self.run.key()), approved=[self.plan.digest, digest])
-        text = f'coordinator = "{policy.coordinator}"\napproved = {policy.approved}\n'.replace("'", '"')
-        (site / "policy.toml").write_text(text, encoding="utf-8")
+        path = site / "policy.toml"
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace("approved = [", f'approved = ["{digest}", '), encoding="utf-8")
 
     def ask(self, kind: str, site: str = "north", **changes: Any) -> Reply:
         return self.node(site).handle(self.request(kind, **changes))
@@ -168,17 +188,18 @@ class World:
 
 
 def build_world(
-    folder: Path, base: Path, sizes: Mapping[str, int], *, micro_batch: int = 64, keep_rows: bool = True, **privacy: Any
+    folder: Path, base: Path, sizes: Mapping[str, int], *, micro_batch: int = 64, keep_rows: bool = True, **plan_: Any
 ) -> World:
     """`sizes`: site -> number of images; two images make a patient, N_i is the number of patients."""
-    plan = make_plan(base, {site: max(count // 2, 1) for site, count in sizes.items()}, **privacy)
+    plan = make_plan(base, {site: max(count // 2, 1) for site, count in sizes.items()}, **plan_)
     world = World(folder, plan, RunFolder.create(folder / "run", plan, {"setting": "test"}))
-    policy = Policy(coordinator=public_hex(world.run.key()), approved=[plan.digest])
+    policy = Policy(coordinator=public_hex(world.run.key()), approved=[plan.digest], allow_plain=True)
     for index, (site, count) in enumerate(sizes.items()):
         data = folder / "data" / site
         world.records[site] = write_folder(data, count, first=100 * index)
         config = NodeConfig(site=site, data=str(data), micro_batch=micro_batch, keep_rows=keep_rows)
         world.sites[site] = create_site(folder / "sites" / site, config, policy, OsEntropy()).folder
+    federate(world.run, world.sites.values())
     return world
 
 

@@ -1,0 +1,135 @@
+"""A site's answers within one attempt, under either aggregation (PRIVACY 4, 8, 12)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undertone.errors import ProtocolError
+from undertone.failpoints import reached
+from undertone.messages import Request
+from undertone.plan import Plan
+from undertone.privacy.entropy import Entropy
+from undertone.privacy.ledger import Ledger, Receipt, commit_to_sum
+from undertone.privacy.quantise import site_sum
+from undertone.secagg.plain import mask
+from undertone.stages import ClippedSum, Contributions, MaskedVector
+from undertone_client.gate import add_share
+from undertone_client.preparing import Preparation, state_sha256
+from undertone_client.session import SiteSession
+from undertone_client.site import SiteDir
+from undertone_client.state import Attempt, NodeState
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a node has to say: a vector, a message of secure aggregation, both or neither."""
+
+    vector: MaskedVector | None = None
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class OpenAttempt:
+    """One request within an attempt, with what the node needs to answer it."""
+
+    site: SiteDir
+    plan: Plan
+    request: Request
+    ledger: Ledger
+    memory: NodeState
+    entropy: Entropy
+
+    def plain(self) -> Answer:
+        """Prepare, then contribute: the coordinator sees this site's sum.
+
+        Raises:
+            ProtocolError: any other kind, or a wrong or missing model state.
+        """
+        state = self._state()
+        if self.request.kind == "prepare":
+            self._prepare(state)
+            return Answer()
+        if self.request.kind != "contribute":
+            raise ProtocolError(f"a plan with plain aggregation has no message {self.request.kind}")
+        masked = mask(self._clipped_sum(state_sha256(state)))
+        self._charge(masked.words.astype(np.int64))
+        return self._leaving(Answer(masked))
+
+    def secure(self) -> Answer:
+        """The five messages of docs/secure-aggregation.md: the coordinator sees the sum of all sites alone."""
+        session = SiteSession(self.site, self.plan, self.request, self.ledger)
+        match self.request.kind:
+            case "prepare":
+                state = self._state()
+                self._prepare(state)
+                return Answer(body=session.open(state_sha256(state), self.entropy))
+            case "share":
+                return Answer(body=session.share())
+            case "contribute":
+                return self._leaving(Answer(*self._masked(session)))
+            case "confirm":
+                return Answer(body=session.confirm())
+            case "unmask":
+                return Answer(body=session.unmask())
+            case _:
+                raise ProtocolError(f"a plan with secure aggregation has no message {self.request.kind}")
+
+    def _masked(self, session: SiteSession) -> tuple[MaskedVector, bytes]:
+        """Clip, quantise, sum, clamp; charge; with distributed noise add this site's share; mask."""
+        prepared_for, shared = session.begin_mask()
+        clipped = self._clipped_sum(prepared_for)
+        receipt = self._charge(clipped.values)
+        if self.plan.privacy.noise == "central":
+            return session.mask(prepared_for, shared, clipped)
+        return session.mask(prepared_for, shared, add_share(clipped, receipt, self.plan, self.entropy))
+
+    def _state(self) -> NDArray[np.float32]:
+        state = self.request.state
+        if state is None or state.shape != (self.plan.method.dimension,):
+            raise ProtocolError(f"the model state is not a vector of {self.plan.method.dimension} values")
+        return state
+
+    def _prepare(self, state: NDArray[np.float32]) -> None:
+        Preparation(self.site, self.plan, self._key, state, self.memory, self.entropy).run()
+
+    def _clipped_sum(self, prepared_for: str) -> ClippedSum:
+        """The site's clamped sum over the units that its coins chose.
+
+        Raises:
+            ProtocolError: the attempt was not prepared.
+        """
+        chosen, rows = self.memory.sampled(self._key, prepared_for), self.memory.rows(self._key)
+        if chosen is None or set(chosen) != set(rows):
+            raise ProtocolError(f"round {self.request.round}, attempt {self.request.attempt} was not prepared")
+        shape = (len(chosen), self.plan.method.dimension)
+        stacked = np.array([rows[unit] for unit in chosen], dtype=np.float32).reshape(shape)
+        return site_sum(Contributions(stacked), self.plan.grid.as_grid())
+
+    def _charge(self, values: NDArray[np.int64]) -> Receipt:
+        """Charge the site's own ledger, durably, before anything leaves."""
+        # The site's own secret is the salt: a plain hash of a sum could be tested by guessing one unit.
+        commitment = commit_to_sum(values, self.site.secret())
+        reached("node/before charge")
+        attempts = self.plan.privacy.max_attempts
+        receipt = self.ledger.charge(
+            *self._key, self.plan.event, commitment, attempts, once_per_round=repeats(self.plan)
+        )
+        reached("node/charge durable")
+        return receipt
+
+    def _leaving(self, answer: Answer) -> Answer:
+        """Coins and rows have served."""
+        if not self.site.config.keep_rows:
+            self.memory.forget(self._key)
+        reached("node/before answer")
+        return answer
+
+    @property
+    def _key(self) -> Attempt:
+        return self.plan.digest, self.request.round, self.request.attempt
+
+
+def repeats(plan: Plan) -> bool:
+    """Whether a second attempt of a round would send the same rows without fresh noise of the site (PRIVACY 12)."""
+    return plan.privacy.sampling_rate == 1 and plan.privacy.noise == "central"

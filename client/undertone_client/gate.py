@@ -1,0 +1,36 @@
+"""The node's gate: from a clamped sum to one that carries this site's share of the noise (PRIVACY 8).
+
+Only with distributed noise, only from the receipt of a charge that is durable, and after the clamp: nothing
+clamps afterwards, only the modulus follows.
+"""
+
+from undertone.errors import MechanismViolation
+from undertone.plan import Plan
+from undertone.privacy.entropy import Entropy
+from undertone.privacy.noise import discrete_gaussian
+from undertone.privacy.ledger import Receipt
+from undertone.stages import PER_ROW, ClippedSum, NoisedShare, Sensitivity
+
+
+def add_share(clipped: ClippedSum, receipt: Receipt, plan: Plan, entropy: Entropy) -> NoisedShare:
+    """Add a discrete Gaussian of standard deviation `sigma_local` to each value.
+
+    Args:
+        clipped: the site's clamped sum, [d].
+        receipt: of the charge that paid for this attempt.
+        plan: noise placement, sigma_local and Delta come from it alone.
+        entropy: `OsEntropy` outside tests.
+
+    Raises:
+        MechanismViolation: the plan wants no share, or bound and receipt are not the plan's.
+    """
+    if plan.privacy.noise != "distributed":
+        raise MechanismViolation("the plan lets the coordinator add the noise; a share on top would spoil the sum")
+    if clipped.sensitivity != Sensitivity(plan.privacy.sensitivity, PER_ROW):
+        raise MechanismViolation(
+            f"the sum can move by {clipped.sensitivity}, the plan says {plan.privacy.sensitivity}, {PER_ROW}"
+        )
+    if receipt.event != plan.event or receipt.digest != plan.digest:
+        raise MechanismViolation("the receipt paid for another mechanism than the plan's; no noise was drawn")
+    noise = discrete_gaussian(entropy, plan.privacy.sigma_local, clipped.values.size)
+    return NoisedShare(clipped.values + noise, plan.privacy.sigma_local, receipt.entry_hash)

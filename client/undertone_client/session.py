@@ -1,0 +1,146 @@
+"""A site's part in one session of secure aggregation, from disk to disk (docs/secure-aggregation.md, 6).
+
+The steps themselves are pure (`undertone.secagg.node`). Here each is taken once: it is noted in the site's
+ledger before its message is looked at, the new state takes the old one's place on disk, and only then does the
+reply leave. So a step answers one message, accepted or refused, whatever dies in between, and a state that is
+put back from an older copy is found out by the ledger.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from undertone.canonical import Json
+from undertone.durable import write_durable
+from undertone.errors import ProtocolError, ReplayedAttempt
+from undertone.failpoints import reached
+from undertone.messages import Request
+from undertone.plan import Plan
+from undertone.privacy.entropy import Entropy
+from undertone.privacy.ledger import Ledger
+from undertone.privacy.quantise import to_ring
+from undertone.secagg.agreed import NAME, parameters_of
+from undertone.secagg.node import AnyState, Confirmed, Masked, Opened, Shared, open_session, restore
+from undertone.secagg.parameters import Parameters, agree
+from undertone.stages import ClippedSum, MaskedVector, NoisedShare
+from undertone_client.site import SiteDir
+
+_NOTE = "secagg"
+_OPEN, _SHARE, _MASK, _CONFIRM, _UNMASK = 1, 2, 3, 4, 5
+_HASH_BYTES = 32
+_StateT = TypeVar("_StateT", bound=AnyState)
+
+
+@dataclass(frozen=True)
+class SiteSession:
+    """Session `request.session` of an attempt at one site."""
+
+    site: SiteDir
+    plan: Plan
+    request: Request
+    ledger: Ledger
+
+    def open(self, state_sha256: str, entropy: Entropy) -> bytes:
+        """Step 1: fresh keys, once for each session number; numbers only rise within an attempt.
+
+        Raises:
+            ReplayedAttempt: this session, or a later one of this attempt, was opened before.
+            UnfaithfulCoordinator: the coordinator's parameters are not those of the approved plan.
+        """
+        params = self._parameters(state_sha256)
+        agree(self.request.body, params)
+        session, _ = self._newest()
+        if self.request.session <= session:
+            raise ReplayedAttempt(f"session {self.request.session} of this attempt is over; {session} was opened")
+        self._note(_OPEN)
+        identity, federation = self.site.identity(), self.site.federation()
+        opened, advert = open_session(params, self.site.config.site, identity, federation, entropy)
+        self._keep(state_sha256, opened)
+        return advert
+
+    def share(self) -> bytes:
+        """Step 2: shares of this session's secrets, sealed for each other site."""
+        state_sha256, opened = self._take(_SHARE, Opened)
+        shared, sealed = opened.share(self.request.body)
+        self._keep(state_sha256, shared)
+        return sealed
+
+    def begin_mask(self) -> tuple[str, Shared]:
+        """Step 3, taken: before the vector is charged and before any noise is drawn for it."""
+        return self._take(_MASK, Shared)
+
+    def mask(
+        self, state_sha256: str, shared: Shared, contribution: ClippedSum | NoisedShare
+    ) -> tuple[MaskedVector, bytes]:
+        """Step 3, done: the site's vector, masked, and the proof."""
+        masked, words, proof = shared.mask(self.request.body, to_ring(contribution.values))
+        self._keep(state_sha256, masked)
+        return MaskedVector(words, NAME, self.plan.grid.modulus_bits), proof
+
+    def confirm(self) -> bytes:
+        """Step 4: sign the one list of survivors."""
+        state_sha256, masked = self._take(_CONFIRM, Masked)
+        confirmed, confirmation = masked.confirm(self.request.body)
+        self._keep(state_sha256, confirmed)
+        return confirmation
+
+    def unmask(self) -> bytes:
+        """Step 5: reveal the shares that open the survivors' sum; nothing is kept."""
+        _, confirmed = self._take(_UNMASK, Confirmed)
+        _, shares = confirmed.unmask(self.request.body)
+        self._path.unlink(missing_ok=True)
+        return shares
+
+    def _take(self, step: int, kind: type[_StateT]) -> tuple[str, _StateT]:
+        """The stored state of the step before, once: from here on this step is spent."""
+        newest = self._newest()
+        if newest != (self.request.session, step - 1):
+            raise ReplayedAttempt(
+                f"step {step} of session {self.request.session} does not follow step {newest[1]} of session {newest[0]}"
+            )
+        self._note(step)
+        try:
+            data = self._path.read_bytes()
+        except OSError:
+            raise ProtocolError("this site holds no session of this attempt; start another session") from None
+        state_sha256 = data[:_HASH_BYTES].hex()
+        identity, federation = self.site.identity(), self.site.federation()
+        params = self._parameters(state_sha256)
+        state = restore(data[_HASH_BYTES:], step - 1, params, self.site.config.site, identity, federation)
+        if not isinstance(state, kind):
+            raise ProtocolError(f"the stored session cannot take step {step}; start another session")
+        return state_sha256, state
+
+    def _keep(self, state_sha256: str, state: AnyState) -> None:
+        """Put the new state in the old one's place. SITE_DIR is readable by its owner alone."""
+        self._path.parent.mkdir(exist_ok=True, mode=0o700)
+        write_durable(self._path, bytes.fromhex(state_sha256) + state.to_bytes())
+        reached("session/state durable")
+
+    def _note(self, step: int) -> None:
+        self.ledger.note(_NOTE, self._key | {"session": self.request.session, "step": step})
+        reached("session/step noted")
+
+    def _newest(self) -> tuple[int, int]:
+        """(session, step) that the ledger noted last for this attempt; (0, 0) if none."""
+        for entry in reversed(self.ledger.entries()):
+            if entry.kind == _NOTE and all(entry.body.get(name) == value for name, value in self._key.items()):
+                session, step = entry.body.get("session"), entry.body.get("step")
+                if isinstance(session, int) and isinstance(step, int):
+                    return session, step
+        return 0, 0
+
+    @property
+    def _key(self) -> dict[str, Json]:
+        return {"digest": self.plan.digest, "round": self.request.round, "attempt": self.request.attempt}
+
+    @property
+    def _path(self) -> Path:
+        name = f"{self.plan.digest[:16]}-{self.request.round:06d}-{self.request.attempt:03d}"
+        return self.site.sessions / name
+
+    def _parameters(self, state_sha256: str) -> Parameters:
+        request, federation = self.request, self.site.federation()
+        return parameters_of(
+            self.plan, federation.digest, request.round, request.attempt, request.session, state_sha256
+        )

@@ -1,0 +1,25 @@
+"""Making the sites of a study known to each other: keys and the signed federation manifest."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from undertone.keys import public_hex
+from undertone.secagg.federation import Federation
+from undertone_client.site import SiteDir
+from undertone_server.run import RunFolder
+
+
+def federate(run: RunFolder, folders: Iterable[Path]) -> Federation:
+    """Sign a manifest of the sites' public keys and let each site pin it: in a simulation all sites are ours.
+
+    Args:
+        run: the coordinator's RUN, which keeps the manifest.
+        folders: each site's SITE_DIR.
+    """
+    sites = [SiteDir(folder) for folder in folders]
+    keys = {site.config.site: public_hex(site.identity()) for site in sites}
+    federation = Federation(run.plan().study, public_hex(run.key()), keys)
+    signature = run.keep_federation(federation)
+    for site in sites:
+        site.join(federation, signature)
+    return federation

@@ -1,0 +1,107 @@
+"""Driving real nodes through a session of secure aggregation by hand, honestly or not."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.support.world import START, World
+from undertone.canonical import sha256_hex
+from undertone.messages import Reply
+from undertone.plan import Plan
+from undertone.secagg.agreed import parameters_of
+from undertone.secagg.parameters import Parameters
+from undertone.secagg.server import OpenedSum, ServerSession
+from undertone_client.node import Node
+
+
+class HandSession:
+    """One session whose every message a test can look at, change, hold back or send twice."""
+
+    def __init__(self, world: World, session: int = 1, attempt: int = 1, sites: Iterable[str] | None = None) -> None:
+        self.world, self.session, self.attempt = world, session, attempt
+        self.sites = list(sites or world.sites)
+        federation = world.run.federation()
+        self.params = parameters_of(world.plan, federation.digest, 1, attempt, session, state_hash(START))
+        self.server = ServerSession(self.params, federation)
+        self.vectors: dict[str, NDArray[np.uint32]] = {}
+
+    def ask(self, kind: str, site: str, body: bytes, **changes: Any) -> Reply:
+        values = {"session": self.session, "attempt": self.attempt, "body": body, "state": None} | changes
+        return self.world.ask(kind, site, **values)
+
+    def prepare(self) -> bytes:
+        """Message 2."""
+        body = self.params.to_bytes()
+        return self.server.adverts({s: said(self.ask("prepare", s, body, state=START)).body for s in self.sites})
+
+    def share(self, adverts: bytes) -> dict[str, bytes]:
+        """Message 4 for each site."""
+        return self.server.sealed({site: said(self.ask("share", site, adverts)).body for site in self.sites})
+
+    def contribute(self, inboxes: dict[str, bytes]) -> bytes:
+        """Message 6."""
+        for site, inbox in inboxes.items():
+            reply = said(self.ask("contribute", site, inbox))
+            assert reply.words is not None
+            self.vectors[site] = reply.words.view(np.uint32).copy()
+            assert self.server.fold(site, self.vectors[site].copy(), reply.body)
+        return self.server.close()
+
+    def confirm(self, lists: bytes) -> bytes:
+        """Message 8."""
+        return self.server.confirmations({s: said(self.ask("confirm", s, lists)).body for s in self.vectors})
+
+    def open(self, signatures: bytes) -> OpenedSum:
+        return self.server.open({s: said(self.ask("unmask", s, signatures)).body for s in self.vectors})
+
+    def run(self) -> OpenedSum:
+        return self.open(self.confirm(self.contribute(self.share(self.prepare()))))
+
+
+def said(reply: Reply) -> Reply:
+    """A reply that is no refusal."""
+    assert reply.error == "", f"{reply.error}: {reply.message}"
+    return reply
+
+
+def state_hash(state: NDArray[np.float32]) -> str:
+    return sha256_hex(state.astype("<f4").tobytes())
+
+
+def changed(params: Parameters, **values: Any) -> bytes:
+    """Parameters with some values changed, as a coordinator that lies would send them."""
+    return Parameters(**(vars_of(params) | values)).to_bytes()
+
+
+def vars_of(params: Parameters) -> dict[str, Any]:
+    return {name: getattr(params, name) for name in Parameters.__dataclass_fields__}
+
+
+def fails_at(patch: pytest.MonkeyPatch, stages: dict[str, str]) -> None:
+    """Site -> the kind of message that it no longer answers."""
+    handle: Callable[[Node, Any], Reply] = Node.handle
+    gone: set[str] = set()
+
+    def failing(self: Node, request: Any) -> Reply:
+        site = self.site.config.site
+        if stages.get(site) == request.kind or site in gone:
+            gone.add(site)
+            raise ConnectionError(site)
+        return handle(self, request)
+
+    patch.setattr(Node, "handle", failing)
+
+
+def plain_sum(plan: Plan, world: World, sites: Iterable[str]) -> NDArray[np.int64]:
+    """Q worked out slowly from the rows that the nodes kept."""
+    grid = plan.grid.as_grid()
+    total = np.zeros(plan.method.dimension, dtype=np.int64)
+    for site in sites:
+        for row in world.rows(site).values():
+            vector = row.astype(np.float64)
+            vector *= min(1.0, grid.clip_norm * (1 - 2**-10) / np.linalg.norm(vector))
+            total += np.trunc(vector * grid.scale).astype(np.int64)
+    return total
