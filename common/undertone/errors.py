@@ -17,7 +17,10 @@
         |-- BudgetExceeded         the plan's attempts are used up
         |-- LedgerCorrupt          the ledger's chain is broken, or it was restored from an old copy
         |-- LedgerUnavailable      the ledger cannot be read or written now (locked, disk full)
-        `-- NotVerified            a release is not what its statement says
+        |-- NotVerified            a release is not what its statement says
+        `-- SecureAggregationError masks or shares cannot be trusted; the session ended, nothing was revealed
+            |-- UnfaithfulCoordinator  the coordinator's message is not what was agreed, or not what others saw
+            `-- UnfaithfulSite     a site's keys, shares or secrets are not what it committed to
 
 A message says what is wrong, where, and what to do next. A message that leaves a site never
 depends on a record (PRIVACY 17).
@@ -100,3 +103,15 @@ class LedgerUnavailable(Refused):
 
 class NotVerified(Refused):
     """A release is not what its statement says."""
+
+
+class SecureAggregationError(Refused):
+    """Masks or shares cannot be trusted; the session ended and nothing was revealed."""
+
+
+class UnfaithfulCoordinator(SecureAggregationError):
+    """The coordinator's message is not what was agreed, or not what other sites saw."""
+
+
+class UnfaithfulSite(SecureAggregationError):
+    """A site's keys, shares or secrets are not what it committed to."""

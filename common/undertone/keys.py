@@ -12,6 +12,8 @@ from undertone.errors import FolderError, NotApproved
 # Each kind of statement has a domain, so a signature of one kind never passes for another.
 PLAN_DOMAIN = b"undertone/1/plan\x00"
 RELEASE_DOMAIN = b"undertone/1/release\x00"
+FEDERATION_DOMAIN = b"undertone/1/federation\x00"
+SECAGG_DOMAIN = b"undertone/1/secagg\x00"
 
 
 def create_key(path: Path) -> Ed25519PrivateKey:

@@ -1,1 +1,1 @@
-"""The seam for secure aggregation: how sites' integer vectors become one opened sum."""
+"""How sites' integer vectors become one opened sum: plain, or under masks (docs/secure-aggregation.md)."""

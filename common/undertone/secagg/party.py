@@ -1,0 +1,116 @@
+"""Who a node is in a session, and what it insists on before it answers (docs/secure-aggregation.md, 6)."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
+
+from undertone.errors import MechanismViolation, NotApproved, TooFewSites, UnfaithfulCoordinator, UnfaithfulSite
+from undertone.keys import public_hex
+from undertone.secagg import held, sealing, shamir
+from undertone.secagg.federation import Federation
+from undertone.secagg.messages import Advert, Adverts, Entries, Inbox, Indices, indices_of
+from undertone.secagg.parameters import Parameters
+
+
+@dataclass(frozen=True)
+class Party:
+    """Who this node is in a session."""
+
+    params: Parameters
+    index: int
+    identity: Ed25519PrivateKey = field(repr=False)
+    federation: Federation
+
+    @classmethod
+    def of(cls, params: Parameters, site: str, identity: Ed25519PrivateKey, federation: Federation) -> "Party":
+        """Check that the parameters are sound and that this site is who it should be.
+
+        Raises:
+            MechanismViolation: unsound parameters.
+            NotApproved: another federation, or a site or key that is not in it.
+        """
+        params.check()
+        if federation.digest != params.federation:
+            raise NotApproved("the session runs on another federation manifest than the one this site approved")
+        strangers = sorted(set(params.roster) - set(federation.sites))
+        if strangers:
+            raise NotApproved(f"{strangers[0]} is on the roster and not in the federation; plan the study anew")
+        if site not in params.roster or federation.sites[site] != public_hex(identity):
+            raise NotApproved(f"{site} with this key is not on the roster; check the site's name and key file")
+        return cls(params, params.roster.index(site), identity, federation)
+
+    def sign(self, digest: bytes) -> bytes:
+        """This site's signature over the digest of a statement."""
+        return sealing.sign_statement(self.identity, digest)
+
+    def name(self, index: int) -> str:
+        """The site at `index`."""
+        return self.params.roster[index]
+
+    def enough(self, sites: Indices, what: str) -> None:
+        """Insist on the quorum.
+
+        Raises:
+            TooFewSites: fewer.
+        """
+        if len(sites) < self.params.quorum:
+            raise TooFewSites(
+                f"{len(sites)} sites {what}, {self.params.quorum} are needed; nothing was revealed. "
+                "Start another session when more sites are there"
+            )
+
+
+def check_adverts(party: Party, own: Advert, adverts: Adverts) -> None:
+    """U1 is large enough, holds this node's own advert, and every advert is its site's."""
+    context = party.params.context
+    party.enough(tuple(advert.index for advert in adverts.adverts), "sent keys")
+    if own not in adverts.adverts:
+        raise UnfaithfulCoordinator("the coordinator left out or changed this site's keys")
+    for advert in adverts.adverts:
+        keys = (advert.seal_key, advert.mask_key, advert.commitment)
+        digest = sealing.advert_statement(context, advert.index, *keys)
+        if not party.federation.signed_by(party.name(advert.index), digest, advert.signature):
+            raise UnfaithfulCoordinator(f"the keys shown for {party.name(advert.index)} are not signed by it")
+
+
+def masked_by(party: Party, inbox: Inbox, adverts: Adverts) -> Indices:
+    """U2: the senders and this node."""
+    me, senders = party.index, set(indices_of(inbox.sealed))
+    if inbox.index != me:
+        raise UnfaithfulCoordinator(f"the coordinator sent {party.name(inbox.index)}'s inbox to this site")
+    if me in senders or not senders <= {advert.index for advert in adverts.adverts}:
+        raise UnfaithfulCoordinator("the inbox holds shares of a site that sent no keys, or of this site itself")
+    masked_for = tuple(sorted({me, *senders}))
+    party.enough(masked_for, "dealt shares")
+    return masked_for
+
+
+def unseal(party: Party, content: held.Dealt, sealed: Entries, r1: bytes) -> tuple[dict[int, bytes], dict[int, bytes]]:
+    """Sender -> its share of b, and sender -> its share of cm."""
+    self_shares, mask_shares = {}, {}
+    keys = {advert.index: advert.seal_key for advert in content.adverts.adverts}
+    for j, box in sealed:
+        shared = sealing.exchange(content.seal_private, keys[j], party.name(j))
+        plaintext = sealing.unseal(sealing.seal_key(shared, r1, j, party.index), box, r1, j, party.index)
+        if plaintext is None:
+            raise UnfaithfulCoordinator(
+                f"the shares of {party.name(j)} were changed on their way, or it sealed wrongly"
+            )
+        self_shares[j], mask_shares[j] = plaintext[: shamir.SHARE_BYTES], plaintext[shamir.SHARE_BYTES :]
+        if not (shamir.is_share(self_shares[j]) and shamir.is_share(mask_shares[j])):
+            raise UnfaithfulSite(f"{party.name(j)} dealt a share that is no field element; leave it out")
+    return self_shares, mask_shares
+
+
+def check_words(words: NDArray[np.uint32], dimension: int) -> None:
+    """Insist on d uint32 words that can be masked in place."""
+    if not (
+        isinstance(words, np.ndarray)
+        and words.dtype == np.uint32
+        and words.shape == (dimension,)
+        and words.flags.c_contiguous
+        and words.flags.writeable
+    ):
+        raise MechanismViolation(f"the vector to mask is not {dimension} uint32 words in one writable block")

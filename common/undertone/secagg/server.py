@@ -1,0 +1,342 @@
+"""The coordinator's half of a session (docs/secure-aggregation.md, 6).
+
+    adverts -> sealed -> fold, fold, ... -> close -> confirmations -> open
+
+No I/O and no clock: the caller decides when a stage is over and passes on what arrived. A site whose message is
+missing or wrong is dropped with a reason, and the session goes on while the quorum remains.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undertone.errors import NotApproved, ProtocolError, TooFewSites, UndertoneError, UnfaithfulSite
+from undertone.secagg import sealing
+from undertone.secagg.encoding import entry_list
+from undertone.secagg.federation import Federation
+from undertone.secagg.messages import (
+    Advert,
+    Adverts,
+    Confirmation,
+    Confirmations,
+    Inbox,
+    Indices,
+    Lists,
+    Proof,
+    Sealed,
+    Shares,
+    indices_of,
+)
+from undertone.secagg.opening import Opener
+from undertone.secagg.parameters import Parameters
+from undertone.secagg.prg import add_masks
+from undertone.secagg.shamir import is_share
+from undertone.secagg.transcript import write_transcript
+
+_STAGES = ("adverts", "sealed", "fold", "confirmations", "open", "over")
+# Any private key finds a public key of low order: the shared secret is zero for all of them.
+_PROBE = bytes(range(32))
+M = TypeVar("M")
+
+
+class _Fault(Exception):
+    """Why one site is dropped; never leaves this module."""
+
+
+@dataclass(frozen=True)
+class OpenedSum:
+    """What a session opens.
+
+    Attributes:
+        words: [d] uint32, the sum of the sites' vectors; as two's complement (int32) it is exact.
+        sites: U3, whose vectors are in it, sorted.
+        transcript: canonical JSON for the audit log; it holds no share, no sum and no hash of a sum.
+    """
+
+    words: NDArray[np.uint32] = field(repr=False)
+    sites: tuple[str, ...]
+    transcript: bytes = field(repr=False)
+
+
+class ServerSession:
+    """One session; each stage once and in order.
+
+    Attributes:
+        dropped: site -> why it is no longer needed or heard.
+        ignored: (site, why) of a second or late vector, which changed nothing.
+    """
+
+    def __init__(self, params: Parameters, federation: Federation) -> None:
+        """Begin.
+
+        Raises:
+            MechanismViolation: unsound parameters.
+            NotApproved: another federation, or a roster with a site that is not in it.
+        """
+        params.check()
+        if federation.digest != params.federation or not set(params.roster) <= set(federation.sites):
+            raise NotApproved("the parameters name another federation, or a site that is not in it; plan anew")
+        self.params = params
+        self.federation = federation
+        self.dropped: dict[str, str] = {}
+        self.ignored: list[tuple[str, str]] = []
+        self._stage = "adverts"
+        self._adverts: dict[int, Advert] = {}
+        self._r1 = b""
+        self._u2: Indices = ()
+        self._proofs: dict[int, Proof] = {}
+        self._sum = np.zeros(0, dtype=np.uint32)
+        self._signatures: dict[int, bytes] = {}
+
+    def adverts(self, messages: Mapping[str, bytes]) -> bytes:
+        """Messages 1 of all sites -> message 2, for every site of U1.
+
+        Raises:
+            TooFewSites: fewer than the quorum remain.
+            ProtocolError: out of order.
+        """
+        self._enter("adverts")
+        self._adverts = self._gather(messages, tuple(range(len(self.params.roster))), self._advert, "keys")
+        self._enough(tuple(self._adverts), self.params.quorum, "sent keys")
+        adverts = Adverts(tuple(self._adverts[i] for i in sorted(self._adverts)))
+        self._r1 = sealing.round_digest(self.params.context, adverts)
+        self._stage = "sealed"
+        return adverts.to_bytes(self.params.context)
+
+    def sealed(self, messages: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Messages 3 of U1 -> message 4 for each site of U2.
+
+        Raises:
+            TooFewSites: fewer than the quorum remain.
+            ProtocolError: out of order.
+        """
+        self._enter("sealed")
+        found = self._gather(messages, tuple(sorted(self._adverts)), self._sealed, "shares")
+        self._u2 = tuple(sorted(found))
+        self._enough(self._u2, self.params.quorum, "dealt shares")
+        boxes = {sender: dict(sealed.sealed) for sender, sealed in found.items()}
+        self._sum = np.zeros(self.params.dimension, dtype=np.uint32)
+        self._stage = "fold"
+        inboxes = {i: Inbox(i, tuple((j, boxes[j][i]) for j in self._u2 if j != i)) for i in self._u2}
+        return {self.params.roster[i]: inbox.to_bytes(self.params.context) for i, inbox in inboxes.items()}
+
+    def fold(self, site: str, words: NDArray[np.uint32], proof: bytes) -> bool:
+        """Add one masked vector to the accumulator; the caller may free it afterwards.
+
+        Args:
+            site: who sent it.
+            words: [d] uint32, each below 2^wire_bits.
+            proof: message 5.
+
+        Returns:
+            Whether it is in the sum: False where the site is dropped (`dropped`) or the vector comes late, a
+            second time or from nowhere (`ignored`).
+
+        Raises:
+            ProtocolError: before vectors are due.
+        """
+        if self._stage not in ("fold", "confirmations", "open", "over"):
+            raise self._order("fold")
+        index = self._index(site)
+        if self._stage != "fold" or index not in self._u2 or index in self._proofs or site in self.dropped:
+            self.ignored.append((site, "a vector that is late, comes twice, or from a site that is not in the session"))
+            return False
+        try:
+            self._proofs[index] = self._proof(index, words, proof)
+        except (_Fault, ProtocolError) as fault:
+            self.dropped[site] = str(fault)
+            return False
+        np.add(self._sum, words, out=self._sum)
+        return True
+
+    def close(self) -> bytes:
+        """No more vectors: message 6, for every site of U3.
+
+        Raises:
+            TooFewSites: fewer than the quorum sent a vector; nothing can be opened.
+            ProtocolError: out of order.
+        """
+        self._enter("fold")
+        survivors = tuple(sorted(self._proofs))
+        for i in self._u2:
+            if i not in self._proofs:
+                self.dropped.setdefault(self.params.roster[i], "it sent no vector")
+        self._enough(survivors, self.params.quorum, "sent a vector")
+        self._stage = "confirmations"
+        return Lists(self._u2, survivors).to_bytes(self.params.context)
+
+    def confirmations(self, messages: Mapping[str, bytes]) -> bytes:
+        """Messages 7 of U3 -> message 8, for every site of U4.
+
+        Raises:
+            TooFewSites: fewer than t confirmed.
+            ProtocolError: out of order.
+        """
+        self._enter("confirmations")
+        survivors = tuple(sorted(self._proofs))
+        found = self._gather(messages, survivors, self._confirmation, "confirmation")
+        self._signatures = {i: found[i].signature for i in sorted(found)}
+        self._enough(tuple(found), self.params.threshold, "confirmed")
+        self._stage = "open"
+        return Confirmations(tuple(self._signatures.items())).to_bytes(self.params.context)
+
+    def open(self, messages: Mapping[str, bytes]) -> OpenedSum:
+        """Messages 9 of U4 -> the sum over U3.
+
+        A site in `dropped` from here on is in the sum all the same; only its shares were not used.
+
+        Raises:
+            TooFewSites: fewer than t sent shares.
+            UnfaithfulSite: a secret cannot be rebuilt; names its owner.
+            ProtocolError: out of order.
+        """
+        self._enter("open")
+        found = self._gather(messages, tuple(self._signatures), self._shares, "shares")
+        self._enough(tuple(found), self.params.threshold, "revealed shares")
+        shares = {i: dict(message.shares) for i, message in found.items()}
+        plus, minus = self._masks(shares)
+        add_masks(self._sum, minus, plus)
+        words, self._sum = _signed(self._sum, self.params.wire_bits), np.zeros(0, dtype=np.uint32)
+        self._stage = "over"
+        transcript = write_transcript(
+            self.params, self._adverts, self._u2, self._proofs, self._signatures, tuple(sorted(found))
+        )
+        return OpenedSum(words, tuple(self.params.roster[i] for i in sorted(self._proofs)), transcript)
+
+    def _masks(self, shares: Mapping[int, Mapping[int, bytes]]) -> tuple[list[bytes], list[bytes]]:
+        """PRG keys that are in the accumulator with a plus, and with a minus."""
+        opener = Opener(self.params.threshold)
+        plus: list[bytes] = []
+        minus: list[bytes] = []
+        for owner in self._u2:
+            held = {i + 1: revealed[owner] for i, revealed in shares.items()}
+            if owner in self._proofs:
+                secret = opener.secret(owner, held, self._is_self_secret(owner), self.params.roster[owner])
+                plus.append(sealing.self_mask_key(secret, self._r1, owner))
+                continue
+            secret = opener.secret(owner, held, self._is_mask_private(owner), self.params.roster[owner])
+            for i in self._proofs:
+                shared = sealing.exchange(secret, self._adverts[i].mask_key, self.params.roster[i])
+                # Site i added the mask of a peer above it and took off that of a peer below it.
+                (plus if owner > i else minus).append(sealing.pair_mask_key(shared, self._r1, i, owner))
+        for liar, owner in opener.wrong:
+            self.dropped[self.params.roster[liar]] = (
+                f"its share of {self.params.roster[owner]}'s secret is wrong: it changed it, "
+                f"or {self.params.roster[owner]} dealt it a wrong one"
+            )
+        return plus, minus
+
+    def _is_self_secret(self, owner: int) -> Callable[[bytes], bool]:
+        expected = self._adverts[owner].commitment
+        return lambda secret: sealing.commitment(self.params.context, owner, secret) == expected
+
+    def _is_mask_private(self, owner: int) -> Callable[[bytes], bool]:
+        expected = self._adverts[owner].mask_key
+        return lambda secret: sealing.public_of(secret) == expected
+
+    def _advert(self, index: int, message: bytes) -> Advert:
+        advert = Advert.from_bytes(message, self.params.context, len(self.params.roster))
+        digest = sealing.advert_statement(
+            self.params.context, advert.index, advert.seal_key, advert.mask_key, advert.commitment
+        )
+        self._signed(index, advert.index, digest, advert.signature)
+        for key in (advert.seal_key, advert.mask_key):
+            sealing.exchange(_PROBE, key, self.params.roster[index])
+        return advert
+
+    def _sealed(self, index: int, message: bytes) -> Sealed:
+        sealed = Sealed.from_bytes(message, self.params.context, len(self.params.roster))
+        if sealed.round_digest != self._r1 or indices_of(sealed.sealed) != tuple(sorted(set(self._adverts) - {index})):
+            raise _Fault("it sealed shares for other sites than those that sent keys")
+        entries = entry_list(sealed.sealed)
+        digest = sealing.sealed_statement(self.params.context, self._r1, sealed.index, entries)
+        self._signed(index, sealed.index, digest, sealed.signature)
+        return sealed
+
+    def _proof(self, index: int, words: NDArray[np.uint32], message: bytes) -> Proof:
+        proof = Proof.from_bytes(message, self.params.context, len(self.params.roster))
+        shape = (self.params.dimension,)
+        if not (isinstance(words, np.ndarray) and words.dtype == np.uint32 and words.shape == shape):
+            raise _Fault(f"its vector is not {self.params.dimension} uint32 words")
+        if self.params.wire_bits < 32 and int(words.max()) >> self.params.wire_bits:
+            raise _Fault(f"its vector holds a word above {self.params.wire_bits} bits")
+        digest = sealing.words_digest(words)
+        if digest != proof.digest:
+            raise _Fault("its vector is not the one that its proof is about")
+        statement = sealing.masked_statement(self.params.context, self._r1, proof.index, self._u2, digest)
+        self._signed(index, proof.index, statement, proof.signature)
+        return proof
+
+    def _confirmation(self, index: int, message: bytes) -> Confirmation:
+        confirmation = Confirmation.from_bytes(message, self.params.context, len(self.params.roster))
+        survivors = tuple(sorted(self._proofs))
+        digest = sealing.survivors_statement(self.params.context, self._r1, self._u2, survivors)
+        self._signed(index, confirmation.index, digest, confirmation.signature)
+        return confirmation
+
+    def _shares(self, index: int, message: bytes) -> Shares:
+        shares = Shares.from_bytes(message, self.params.context, len(self.params.roster))
+        if indices_of(shares.shares) != self._u2 or not all(is_share(share) for _, share in shares.shares):
+            raise _Fault("it revealed other shares than one for each site that dealt some")
+        survivors, entries = tuple(sorted(self._proofs)), entry_list(shares.shares)
+        digest = sealing.shares_statement(self.params.context, self._r1, shares.index, self._u2, survivors, entries)
+        self._signed(index, shares.index, digest, shares.signature)
+        return shares
+
+    def _gather(
+        self, messages: Mapping[str, bytes], expected: Indices, read: Callable[[int, bytes], M], what: str
+    ) -> dict[int, M]:
+        """Read one message per expected site; drop a site whose message is missing or wrong."""
+        found: dict[int, M] = {}
+        for index in expected:
+            site = self.params.roster[index]
+            if site not in messages:
+                self.dropped[site] = f"no {what} came from it"
+                continue
+            try:
+                found[index] = read(index, messages[site])
+            except (_Fault, ProtocolError, UnfaithfulSite) as fault:
+                self.dropped[site] = str(fault)
+        known = {self.params.roster[index] for index in expected}
+        self.ignored += [(site, f"{what} of a site that is not expected") for site in messages if site not in known]
+        return found
+
+    def _signed(self, expected: int, claimed: int, digest: bytes, signature: bytes) -> None:
+        """The message speaks for the site that it came from, and that site signed it."""
+        if claimed != expected:
+            raise _Fault("it sent a message in another site's name")
+        if not self.federation.signed_by(self.params.roster[expected], digest, signature):
+            raise _Fault("its signature does not hold on what the coordinator knows")
+
+    def _enough(self, sites: Indices, needed: int, what: str) -> None:
+        if len(sites) < needed:
+            self._stage = "over"
+            raise TooFewSites(
+                f"{len(sites)} sites {what}, {needed} are needed; nothing can be opened. Missing: "
+                + ", ".join(f"{site} ({why})" for site, why in sorted(self.dropped.items()))
+            )
+
+    def _index(self, site: str) -> int:
+        return self.params.roster.index(site) if site in self.params.roster else -1
+
+    def _enter(self, stage: str) -> None:
+        if self._stage != stage:
+            raise self._order(stage)
+        # Whatever ends this stage early ends the session; success names the next stage.
+        self._stage = "over"
+
+    def _order(self, stage: str) -> UndertoneError:
+        return ProtocolError(f"the session is at stage {self._stage!r}, not {stage!r}; start another session")
+
+
+def _signed(words: NDArray[np.uint32], wire_bits: int) -> NDArray[np.uint32]:
+    """Words modulo 2^wire_bits -> the same numbers as two's complement in 32 bits, in place."""
+    spare = 32 - wire_bits
+    if spare:
+        words <<= np.uint32(spare)
+        signed = words.view(np.int32)
+        signed >>= spare
+    return words
