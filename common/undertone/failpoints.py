@@ -48,6 +48,7 @@ Failpoint = Literal[
     "run/V durable",
     "run/Q dropped",
     "gate/V durable, Q gone",
+    "gate/shared V durable",
     "rounds/updated",
     "rounds/state durable",
     # the release

@@ -1,7 +1,8 @@
-"""The gate: the one door from a private sum to a value that may be looked at (PRIVACY 5, 7, 11).
+"""The gate: the one door from a private sum to a value that may be looked at (PRIVACY 5, 7, 8, 11).
 
-Q durable -> receipt durable -> draw Z -> V durable -> use. Noise is never drawn twice for a V that
-was used: once V is on disk, `reopen` returns it.
+Central noise: Q durable -> receipt durable -> draw Z -> V durable -> use. Distributed: receipt durable -> the sum
+is opened, with the sites' noise in it -> V durable -> use. Noise is never drawn twice for a V that was used: once
+V is on disk, `reopen` returns it.
 """
 
 from undertone.errors import LedgerCorrupt, MechanismViolation
@@ -50,10 +51,7 @@ def pass_gate(
     commitment = commit_to_sum(total.values, salt)
     receipt = ledger.receipt(plan.digest, round_, attempt)
     if receipt is None:
-        limit = plan.privacy.max_attempts
-        reached("gate/before charge")
-        receipt = ledger.charge(plan.digest, round_, attempt, plan.event, commitment, limit)
-        reached("gate/receipt durable")
+        receipt = _charge(commitment, plan, ledger, round_, attempt)
     _check_receipt(receipt, plan, commitment)
     noise = rounded_gaussian(entropy, receipt.event.sigma, total.values.size)
     values = total.values + noise
@@ -79,10 +77,7 @@ def charge_opening(confirmed: str, plan: Plan, ledger: Ledger, round_: int, atte
     Raises:
         BudgetExceeded, ReplayedAttempt: nothing was opened.
     """
-    reached("gate/before charge")
-    receipt = ledger.charge(plan.digest, round_, attempt, plan.event, confirmed, plan.privacy.max_attempts)
-    reached("gate/receipt durable")
-    return receipt
+    return _charge(confirmed, plan, ledger, round_, attempt)
 
 
 def pass_shared(total: SharedSum, receipt: Receipt | None, plan: Plan, run: RunFolder, attempt: int) -> NoisedSum:
@@ -100,7 +95,7 @@ def pass_shared(total: SharedSum, receipt: Receipt | None, plan: Plan, run: RunF
     if run.kept_noised(receipt.round) is not None:
         raise MechanismViolation(f"round {receipt.round} has its noise already; a sum is never noised twice")
     run.keep_shared(receipt.round, attempt, total)
-    reached("gate/V durable, Q gone")
+    reached("gate/shared V durable")
     return NoisedSum(total.values, plan.privacy.sigma, total.sites, receipt.entry_hash)
 
 
@@ -129,3 +124,10 @@ def _check_receipt(receipt: Receipt, plan: Plan, commitment: str) -> None:
         raise MechanismViolation("the receipt paid for another mechanism than the plan's; nothing was opened")
     if receipt.sum_sha256 != commitment:
         raise MechanismViolation("the receipt paid for another sum than the one on disk; nothing was opened")
+
+
+def _charge(commitment: str, plan: Plan, ledger: Ledger, round_: int, attempt: int) -> Receipt:
+    reached("gate/before charge")
+    receipt = ledger.charge(plan.digest, round_, attempt, plan.event, commitment, plan.privacy.max_attempts)
+    reached("gate/receipt durable")
+    return receipt

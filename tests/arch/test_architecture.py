@@ -24,10 +24,16 @@ MAY_IMPORT = {
 
 # Who may build a stage (or a receipt): a step cannot be skipped by accident.
 DOORS = {
-    "Contributions": {"undertone_client/node.py"},
+    "Contributions": {"undertone_client/attempt.py"},
     "ClippedSum": {"undertone/privacy/quantise.py"},
-    "MaskedVector": {"undertone/secagg/plain.py", "undertone_server/plain_round.py"},
-    "Sum": {"undertone/secagg/plain.py", "undertone_server/run.py"},
+    "NoisedShare": {"undertone_client/gate.py"},
+    "MaskedVector": {
+        "undertone/secagg/plain.py",
+        "undertone_client/session.py",
+        "undertone_server/plain_round.py",
+    },
+    "Sum": {"undertone/secagg/plain.py", "undertone_server/run.py", "undertone_server/secure_round.py"},
+    "SharedSum": {"undertone_server/secure_round.py"},
     "NoisedSum": {"undertone_server/gate.py"},
     "Release": {"undertone_server/release.py"},
     "Receipt": {"undertone/privacy/ledger.py"},
@@ -36,8 +42,9 @@ DOORS = {
 # simulation, which read private data and say so, are the one exception), weights are written by the release.
 CALLERS = {
     "rounded_gaussian": {"undertone_server/gate.py"},
+    "discrete_gaussian": {"undertone_client/gate.py"},
     "step": {"undertone_server/update.py", "undertone_cli/diagnostics.py", "undertone/methods/inversion.py"},
-    "charge": {"undertone_server/gate.py", "undertone_client/node.py"},
+    "charge": {"undertone_server/gate.py", "undertone_client/attempt.py"},
     "save_file": set(),
     "save_pretrained": set(),
 }
@@ -73,6 +80,7 @@ TORCH_FREE = (
     "undertone/verify.py",
     "undertone_server/rounds.py",
     "undertone_server/gate.py",
+    "undertone_server/secure_round.py",
     "undertone_cli/main.py",
     "undertone_cli/plan.py",
     "undertone_cli/verify.py",
