@@ -1,0 +1,106 @@
+"""Distributed noise at both gates: a share only for a receipt of this very mechanism, a V only with enough shares."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.support.dummy import DIMENSION
+from tests.support.world import World, secure
+from undertone.errors import MechanismViolation
+from undertone.privacy.entropy import OsEntropy
+from undertone.privacy.ledger import Ledger, Receipt
+from undertone.stages import ClippedSum, Sensitivity, SharedSum
+from undertone_client.gate import add_share
+from undertone_server.gate import charge_opening, pass_shared
+
+Make = Callable[..., World]
+FIVE = {"centre": 4, "east": 4, "north": 6, "south": 4, "west": 6}
+SHARES = {"aggregation": secure(5), "noise": "distributed", "sigma_local": 40, "noise_margin": 4000}
+
+
+@pytest.fixture
+def world(make_world: Make) -> World:
+    made: World = make_world(FIVE, **SHARES)
+    return made
+
+
+def clipped(world: World, l2: int = 0) -> ClippedSum:
+    values = np.arange(DIMENSION, dtype=np.int64)
+    return ClippedSum(values, Sensitivity(world.plan.privacy.sensitivity + l2))
+
+
+def paid(world: World) -> Receipt:
+    with Ledger.open(world.run.ledger) as ledger:
+        return charge_opening("0" * 64, world.plan, ledger, 1, 1)
+
+
+def shared(world: World, sites: int = 5, sigma_local: int = 40) -> SharedSum:
+    return SharedSum(np.arange(DIMENSION, dtype=np.int64), sigma_local, tuple(FIVE)[:sites])
+
+
+def test_a_share_is_added_after_the_clamp_and_nothing_clamps_afterwards(world: World) -> None:
+    at_the_clamp = replace(clipped(world), values=np.full(DIMENSION, world.plan.grid.site_clamp, dtype=np.int64))
+    share = add_share(at_the_clamp, paid(world), world.plan, OsEntropy())
+    assert (share.values > world.plan.grid.site_clamp).any()
+    assert (share.sigma_local, share.entry_hash) == (40, paid_hash(world))
+
+
+def paid_hash(world: World) -> str:
+    with Ledger.open(world.run.ledger) as ledger:
+        return ledger.charges(world.plan.digest)[0].entry_hash
+
+
+def test_shares_of_two_calls_differ(world: World) -> None:
+    receipt = paid(world)
+    one, other = (add_share(clipped(world), receipt, world.plan, OsEntropy()).values for _ in range(2))
+    assert (one != other).any()
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_no_share_for_a_sum_with_another_sensitivity(world: World, change: int) -> None:
+    with pytest.raises(MechanismViolation, match="the sum can move by"):
+        add_share(clipped(world, change), paid(world), world.plan, OsEntropy())
+
+
+def test_no_share_for_a_receipt_of_another_mechanism_or_study(world: World) -> None:
+    receipt = paid(world)
+    cheaper = replace(receipt, event=replace(receipt.event, sensitivity=receipt.event.sensitivity - 1))
+    for false in (cheaper, replace(receipt, digest="1" * 64)):
+        with pytest.raises(MechanismViolation, match="another mechanism"):
+            add_share(clipped(world), false, world.plan, OsEntropy())
+
+
+def test_no_share_where_the_coordinator_adds_the_noise(make_world: Make) -> None:
+    world = make_world(FIVE, aggregation=secure(5))
+    with pytest.raises(MechanismViolation, match="lets the coordinator"):
+        add_share(clipped(world), paid(world), world.plan, OsEntropy())
+
+
+def test_v_needs_its_receipt(world: World) -> None:
+    receipt = paid(world)
+    cheaper = replace(receipt, event=replace(receipt.event, sensitivity=receipt.event.sensitivity - 1))
+    for false in (None, cheaper):
+        with pytest.raises(MechanismViolation, match="without a receipt"):
+            pass_shared(shared(world), false, world.plan, world.run, 1)
+    assert world.run.kept_noised(1) is None
+
+
+@pytest.mark.parametrize("sites", [0, 2, 3])
+def test_v_needs_the_shares_that_the_plan_counts_on(world: World, sites: int) -> None:
+    with pytest.raises(MechanismViolation, match="fewer than the plan counts on"):
+        pass_shared(shared(world, sites), paid(world), world.plan, world.run, 1)
+
+
+def test_shares_of_another_size_are_refused(world: World) -> None:
+    with pytest.raises(MechanismViolation, match="not what the plan says"):
+        pass_shared(shared(world, sigma_local=39), paid(world), world.plan, world.run, 1)
+
+
+def test_a_round_has_one_v(world: World) -> None:
+    receipt = paid(world)
+    world.run.mark_asked(1, 1)
+    pass_shared(shared(world), receipt, world.plan, world.run, 1)
+    with pytest.raises(MechanismViolation, match="never noised twice"):
+        pass_shared(shared(world), receipt, world.plan, world.run, 1)
