@@ -7,8 +7,8 @@ clamps afterwards, only the modulus follows.
 from undertone.errors import MechanismViolation
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy
-from undertone.privacy.noise import discrete_gaussian
 from undertone.privacy.ledger import Receipt
+from undertone.privacy.noise import discrete_gaussian
 from undertone.stages import PER_ROW, ClippedSum, NoisedShare, Sensitivity
 
 

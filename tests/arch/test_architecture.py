@@ -43,6 +43,9 @@ DOORS = {
 CALLERS = {
     "rounded_gaussian": {"undertone_server/gate.py"},
     "discrete_gaussian": {"undertone_client/gate.py"},
+    "add_rounded_gaussian": {"undertone/privacy/noise.py"},
+    "add_discrete_gaussian": {"undertone/privacy/noise.py"},
+    "WordStream": {"undertone/privacy/noise.py"},
     "step": {"undertone_server/update.py", "undertone_cli/diagnostics.py", "undertone/methods/inversion.py"},
     "charge": {"undertone_server/gate.py", "undertone_client/attempt.py"},
     "save_file": set(),
@@ -61,6 +64,7 @@ WALLS = {
         "undertone_cli/inprocess.py",
     },
     "dp_accounting": {"undertone/privacy/accounting.py"},
+    "scipy": {"undertone/privacy/noise.py"},
     "opacus": set(),
     "opendp": set(),
     "random": set(),
