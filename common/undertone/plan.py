@@ -12,6 +12,7 @@ from undertone import PROTOCOL, __version__
 from undertone.canonical import Json, canonical_json, sha256_hex
 from undertone.errors import MechanismViolation, PlanChanged
 from undertone.privacy.accounting import GaussianEvent
+from undertone.privacy.noise import SMALLEST_SHARE
 from undertone.privacy.quantise import Grid
 from undertone.study import Section, SiteName, Unit
 
@@ -49,8 +50,10 @@ class PlannedPrivacy(Section):
     sampling_rate: float = Field(gt=0, le=1)
     rounds: int = Field(ge=1)
     max_attempts: int = Field(ge=1)
-    noise: Literal["central"]
+    noise: Literal["central", "distributed"]
     sigma: int = Field(ge=64)
+    sigma_local: int = 0
+    noise_margin: int = 0
     sensitivity: int = Field(ge=1)
     clip_origin: ClipOrigin
     noise_to_signal: float
@@ -63,7 +66,7 @@ class PlannedGrid(Section):
     scale: int = Field(ge=1)
     clip_units: int = Field(ge=1024)
     site_clamp: int = Field(ge=1)
-    modulus_bits: Literal[32]
+    modulus_bits: Literal[24, 32]
 
     def as_grid(self) -> Grid:
         """The same numbers as the mechanism takes them."""
@@ -85,6 +88,14 @@ class PlannedCohort(Section):
     min_sites: int = Field(ge=2)
 
 
+class PlannedAggregation(Section):
+    """How sums are opened: t sites must help, and c of them may help a coordinator that lies."""
+
+    mode: Literal["secagg", "plain"]
+    threshold: int = Field(ge=1)
+    colluders: int = Field(ge=0)
+
+
 class Plan(Section):
     """A resolved study. Build one with `undertone.resolve.resolve`, read one with `Plan.from_bytes`."""
 
@@ -98,7 +109,7 @@ class Plan(Section):
     grid: PlannedGrid
     data: PlannedData
     cohort: PlannedCohort
-    aggregation: Literal["plain"]
+    aggregation: PlannedAggregation
 
     def model_post_init(self, _context: object, /) -> None:
         """Numbers that must agree with each other.
@@ -112,8 +123,27 @@ class Plan(Section):
             raise ValueError("fewer attempts than rounds")
         if len(self.cohort.units) < self.cohort.min_sites:
             raise ValueError("the roster is smaller than min_sites")
-        if self.grid.site_clamp * len(self.cohort.units) >= 1 << (self.grid.modulus_bits - 1):
-            raise ValueError("the clamped sums of all sites do not fit the modulus")
+        largest = self.grid.site_clamp * len(self.cohort.units) + self.privacy.noise_margin
+        if largest >= 1 << (self.grid.modulus_bits - 1):
+            raise ValueError("the clamped sums of all sites and their noise do not fit the modulus")
+        if (self.privacy.noise == "distributed") != (self.privacy.sigma_local >= SMALLEST_SHARE):
+            raise ValueError("a share of noise goes with distributed noise, and is at least 4")
+        self._check_aggregation()
+
+    def _check_aggregation(self) -> None:
+        """The rules of docs/secure-aggregation.md, section 2; nodes check them again for themselves."""
+        n, t, c = len(self.cohort.units), self.aggregation.threshold, self.aggregation.colluders
+        if self.aggregation.mode == "secagg":
+            if not (t <= n and 2 * t > n + c and t - c >= 2):
+                raise ValueError(f"threshold {t} with {c} colluders among {n} sites is not safe")
+        elif self.grid.modulus_bits != 32 or self.privacy.noise == "distributed":
+            raise ValueError("plain aggregation has words of 32 bits and central noise")
+
+    @property
+    def sites_needed(self) -> int:
+        """The fewest sites whose sum is ever opened."""
+        secure = self.aggregation.mode == "secagg"
+        return max(self.cohort.min_sites, self.aggregation.threshold if secure else 0)
 
     @property
     def event(self) -> GaussianEvent:

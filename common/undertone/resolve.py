@@ -21,9 +21,11 @@ from undertone.plan import (
 )
 from undertone.privacy.accounting import GaussianEvent, calibrate, epsilon_pld, epsilon_rdp
 from undertone.privacy.quantise import Grid, choose_grid
+from undertone.secagg.parameters import default_colluders, default_threshold
 from undertone.study import Study
 
 MINIMUM_SIGMA = 64
+SMALLEST_COHORT = 3
 
 
 def resolve(
@@ -57,14 +59,19 @@ def resolve(
         model=PlannedModel(base=base.reference, revision=base.revision, files=dict(base.files), licence=base.licence),
         method=PlannedMethod(name=method.name, options=options, dimension=layout.size, layout_digest=layout.digest),
         privacy=_privacy(study, method, grid, layout.size, sum(units.values()), origin),
-        grid=PlannedGrid(scale=grid.scale, clip_units=grid.clip_units, site_clamp=grid.site_clamp, modulus_bits=32),
+        grid=PlannedGrid(
+            scale=grid.scale,
+            clip_units=grid.clip_units,
+            site_clamp=grid.site_clamp,
+            modulus_bits=study.aggregation.wire_bits,
+        ),
         data=PlannedData(unit_column=study.data.unit_column, caption=study.data.caption),
         cohort=PlannedCohort(
             units=units,
             units_origin="published" if study.cohort.units else "filled in by simulate",
             min_sites=study.cohort.min_sites,
         ),
-        aggregation=PlannedAggregation(mode="plain"),
+        aggregation=_aggregation(study, len(units)),
     )
 
 
@@ -108,6 +115,31 @@ def _check_cohort(study: Study, units: dict[str, int]) -> None:
         )
 
 
+def _aggregation(study: Study, sites: int) -> PlannedAggregation:
+    """T and c from the study or at their defaults (docs/secure-aggregation.md, 2).
+
+    Raises:
+        StudyError: too few sites, or a threshold at which the coordinator could open one site's sum.
+    """
+    wanted = study.aggregation
+    if wanted.mode == "plain":
+        return PlannedAggregation(mode="plain", threshold=study.cohort.min_sites, colluders=0)
+    if sites < SMALLEST_COHORT:
+        raise StudyError(
+            f"secure aggregation needs at least {SMALLEST_COHORT} sites, the study has {sites}: add sites, or let the "
+            'coordinator see each site\'s sum with aggregation.mode = "plain"'
+        )
+    t = wanted.threshold or default_threshold(sites)
+    c = wanted.colluders or max(1, min(default_colluders(sites), t - 2, 2 * t - sites - 1))
+    if not (t <= sites and 2 * t > sites + c and t - c >= 2):
+        raise StudyError(
+            f"aggregation.threshold = {t} with aggregation.colluders = {c} among {sites} sites is not safe: at most "
+            f"{sites}, more than (sites + colluders) / 2, and colluders + 2 or more. Leave both out for "
+            f"{default_threshold(sites)} and {default_colluders(sites)}"
+        )
+    return PlannedAggregation(mode="secagg", threshold=t, colluders=c)
+
+
 def _check_rounds(study: Study, method: Method) -> None:
     if method.one_shot and study.privacy.rounds != 1:
         raise StudyError(f"privacy.rounds = {study.privacy.rounds}: {method.name} opens one sum; leave rounds out")
@@ -128,7 +160,9 @@ def _grid(study: Study, method: Method, base: PinnedBase, units: dict[str, int])
         # Two digits: the same plan on machines whose arithmetic differs in the last bits.
         clip = float(f"{method.public_clip_norm(base, study.data.caption):.2g}")
         origin = "public images"
-    return choose_grid(clip, study.privacy.sampling_rate, max(units.values()), len(units)), origin
+    return choose_grid(
+        clip, study.privacy.sampling_rate, max(units.values()), len(units), study.aggregation.wire_bits
+    ), origin
 
 
 def _privacy(

@@ -60,6 +60,13 @@ def privacy_statement(
             "floating_point": "rows are computed in batches of fixed shape, and that a row does not depend on its "
             "neighbours is measured, not proved; from clipping on there are only integers, and noise is drawn exactly",
         },
+        "aggregation": {
+            "mode": plan.aggregation.mode,
+            "threshold": plan.aggregation.threshold,
+            "colluders": plan.aggregation.colluders,
+            "sites_needed": plan.sites_needed,
+            "wire_bits": plan.grid.modulus_bits,
+        },
         "utility": {"noise_to_signal_planned": privacy.noise_to_signal, "allow_noisy": privacy.allow_noisy},
         "method": {"name": plan.method.name, "options": dict(plan.method.options)},
         "model": {"base": plan.model.base, "revision": plan.model.revision, "licence": plan.model.licence},
@@ -86,12 +93,32 @@ def trust_assumptions(plan: Plan) -> list[Json]:
     ]
     return [
         *(simulated if plan.cohort.units_origin != "published" else []),
-        "Noise is added by the coordinator: it is trusted with the sum before noise, and epsilon holds against "
-        "everyone but it and the unit's own site.",
-        "Aggregation is plain: the coordinator also sees each site's sum.",
+        *_who_sees_what(plan),
         "Each node is trusted to clip and to keep its coins secret.",
         f"Hyper-parameters ({', '.join(sorted(plan.method.options))}, clip norm, rounds) are taken as public: if they "
         "were tuned on the private images, that tuning cost budget which is not counted here.",
         "The same people's images in other studies or data sets add to what is revealed: this covers one plan.",
         "How long a node takes is not protected.",
+    ]
+
+
+def _who_sees_what(plan: Plan) -> list[Json]:
+    """Who could look at a sum before noise, and at a single site's sum."""
+    colluders, needed = plan.aggregation.colluders, plan.sites_needed
+    central = (
+        "Noise is added by the coordinator: it is trusted with the sum before noise, and epsilon holds against "
+        "everyone but it and the unit's own site."
+    )
+    distributed = (
+        f"Each site adds its share of the noise: epsilon holds against the coordinator too, with up to {colluders} "
+        "sites that help it by taking off their own shares, and is claimed in Renyi DP."
+    )
+    secure = (
+        f"Aggregation is secure: the coordinator sees sums of at least {needed} sites and no site's own, even if it "
+        f"lies, unless more than {colluders} sites help it."
+    )
+    plain = "Aggregation is plain: the coordinator also sees each site's sum."
+    return [
+        central if plan.privacy.noise == "central" else distributed,
+        secure if plan.aggregation.mode == "secagg" else plain,
     ]

@@ -67,6 +67,15 @@ class CohortTable(Section):
     units: dict[SiteName, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
 
 
+class AggregationTable(Section):
+    """[aggregation]: how the sites' sums become one. Symbols: t = threshold, c = colluders."""
+
+    mode: Literal["secagg", "plain"] = "secagg"
+    threshold: int | None = Field(default=None, ge=1)
+    colluders: int | None = Field(default=None, ge=1)
+    wire_bits: Literal[32, 24] = 32
+
+
 class MethodTable(BaseModel):
     """[method]: its name; every further key is the method's own and validated by the method."""
 
@@ -88,6 +97,7 @@ class Study(Section):
     privacy: PrivacyTable
     data: DataTable = DataTable()
     cohort: CohortTable = CohortTable()
+    aggregation: AggregationTable = AggregationTable()
 
     @field_validator("data")
     @classmethod
@@ -106,6 +116,11 @@ class Study(Section):
             raise ValueError('privacy.unit = "patient" needs data.unit_column, the column that names the patient')
         if privacy.unit != "patient" and self.data.unit_column:
             raise ValueError(f'data.unit_column goes with privacy.unit = "patient"; with "{privacy.unit}" leave it out')
+        aggregation = self.aggregation
+        if aggregation.mode == "plain" and aggregation != AggregationTable(mode="plain"):
+            raise ValueError('aggregation.mode = "plain" has no threshold, colluders or wire_bits; leave them out')
+        if aggregation.mode == "plain" and privacy.noise == "distributed":
+            raise ValueError('privacy.noise = "distributed" needs aggregation.mode = "secagg"; leave mode out')
         if privacy.max_attempts is not None and privacy.max_attempts < privacy.rounds:
             raise ValueError(
                 f"privacy.max_attempts = {privacy.max_attempts} is below privacy.rounds = {privacy.rounds}"

@@ -36,12 +36,26 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("site clamp B", f"{grid.site_clamp} grid units"),
         ("sampling rate p", f"{privacy.sampling_rate:g}"),
         ("rounds, attempts", f"{privacy.rounds}, at most {privacy.max_attempts}"),
-        ("sites needed", f"{plan.cohort.min_sites} of {len(plan.cohort.units)}"),
+        ("sites needed", f"{plan.sites_needed} of {len(plan.cohort.units)}"),
+        ("aggregation", _aggregation(plan)),
         (
             "noise-to-signal",
             f"{privacy.noise_to_signal:.2f}; {units_for_signal(plan)} units would bring it to 1",
         ),
     ]
+
+
+def _aggregation(plan: Plan) -> str:
+    """Who sees what, and how many sites may leave."""
+    aggregation, sites = plan.aggregation, len(plan.cohort.units)
+    if aggregation.mode == "plain":
+        return "plain: the coordinator sees each site's sum"
+    bears = sites - plan.sites_needed
+    dropouts = f"{bears} may drop out" if bears else "none may drop out once keys are exchanged"
+    return (
+        f"secure: the coordinator sees the sum alone; threshold {aggregation.threshold} of {sites}, "
+        f"up to {aggregation.colluders} may collude with it, {dropouts}"
+    )
 
 
 @click.command("plan")
