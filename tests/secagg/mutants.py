@@ -1,0 +1,433 @@
+"""Take one check out of secure aggregation, see which test turns red: `python tests/secagg/mutants.py [WORD]`.
+
+Each mutant is one replacement in a copy of the package; a mutant that no test notices is printed as SURVIVED and
+makes the exit status 1. Not collected by pytest: it takes minutes. WORD runs only the mutants that contain it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SECAGG = "common/undertone/secagg"
+# Tests that name what is wrong first, those that only notice last.
+ORDER = (
+    "test_parameters.py",
+    "test_federation.py",
+    "test_messages.py",
+    "test_attacks_keys.py",
+    "test_attacks_shares.py",
+    "test_attacks_lists.py",
+    "test_attacks_states.py",
+    "test_server.py",
+    "test_shamir.py",
+    "test_exactness.py",
+    "test_fuzz.py",
+)
+
+# (check, file, text that must be there once, what takes its place)
+MUTANTS: list[tuple[str, str, str, str]] = [
+    # Parameters
+    ("2t > n + c", "parameters.py", "2 * t <= n + c,", "2 * t < n + c,"),
+    ("t - c >= 2", "parameters.py", "(t - c < 2,", "(t - c < 1,"),
+    ("c >= 0", "parameters.py", "(c < 0,", "(c < -9,"),
+    ("1 <= t <= n", "parameters.py", "(not 1 <= t <= n,", "(False,"),
+    ("min_sites", "parameters.py", "(not 2 <= p.min_sites <= n,", "(False,"),
+    ("wire bits", "parameters.py", "(p.wire_bits not in (24, 32),", "(False,"),
+    ("noise mode", "parameters.py", '(p.noise not in ("central", "distributed"),', "(False,"),
+    ("distributed needs c >= 1", "parameters.py", "(distributed and c < 1,", "(False,"),
+    ("sigma_local >= 4", "parameters.py", "(distributed and p.sigma_local < _SMALLEST_SIGMA,", "(False,"),
+    (
+        "central has no local noise",
+        "parameters.py",
+        "(not distributed and (p.sigma_local, p.noise_margin) != (0, 0),",
+        "(False,",
+    ),
+    ("noise margin >= 0", "parameters.py", "(p.noise_margin < 0,", "(False,"),
+    ("site clamp >= 1", "parameters.py", "(p.site_clamp < 1,", "(False,"),
+    (
+        "the sum fits the modulus",
+        "parameters.py",
+        "n * p.site_clamp + p.noise_margin >= 1 << (p.wire_bits - 1),",
+        "False,",
+    ),
+    ("the margin counts", "parameters.py", "n * p.site_clamp + p.noise_margin >= 1", "n * p.site_clamp >= 1"),
+    ("protocol", "parameters.py", "(p.protocol != VERSION,", "(False,"),
+    ("names", "parameters.py", "(not all(_NAME.fullmatch(name) for name in names),", "(False,"),
+    ("digests", "parameters.py", "(not all(_DIGEST.fullmatch(digest) for digest in digests),", "(False,"),
+    ("roster size", "parameters.py", "(not 2 <= len(p.roster) <= LARGEST_ROSTER,", "(False,"),
+    ("roster sorted, no duplicates", "parameters.py", "(tuple(sorted(set(p.roster))) != p.roster,", "(False,"),
+    (
+        "roster has no duplicates",
+        "parameters.py",
+        "tuple(sorted(set(p.roster))) != p.roster",
+        "tuple(sorted(p.roster)) != p.roster",
+    ),
+    ("round", "parameters.py", "(not 0 <= p.round < 1 << 31,", "(False,"),
+    ("attempt", "parameters.py", "(not 0 <= p.attempt < 1 << 31,", "(False,"),
+    ("session", "parameters.py", "(not 1 <= p.session < 1 << 31,", "(False,"),
+    ("dimension", "parameters.py", "(not 1 <= p.dimension < 1 << 31,", "(False,"),
+    ("scale", "parameters.py", "p.scale & (p.scale - 1) == 0", "True"),
+    ("types at check", "parameters.py", "if not _well_typed(self):", "if False:"),
+    ("types at reading", "parameters.py", "whole = _well_typed(parameters) and", "whole ="),
+    ("canonical parameters", "parameters.py", "and parameters.to_bytes() == data", ""),
+    ("parameters' size", "parameters.py", "if len(data) > _LARGEST_BYTES:", "if False:"),
+    ("own parameters, key by key", "parameters.py", "!= getattr(own, field.name)", "is None"),
+    (
+        "context covers the parameters",
+        "parameters.py",
+        'tagged("context", self.to_bytes())',
+        'tagged("context", self.study.encode())',
+    ),
+    # Federation
+    ("one key per name", "federation.py", "or len(set(keys)) != len(keys)", ""),
+    ("two sites", "federation.py", "len(self.sites) < 2 or ", ""),
+    ("manifest names", "federation.py", "isinstance(name, str) and _NAME.fullmatch(name)", "True"),
+    ("manifest keys", "federation.py", "isinstance(key, str) and _KEY.fullmatch(key)", "True"),
+    ("canonical manifest", "federation.py", "whole = whole and federation.to_bytes() == data", "pass"),
+    ("manifest's size", "federation.py", "whole = len(data) <= _LARGEST_BYTES", "whole = True"),
+    (
+        "manifest signed",
+        "federation.py",
+        "    check_signature(federation.coordinator, FEDERATION_DOMAIN, federation.digest, signature)\n",
+        "",
+    ),
+    ("manifest approved", "federation.py", "if federation.digest != digest:", "if False:"),
+    (
+        "manifest's own coordinator",
+        "federation.py",
+        "if public_hex(coordinator) != federation.coordinator:",
+        "if False:",
+    ),
+    (
+        "statements have a domain",
+        "federation.py",
+        "SECAGG_DOMAIN, digest.hex(), signature.hex()",
+        'b"undertone/1/plan\\x00", digest.hex(), signature.hex()',
+    ),
+    # Messages
+    ("version and kind", "encoding.py", "if (version, found) != (VERSION, kind):", "if False:"),
+    (
+        "session of a message",
+        "encoding.py",
+        "if self.take(DIGEST_BYTES) != context:",
+        "if self.take(DIGEST_BYTES) == b'':",
+    ),
+    ("enough bytes", "encoding.py", "if end > len(self._data):", "if False:"),
+    ("index on the roster", "encoding.py", "if value >= roster:", "if False:"),
+    ("count on the roster", "encoding.py", "if count <= roster else None", ""),
+    ("entries on the roster", "encoding.py", "index >= roster or ", ""),
+    ("entries strictly increasing", "encoding.py", "index <= found[-1][0]", "index < found[-1][0]"),
+    ("entries increasing", "encoding.py", " or (found and index <= found[-1][0])", ""),
+    ("nothing follows", "encoding.py", "if self._at != len(self._data):", "if False:"),
+    ("fields are length-prefixed", "encoding.py", '        state.update(len(field).to_bytes(4, "big"))\n', ""),
+    ("bytes", "messages.py", "if not isinstance(data, bytes):", "if False:"),
+    # Node: who it is
+    ("sound parameters at the node", "party.py", "        params.check()\n", ""),
+    ("federation at the node", "party.py", "if federation.digest != params.federation:", "if False:"),
+    ("roster within the manifest at the node", "party.py", "        if strangers:\n", "        if False:\n"),
+    ("own key", "party.py", " or federation.sites[site] != public_hex(identity)", ""),
+    (
+        "own name",
+        "party.py",
+        "site not in params.roster or federation.sites",
+        "site in params.roster and federation.sites",
+    ),
+    ("quorum at the node", "party.py", "if len(sites) < self.params.quorum:", "if False:"),
+    (
+        "quorum is at least min_sites",
+        "parameters.py",
+        "return max(self.threshold, self.min_sites)",
+        "return self.threshold",
+    ),
+    ("quorum is at least t", "parameters.py", "return max(self.threshold, self.min_sites)", "return self.min_sites"),
+    # Node: share
+    (
+        "abs(U1) >= Q",
+        "party.py",
+        '    party.enough(tuple(advert.index for advert in adverts.adverts), "sent keys")\n',
+        "",
+    ),
+    ("own advert", "party.py", "if own not in adverts.adverts:", "if False:"),
+    (
+        "adverts signed",
+        "party.py",
+        "if not party.federation.signed_by(party.name(advert.index), digest, advert.signature):",
+        "if False:",
+    ),
+    (
+        "advert statement: seal key",
+        "sealing.py",
+        'tagged("advert", context, u16(i), seal_public, mask_public, commit)',
+        'tagged("advert", context, u16(i), mask_public, commit)',
+    ),
+    (
+        "advert statement: mask key",
+        "sealing.py",
+        'tagged("advert", context, u16(i), seal_public, mask_public, commit)',
+        'tagged("advert", context, u16(i), seal_public, commit)',
+    ),
+    (
+        "advert statement: commitment",
+        "sealing.py",
+        'tagged("advert", context, u16(i), seal_public, mask_public, commit)',
+        'tagged("advert", context, u16(i), seal_public, mask_public)',
+    ),
+    (
+        "advert statement: context",
+        "sealing.py",
+        'tagged("advert", context, u16(i), seal',
+        'tagged("advert", u16(i), seal',
+    ),
+    (
+        "no key of low order",
+        "sealing.py",
+        "    except ValueError:\n        raise UnfaithfulSite(f",
+        "    except ValueError:\n        return bytes(32)\n        raise UnfaithfulSite(f",
+    ),
+    # Node: mask
+    ("own inbox", "party.py", "if inbox.index != me:", "if False:"),
+    ("senders within U1", "party.py", " or not senders <= {advert.index for advert in adverts.adverts}", ""),
+    ("not its own sender", "party.py", "if me in senders or ", "if "),
+    ("abs(U2) >= Q", "party.py", '    party.enough(masked_for, "dealt shares")\n', ""),
+    (
+        "tags",
+        "party.py",
+        "        if plaintext is None:\n",
+        "        plaintext = plaintext or bytes(66)\n        if False:\n",
+    ),
+    (
+        "shares are field elements",
+        "party.py",
+        "if not (shamir.is_share(self_shares[j]) and shamir.is_share(mask_shares[j])):",
+        "if False:",
+    ),
+    ("both shares are field elements", "party.py", " and shamir.is_share(mask_shares[j])", ""),
+    (
+        "associated data: direction",
+        "sealing.py",
+        'tagged("seal", round_digest, u16(sender), u16(receiver))',
+        'tagged("seal", round_digest)',
+    ),
+    (
+        "associated data: round",
+        "sealing.py",
+        'tagged("seal", round_digest, u16(sender), u16(receiver))',
+        'tagged("seal", u16(sender), u16(receiver))',
+    ),
+    ("vector's length", "party.py", "        and words.shape == (dimension,)\n", ""),
+    ("vector's type", "party.py", "        and words.dtype == np.uint32\n", ""),
+    ("vector in one block", "party.py", "        and words.flags.c_contiguous\n", ""),
+    ("vector writable", "party.py", "        and words.flags.writeable\n", ""),
+    ("vector an array", "party.py", "isinstance(words, np.ndarray)\n        and ", ""),
+    ("self mask", "node.py", "[own, *(pairs[j] for j in pairs if j > me)]", "[*(pairs[j] for j in pairs if j > me)]"),
+    (
+        "masks keyed by round",
+        "sealing.py",
+        'return _derive(secret, round_digest, b"self" + u16(i))',
+        'return _derive(secret, bytes(32), b"self" + u16(i))',
+    ),
+    ("24 bits", "node.py", "if params.wire_bits < 32:", "if False:"),
+    # Node: confirm
+    ("U2 is mine", "node.py", "if lists.masked_for != content.masked_for:", "if False:"),
+    ("i in U3", "node.py", "if party.index not in lists.survivors:", "if False:"),
+    ("U3 within U2", "node.py", "if not set(lists.survivors) <= set(lists.masked_for):", "if False:"),
+    ("abs(U3) >= Q", "node.py", '        party.enough(lists.survivors, "sent a vector")\n', ""),
+    (
+        "one share per site",
+        "node.py",
+        "content.self_shares[j] if j in lists.survivors else content.mask_shares[j]",
+        "content.self_shares[j]",
+    ),
+    # Node: unmask
+    ("t signatures", "node.py", "if len(signatures) < params.threshold:", "if False:"),
+    ("signers within U3", "node.py", "if not set(indices_of(signatures)) <= set(content.survivors):", "if False:"),
+    (
+        "signatures hold",
+        "node.py",
+        "if not party.federation.signed_by(party.name(index), statement, signature):",
+        "if False:",
+    ),
+    (
+        "list statement: R1",
+        "sealing.py",
+        'tagged("survivors", context, r1, index',
+        'tagged("survivors", context, index',
+    ),
+    (
+        "list statement: U2",
+        "sealing.py",
+        "index_list(masked_for), index_list(survivors))\n\n\ndef shares_statement",
+        "index_list(survivors))\n\n\ndef shares_statement",
+    ),
+    (
+        "list statement: U3",
+        "sealing.py",
+        "index_list(masked_for), index_list(survivors))\n\n\ndef shares_statement",
+        "index_list(masked_for))\n\n\ndef shares_statement",
+    ),
+    # Node: states
+    ("one answer per state", "node.py", "content, self._content = self._look(), None", "content = self._look()"),
+    (
+        "spent before the message is read",
+        "node.py",
+        "content, self._content = self._look(), None\n        return content",
+        "content = self._look()\n        return content",
+    ),
+    ("stored state whole", "held.py", 'if tagged("state", body) != digest:', "if False:"),
+    ("stored state's site", "held.py", "if reader.index(roster) != index:", "if reader.index(roster) < 0:"),
+    ("stored state ends", "held.py", "        reader.done()\n", ""),
+    ("newest step", "node.py", "if stored != step:", "if False:"),
+    ("a step at all", "held.py", "if not 1 <= step <= 5:", "if False:"),
+    ("no entropy after open", "sealing.py", "_derive(seed, context, info, 48)", "__import__('os').urandom(48)"),
+    # Server
+    ("sound parameters at the server", "server.py", "        params.check()\n", ""),
+    ("federation at the server", "server.py", "federation.digest != params.federation or ", ""),
+    (
+        "roster within the manifest at the server",
+        "server.py",
+        " or not set(params.roster) <= set(federation.sites)",
+        "",
+    ),
+    ("quorum at the server", "server.py", "        if len(sites) < needed:\n", "        if False:\n"),
+    ("in its own name", "server.py", "if claimed != expected:", "if False:"),
+    (
+        "signed",
+        "server.py",
+        "if not self.federation.signed_by(self.params.roster[expected], digest, signature):",
+        "if False:",
+    ),
+    (
+        "low order at the server",
+        "server.py",
+        "            sealing.exchange(_PROBE, key, self.params.roster[index])\n",
+        "            pass\n",
+    ),
+    (
+        "sealed for all of U1",
+        "server.py",
+        "sealed.round_digest != self._r1 or indices_of(",
+        "sealed.round_digest != self._r1 or False and indices_of(",
+    ),
+    ("sealed under R1", "server.py", "sealed.round_digest != self._r1 or ", ""),
+    (
+        "vector's form at the server",
+        "server.py",
+        "if not (isinstance(words, np.ndarray) and",
+        "if False and (isinstance(words, np.ndarray) and",
+    ),
+    ("24 bits at the server", "server.py", "if self.params.wire_bits < 32 and int", "if False and int"),
+    ("vector's digest", "server.py", "if digest != proof.digest:", "if False:"),
+    ("one vector per site", "server.py", " or index in self._proofs", ""),
+    ("vector from U2", "server.py", " or index not in self._u2", ""),
+    ("no second try for a vector", "server.py", " or site in self.dropped", ""),
+    ("no late vector", "server.py", 'if self._stage != "fold" or index', "if index"),
+    ("masked statement: U2", "sealing.py", "u16(i), index_list(masked_for), digest)", "u16(i), digest)"),
+    ("shares are for all of U2", "server.py", "if indices_of(shares.shares) != self._u2 or", "if"),
+    (
+        "revealed shares are field elements",
+        "server.py",
+        " or not all(is_share(share) for _, share in shares.shares)",
+        "",
+    ),
+    ("b_j is what h_j says", "server.py", "sealing.commitment(self.params.context, owner, secret) == expected", "True"),
+    ("cm_j is what m_j says", "server.py", "sealing.public_of(secret) == expected", "True"),
+    ("stages in order", "server.py", "        if self._stage != stage:\n", "        if False:\n"),
+    (
+        "a failed stage ends the session",
+        "server.py",
+        '        self._stage = "over"\n\n    def _order',
+        "\n    def _order",
+    ),
+    (
+        "the commitment names its site and session",
+        "sealing.py",
+        'tagged("commit", context, u16(i), self_secret)',
+        'tagged("commit", self_secret)',
+    ),
+    # Opening
+    ("liars are named", "opening.py", "                if turn:\n", "                if False:\n"),
+    ("known liars last", "opening.py", "key=lambda point: (point in liars, point)", "key=lambda point: point"),
+    ("the search ends", "opening.py", "            if self._left == 0:\n", "            if False:\n"),
+    (
+        "a secret is 32 bytes",
+        "shamir.py",
+        "if value < 1 << (8 * SECRET_BYTES) else None",
+        'if value.to_bytes(40, "big") else None',
+    ),
+    # Transcript
+    ("canonical transcript", "transcript.py", "canonical_json(content) != data or ", ""),
+    ("transcript's federation", "transcript.py", " or federation.digest != params.federation", ""),
+    (
+        "sets within each other",
+        "transcript.py",
+        "if not set(u5) <= set(u4) <= set(u3) <= set(u2) <= set(u1):",
+        "if False:",
+    ),
+    (
+        "enough sites in the transcript",
+        "transcript.py",
+        "if len(u3) < params.quorum or len(u5) < params.threshold:",
+        "if False:",
+    ),
+    ("round digest", "transcript.py", 'if r1 != _bytes(content["round_digest"], 32):', "if False:"),
+    (
+        "transcript's signatures",
+        "transcript.py",
+        "if not federation.signed_by(name[i], digest, signature):",
+        "if False:",
+    ),
+    ("named once", "transcript.py", "if len(set(named)) != len(named):", "if False:"),
+    ("transcript's parameters sound", "transcript.py", "        params.check()\n", ""),
+    ("lower-case", "transcript.py", " or value.hex() != text", ""),
+]
+
+
+def first_red_test(folder: Path, file: str, old: str, new: str) -> str:
+    """The first test that fails on the mutant; "" if none does."""
+    path = folder / SECAGG / file
+    source = path.read_text(encoding="utf-8")
+    if source.count(old) != 1:
+        raise SystemExit(f"{file}: {old!r} is there {source.count(old)} times; repair the list of mutants")
+    path.write_text(source.replace(old, new), encoding="utf-8")
+    packages = os.pathsep.join(str(folder / name) for name in ("common", "client", "server", "deployments"))
+    # -B and no cache: a mutant of the same length and second must not be taken for the one before it.
+    options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *(f"tests/secagg/{name}" for name in ORDER)]
+    command = [sys.executable, "-B", "-m", "pytest", *options]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": packages},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+    finally:
+        path.write_text(source, encoding="utf-8")
+    red = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return red[0].split(" ")[1].removeprefix("tests/secagg/") if done.returncode and red else ""
+
+
+def main() -> int:
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    survived = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("common", "client", "server", "deployments", "tests"):
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        for check, file, old, new in MUTANTS:
+            if word in check or word in file:
+                red = first_red_test(folder, file, old, new)
+                survived += not red
+                print(f"| {check} | {file} | {red or 'SURVIVED'} |", flush=True)
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

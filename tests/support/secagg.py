@@ -1,0 +1,151 @@
+"""Secure aggregation in one process: a federation, its honest nodes, and sites that leave at a stage."""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
+
+from tests.support.entropy import InsecureTestEntropy
+from undertone.keys import public_hex
+from undertone.secagg.federation import Federation
+from undertone.secagg.node import Confirmed, Done, Masked, Opened, Shared, open_session, restore
+from undertone.secagg.parameters import Parameters, default_colluders, default_threshold
+from undertone.secagg.server import OpenedSum, ServerSession
+
+STAGES = ("advert", "share", "vector", "confirm", "unmask")
+STATE = hashlib.sha256(b"the public model state").hexdigest()
+AnyState = Opened | Shared | Masked | Confirmed | Done
+
+
+def identity(name: str) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest())
+
+
+@dataclass(frozen=True)
+class World:
+    """A federation and the parameters of one session."""
+
+    params: Parameters
+    federation: Federation
+    identities: Mapping[str, Ed25519PrivateKey]
+
+    @property
+    def roster(self) -> tuple[str, ...]:
+        return self.params.roster
+
+    def but(self, **changes: object) -> "World":
+        return replace(self, params=replace(self.params, **changes))  # type: ignore[arg-type]
+
+    def restore(self, site: str, state: AnyState) -> AnyState:
+        """Through the disk: what is stored is all that a node has."""
+        return restore(state.to_bytes(), state.STEP, self.params, site, self.identities[site], self.federation)
+
+
+def world(sites: int = 5, dimension: int = 7, **changes: object) -> World:
+    names = [f"site-{number:03d}" for number in range(sites)]
+    identities = {name: identity(name) for name in names}
+    federation = Federation(
+        "test", public_hex(identity("coordinator")), {name: public_hex(key) for name, key in identities.items()}
+    )
+    bits = changes.get("wire_bits", 32)
+    assert isinstance(bits, int)
+    params = Parameters(
+        study=hashlib.sha256(b"plan").hexdigest(),
+        round=2,
+        attempt=1,
+        session=1,
+        federation=federation.digest,
+        roster=tuple(names),
+        threshold=default_threshold(sites),
+        colluders=default_colluders(sites),
+        min_sites=2,
+        dimension=dimension,
+        wire_bits=32,
+        scale=1 << 14,
+        site_clamp=((1 << (bits - 1)) - 1) // sites,
+        noise="central",
+        state_sha256=STATE,
+        method="dpagg-ti",
+    )
+    return World(replace(params, **changes), federation, identities)  # type: ignore[arg-type]
+
+
+@dataclass
+class Run:
+    """Honest nodes of a world, one message at a time. `sent` keeps each site's last message."""
+
+    world: World
+    seed: int = 0
+    states: dict[str, AnyState] = field(default_factory=dict)
+    words: dict[str, NDArray[np.uint32]] = field(default_factory=dict)
+    masked: dict[str, NDArray[np.uint32]] = field(default_factory=dict)
+
+    def open(self, absent: Collection[str] = ()) -> dict[str, bytes]:
+        sent = {}
+        for number, site in enumerate(self.world.roster):
+            if site not in absent:
+                entropy = InsecureTestEntropy(1000 * self.seed + number)
+                self.states[site], sent[site] = open_session(
+                    self.world.params, site, self.world.identities[site], self.world.federation, entropy
+                )
+        return sent
+
+    def share(self, adverts: bytes, sites: Collection[str]) -> dict[str, bytes]:
+        return {site: self._step(site, "share", adverts)[-1] for site in sites}
+
+    def mask(self, site: str, inbox: bytes) -> tuple[NDArray[np.uint32], bytes]:
+        self.words.setdefault(site, vector(self.world, site, self.seed))
+        words, proof = self._step(site, "mask", inbox, self.words[site].copy())
+        self.masked[site] = words
+        return words, proof
+
+    def confirm(self, lists: bytes, sites: Collection[str]) -> dict[str, bytes]:
+        return {site: self._step(site, "confirm", lists)[-1] for site in sites}
+
+    def unmask(self, confirmations: bytes, sites: Collection[str]) -> dict[str, bytes]:
+        return {site: self._step(site, "unmask", confirmations)[-1] for site in sites}
+
+    def _step(self, site: str, step: str, *arguments: object) -> tuple[object, ...]:
+        state = self.world.restore(site, self.states[site])
+        self.states[site], *reply = getattr(state, step)(*arguments)
+        return tuple(reply)
+
+    def plain_sum(self, sites: Collection[str]) -> NDArray[np.int64]:
+        """The slow truth: the signed words of `sites`, added up as int64."""
+        return sum(self.words[site].view(np.int32).astype(np.int64) for site in sites)  # type: ignore[return-value]
+
+
+def vector(scene: World, site: str, seed: int = 0) -> NDArray[np.uint32]:
+    """A site's clamped vector in the ring; both ends of the clamp occur."""
+    number, params = scene.roster.index(site), scene.params
+    values = np.random.default_rng([seed, number]).integers(-params.site_clamp, params.site_clamp + 1, params.dimension)
+    if params.dimension > 2:
+        values[:2] = params.site_clamp, -params.site_clamp
+    return (values & 0xFFFFFFFF).astype(np.uint32)
+
+
+@dataclass
+class Outcome:
+    server: ServerSession
+    run: Run
+    opened: OpenedSum
+
+
+def session(scene: World, leave: Mapping[str, str] | None = None, seed: int = 0) -> Outcome:
+    """A whole session; `leave` says at which stage a site sends nothing any more."""
+    gone = {stage: set() for stage in STAGES}
+    for site, at in (leave or {}).items():
+        for stage in STAGES[STAGES.index(at) :]:
+            gone[stage].add(site)
+    run, server = Run(scene, seed), ServerSession(scene.params, scene.federation)
+    adverts = server.adverts(run.open(gone["advert"]))
+    inboxes = server.sealed(run.share(adverts, set(run.states) - gone["share"]))
+    for site in sorted(inboxes.keys() - gone["vector"], reverse=True):
+        assert server.fold(site, *run.mask(site, inboxes[site])), server.dropped
+    survivors = set(run.masked)
+    confirmations = server.confirmations(run.confirm(server.close(), survivors - gone["confirm"]))
+    opened = server.open(run.unmask(confirmations, survivors - gone["unmask"]))
+    return Outcome(server, run, opened)
