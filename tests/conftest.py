@@ -20,10 +20,10 @@ def dummy_method(monkeypatch: pytest.MonkeyPatch) -> None:
     """Method `dummy` is registered, and nodes load the dummy base in place of a pipeline."""
     from tests.support.dummy import DummyBase, DummyMethod
     from undertone.methods.registry import METHODS
-    from undertone_client import node
+    from undertone_client import preparing
 
     monkeypatch.setitem(METHODS, DummyMethod.name, DummyMethod)
-    monkeypatch.setattr(node, "_loaded", lambda *_: DummyBase())
+    monkeypatch.setattr(preparing, "_loaded", lambda *_: DummyBase())
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A method and a base without torch: protocol tests take milliseconds, and each row can be worked out by hand.
 
-The only seam that is patched is `undertone_client.node._loaded`, which puts a base model into memory.
+The only seam that is patched is `undertone_client.preparing._loaded`, which puts a base model into memory.
 """
 
 import json

@@ -15,7 +15,7 @@ from undertone.errors import LedgerUnavailable
 from undertone.keys import PLAN_DOMAIN, create_key, sign
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import from_ring
-from undertone_client import node
+from undertone_client import node, preparing
 
 Make = Callable[..., World]
 
@@ -297,9 +297,9 @@ def test_a_base_model_that_changed_in_place_is_loaded_again(
 ) -> None:
     monkeypatch.undo()  # the real loader
     loads = []
-    monkeypatch.setattr(node, "load_base", lambda *_: loads.append(1))
-    node._loaded.cache_clear()
+    monkeypatch.setattr(preparing, "load_base", lambda *_: loads.append(1))
+    preparing._loaded.cache_clear()
     for files in ("a", "a", "b"):
-        node._loaded(str(tiny_base), None, "cpu", files)
-    node._loaded.cache_clear()
+        preparing._loaded(str(tiny_base), None, "cpu", files)
+    preparing._loaded.cache_clear()
     assert len(loads) == 2

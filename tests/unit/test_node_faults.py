@@ -116,7 +116,7 @@ def test_no_fault_tells_the_coordinator_a_file_or_a_unit(
     elif fault == "secret":
         (site / "secret.key").write_bytes(b"short")
     elif fault == "base":
-        monkeypatch.setattr("undertone_client.node.pin", lambda *_: crash_on_pin())
+        monkeypatch.setattr("undertone_client.preparing.pin", lambda *_: crash_on_pin())
     reply = world.ask("prepare")
     assert reply.error == "SiteFault"
     assert reply.words is None
