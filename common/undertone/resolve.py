@@ -18,7 +18,7 @@ from undertone.plan import (
     PlannedModel,
     PlannedPrivacy,
 )
-from undertone.privacy.accounting import GaussianEvent, calibrate, delta_slack, epsilon_pld, epsilon_rdp
+from undertone.privacy.accounting import GaussianEvent, calibrate, epsilon_pld, epsilon_rdp
 from undertone.privacy.quantise import Grid, choose_grid
 from undertone.study import Study
 
@@ -135,16 +135,15 @@ def _privacy(
 ) -> PlannedPrivacy:
     """Sigma = ceil(z Delta), then the claim recomputed from the integers that will run."""
     wanted, attempts = study.privacy, _attempts(study, method)
-    delta = wanted.delta - _tail(wanted.epsilon, wanted.delta, dimension, attempts)
-    z = calibrate(wanted.epsilon, delta, wanted.sampling_rate, attempts)
+    z = calibrate(wanted.epsilon, wanted.delta, wanted.sampling_rate, attempts)
     sigma = max(MINIMUM_SIGMA, ceil(z * grid.clip_units))
     events = [GaussianEvent(sigma, grid.clip_units, wanted.sampling_rate, attempts)]
     noise = sigma * sqrt(dimension) / (grid.scale * wanted.sampling_rate * total_units)
     return PlannedPrivacy(
         unit=wanted.unit,
         epsilon_target=wanted.epsilon,
-        epsilon=epsilon_pld(events, delta),
-        epsilon_rdp=epsilon_rdp(events, delta),
+        epsilon=epsilon_pld(events, wanted.delta),
+        epsilon_rdp=epsilon_rdp(events, wanted.delta),
         delta=wanted.delta,
         sampling_rate=wanted.sampling_rate,
         rounds=wanted.rounds,
@@ -158,17 +157,8 @@ def _privacy(
     )
 
 
-def _tail(epsilon: float, delta: float, dimension: int, attempts: int) -> float:
-    """The part of delta that pays for the sampler's cut at 12 sigma (PRIVACY 7); worst at sigma = 64."""
-    slack = delta_slack(epsilon, MINIMUM_SIGMA, dimension, attempts)
-    if slack > delta / 1000:
-        raise StudyError(f"privacy.delta = {delta:g} is too small for {attempts} rounds of {dimension} values")
-    return slack
-
-
 def recompute_epsilon(plan: Plan) -> tuple[float, float]:
     """The claim (PLD, RDP) from the plan's integers alone: what `verify` compares with the statement."""
     privacy = plan.privacy
-    delta = privacy.delta - _tail(privacy.epsilon_target, privacy.delta, plan.method.dimension, privacy.max_attempts)
     events = [GaussianEvent(privacy.sigma, privacy.sensitivity, privacy.sampling_rate, privacy.max_attempts)]
-    return epsilon_pld(events, delta), epsilon_rdp(events, delta)
+    return epsilon_pld(events, privacy.delta), epsilon_rdp(events, privacy.delta)

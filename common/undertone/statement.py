@@ -59,7 +59,6 @@ def privacy_statement(
             "attempts_charged": charges,
             "floating_point": "rows are computed in batches of fixed shape, and that a row does not depend on its "
             "neighbours is measured, not proved; from clipping on there are only integers, and noise is drawn exactly",
-            "cut_at_12_sigma": "charged to delta",
         },
         "utility": {"noise_to_signal_planned": privacy.noise_to_signal, "allow_noisy": privacy.allow_noisy},
         "method": {"name": plan.method.name, "options": dict(plan.method.options)},

@@ -36,6 +36,10 @@ DOORS = {
 # simulation, which read private data and say so, are the one exception), weights are written by the release.
 CALLERS = {
     "rounded_gaussian": {"undertone_server/gate.py"},
+    "add_rounded_gaussian": {"undertone/privacy/noise.py"},
+    "discrete_gaussian": set(),
+    "add_discrete_gaussian": {"undertone/privacy/noise.py"},
+    "WordStream": {"undertone/privacy/noise.py"},
     "step": {"undertone_server/update.py", "undertone_cli/diagnostics.py", "undertone/methods/inversion.py"},
     "charge": {"undertone_server/gate.py", "undertone_client/node.py"},
     "save_file": set(),
@@ -54,6 +58,7 @@ WALLS = {
         "undertone_cli/inprocess.py",
     },
     "dp_accounting": {"undertone/privacy/accounting.py"},
+    "scipy": {"undertone/privacy/noise.py"},
     "opacus": set(),
     "opendp": set(),
     "random": set(),

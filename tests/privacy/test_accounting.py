@@ -14,11 +14,9 @@ from undertone.privacy.accounting import (
     RDP_ORDERS,
     GaussianEvent,
     calibrate,
-    delta_slack,
     epsilon_pld,
     epsilon_rdp,
 )
-from undertone.privacy.noise import tail_mass
 
 DELTA = 1e-5
 UNIT = 1 << 20  # Delta in grid units
@@ -168,18 +166,6 @@ def test_a_delta_that_is_none_is_refused(delta: float) -> None:
     for figure in (epsilon_pld, epsilon_rdp):
         with pytest.raises(StudyError, match=r"privacy\.delta"):
             figure([], delta)
-
-
-def test_slack_of_the_cut_tail() -> None:
-    slack = delta_slack(4.0, 1 << 20, 64, 11)
-    assert slack == pytest.approx((1 + math.exp(4)) * tail_mass(1 << 20) * 64 * 11, rel=1e-12, abs=0)
-    # A hundred million values, a thousand rounds: still far below delta / 1000.
-    assert delta_slack(10.0, 64, 10**8, 1000) < 1e-15
-    for arguments in ((0.0, 64, 1, 1), (101.0, 64, 1, 1), (1.0, 64, 0, 1), (1.0, 64, 1, 0)):
-        with pytest.raises(StudyError):
-            delta_slack(*arguments)
-    with pytest.raises(MechanismViolation):
-        delta_slack(1.0, 63, 1, 1)
 
 
 def test_events_survive_json() -> None:

@@ -1,213 +1,365 @@
-"""The sampler against the exact law, against OpenDP, and against a wrong sigma."""
+"""The sampler: its two paths against each other, its laws against exact ones, OpenDP, the oracle, a wrong sigma."""
 
-import math
-from collections.abc import Callable, Iterator
-from fractions import Fraction
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
 
 import mpmath
 import numpy as np
 import opendp.prelude as dp
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from scipy import integrate, stats
+from scipy import stats
+from scipy.special import ndtri
 
-from tests.support.entropy import InsecureTestEntropy
+from tests.support.entropy import InsecureTestEntropy, KeyScript
+from tests.support.laws import CHANCE, Draws, discrete_p_value, rounded_p_value, two_sample_p_value
+from tests.support.rejection import rejection_discrete, rejection_rounded
+from tests.support.words import ScriptedWords
 from undertone.errors import MechanismViolation
 from undertone.privacy import noise
 from undertone.privacy.entropy import OsEntropy
-from undertone.privacy.noise import rounded_gaussian, tail_mass
+from undertone.privacy.noise import (
+    add_discrete_gaussian,
+    add_rounded_gaussian,
+    discrete_gaussian,
+    rounded_gaussian,
+)
+from undertone.privacy.words import WordStream
 
-# On real entropy a right sampler fails once in a million runs. At 200,000 draws a sigma that is 2 % off
-# misses by more than twelve standard errors.
-CHANCE = 1e-6
-DRAWS = 200_000
-Draws = NDArray[np.int64]
-
-
-def p_value(draws: Draws, sigma: float) -> float:
-    """Is this rint(N(0, sigma^2))? Mean, variance and the exact cell masses; Bonferroni over the three."""
-    n = draws.size
-    variance = sigma**2 + 1 / 12
-    mean_p = 2 * stats.norm.sf(abs(draws.mean()) / math.sqrt(variance / n))
-    spread = float(np.sum(np.square(draws.astype(np.float64)))) / variance
-    spread_p = 2 * min(stats.chi2.cdf(spread, n), stats.chi2.sf(spread, n))
-    edges = np.round(np.linspace(-2.5, 2.5, 41) * sigma) - 0.5
-    counts = np.bincount(np.searchsorted(edges, draws), minlength=42)
-    masses = np.diff(np.concatenate([[0.0], stats.norm.cdf(edges / sigma), [1.0]]))
-    cells_p = stats.chisquare(counts, masses * n).pvalue
-    return float(min(1.0, 3 * min(mean_p, spread_p, cells_p)))
+DRAWS = 1_000_000
+TOP = (1 << 64) - 1
 
 
-def two_sample_p_value(ours: Draws, theirs: Draws) -> float:
-    """Do both come from one law? Chi-square over 40 cells of equal weight, and the ratio of variances."""
-    edges = np.quantile(np.concatenate([ours, theirs]), np.linspace(0, 1, 41)[1:-1]) + 0.5
-    table = [np.bincount(np.searchsorted(np.unique(edges), part), minlength=40)[:40] for part in (ours, theirs)]
-    cells_p = stats.chi2_contingency(np.array(table)).pvalue
-    spread = np.var(ours) / np.var(theirs)
-    tail = stats.f.sf(spread, ours.size, theirs.size)
-    return float(min(1.0, 2 * min(cells_p, 2 * min(tail, 1 - tail))))
+# --- the two paths ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sigma", [64, 1000, 3 << 21])
+@pytest.fixture
+def exact_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From the call on, every draw is doubtful: integers decide all of them."""
+
+    def switch() -> None:
+        monkeypatch.setattr(noise, "_SMALLEST_P", 1.0)
+
+    return switch
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """(m, sigma, magnitude) of each draw that the exact path settled."""
+    seen: list[tuple[int, int, int]] = []
+    exact = noise._exact_magnitude
+
+    def recorded(m: int, sigma: int, words: WordStream) -> int:
+        seen.append((m, sigma, exact(m, sigma, words)))
+        return seen[-1][2]
+
+    monkeypatch.setattr(noise, "_exact_magnitude", recorded)
+    return seen
+
+
+@pytest.mark.parametrize("sigma", [64, 1000, 10**5, 10**7, 10**9, 1 << 38])
+def test_both_paths_give_the_same_draws_for_the_same_bits(sigma: int, exact_only: Any, settled: list[Any]) -> None:
+    size = 10_000
+    fast = rounded_gaussian(InsecureTestEntropy(sigma), sigma, size)
+    assert len(settled) < (size if sigma == 1 << 38 else 100)
+    exact_only()
+    assert np.array_equal(rounded_gaussian(InsecureTestEntropy(sigma), sigma, size), fast)
+    assert len(settled) >= size
+
+
+@pytest.mark.parametrize("sigma", [4, 5, 64, 10**6])
+def test_both_paths_give_the_same_discrete_draws(
+    sigma: int, exact_only: Any, settled: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = discrete_gaussian(InsecureTestEntropy(sigma), sigma, 2000)
+    exact_only()
+    monkeypatch.setattr(noise, "cosh", lambda _: 1e200)  # no coin keeps its draw unasked
+    asked: list[int] = []
+    kept = noise._kept
+    monkeypatch.setattr(noise, "_kept", lambda *args: (asked.append(1), kept(*args))[1])
+    assert np.array_equal(discrete_gaussian(InsecureTestEntropy(sigma), sigma, 2000), fast)
+    assert len(asked) > 1700  # all but the zeros, which are always kept
+
+
+def quantile_word(magnitude: float, sigma: int, places: int = 0) -> int:
+    """The word whose draw lies at `magnitude` / sigma deviations, exactly: m, plus `places` in its last place."""
+    with mpmath.workdps(60):
+        return int(mpmath.ncdf(-mpmath.mpf(magnitude) / sigma) * 2**64) + places
+
+
+@pytest.mark.parametrize(("edge", "sigma"), [(0.5, 64), (63.5, 64), (200.5, 64), (2500.5, 1000), (123456.5, 10**5)])
+def test_words_on_either_side_of_a_boundary_are_told_apart(edge: float, sigma: int, settled: list[Any]) -> None:
+    inner, outer = int(edge - 0.5), int(edge + 0.5)
+    words = [quantile_word(edge, sigma, places) for places in (-1, 1)]
+    # The other half of the words, m of which are the complement, has the other sign.
+    draws = noise._rounded(ScriptedWords([*words, *(TOP - word for word in words)]), 4, sigma)
+    assert draws.tolist() == [outer, inner, -outer, -inner]
+    assert len(settled) == 4
+
+
+@pytest.mark.parametrize("sigma", [64, 1000])
+def test_a_word_on_a_boundary_is_settled_by_further_words(sigma: int) -> None:
+    """The exact edge continues a word's bits: a word below or above that continuation falls to either side."""
+    edge = sigma + 0.5
+    with mpmath.workdps(80):
+        digits = int(mpmath.ncdf(-mpmath.mpf(edge) / sigma) * 2**192)
+    first, second, third = digits >> 128, digits >> 64 & TOP, digits & TOP
+    for more, expected in (
+        ([second - 1], sigma + 1),
+        ([second + 1], sigma),
+        ([second, third - 1], sigma + 1),
+        ([second, third + 1], sigma),
+    ):
+        script = ScriptedWords([first, *more])
+        assert noise._rounded(script, 1, sigma).tolist() == [expected]
+        assert script.left == 0
+
+
+def test_the_smallest_words_reach_beyond_any_cut() -> None:
+    # A word of zeros says only that p < 2^-64; a second one sends the draw beyond 13 sigma.
+    assert noise._rounded(ScriptedWords([0, 0, 1 << 40]), 1, 64)[0] > 13 * 64
+    assert noise._rounded(ScriptedWords([TOP, 0, 1 << 40]), 1, 64)[0] < -13 * 64
+    script = ScriptedWords([0, *[0] * 8, 1 << 20])
+    assert noise._rounded(script, 1, 64)[0] > 29 * 64
+    assert script.left == 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(m=st.integers(0, (1 << 63) - 1), sigma=st.integers(4, 1 << 38), tail_bits=st.integers(0, 60))
+def test_the_exact_path_is_rint_of_the_quantile(m: int, sigma: int, tail_bits: int) -> None:
+    """Against mpmath's own erfinv, wherever 64 bits decide."""
+    m >>= tail_bits
+    with mpmath.workdps(60):
+        ends = [mpmath.mpf(m + end) / 2**64 for end in (0, 1)]
+        values = [-mpmath.sqrt(2) * mpmath.erfinv(2 * p - 1) * sigma if p else mpmath.inf for p in ends]
+        if mpmath.isinf(values[0]):
+            return
+        nearest = {int(mpmath.nint(value)) for value in values}
+    if len(nearest) == 1:
+        assert noise._exact_magnitude(m, sigma, ScriptedWords([])) == nearest.pop()
+
+
+# --- the margin ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("points", [100, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_the_floats_err_by_less_than_the_docstring_says(points: int) -> None:
+    """The computed z against mpmath: bulk, both branches of ndtri, their seam, and the tail down to 2^-20."""
+    rng = np.random.default_rng(1)
+    bulk = rng.integers(1 << 44, 1 << 63, points)
+    tails = (2.0 ** rng.uniform(44, 63, points)).astype(np.int64)
+    seam = np.int64(np.exp(-2) * 2.0**64) + rng.integers(-(1 << 40), 1 << 40, points)
+    near_half = (1 << 63) - 1 - (2.0 ** rng.uniform(0, 62, points)).astype(np.int64)
+    near_cut = (1 << 44) + (2.0 ** rng.uniform(0, 44, points)).astype(np.int64)
+    m = np.concatenate([bulk, tails, seam, near_half, near_cut])
+    computed = ndtri((m + 0.5) * 2.0**-64)
+    worst = mpmath.mpf(0)
+    with mpmath.workdps(50):
+        for place, value in zip(m.tolist(), computed.tolist(), strict=True):
+            for end in (0, 1):
+                exact = mpmath.sqrt(2) * mpmath.erfinv(mpmath.mpf(place + end) / 2**63 - 1)
+                worst = max(worst, abs(exact - mpmath.mpf(value)))
+    assert worst < mpmath.mpf(2) ** -46
+    assert worst > mpmath.mpf(2) ** -53  # the comparison sees something
+
+
+def test_a_less_accurate_ndtri_is_found_before_the_first_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise.check_quantiles()
+    for spoilt in (
+        lambda p: ndtri(p) * (1 + 2.0**-45),
+        lambda p: ndtri(p) - 2.0**-46,
+        lambda p: np.float32(ndtri(p)),
+    ):
+        noise.check_quantiles.cache_clear()
+        monkeypatch.setattr(noise, "ndtri", spoilt)
+        with pytest.raises(MechanismViolation, match="ndtri"):
+            rounded_gaussian(OsEntropy(), 64, 1)
+        monkeypatch.undo()
+    noise.check_quantiles.cache_clear()
+    noise.check_quantiles()
+
+
+# --- the laws -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sigma", [64, 1000, 3 << 21, 10**9])
 def test_draws_have_the_exact_law(sigma: int) -> None:
     draws = rounded_gaussian(OsEntropy(), sigma, DRAWS)
     assert draws.dtype == np.int64
-    assert p_value(draws, sigma) > CHANCE
+    assert rounded_p_value(draws, sigma) > CHANCE
+
+
+def test_the_law_survives_when_integers_decide(exact_only: Any) -> None:
+    exact_only()
+    assert rounded_p_value(rounded_gaussian(OsEntropy(), 64, 30_000), 64) > CHANCE
+    assert rounded_p_value(rounded_gaussian(OsEntropy(), 67, 30_000), 64) < CHANCE
+
+
+@pytest.mark.parametrize("sigma", [4, 7, 64, 10**6])
+def test_discrete_draws_have_the_exact_law(sigma: int) -> None:
+    draws = discrete_gaussian(OsEntropy(), sigma, 200_000 if sigma == 4 else DRAWS)
+    assert discrete_p_value(draws, sigma) > CHANCE
+
+
+def test_at_sigma_four_the_two_laws_are_told_apart() -> None:
+    """Thinning must do something: rounded draws have a variance that is larger by 1/12."""
+    rounded = noise._rounded(WordStream(bytes(32), 0), 4 * DRAWS, 4)
+    assert discrete_p_value(rounded, 4) < CHANCE
+    assert rounded_p_value(rounded, 4) > CHANCE
 
 
 @pytest.mark.parametrize("factor", [0.98, 1.02])
 def test_a_sigma_two_percent_off_is_rejected(factor: float) -> None:
-    draws = rounded_gaussian(OsEntropy(), round(1000 * factor), DRAWS)
-    assert p_value(draws, 1000) < CHANCE
+    assert rounded_p_value(rounded_gaussian(OsEntropy(), round(1000 * factor), DRAWS), 1000) < CHANCE
+    assert discrete_p_value(discrete_gaussian(OsEntropy(), round(1000 * factor), DRAWS), 1000) < CHANCE
 
 
-def test_the_test_rejects_a_shift_and_a_wrong_shape() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("sigma", [64, 1000, 10**7])
+def test_ten_million_draws_have_the_exact_law_and_half_a_percent_is_rejected(sigma: int) -> None:
+    for draw, p_value in ((rounded_gaussian, rounded_p_value), (discrete_gaussian, discrete_p_value)):
+        draws = draw(OsEntropy(), sigma, 10_000_000)
+        assert p_value(draws, sigma) > CHANCE
+        z = draws / sigma
+        # Skewness 0 and kurtosis 3, with standard errors sqrt(15 / n) and sqrt(96 / n).
+        assert abs(np.mean(z**3)) < 5 * np.sqrt(15 / z.size)
+        assert abs(np.mean(z**4) - 3) < 5 * np.sqrt(96 / z.size) + 2 / sigma**2
+        for factor in (0.995, 1.005):
+            assert p_value(draws, sigma * factor) < CHANCE
+            if sigma > 64:
+                assert p_value(draw(OsEntropy(), round(sigma * factor), 10_000_000), sigma) < CHANCE
+
+
+@pytest.mark.slow
+def test_a_million_discrete_draws_at_sigma_four() -> None:
+    assert discrete_p_value(discrete_gaussian(OsEntropy(), 4, 5_000_000), 4) > CHANCE
+
+
+def test_the_tests_reject_a_shift_and_a_wrong_shape() -> None:
     normal = np.random.default_rng(3).normal
-    assert p_value(np.rint(normal(20, 1000, DRAWS)).astype(np.int64), 1000) < CHANCE
-    laplace = np.random.default_rng(3).laplace(0, 1000 / math.sqrt(2), DRAWS)
-    assert p_value(np.rint(laplace).astype(np.int64), 1000) < CHANCE
+    assert rounded_p_value(np.rint(normal(20, 1000, DRAWS)).astype(np.int64), 1000) < CHANCE
+    laplace = np.random.default_rng(3).laplace(0, 1000 / np.sqrt(2), DRAWS)
+    assert rounded_p_value(np.rint(laplace).astype(np.int64), 1000) < CHANCE
 
 
 def test_draws_agree_with_opendp() -> None:
-    """OpenDP draws the discrete Gaussian: at sigma = 1000 its variance differs from ours by 1/12 in a million."""
+    """OpenDP draws the discrete Gaussian; at sigma = 1000 the rounded one differs in variance by 1/12 in a million."""
     dp.enable_features("contrib")
     space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T=float)
     theirs = np.array(dp.m.make_gaussian(*space, scale=1000.0)([0] * 100_000), dtype=np.int64)
-    assert p_value(theirs, 1000) > CHANCE
-    assert two_sample_p_value(rounded_gaussian(OsEntropy(), 1000, DRAWS), theirs) > CHANCE
-    for wrong in (960, 1040):
-        assert two_sample_p_value(rounded_gaussian(OsEntropy(), wrong, DRAWS), theirs) < CHANCE
-
-
-def test_draws_are_independent_within_and_between_calls() -> None:
-    first, second = (rounded_gaussian(OsEntropy(), 64, 100_000).astype(np.float64) for _ in range(2))
-    for left, right in ((first, second), (first[1:], first[:-1]), (np.abs(first[1:]), np.abs(first[:-1]))):
-        correlation = np.corrcoef(left, right)[0, 1]
-        assert abs(correlation) * math.sqrt(left.size) < stats.norm.isf(CHANCE / 2)
-
-
-def keep_probability(j: int, sigma: int) -> float:
-    """Integral over u in [-1/2, 1/2] of exp(-(12 sigma + 2ju + u^2) / 2 sigma^2)."""
-    value, _ = integrate.quad(lambda u: math.exp(-(12 * sigma + 2 * j * u + u * u) / (2 * sigma**2)), -0.5, 0.5)
-    return value
-
-
-def kept(words: Iterator[int], j: int, sigma: int, trials: int) -> int:
-    return sum(noise._keep(words, j, sigma) for _ in range(trials))
-
-
-# The rounding step is invisible in whole draws at sigma >= 64, so it is tested where it is large: a small sigma
-# and a proposal at the edge, where leaving out u would change the probability by 3 %.
-@pytest.mark.parametrize("j", [-156, -40, 0, 1, 156])
-def test_the_rounding_step_keeps_with_the_exact_probability(j: int) -> None:
-    trials, sigma = 100_000, 13
-    count = kept(noise._words(OsEntropy()), j, sigma, trials)
-    assert stats.binomtest(count, trials, keep_probability(j, sigma)).pvalue > CHANCE
-    if abs(j) == 156:
-        without_u = math.exp(-6 / sigma)
-        assert stats.binomtest(count, trials, without_u).pvalue < CHANCE
-
-
-def test_keeping_times_proposal_is_the_mass_of_the_rounded_gaussian() -> None:
-    """The identity in the module's docstring, with 30 digits: discrete Gaussian * keep ~ erf differences."""
-    sigma = mpmath.mpf(64)
-
-    def ratio(j: int) -> mpmath.mpf:
-        inner = mpmath.quad(lambda u: mpmath.exp(-(12 * sigma + 2 * j * u + u * u) / (2 * sigma**2)), [-0.5, 0, 0.5])
-        mass = mpmath.ncdf((j + mpmath.mpf(0.5)) / sigma) - mpmath.ncdf((j - mpmath.mpf(0.5)) / sigma)
-        return mpmath.exp(-(mpmath.mpf(j) ** 2) / (2 * sigma**2)) * inner / mass
-
-    with mpmath.workdps(60):
-        ratios = [ratio(j) for j in (-768, -100, -1, 0, 1, 5, 300, 768)]
-        assert all(abs(value / ratios[0] - 1) < mpmath.mpf(10) ** -25 for value in ratios)
-
-
-@pytest.fixture
-def narrow_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Words of 8 bits: comparisons tie about once in a hundred, and refinement decides."""
-    monkeypatch.setattr(noise, "_WORD_BITS", 8)
-
-
-@pytest.mark.usefixtures("narrow_words")
-def test_the_law_survives_when_refinement_decides() -> None:
-    assert p_value(rounded_gaussian(OsEntropy(), 64, DRAWS), 64) > CHANCE
-    trials = 100_000
-    for j in (-156, 0, 156):
-        count = kept(noise._words(OsEntropy()), j, 13, trials)
-        assert stats.binomtest(count, trials, keep_probability(j, 13)).pvalue > CHANCE
-
-
-@pytest.mark.usefixtures("narrow_words")
-@pytest.mark.parametrize(("numerator", "denominator"), [(1, 3), (1, 1000), (999, 1000), (0, 5), (5, 5)])
-def test_a_fraction_no_word_can_hold_is_met_exactly(numerator: int, denominator: int) -> None:
-    words, trials = noise._words(OsEntropy()), 100_000
-    count = sum(noise._below(words, numerator, denominator) for _ in range(trials))
-    if numerator in (0, denominator):
-        assert count == trials * numerator // denominator
-    else:
-        assert stats.binomtest(count, trials, numerator / denominator).pvalue > CHANCE
-
-
-THIRD = 0x5555555555555555  # 1/3 is 0.0101... in binary: each such word is a tie
-TOP = (1 << 64) - 1
+    assert discrete_p_value(theirs, 1000) > CHANCE
+    for draw in (rounded_gaussian, discrete_gaussian):
+        assert two_sample_p_value(draw(OsEntropy(), 1000, DRAWS), theirs) > CHANCE
+        for wrong in (960, 1040):
+            assert two_sample_p_value(draw(OsEntropy(), wrong, DRAWS), theirs) < CHANCE
 
 
 @pytest.mark.parametrize(
-    ("words", "outcome", "read"),
-    [
-        ([THIRD - 1], True, 1),
-        ([THIRD + 1], False, 1),
-        ([THIRD, 0], True, 2),
-        ([THIRD, TOP], False, 2),
-        ([THIRD, THIRD, THIRD, 0], True, 4),
-        ([THIRD, THIRD, THIRD, TOP], False, 4),
-    ],
+    ("draw", "oracle", "sigma"),
+    [(rounded_gaussian, rejection_rounded, 64), (discrete_gaussian, rejection_discrete, 5)],
 )
-def test_ties_are_settled_by_further_words(words: list[int], outcome: bool, read: int) -> None:
-    script = iter(words)
-    assert noise._below(script, 1, 3) is outcome
-    assert len(words) - len(list(script)) == read
+def test_draws_agree_with_the_rejection_sampler(
+    draw: Callable[..., Draws], oracle: Callable[..., Draws], sigma: int
+) -> None:
+    slow = oracle(OsEntropy(), sigma, 50_000)
+    assert two_sample_p_value(draw(OsEntropy(), sigma, 200_000), slow) > CHANCE
 
 
-def test_ties_in_the_rounding_step_refine_both_reals() -> None:
-    # sigma 64, j 100, u = 0 so far: gamma = 768/8192 and a little more, exactly a word's edge for v.
-    half, edge = 1 << 63, 768 << 64 >> 13
-    # v refined above gamma: the first coin fails, k = 1 is odd, keep.
-    assert noise._keep(iter([half, edge, 0, TOP]), 100, 64) is True
-    # u refined upwards and v not: the first coin succeeds; the second, drawn with 128 bits at once, fails.
-    assert noise._keep(iter([half, edge, TOP, 0, TOP, TOP]), 100, 64) is False
+# --- bits, calls and memory ---------------------------------------------------------------------------------------
 
 
-@given(j=st.integers(-768, 768), u=st.integers(-(1 << 15), (1 << 15) - 1), part=st.fractions(0, 1))
-def test_gamma_lies_between_its_bounds(j: int, u: int, part: Fraction) -> None:
-    low, high = noise._gamma_bounds(j, 64, u, 16)
-    real = (u + part) / 2**16
-    assert low <= (12 * 64 + 2 * j * real + real**2) * 4**16 <= high
-    # No wider than the interval of u makes it.
-    assert high - low <= (2 * abs(j) + 1) * 2**16
+def test_draws_are_independent_within_and_between_calls() -> None:
+    first, second = (rounded_gaussian(OsEntropy(), 64, DRAWS).astype(np.float64) for _ in range(2))
+    lag = noise._CHUNK  # one stream's draws against the next one's
+    for left, right in (
+        (first, second),
+        (first[1:], first[:-1]),
+        (np.abs(first[1:]), np.abs(first[:-1])),
+        (first[lag:], first[:-lag]),
+    ):
+        correlation = np.corrcoef(left, right)[0, 1]
+        assert abs(correlation) * np.sqrt(left.size) < stats.norm.isf(CHANCE / 2)
 
 
-@pytest.mark.usefixtures("narrow_words")
-@pytest.mark.parametrize("scale", [100, 129, 255])
-def test_the_geometric_has_no_modulo_bias(scale: int) -> None:
-    words = noise._words(OsEntropy())
-    draws = np.array([noise._geometric(words, scale) for _ in range(100_000)])
-    counts = np.bincount(np.minimum(draws // 10, 60), minlength=61)
-    edges = np.exp(-np.arange(0, 610, 10) / scale)
-    masses = np.append(edges[:-1] - edges[1:], edges[-1])
-    assert stats.chisquare(counts, masses * draws.size).pvalue > CHANCE
+@pytest.mark.parametrize("draw", [rounded_gaussian, discrete_gaussian])
+def test_every_call_asks_for_a_key_of_its_own_and_two_calls_share_no_bits(draw: Callable[..., Draws]) -> None:
+    script = KeyScript()
+    draws = [draw(script, 1000, 500) for _ in range(3)]
+    assert script.asked == [32, 32, 32]
+    assert not np.intersect1d(draws[0] * 10**6 + draws[1], draws[1] * 10**6 + draws[2]).size
+    assert np.array_equal(draw(KeyScript(), 1000, 500), draws[0])
 
 
-def test_a_proposal_that_is_not_kept_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    proposals = iter([5, 6, 7])
-    monkeypatch.setattr(noise, "_discrete_gaussian", lambda words, sigma: next(proposals))
-    monkeypatch.setattr(noise, "_keep", lambda words, j, sigma: j == 7)
-    assert rounded_gaussian(OsEntropy(), 64, 1).tolist() == [7]
+def test_streams_of_one_key_share_no_block() -> None:
+    words = np.concatenate([WordStream(bytes(32), index).take(5000) for index in range(20)])
+    assert np.unique(words).size == words.size
+    stream = WordStream(bytes(32), 3)
+    assert [stream.one(), *stream.take(3).tolist(), stream.one()] == WordStream(bytes(32), 3).take(5).tolist()
 
 
-def test_a_seeded_run_repeats_and_uses_each_bit_once() -> None:
+def test_words_are_the_ciphers_keystream() -> None:
+    # NIST SP 800-38A, F.5.5: the keystream is the ciphertext of AES-256 on the counter blocks.
+    key = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.algorithms import AES
+    from cryptography.hazmat.primitives.ciphers.modes import ECB
+
+    blocks = b"".join((7).to_bytes(8, "big") + count.to_bytes(8, "big") for count in range(4))
+    expected = np.frombuffer(Cipher(AES(key), ECB()).encryptor().update(blocks), dtype="<u8")
+    assert np.array_equal(WordStream(key, 7).take(8), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 5 * noise._CHUNK + 17
+    monkeypatch.setattr(noise, "_CHUNKS_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(noise.os, "cpu_count", lambda: 1)
+    alone = discrete_gaussian(InsecureTestEntropy(4), 100, size)
+    monkeypatch.setattr(noise.os, "cpu_count", lambda: threads)
+    assert np.array_equal(discrete_gaussian(InsecureTestEntropy(4), 100, size), alone)
+
+
+def test_an_error_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "_CHUNKS_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(noise.os, "cpu_count", lambda: 2)
+
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        noise._add(np.zeros(3 * noise._CHUNK, dtype=np.int64), 64, OsEntropy(), fails)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("add", "draw"), [(add_rounded_gaussian, rounded_gaussian), (add_discrete_gaussian, discrete_gaussian)]
+)
+def test_noise_is_added_in_place_to_integers_and_in_the_ring(add: Any, draw: Any) -> None:
+    size = noise._CHUNK + 100
+    start = np.arange(size, dtype=np.int64) - 500
+    drawn = draw(InsecureTestEntropy(8), 10**9, size)
+    values, ring = start.copy(), (start & 0xFFFFFFFF).astype(np.uint32)
+    add(values, 10**9, InsecureTestEntropy(8))
+    add(ring, 10**9, InsecureTestEntropy(8))
+    assert np.array_equal(values, start + drawn)
+    assert np.abs(drawn).max() > 2**31  # the ring wraps
+    assert np.array_equal(ring, ((start + drawn) & 0xFFFFFFFF).astype(np.uint32))
+
+
+def test_memory_does_not_grow_with_the_vector(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise.os, "cpu_count", lambda: 2)
+    peaks = []
+    for size in (40 * noise._CHUNK, 160 * noise._CHUNK):
+        values = np.zeros(size, dtype=np.int64)
+        tracemalloc.start()
+        add_discrete_gaussian(values, 1000, OsEntropy())
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks) < 4_000_000  # a copy of the vector would be 5 and 21 million
+
+
+def test_a_seeded_run_repeats() -> None:
     draw: Callable[[], Draws] = lambda: rounded_gaussian(InsecureTestEntropy(5), 64, 50)  # noqa: E731
     assert np.array_equal(draw(), draw())
     source = InsecureTestEntropy(5)
@@ -215,39 +367,24 @@ def test_a_seeded_run_repeats_and_uses_each_bit_once() -> None:
 
 
 def test_no_draw_is_legal() -> None:
-    assert rounded_gaussian(OsEntropy(), 64, 0).shape == (0,)
+    for draw in (rounded_gaussian, discrete_gaussian):
+        assert draw(OsEntropy(), 64, 0).shape == (0,)
 
 
-@pytest.mark.parametrize(("magnitudes", "expected"), [([64 * 12 + 1, 64 * 40, 64], 64), ([64 * 12], 64 * 12)])
-def test_proposals_beyond_twelve_sigma_are_rejected(
-    magnitudes: list[int], expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = iter(magnitudes)
-    monkeypatch.setattr(noise, "_geometric", lambda words, scale: next(script))
-    monkeypatch.setattr(noise, "_bernoulli_exp", lambda words, numerator, denominator: True)
-    assert noise._discrete_gaussian(iter([0] * 10), 64) == expected
-    assert list(script) == []
-
-
-def test_minus_zero_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noise, "_geometric", lambda words, scale: 0)
-    # Sign bit 1: again. Sign bit 0: zero, kept by a coin that fails at k = 1.
-    script = iter([1, 0, TOP])
-    assert noise._discrete_gaussian(script, 64) == 0
-    assert list(script) == []
-
-
-def test_the_tail_bound_is_above_the_tail_and_small() -> None:
-    for sigma in (64, 1000, 1 << 22):
-        with mpmath.workdps(40):
-            tail = mpmath.erfc((12 + mpmath.mpf(1) / (2 * sigma)) / mpmath.sqrt(2))
-        assert tail < tail_mass(sigma) < 100 * tail
-        assert tail_mass(sigma) < 5.4e-32
-
-
-@pytest.mark.parametrize("sigma", [63, 0, -64, True, 64.0, 100.5, (1 << 56) + 1])
-def test_a_sigma_without_a_guarantee_is_refused(sigma: int) -> None:
+@pytest.mark.parametrize("sigma", [63, 0, -64, True, 64.0, 100.5, (1 << 38) + 1, np.int64(64), None])
+def test_a_sigma_without_a_guarantee_is_refused(sigma: Any) -> None:
+    values = np.zeros(3, dtype=np.int64)
     with pytest.raises(MechanismViolation, match="sigma"):
         rounded_gaussian(OsEntropy(), sigma, 1)
     with pytest.raises(MechanismViolation, match="sigma"):
-        tail_mass(sigma)
+        add_rounded_gaussian(values, sigma, OsEntropy())
+    if sigma != 63:
+        with pytest.raises(MechanismViolation, match="sigma"):
+            add_discrete_gaussian(values, sigma, OsEntropy())
+    assert not values.any()
+
+
+def test_shares_begin_at_sigma_four() -> None:
+    assert discrete_gaussian(OsEntropy(), 4, 1).shape == (1,)
+    with pytest.raises(MechanismViolation, match="between 4"):
+        discrete_gaussian(OsEntropy(), 3, 1)

@@ -29,3 +29,17 @@ class FixedBits:
     def bits(self, k: int) -> int:
         self.asked.append(k)
         return self.value
+
+
+class KeyScript:
+    """Answers the first request for bytes with zeros, the next with ones, and so on; notes how many were asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def bytes(self, n: int) -> bytes:
+        self.asked.append(n)
+        return bytes([len(self.asked) - 1]) * n
+
+    def bits(self, k: int) -> int:
+        raise AssertionError(f"{k} bits asked for")

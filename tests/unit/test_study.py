@@ -234,7 +234,7 @@ def test_a_clip_norm_too_small_for_the_grid_is_refused(dummy_method: None, dummy
         resolved_with({"privacy.clip_norm": 1e-16}, dummy_base)
 
 
-def test_a_delta_too_small_for_the_sampler_is_refused(dummy_method: None, dummy_base: Path) -> None:
+def test_a_delta_too_small_for_the_accountant_is_refused(dummy_method: None, dummy_base: Path) -> None:
     with pytest.raises(StudyError, match=r"privacy.delta"):
         resolved_with({"privacy.delta": 1e-40}, dummy_base)
 

@@ -16,7 +16,6 @@ from dp_accounting import pld, rdp
 
 from undertone.canonical import Json
 from undertone.errors import MechanismViolation, StudyError
-from undertone.privacy.noise import tail_mass
 
 # Integers only: the argument for lattice noise (PRIVACY 9) holds at integer orders.
 RDP_ORDERS: tuple[int, ...] = (*range(2, 65), 80, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -122,21 +121,6 @@ def epsilon_rdp(events: Sequence[GaussianEvent], delta: float) -> float:
     return float(accountant.get_epsilon(delta))
 
 
-def delta_slack(epsilon: float, sigma: int, dimension: int, rounds: int) -> float:
-    """What the sampler's cut tail adds to delta: (1 + e^epsilon) * tail_mass * d * T (PRIVACY 7).
-
-    Subtract it from delta before converting. `rounds` is the number of attempts that the plan allows.
-
-    Raises:
-        StudyError: epsilon is not positive and finite, or a count is below 1.
-        MechanismViolation: sigma is out of range.
-    """
-    _check_epsilon(epsilon)
-    if dimension < 1 or rounds < 1:
-        raise StudyError(f"privacy.rounds is {rounds} and the layout has {dimension} values; both must be at least 1")
-    return (1.0 + math.exp(epsilon)) * tail_mass(sigma) * dimension * rounds
-
-
 def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int) -> float:
     """The smallest noise multiplier z with PLD epsilon(z) <= epsilon, too large by less than 1e-4 of itself.
 
@@ -145,7 +129,7 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int) -
 
     Args:
         epsilon: the claim, > 0.
-        delta: in (0, 1), after subtracting `delta_slack`.
+        delta: in (0, 1).
         sampling_rate: p in (0, 1].
         rounds: T, the number of attempts that the plan allows.
 
