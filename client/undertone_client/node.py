@@ -25,7 +25,7 @@ from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger, commit_to_sum
 from undertone.privacy.quantise import site_sum
-from undertone.secagg.plain import mask
+from undertone.secagg.plain import NAME, mask
 from undertone.stages import Contributions, MaskedVector
 from undertone_client.preparing import Preparation, state_sha256
 from undertone_client.site import SiteDir
@@ -89,6 +89,8 @@ class Node:
             raise NotApproved(f"{self.site.config.site} is not on the roster of plan {plan.digest[:8]}")
         if not (1 <= request.round <= plan.privacy.rounds and 1 <= request.attempt <= plan.privacy.max_attempts):
             raise PlanChanged(f"round {request.round}, attempt {request.attempt} is not in the plan")
+        if plan.aggregation.mode != NAME:
+            raise PlanChanged(f"the plan says aggregation {plan.aggregation.mode}; this node answers {NAME} alone")
         return plan
 
     def _contribute(

@@ -16,6 +16,9 @@ from undertone.errors import StudyError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Unit = Literal["record", "patient", "site"]
+Mode = Literal["secagg", "plain"]
+# What a study without [aggregation] gets.
+DEFAULT_MODE: Mode = "plain"
 SITE_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 SiteName = Annotated[str, Field(pattern=f"^{SITE_NAME}$")]
 
@@ -67,6 +70,15 @@ class CohortTable(Section):
     units: dict[SiteName, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
 
 
+class AggregationTable(Section):
+    """[aggregation]: how the sites' vectors become a sum. Symbols: t = threshold, c = colluders, b = wire_bits."""
+
+    mode: Mode = DEFAULT_MODE
+    threshold: int | None = Field(default=None, ge=2)
+    colluders: int | None = Field(default=None, ge=0)
+    wire_bits: Literal[32, 24] = 32
+
+
 class MethodTable(BaseModel):
     """[method]: its name; every further key is the method's own and validated by the method."""
 
@@ -88,6 +100,7 @@ class Study(Section):
     privacy: PrivacyTable
     data: DataTable = DataTable()
     cohort: CohortTable = CohortTable()
+    aggregation: AggregationTable = AggregationTable()
 
     @field_validator("data")
     @classmethod
@@ -110,6 +123,23 @@ class Study(Section):
             raise ValueError(
                 f"privacy.max_attempts = {privacy.max_attempts} is below privacy.rounds = {privacy.rounds}"
             )
+        self._check_aggregation()
+
+    def _check_aggregation(self) -> None:
+        """Raise ValueError where noise or a key of [aggregation] needs secure aggregation and has none."""
+        aggregation = self.aggregation
+        if aggregation.mode == "secagg":
+            return
+        if self.privacy.noise == "distributed":
+            raise ValueError(
+                'privacy.noise = "distributed" needs aggregation.mode = "secagg": in plain aggregation the coordinator '
+                "sees each site's vector with one share of the noise alone"
+            )
+        for key, value in (("threshold", aggregation.threshold), ("colluders", aggregation.colluders)):
+            if value is not None:
+                raise ValueError(f'aggregation.{key} goes with aggregation.mode = "secagg"; with "plain" leave it out')
+        if aggregation.wire_bits != 32:
+            raise ValueError('aggregation.wire_bits = 24 goes with aggregation.mode = "secagg"; plain words have 32')
 
 
 def load_study(path: Path) -> Study:

@@ -45,6 +45,10 @@ def pass_gate(
             f"the sum can move by {total.sensitivity}, the plan says {plan.privacy.sensitivity}, {PER_ROW}; "
             "nothing was opened"
         )
+    if plan.privacy.noise != "central":
+        raise MechanismViolation("the noise of this plan is added by its sites, not by the gate; nothing was opened")
+    if len(total.sites) < plan.quorum:
+        raise MechanismViolation(f"a sum of {len(total.sites)} sites; the plan opens {plan.quorum} or more together")
     if run.kept_noised(round_) is not None:
         raise MechanismViolation(f"round {round_} has its noise already; a sum is never noised twice")
     commitment = commit_to_sum(total.values, salt)
@@ -55,12 +59,12 @@ def pass_gate(
         receipt = ledger.charge(plan.digest, round_, attempt, plan.event, commitment, limit)
         reached("gate/receipt durable")
     _check_receipt(receipt, plan, commitment)
-    noise = rounded_gaussian(entropy, receipt.event.sigma, total.values.size)
+    noise = rounded_gaussian(entropy, plan.privacy.sigma, total.values.size)
     values = total.values + noise
     reached("gate/noise drawn")
     run.keep_noised(round_, attempt, values)
     reached("gate/V durable, Q gone")
-    return NoisedSum(values, receipt.event.sigma, total.sites, receipt.entry_hash)
+    return NoisedSum(values, plan.privacy.sigma, total.sites, receipt.entry_hash)
 
 
 def reopen(plan: Plan, ledger: Ledger, run: RunFolder, round_: int) -> NoisedSum | None:
@@ -80,7 +84,7 @@ def reopen(plan: Plan, ledger: Ledger, run: RunFolder, round_: int) -> NoisedSum
             "restore the newest ledger.sqlite of this run"
         )
     run.drop_sum(round_, attempt)  # a crash right after V became durable leaves Q behind
-    return NoisedSum(values, receipt.event.sigma, sites, receipt.entry_hash)
+    return NoisedSum(values, plan.privacy.sigma, sites, receipt.entry_hash)
 
 
 def _check_receipt(receipt: Receipt, plan: Plan, commitment: str) -> None:

@@ -74,6 +74,7 @@ def make_plan(base: Path, units: Mapping[str, int], **privacy: Any) -> Plan:
                 "epsilon_rdp": 4.1,
                 "delta": 1e-5,
                 "noise": "central",
+                "sigma_local": 0,
                 "sensitivity": grid.clip_units,
                 "clip_origin": "study",
                 "noise_to_signal": 0.5,
@@ -85,13 +86,14 @@ def make_plan(base: Path, units: Mapping[str, int], **privacy: Any) -> Plan:
                 "clip_units": grid.clip_units,
                 "site_clamp": grid.site_clamp,
                 "modulus_bits": 32,
+                "noise_margin": 0,
             },
             "data": {
                 "unit_column": "patient_id" if wanted["unit"] == "patient" else None,
                 "caption": "a {token}, {finding}",
             },
             "cohort": {"units": dict(units), "units_origin": "published", "min_sites": 2},
-            "aggregation": "plain",
+            "aggregation": {"mode": "plain", "threshold": 0, "colluders": 0, "wire_bits": 32},
         }
     )
 

@@ -39,12 +39,12 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from undertone.errors import MechanismViolation
+from undertone.privacy.distributed import SMALLEST_SHARE
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.gauss import below_keep, below_tail, tail
 from undertone.privacy.words import WORD_BITS, WordStream, fresh_key
 
 SMALLEST_SIGMA = 64
-SMALLEST_SHARE = 4
 # Beyond, the margin would reach from one rounding boundary to the next.
 LARGEST_SIGMA = 1 << 38
 
