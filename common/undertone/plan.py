@@ -9,12 +9,14 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from undertone import PROTOCOL, __version__
+from undertone.aggregation import fault
 from undertone.canonical import Json, canonical_json, sha256_hex
 from undertone.errors import MechanismViolation, PlanChanged
-from undertone.privacy.accounting import GaussianEvent
-from undertone.privacy.noise import SMALLEST_SHARE
+from undertone.privacy.accounting import Event, GaussianEvent
+from undertone.privacy.distributed import DistributedEvent, noise_margin, share_sigma
+from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import Grid
-from undertone.study import Section, SiteName, Unit
+from undertone.study import Mode, Section, SiteName, Unit
 
 ClipOrigin = Literal["study", "public images"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -39,7 +41,11 @@ class PlannedMethod(Section):
 
 
 class PlannedPrivacy(Section):
-    """The claim (epsilon, delta) and the mechanism behind it. Delta = `sensitivity`, in integers."""
+    """The claim (epsilon, delta) and the mechanism behind it. Delta = `sensitivity`, in integers.
+
+    `epsilon` is the claim: by PLD with central noise, by RDP (and then equal to `epsilon_rdp`) with distributed.
+    `sigma` is what the claim needs; `sigma_local` is a site's share of it, 0 with central noise.
+    """
 
     unit: Unit
     adjacency: Literal["add/remove one unit"] = "add/remove one unit"
@@ -51,22 +57,28 @@ class PlannedPrivacy(Section):
     rounds: int = Field(ge=1)
     max_attempts: int = Field(ge=1)
     noise: Literal["central", "distributed"]
-    sigma: int = Field(ge=64)
-    sigma_local: int = 0
-    noise_margin: int = 0
+    sigma: int = Field(ge=SMALLEST_SIGMA, le=LARGEST_SIGMA)
+    sigma_local: int = Field(ge=0, le=LARGEST_SIGMA)
     sensitivity: int = Field(ge=1)
     clip_origin: ClipOrigin
     noise_to_signal: float
     allow_noisy: bool
 
+    def event(self, shares: int, dimension: int) -> Event:
+        """What one attempt costs; `shares` and `dimension` matter with distributed noise alone."""
+        if self.noise == "central":
+            return GaussianEvent(self.sigma, self.sensitivity, self.sampling_rate, 1)
+        return DistributedEvent(self.sigma_local, shares, dimension, self.sensitivity, self.sampling_rate, 1)
+
 
 class PlannedGrid(Section):
-    """s, s*C, B and b of PRIVACY 4; all integers."""
+    """s, s*C, B, b and m of PRIVACY 4; all integers. The noise margin m is 0 with central noise."""
 
     scale: int = Field(ge=1)
     clip_units: int = Field(ge=1024)
     site_clamp: int = Field(ge=1)
-    modulus_bits: Literal[24, 32]
+    modulus_bits: Literal[32, 24]
+    noise_margin: int = Field(ge=0)
 
     def as_grid(self) -> Grid:
         """The same numbers as the mechanism takes them."""
@@ -89,11 +101,12 @@ class PlannedCohort(Section):
 
 
 class PlannedAggregation(Section):
-    """How sums are opened: t sites must help, and c of them may help a coordinator that lies."""
+    """How vectors become a sum: t, c and the wire's b. With plain aggregation t and c are 0."""
 
-    mode: Literal["secagg", "plain"]
-    threshold: int = Field(ge=1)
+    mode: Mode
+    threshold: int = Field(ge=0)
     colluders: int = Field(ge=0)
+    wire_bits: Literal[32, 24]
 
 
 class Plan(Section):
@@ -123,33 +136,54 @@ class Plan(Section):
             raise ValueError("fewer attempts than rounds")
         if len(self.cohort.units) < self.cohort.min_sites:
             raise ValueError("the roster is smaller than min_sites")
-        largest = self.grid.site_clamp * len(self.cohort.units) + self.privacy.noise_margin
-        if largest >= 1 << (self.grid.modulus_bits - 1):
-            raise ValueError("the clamped sums of all sites and their noise do not fit the modulus")
-        if (self.privacy.noise == "distributed") != (self.privacy.sigma_local >= SMALLEST_SHARE):
-            raise ValueError("a share of noise goes with distributed noise, and is at least 4")
+        if self.grid.site_clamp * len(self.cohort.units) + self.grid.noise_margin >= 1 << (self.grid.modulus_bits - 1):
+            raise ValueError("the clamped sums of all sites and the noise margin do not fit the modulus")
         self._check_aggregation()
+        self._check_noise()
 
     def _check_aggregation(self) -> None:
-        """The rules of docs/secure-aggregation.md, section 2; nodes check them again for themselves."""
-        n, t, c = len(self.cohort.units), self.aggregation.threshold, self.aggregation.colluders
-        if self.aggregation.mode == "secagg":
-            if not (t <= n and 2 * t > n + c and t - c >= 2):
-                raise ValueError(f"threshold {t} with {c} colluders among {n} sites is not safe")
-        elif self.grid.modulus_bits != 32 or self.privacy.noise == "distributed":
-            raise ValueError("plain aggregation has words of 32 bits and central noise")
+        aggregation, sites = self.aggregation, len(self.cohort.units)
+        if aggregation.wire_bits != self.grid.modulus_bits:
+            raise ValueError("the wire and the grid have another modulus")
+        if aggregation.mode == "plain":
+            if (aggregation.threshold, aggregation.colluders, aggregation.wire_bits) != (0, 0, 32):
+                raise ValueError("plain aggregation has no threshold, no colluders and words of 32 bits")
+            return
+        distributed = self.privacy.noise == "distributed"
+        wrong = fault(sites, aggregation.threshold, aggregation.colluders, distributed=distributed)
+        if wrong:
+            raise ValueError(wrong)
 
-    @property
-    def sites_needed(self) -> int:
-        """The fewest sites whose sum is ever opened."""
-        secure = self.aggregation.mode == "secagg"
-        return max(self.cohort.min_sites, self.aggregation.threshold if secure else 0)
-
-    @property
-    def event(self) -> GaussianEvent:
-        """What one attempt costs."""
+    def _check_noise(self) -> None:
         privacy = self.privacy
-        return GaussianEvent(privacy.sigma, privacy.sensitivity, privacy.sampling_rate, 1)
+        if privacy.noise == "central":
+            if (privacy.sigma_local, self.grid.noise_margin) != (0, 0):
+                raise ValueError("central noise has no shares and needs no margin")
+            return
+        if self.aggregation.mode != "secagg":
+            raise ValueError("distributed noise needs secure aggregation")
+        if privacy.sigma_local != share_sigma(privacy.sigma, self.shares):
+            raise ValueError("sigma_local is not sigma's share")
+        margin = noise_margin(privacy.sigma_local, len(self.cohort.units), self.method.dimension)
+        if self.grid.noise_margin != margin:
+            raise ValueError("the noise margin is not that of the noise")
+        if privacy.epsilon != privacy.epsilon_rdp:
+            raise ValueError("the claim of distributed noise is its RDP")
+
+    @property
+    def shares(self) -> int:
+        """How many shares of distributed noise the claim counts: t - c."""
+        return self.aggregation.threshold - self.aggregation.colluders
+
+    @property
+    def quorum(self) -> int:
+        """The fewest sites whose sum may be opened: max(t, min_sites)."""
+        return max(self.aggregation.threshold, self.cohort.min_sites)
+
+    @property
+    def event(self) -> Event:
+        """What one attempt costs."""
+        return self.privacy.event(self.shares, self.method.dimension)
 
     def as_bytes(self) -> bytes:
         """Canonical JSON: what is hashed, signed and stored."""
@@ -193,8 +227,10 @@ class Plan(Section):
         """S * p * sum of the public N_i of `sites` (PRIVACY 6).
 
         Raises:
-            MechanismViolation: a site that is not on the roster.
+            MechanismViolation: a site that is not on the roster, or fewer sites than the quorum.
         """
+        if 0 < len(sites) < self.quorum:
+            raise MechanismViolation(f"a sum of {len(sites)} sites may not be used; the plan needs {self.quorum}")
         strangers = set(sites) - set(self.cohort.units)
         if strangers or not sites:
             raise MechanismViolation(f"{sorted(strangers) or 'no site'} cannot be in a sum of this plan")

@@ -1,8 +1,10 @@
 """Study -> plan: find the base, set C, calibrate sigma, choose the grid, and say what it will be worth."""
 
+from dataclasses import dataclass, replace
 from math import ceil, sqrt
 
 from undertone import PROTOCOL, __version__
+from undertone.aggregation import default_colluders, default_threshold, fault
 from undertone.errors import NoisyRelease, StudyError
 from undertone.methods.protocol import Method
 from undertone.methods.registry import method_for
@@ -19,13 +21,11 @@ from undertone.plan import (
     PlannedModel,
     PlannedPrivacy,
 )
-from undertone.privacy.accounting import GaussianEvent, calibrate, epsilon_pld, epsilon_rdp
+from undertone.privacy.accounting import calibrate, epsilon_claim, epsilon_rdp
+from undertone.privacy.distributed import noise_margin, share_sigma
+from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import Grid, choose_grid
-from undertone.secagg.parameters import default_colluders, default_threshold
 from undertone.study import Study
-
-MINIMUM_SIGMA = 64
-SMALLEST_COHORT = 3
 
 
 def resolve(
@@ -48,8 +48,10 @@ def resolve(
     base = pin(study.model.base, study.model.revision)
     method.check(base, study.data.caption)
     _check_rounds(study, method)
-    grid, origin = _grid(study, method, base, units)
     layout = method.layout(base)
+    aggregation = _aggregation(study, len(units))
+    noise = _noise(study, method, aggregation, len(units), layout.size)
+    grid, origin = _grid(study, method, base, units, noise)
     options = method_options(method)
     return Plan(
         protocol=PROTOCOL,
@@ -58,12 +60,13 @@ def resolve(
         study=study.study.name,
         model=PlannedModel(base=base.reference, revision=base.revision, files=dict(base.files), licence=base.licence),
         method=PlannedMethod(name=method.name, options=options, dimension=layout.size, layout_digest=layout.digest),
-        privacy=_privacy(study, method, grid, layout.size, sum(units.values()), origin),
+        privacy=_privacy(study, method, grid, noise, sum(units.values()), origin),
         grid=PlannedGrid(
             scale=grid.scale,
             clip_units=grid.clip_units,
             site_clamp=grid.site_clamp,
-            modulus_bits=study.aggregation.wire_bits,
+            modulus_bits=aggregation.wire_bits,
+            noise_margin=noise.margin(grid.clip_units),
         ),
         data=PlannedData(unit_column=study.data.unit_column, caption=study.data.caption),
         cohort=PlannedCohort(
@@ -71,7 +74,7 @@ def resolve(
             units_origin="published" if study.cohort.units else "filled in by simulate",
             min_sites=study.cohort.min_sites,
         ),
-        aggregation=_aggregation(study, len(units)),
+        aggregation=aggregation,
     )
 
 
@@ -109,35 +112,6 @@ def _check_cohort(study: Study, units: dict[str, int]) -> None:
         )
     if len(units) < study.cohort.min_sites:
         raise StudyError(f"{len(units)} sites are fewer than cohort.min_sites = {study.cohort.min_sites}; add sites")
-    if study.privacy.noise == "distributed":
-        raise StudyError(
-            'privacy.noise = "distributed" needs secure aggregation, which this version lacks; use "central"'
-        )
-
-
-def _aggregation(study: Study, sites: int) -> PlannedAggregation:
-    """T and c from the study or at their defaults (docs/secure-aggregation.md, 2).
-
-    Raises:
-        StudyError: too few sites, or a threshold at which the coordinator could open one site's sum.
-    """
-    wanted = study.aggregation
-    if wanted.mode == "plain":
-        return PlannedAggregation(mode="plain", threshold=study.cohort.min_sites, colluders=0)
-    if sites < SMALLEST_COHORT:
-        raise StudyError(
-            f"secure aggregation needs at least {SMALLEST_COHORT} sites, the study has {sites}: add sites, or let the "
-            'coordinator see each site\'s sum with aggregation.mode = "plain"'
-        )
-    t = wanted.threshold or default_threshold(sites)
-    c = wanted.colluders or max(1, min(default_colluders(sites), t - 2, 2 * t - sites - 1))
-    if not (t <= sites and 2 * t > sites + c and t - c >= 2):
-        raise StudyError(
-            f"aggregation.threshold = {t} with aggregation.colluders = {c} among {sites} sites is not safe: at most "
-            f"{sites}, more than (sites + colluders) / 2, and colluders + 2 or more. Leave both out for "
-            f"{default_threshold(sites)} and {default_colluders(sites)}"
-        )
-    return PlannedAggregation(mode="secagg", threshold=t, colluders=c)
 
 
 def _check_rounds(study: Study, method: Method) -> None:
@@ -152,7 +126,57 @@ def _attempts(study: Study, method: Method) -> int:
     return 1 if method.one_shot else study.privacy.rounds + ceil(study.privacy.rounds / 10)
 
 
-def _grid(study: Study, method: Method, base: PinnedBase, units: dict[str, int]) -> tuple[Grid, ClipOrigin]:
+def _aggregation(study: Study, sites: int) -> PlannedAggregation:
+    """Threshold and colluders from the study or by their rules; none of both with plain aggregation."""
+    wanted = study.aggregation
+    if wanted.mode == "plain":
+        return PlannedAggregation(mode="plain", threshold=0, colluders=0, wire_bits=32)
+    threshold = default_threshold(sites) if wanted.threshold is None else wanted.threshold
+    colluders = default_colluders(sites, threshold) if wanted.colluders is None else wanted.colluders
+    wrong = fault(sites, threshold, colluders, distributed=study.privacy.noise == "distributed")
+    if wrong:
+        raise StudyError(wrong)
+    return PlannedAggregation(
+        mode="secagg", threshold=threshold, colluders=colluders, wire_bits=study.aggregation.wire_bits
+    )
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """The noise multiplier z, and what follows from it for a grid of `clip_units` = Delta.
+
+    `shares` is t - c, 0 with central noise.
+    """
+
+    multiplier: float
+    shares: int
+    sites: int
+    dimension: int
+
+    def sigma(self, clip_units: int) -> int:
+        """Sigma = ceil(z Delta)."""
+        return max(SMALLEST_SIGMA, ceil(self.multiplier * clip_units))
+
+    def sigma_local(self, clip_units: int) -> int:
+        """A site's share; 0 with central noise."""
+        return share_sigma(self.sigma(clip_units), self.shares) if self.shares else 0
+
+    def margin(self, clip_units: int) -> int:
+        """Room below the modulus; 0 with central noise, which comes after it."""
+        return noise_margin(self.sigma_local(clip_units), self.sites, self.dimension) if self.shares else 0
+
+
+def _noise(study: Study, method: Method, aggregation: PlannedAggregation, sites: int, dimension: int) -> _Noise:
+    wanted, distributed = study.privacy, study.privacy.noise == "distributed"
+    attempts = _attempts(study, method)
+    z = calibrate(wanted.epsilon, wanted.delta, wanted.sampling_rate, attempts, by_rdp=distributed)
+    shares = aggregation.threshold - aggregation.colluders if distributed else 0
+    return _Noise(z, shares, sites, dimension)
+
+
+def _grid(
+    study: Study, method: Method, base: PinnedBase, units: dict[str, int], noise: _Noise
+) -> tuple[Grid, ClipOrigin]:
     """C from the study or from public images, then s and B (PRIVACY 4)."""
     clip = study.privacy.clip_norm
     origin: ClipOrigin = "study"
@@ -160,40 +184,47 @@ def _grid(study: Study, method: Method, base: PinnedBase, units: dict[str, int])
         # Two digits: the same plan on machines whose arithmetic differs in the last bits.
         clip = float(f"{method.public_clip_norm(base, study.data.caption):.2g}")
         origin = "public images"
-    return choose_grid(
-        clip, study.privacy.sampling_rate, max(units.values()), len(units), study.aggregation.wire_bits
-    ), origin
+    largest, bits = max(units.values()), study.aggregation.wire_bits
+    return choose_grid(clip, study.privacy.sampling_rate, largest, len(units), bits, noise.margin), origin
 
 
 def _privacy(
-    study: Study, method: Method, grid: Grid, dimension: int, total_units: int, origin: ClipOrigin
+    study: Study, method: Method, grid: Grid, noise: _Noise, total_units: int, origin: ClipOrigin
 ) -> PlannedPrivacy:
-    """Sigma = ceil(z Delta), then the claim recomputed from the integers that will run."""
-    wanted, attempts = study.privacy, _attempts(study, method)
-    z = calibrate(wanted.epsilon, wanted.delta, wanted.sampling_rate, attempts)
-    sigma = max(MINIMUM_SIGMA, ceil(z * grid.clip_units))
-    events = [GaussianEvent(sigma, grid.clip_units, wanted.sampling_rate, attempts)]
-    noise = sigma * sqrt(dimension) / (grid.scale * wanted.sampling_rate * total_units)
-    return PlannedPrivacy(
+    """Sigma = ceil(z Delta) and a site's share of it, then the claim recomputed from the integers that will run."""
+    wanted, delta_units = study.privacy, grid.clip_units
+    sigma, sigma_local = noise.sigma(delta_units), noise.sigma_local(delta_units)
+    if sigma > LARGEST_SIGMA:
+        raise StudyError(
+            f"privacy.epsilon = {wanted.epsilon:g} needs noise of {sigma:.3g} grid units, beyond the sampler's 2^38; "
+            "raise epsilon or lower privacy.rounds"
+        )
+    # Where all sites answer, all shares are in the sum.
+    total = sigma_local * sqrt(noise.sites) if sigma_local else sigma
+    length = total * sqrt(noise.dimension) / (grid.scale * wanted.sampling_rate * total_units)
+    planned = PlannedPrivacy(
         unit=wanted.unit,
         epsilon_target=wanted.epsilon,
-        epsilon=epsilon_pld(events, wanted.delta),
-        epsilon_rdp=epsilon_rdp(events, wanted.delta),
+        epsilon=0.0,
+        epsilon_rdp=0.0,
         delta=wanted.delta,
         sampling_rate=wanted.sampling_rate,
         rounds=wanted.rounds,
-        max_attempts=attempts,
-        noise="central",
+        max_attempts=_attempts(study, method),
+        noise=wanted.noise,
         sigma=sigma,
-        sensitivity=grid.clip_units,
+        sigma_local=sigma_local,
+        sensitivity=delta_units,
         clip_origin=origin,
-        noise_to_signal=noise / (method.alignment * grid.clip_norm),
+        noise_to_signal=length / (method.alignment * grid.clip_norm),
         allow_noisy=wanted.allow_noisy,
     )
+    events = [replace(planned.event(noise.shares, noise.dimension), count=planned.max_attempts)]
+    claim = {"epsilon": epsilon_claim(events, wanted.delta), "epsilon_rdp": epsilon_rdp(events, wanted.delta)}
+    return planned.model_copy(update=claim)
 
 
 def recompute_epsilon(plan: Plan) -> tuple[float, float]:
-    """The claim (PLD, RDP) from the plan's integers alone: what `verify` compares with the statement."""
-    privacy = plan.privacy
-    events = [GaussianEvent(privacy.sigma, privacy.sensitivity, privacy.sampling_rate, privacy.max_attempts)]
-    return epsilon_pld(events, privacy.delta), epsilon_rdp(events, privacy.delta)
+    """The claim and its RDP from the plan's integers alone: what `verify` compares with the statement."""
+    events = [replace(plan.event, count=plan.privacy.max_attempts)]
+    return epsilon_claim(events, plan.privacy.delta), epsilon_rdp(events, plan.privacy.delta)

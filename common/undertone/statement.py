@@ -64,7 +64,7 @@ def privacy_statement(
             "mode": plan.aggregation.mode,
             "threshold": plan.aggregation.threshold,
             "colluders": plan.aggregation.colluders,
-            "sites_needed": plan.sites_needed,
+            "sites_needed": plan.quorum,
             "wire_bits": plan.grid.modulus_bits,
         },
         "utility": {"noise_to_signal_planned": privacy.noise_to_signal, "allow_noisy": privacy.allow_noisy},
@@ -104,7 +104,7 @@ def trust_assumptions(plan: Plan) -> list[Json]:
 
 def _who_sees_what(plan: Plan) -> list[Json]:
     """Who could look at a sum before noise, and at a single site's sum."""
-    colluders, needed = plan.aggregation.colluders, plan.sites_needed
+    colluders, needed = plan.aggregation.colluders, plan.quorum
     central = (
         "Noise is added by the coordinator: it is trusted with the sum before noise, and epsilon holds against "
         "everyone but it and the unit's own site."

@@ -16,6 +16,9 @@ from undertone.errors import StudyError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Unit = Literal["record", "patient", "site"]
+Mode = Literal["secagg", "plain"]
+# What a study without [aggregation] gets.
+DEFAULT_MODE: Mode = "secagg"
 SITE_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 SiteName = Annotated[str, Field(pattern=f"^{SITE_NAME}$")]
 
@@ -68,11 +71,11 @@ class CohortTable(Section):
 
 
 class AggregationTable(Section):
-    """[aggregation]: how the sites' sums become one. Symbols: t = threshold, c = colluders."""
+    """[aggregation]: how the sites' vectors become a sum. Symbols: t = threshold, c = colluders, b = wire_bits."""
 
-    mode: Literal["secagg", "plain"] = "secagg"
-    threshold: int | None = Field(default=None, ge=1)
-    colluders: int | None = Field(default=None, ge=1)
+    mode: Mode = DEFAULT_MODE
+    threshold: int | None = Field(default=None, ge=2)
+    colluders: int | None = Field(default=None, ge=0)
     wire_bits: Literal[32, 24] = 32
 
 
@@ -116,15 +119,27 @@ class Study(Section):
             raise ValueError('privacy.unit = "patient" needs data.unit_column, the column that names the patient')
         if privacy.unit != "patient" and self.data.unit_column:
             raise ValueError(f'data.unit_column goes with privacy.unit = "patient"; with "{privacy.unit}" leave it out')
-        aggregation = self.aggregation
-        if aggregation.mode == "plain" and aggregation != AggregationTable(mode="plain"):
-            raise ValueError('aggregation.mode = "plain" has no threshold, colluders or wire_bits; leave them out')
-        if aggregation.mode == "plain" and privacy.noise == "distributed":
-            raise ValueError('privacy.noise = "distributed" needs aggregation.mode = "secagg"; leave mode out')
         if privacy.max_attempts is not None and privacy.max_attempts < privacy.rounds:
             raise ValueError(
                 f"privacy.max_attempts = {privacy.max_attempts} is below privacy.rounds = {privacy.rounds}"
             )
+        self._check_aggregation()
+
+    def _check_aggregation(self) -> None:
+        """Raise ValueError where noise or a key of [aggregation] needs secure aggregation and has none."""
+        aggregation = self.aggregation
+        if aggregation.mode == "secagg":
+            return
+        if self.privacy.noise == "distributed":
+            raise ValueError(
+                'privacy.noise = "distributed" needs aggregation.mode = "secagg": in plain aggregation the coordinator '
+                "sees each site's vector with one share of the noise alone"
+            )
+        for key, value in (("threshold", aggregation.threshold), ("colluders", aggregation.colluders)):
+            if value is not None:
+                raise ValueError(f'aggregation.{key} goes with aggregation.mode = "secagg"; with "plain" leave it out')
+        if aggregation.wire_bits != 32:
+            raise ValueError('aggregation.wire_bits = 24 goes with aggregation.mode = "secagg"; plain words have 32')
 
 
 def load_study(path: Path) -> Study:

@@ -36,7 +36,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("site clamp B", f"{grid.site_clamp} grid units"),
         ("sampling rate p", f"{privacy.sampling_rate:g}"),
         ("rounds, attempts", f"{privacy.rounds}, at most {privacy.max_attempts}"),
-        ("sites needed", f"{plan.sites_needed} of {len(plan.cohort.units)}"),
+        ("sites needed", f"{plan.quorum} of {len(plan.cohort.units)}"),
         ("aggregation", _aggregation(plan)),
         (
             "noise-to-signal",
@@ -50,7 +50,7 @@ def _aggregation(plan: Plan) -> str:
     aggregation, sites = plan.aggregation, len(plan.cohort.units)
     if aggregation.mode == "plain":
         return "plain: the coordinator sees each site's sum"
-    bears = sites - plan.sites_needed
+    bears = sites - plan.quorum
     dropouts = f"{bears} may drop out" if bears else "none may drop out once keys are exchanged"
     return (
         f"secure: the coordinator sees the sum alone; threshold {aggregation.threshold} of {sites}, "

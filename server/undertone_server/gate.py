@@ -46,6 +46,10 @@ def pass_gate(
             f"the sum can move by {total.sensitivity}, the plan says {plan.privacy.sensitivity}, {PER_ROW}; "
             "nothing was opened"
         )
+    if plan.privacy.noise != "central":
+        raise MechanismViolation("the noise of this plan is added by its sites, not by the gate; nothing was opened")
+    if len(total.sites) < plan.quorum:
+        raise MechanismViolation(f"a sum of {len(total.sites)} sites; the plan opens {plan.quorum} or more together")
     if run.kept_noised(round_) is not None:
         raise MechanismViolation(f"round {round_} has its noise already; a sum is never noised twice")
     commitment = commit_to_sum(total.values, salt)
@@ -53,12 +57,12 @@ def pass_gate(
     if receipt is None:
         receipt = _charge(commitment, plan, ledger, round_, attempt)
     _check_receipt(receipt, plan, commitment)
-    noise = rounded_gaussian(entropy, receipt.event.sigma, total.values.size)
+    noise = rounded_gaussian(entropy, plan.privacy.sigma, total.values.size)
     values = total.values + noise
     reached("gate/noise drawn")
     run.keep_noised(round_, attempt, values)
     reached("gate/V durable, Q gone")
-    return NoisedSum(values, receipt.event.sigma, total.sites, receipt.entry_hash)
+    return NoisedSum(values, plan.privacy.sigma, total.sites, receipt.entry_hash)
 
 
 def charge_opening(confirmed: str, plan: Plan, ledger: Ledger, round_: int, attempt: int) -> Receipt:
@@ -90,7 +94,7 @@ def pass_shared(total: SharedSum, receipt: Receipt | None, plan: Plan, run: RunF
         raise MechanismViolation("the sum was opened without a receipt for the plan's mechanism; nothing was used")
     if plan.privacy.noise != "distributed" or total.sigma_local != plan.privacy.sigma_local:
         raise MechanismViolation("the sites' shares of noise are not what the plan says; nothing was used")
-    if len(total.sites) < plan.aggregation.threshold:
+    if len(total.sites) < plan.quorum:
         raise MechanismViolation(f"{len(total.sites)} shares of noise are fewer than the plan counts on")
     if run.kept_noised(receipt.round) is not None:
         raise MechanismViolation(f"round {receipt.round} has its noise already; a sum is never noised twice")

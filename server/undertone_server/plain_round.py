@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from undertone.errors import MechanismViolation
 from undertone.secagg.plain import NAME, open_sum
 from undertone.stages import MaskedVector, Sum
 from undertone_server.attempt import Attempt
@@ -12,8 +13,10 @@ def collect(attempt: Attempt) -> Sum:
 
     Raises:
         TooFewSites: fewer than the plan's minimum; who was missing, and why.
-        MechanismViolation: a site did not clamp.
+        MechanismViolation: a site did not clamp, or the plan wants another aggregation.
     """
+    if attempt.plan.aggregation.mode != NAME:
+        raise MechanismViolation(f"the plan says aggregation {attempt.plan.aggregation.mode}; nobody was asked")
     prepared = dict(attempt.ask("prepare", dict.fromkeys(attempt.sites.present, b""), with_state=True))
     attempt.enough(prepared, attempt.plan.cohort.min_sites)
     attempt.begin()

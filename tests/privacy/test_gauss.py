@@ -1,5 +1,7 @@
 """The integers that settle doubtful draws: always around the truth, and tight."""
 
+import math
+
 import mpmath
 import pytest
 from hypothesis import given, settings
@@ -57,14 +59,18 @@ def test_thinning_turns_the_rounded_law_into_the_discrete_one(sigma: int) -> Non
 
 
 @settings(max_examples=200, deadline=None)
-@given(sigma=st.integers(4, 1 << 38), part=st.floats(0, 10))
+@given(sigma=st.integers(4, 1 << 38), part=st.floats(0, 40))
 def test_the_bound_of_the_fast_path_is_above_the_chance_of_thinning(sigma: int, part: float) -> None:
-    from math import cosh, exp
+    j = round(part * sigma)
+    low, _ = gauss.keep(j, sigma, 2500)
+    slope = math.exp(1 / (8 * sigma**2)) / (24 * float(sigma) ** 4)
+    assert 1 - low / (1 << 2500) <= slope * float(j) ** 2 + 2.0**-50
 
-    j = min(round(part * sigma), 10 * sigma)
-    low, _ = gauss.keep(j, sigma, 500)
-    slope = cosh(5 / sigma) * exp(1 / (8 * sigma**2)) / (24 * float(sigma) ** 4)
-    assert 1 - low / (1 << 500) <= slope * float(j) ** 2 + 2.0**-51
+
+def test_what_a_series_leaves_out_is_in_its_upper_bound() -> None:
+    # exp(2^-11) in units of 2^-11: the terms 2^11 and 1 are exact, and the sum goes on.
+    low, high = gauss._series(1, 1 << 10, 2, 11)
+    assert low == (1 << 11) + 1 < math.exp(2.0**-11) * 2**11 < high
 
 
 @pytest.mark.parametrize("compare", ["tail", "keep"])

@@ -9,10 +9,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from tests.support.entropy import InsecureTestEntropy
+from undertone.aggregation import default_colluders, default_threshold
 from undertone.keys import public_hex
 from undertone.secagg.federation import Federation
 from undertone.secagg.node import Confirmed, Done, Masked, Opened, Shared, open_session, restore
-from undertone.secagg.parameters import Parameters, default_colluders, default_threshold
+from undertone.secagg.parameters import Parameters
 from undertone.secagg.server import OpenedSum, ServerSession
 
 STAGES = ("advert", "share", "vector", "confirm", "unmask")
@@ -60,7 +61,7 @@ def world(sites: int = 5, dimension: int = 7, **changes: object) -> World:
         federation=federation.digest,
         roster=tuple(names),
         threshold=default_threshold(sites),
-        colluders=default_colluders(sites),
+        colluders=default_colluders(sites, default_threshold(sites)),
         min_sites=2,
         dimension=dimension,
         wire_bits=32,

@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 from tests.support.dummy import DIMENSION, SIZE, DummyBase, DummyMethod, DummyOptions
 from tests.support.images import write_folder
 from undertone import PROTOCOL, __version__
+from undertone.aggregation import default_colluders, default_threshold
 from undertone.keys import PLAN_DOMAIN, public_hex, sign
 from undertone.messages import Reply, Request
 from undertone.methods.protocol import UnitRecords
 from undertone.models.pinned import pin
 from undertone.package import package_sha256
 from undertone.plan import Plan
+from undertone.privacy.distributed import noise_margin, share_sigma
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import choose_grid
 from undertone.privacy.rows import row_generator, row_key
-from undertone.secagg.parameters import default_colluders, default_threshold
 from undertone_cli.inprocess import InProcessGrid
 from undertone_cli.provisioning import federate
 from undertone_client.app import app as client_app
@@ -52,11 +53,12 @@ class SilentTelemetry:
 
 def secure(sites: int, **changes: Any) -> dict[str, Any]:
     """Secure aggregation at its defaults for so many sites."""
-    defaults = {"threshold": default_threshold(sites), "colluders": default_colluders(sites)}
+    threshold = default_threshold(sites)
+    defaults = {"threshold": threshold, "colluders": default_colluders(sites, threshold)}
     return {"mode": "secagg"} | defaults | changes
 
 
-PLAIN = {"mode": "plain", "threshold": 1, "colluders": 0}
+PLAIN = {"mode": "plain", "threshold": 0, "colluders": 0}
 
 
 def make_plan(
@@ -70,7 +72,12 @@ def make_plan(
 ) -> Plan:
     """A consistent plan whose noise is set by hand: no calibration, which takes seconds."""
     wanted = {"sampling_rate": 1.0, "rounds": 1, "max_attempts": 1, "unit": "patient", "sigma": 64} | privacy
-    margin = wanted.get("noise_margin", 0)
+    shared = wanted.get("noise") == "distributed"
+    share = share_sigma(wanted["sigma"], aggregation["threshold"] - aggregation["colluders"]) if shared else 0
+
+    def margin(_clip_units: int) -> int:
+        return noise_margin(share, len(units), DIMENSION) if shared else 0
+
     grid = choose_grid(4.0, wanted["sampling_rate"], max(units.values()), len(units), wire_bits, margin)
     pinned = pin(str(base))
     method = DummyMethod(DummyOptions())
@@ -90,10 +97,11 @@ def make_plan(
             },
             "privacy": {
                 "epsilon_target": 4.0,
-                "epsilon": 3.9,
+                "epsilon": 4.1 if shared else 3.9,
                 "epsilon_rdp": 4.1,
                 "delta": 1e-5,
                 "noise": "central",
+                "sigma_local": share,
                 "sensitivity": grid.clip_units,
                 "clip_origin": "study",
                 "noise_to_signal": 0.5,
@@ -105,13 +113,14 @@ def make_plan(
                 "clip_units": grid.clip_units,
                 "site_clamp": grid.site_clamp,
                 "modulus_bits": wire_bits,
+                "noise_margin": margin(grid.clip_units),
             },
             "data": {
                 "unit_column": "patient_id" if wanted["unit"] == "patient" else None,
                 "caption": "a {token}, {finding}",
             },
             "cohort": {"units": dict(units), "units_origin": "published", "min_sites": min_sites},
-            "aggregation": dict(aggregation),
+            "aggregation": {**aggregation, "wire_bits": wire_bits},
         }
     )
 

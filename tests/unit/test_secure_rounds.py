@@ -371,7 +371,7 @@ def test_a_session_that_was_never_opened_answers_nothing(make_world: Make) -> No
 
 # --- distributed noise ------------------------------------------------------------------------------
 
-SHARES = {"noise": "distributed", "sigma_local": 40, "noise_margin": 4000, "max_attempts": 2}
+SHARES = {"noise": "distributed", "max_attempts": 2}
 
 
 @pytest.fixture

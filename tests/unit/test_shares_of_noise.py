@@ -17,7 +17,8 @@ from undertone_server.gate import charge_opening, pass_shared
 
 Make = Callable[..., World]
 FIVE = {"centre": 4, "east": 4, "north": 6, "south": 4, "west": 6}
-SHARES = {"aggregation": secure(5), "noise": "distributed", "sigma_local": 40, "noise_margin": 4000}
+SHARES = {"aggregation": secure(5), "noise": "distributed"}
+SHARE = 37  # 3 = t - c of them have the variance of sigma = 64
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def paid(world: World) -> Receipt:
         return charge_opening("0" * 64, world.plan, ledger, 1, 1)
 
 
-def shared(world: World, sites: int = 5, sigma_local: int = 40) -> SharedSum:
+def shared(world: World, sites: int = 5, sigma_local: int = SHARE) -> SharedSum:
     return SharedSum(np.arange(DIMENSION, dtype=np.int64), sigma_local, tuple(FIVE)[:sites])
 
 
@@ -44,7 +45,7 @@ def test_a_share_is_added_after_the_clamp_and_nothing_clamps_afterwards(world: W
     at_the_clamp = replace(clipped(world), values=np.full(DIMENSION, world.plan.grid.site_clamp, dtype=np.int64))
     share = add_share(at_the_clamp, paid(world), world.plan, OsEntropy())
     assert (share.values > world.plan.grid.site_clamp).any()
-    assert (share.sigma_local, share.entry_hash) == (40, paid_hash(world))
+    assert (share.sigma_local, share.entry_hash) == (SHARE, paid_hash(world))
 
 
 def paid_hash(world: World) -> str:
@@ -66,7 +67,7 @@ def test_no_share_for_a_sum_with_another_sensitivity(world: World, change: int) 
 
 def test_no_share_for_a_receipt_of_another_mechanism_or_study(world: World) -> None:
     receipt = paid(world)
-    cheaper = replace(receipt, event=replace(receipt.event, sensitivity=receipt.event.sensitivity - 1))
+    cheaper = replace(receipt, event=replace(receipt.event, sensitivity=receipt.event.sensitivity + 1))
     for false in (cheaper, replace(receipt, digest="1" * 64)):
         with pytest.raises(MechanismViolation, match="another mechanism"):
             add_share(clipped(world), false, world.plan, OsEntropy())
@@ -80,7 +81,7 @@ def test_no_share_where_the_coordinator_adds_the_noise(make_world: Make) -> None
 
 def test_v_needs_its_receipt(world: World) -> None:
     receipt = paid(world)
-    cheaper = replace(receipt, event=replace(receipt.event, sensitivity=receipt.event.sensitivity - 1))
+    cheaper = replace(receipt, event=replace(receipt.event, sensitivity=receipt.event.sensitivity + 1))
     for false in (None, cheaper):
         with pytest.raises(MechanismViolation, match="without a receipt"):
             pass_shared(shared(world), false, world.plan, world.run, 1)
@@ -95,7 +96,7 @@ def test_v_needs_the_shares_that_the_plan_counts_on(world: World, sites: int) ->
 
 def test_shares_of_another_size_are_refused(world: World) -> None:
     with pytest.raises(MechanismViolation, match="not what the plan says"):
-        pass_shared(shared(world, sigma_local=39), paid(world), world.plan, world.run, 1)
+        pass_shared(shared(world, sigma_local=SHARE - 1), paid(world), world.plan, world.run, 1)
 
 
 def test_a_round_has_one_v(world: World) -> None:

@@ -224,11 +224,6 @@ def test_fewer_sites_than_the_minimum_cannot_be_planned(dummy_method: None, dumm
         resolved_with({"cohort.min_sites": 4}, dummy_base)
 
 
-def test_distributed_noise_is_refused_until_it_is_there(dummy_method: None, dummy_base: Path) -> None:
-    with pytest.raises(StudyError, match="distributed"):
-        resolved_with({"privacy.noise": "distributed"}, dummy_base)
-
-
 def test_a_clip_norm_too_small_for_the_grid_is_refused(dummy_method: None, dummy_base: Path) -> None:
     with pytest.raises(StudyError, match="clip_norm"):
         resolved_with({"privacy.clip_norm": 1e-16}, dummy_base)

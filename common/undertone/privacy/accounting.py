@@ -3,19 +3,22 @@
 One charge is one opened sum: a Gaussian mechanism with noise multiplier z = sigma / sensitivity, under
 Poisson sampling with rate p, for the relation add/remove one unit. The privacy loss distribution (PLD) is the
 figure of record, Renyi DP (RDP) stands beside it. The Gaussian-DP approximation is never used: it can be too
-low.
+low. For distributed noise (`privacy/distributed.py`) RDP at integer orders is the claim, and there is no PLD.
 """
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from typing import TypeAlias, TypeVar
 
 import dp_accounting
+import numpy as np
 from dp_accounting import pld, rdp
 
 from undertone.canonical import Json
 from undertone.errors import MechanismViolation, StudyError
+from undertone.privacy.distributed import DistributedEvent
 
 # Integers only: the argument for lattice noise (PRIVACY 9) holds at integer orders.
 RDP_ORDERS: tuple[int, ...] = (*range(2, 65), 80, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -86,24 +89,51 @@ class GaussianEvent:
         return cls(sigma=sigma, sensitivity=sensitivity, sampling_rate=float(rate), count=count)
 
 
-def epsilon_pld(events: Sequence[GaussianEvent], delta: float) -> float:
-    """The figure of record: epsilon at `delta` for all events together, by PLD; never too low.
+Event: TypeAlias = GaussianEvent | DistributedEvent
+EventT = TypeVar("EventT", bound=Event)
+
+
+def read_event(fields: Mapping[str, Json]) -> Event:
+    """The event, of either kind, that an `as_dict` wrote.
+
+    Raises:
+        MechanismViolation: a key is missing, left over, or of another type.
+    """
+    return (DistributedEvent if "sigma_local" in fields else GaussianEvent).from_dict(fields)
+
+
+def epsilon_claim(events: Sequence[Event], delta: float) -> float:
+    """The claim: PLD where all noise is central, RDP where any is distributed.
+
+    Raises:
+        StudyError: delta is not in (0, 1).
+    """
+    central = all(isinstance(event, GaussianEvent) for event in events)
+    return (epsilon_pld if central else epsilon_rdp)(events, delta)
+
+
+def epsilon_pld(events: Sequence[Event], delta: float) -> float:
+    """The figure of record in central mode: epsilon at `delta` for all events together, by PLD; never too low.
 
     Equal events are counted together first, so a ledger's single charges give the plan's figure to the bit.
     No event gives 0.
 
     Raises:
         StudyError: delta is not in (0, 1).
+        MechanismViolation: distributed noise, for which no PLD is claimed.
     """
     _check_delta(delta)
-    merged = _merged(events)
+    central = [event for event in events if isinstance(event, GaussianEvent)]
+    if len(central) < len(events):
+        raise MechanismViolation("distributed noise has no privacy loss distribution; ask for its RDP")
+    merged = _merged(central)
     accountant = pld.PLDAccountant(_RELATION, _interval(*(event.noise_multiplier for event in merged)))
     for event in merged:
         accountant.compose(_sampled(event.noise_multiplier, event.sampling_rate), event.count)
     return float(accountant.get_epsilon(delta))
 
 
-def epsilon_rdp(events: Sequence[GaussianEvent], delta: float) -> float:
+def epsilon_rdp(events: Sequence[Event], delta: float) -> float:
     """Epsilon at `delta` by RDP at `RDP_ORDERS`.
 
     Converted as in Canonne, Kamath, Steinke 2020, proposition 12. Larger than PLD's; it
@@ -116,15 +146,20 @@ def epsilon_rdp(events: Sequence[GaussianEvent], delta: float) -> float:
     if not events:
         return 0.0
     accountant = rdp.RdpAccountant(list(RDP_ORDERS), _RELATION)
+    orders = np.array(RDP_ORDERS)
+    divergence = np.zeros(orders.size)
     for event in _merged(events):
         accountant.compose(_sampled(event.noise_multiplier, event.sampling_rate), event.count)
-    return float(accountant.get_epsilon(delta))
+        if isinstance(event, DistributedEvent):
+            # A_alpha gains exp((2 alpha - 1) tau d): see `privacy/distributed.py`.
+            divergence += event.count * (2 * orders - 1) / (orders - 1) * event.log_ratio
+    return float(rdp.compute_epsilon(RDP_ORDERS, accountant.rdp + divergence, delta)[0])
 
 
-def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int) -> float:
+def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int, *, by_rdp: bool = False) -> float:
     """The smallest noise multiplier z with PLD epsilon(z) <= epsilon, too large by less than 1e-4 of itself.
 
-    Rounding sigma = ceil(z * Delta) up moves epsilon further down; evaluate `epsilon_pld` at the final sigma
+    Rounding sigma = ceil(z * Delta) up moves epsilon further down; evaluate `epsilon_claim` at the final sigma
     for the claim.
 
     Args:
@@ -132,6 +167,7 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int) -
         delta: in (0, 1).
         sampling_rate: p in (0, 1].
         rounds: T, the number of attempts that the plan allows.
+        by_rdp: RDP epsilon instead of PLD, for distributed noise; its tau term is left to the claim.
 
     Raises:
         StudyError: a value out of range, or a claim that no noise reaches.
@@ -143,23 +179,29 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int) -
     if rounds < 1:
         raise StudyError(f"privacy.rounds is {rounds}; give at least 1")
 
+    def claimed(z: float) -> float:
+        accountant = _accountant(z, by_rdp)
+        return float(accountant.compose(_sampled(z, sampling_rate), rounds).get_epsilon(delta))
+
     # From above: with too little noise the loss distribution is wide and slow to compute. Enough without
-    # sampling (zCDP, Bun and Steinke 2016, proposition 1.3) is enough with it.
+    # sampling (zCDP, Bun and Steinke 2016, proposition 1.3) is enough with it, but for orders that are missing.
     root = math.sqrt(math.log(1 / delta))
     high = math.sqrt(rounds / 2) / (math.sqrt(epsilon + root**2) - root)
-    if _claimed(high, sampling_rate, rounds, delta) > epsilon:
+    if by_rdp and claimed(high) > epsilon:
+        high *= _BRACKET_STEP
+    if claimed(high) > epsilon:
         raise StudyError(
             f"privacy.epsilon {epsilon} at privacy.delta {delta} over {rounds} rounds is below what the "
             "accountant can certify; raise epsilon or lower privacy.rounds"
         )
-    while _claimed(high / _BRACKET_STEP, sampling_rate, rounds, delta) <= epsilon:
+    while claimed(high / _BRACKET_STEP) <= epsilon:
         high /= _BRACKET_STEP
     low = high / _BRACKET_STEP
     return float(
         dp_accounting.calibrate_dp_mechanism(
             # One width for the whole bracket, the wider one: the answer is safe at either. `high` was found
             # safe at its own width, hence a hair more of it.
-            lambda: pld.PLDAccountant(_RELATION, _interval(low)),
+            lambda: _accountant(low, by_rdp),
             lambda z: dp_accounting.SelfComposedDpEvent(_sampled(z, sampling_rate), rounds),
             epsilon,
             delta,
@@ -169,10 +211,9 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int) -
     )
 
 
-def _claimed(z: float, sampling_rate: float, rounds: int, delta: float) -> float:
-    """PLD epsilon of `rounds` charges with noise multiplier z."""
-    accountant = pld.PLDAccountant(_RELATION, _interval(z))
-    return float(accountant.compose(_sampled(z, sampling_rate), rounds).get_epsilon(delta))
+def _accountant(z: float, by_rdp: bool) -> dp_accounting.PrivacyAccountant:
+    """An accountant for noise multipliers from z up."""
+    return rdp.RdpAccountant(list(RDP_ORDERS), _RELATION) if by_rdp else pld.PLDAccountant(_RELATION, _interval(z))
 
 
 def _interval(*noise_multipliers: float) -> float:
@@ -186,12 +227,13 @@ def _sampled(z: float, sampling_rate: float) -> dp_accounting.DpEvent:
     return gaussian if sampling_rate == 1 else dp_accounting.PoissonSampledDpEvent(sampling_rate, gaussian)
 
 
-def _merged(events: Sequence[GaussianEvent]) -> list[GaussianEvent]:
+def _merged(events: Sequence[EventT]) -> list[EventT]:
     """Equal events counted together, in one fixed order: the same sum of floats whoever asks."""
-    counts: Counter[GaussianEvent] = Counter()
+    counts: Counter[EventT] = Counter()
     for event in events:
         counts[replace(event, count=1)] += event.count
-    return [replace(event, count=count) for event, count in sorted(counts.items())]
+    merged = [replace(event, count=count) for event, count in counts.items()]
+    return sorted(merged, key=lambda event: (type(event).__name__, astuple(event)))
 
 
 def _check_delta(delta: float) -> None:

@@ -33,7 +33,7 @@ from undertone.errors import (
     ReplayedAttempt,
 )
 from undertone.failpoints import reached
-from undertone.privacy.accounting import GaussianEvent
+from undertone.privacy.accounting import Event, read_event
 from undertone.privacy.chain import ADVICE, GENESIS, Entry, Row, check_row, make_row
 
 _VERSION = 1
@@ -62,7 +62,7 @@ class Receipt:
     digest: str
     round: int
     attempt: int
-    event: GaussianEvent
+    event: Event
     sum_sha256: str
     entry_hash: str
 
@@ -152,7 +152,7 @@ class Ledger:
         digest: str,
         round_: int,
         attempt: int,
-        event: GaussianEvent,
+        event: Event,
         sum_sha256: str,
         max_attempts: int,
         *,
@@ -220,7 +220,7 @@ class Ledger:
         with self._transaction("DEFERRED"):
             return [receipt for receipt in self._receipts.values() if receipt.digest == digest]
 
-    def events(self, digest: str) -> list[GaussianEvent]:
+    def events(self, digest: str) -> list[Event]:
         """What a study has cost so far, for `accounting`."""
         return [receipt.event for receipt in self.charges(digest)]
 
@@ -334,7 +334,7 @@ def _receipt(entry: Entry) -> Receipt:
             "sum_sha256": str(sum_sha256),
         }:
             try:
-                charged = GaussianEvent.from_dict(event)
+                charged = read_event(event)
             except MechanismViolation as error:
                 raise LedgerCorrupt(f"ledger entry {entry.seq} charges no mechanism: {error}. {ADVICE}") from error
             return Receipt(digest, round_, attempt, charged, sum_sha256, entry.hash)

@@ -32,19 +32,19 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from math import cosh, exp
+from math import exp
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from undertone.errors import MechanismViolation
+from undertone.privacy.distributed import SMALLEST_SHARE
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.gauss import below_keep, below_tail, tail
 from undertone.privacy.words import WORD_BITS, WordStream, fresh_key
 
 SMALLEST_SIGMA = 64
-SMALLEST_SHARE = 4
 # Beyond, the margin would reach from one rounding boundary to the next.
 LARGEST_SIGMA = 1 << 38
 
@@ -202,17 +202,16 @@ def _guess(m: int, bits: int, sigma: int) -> int:
 def _discrete(words: WordStream, size: int, sigma: int) -> NDArray[np.int64]:
     """[size] draws of the discrete Gaussian: rounded ones, thinned.
 
-    A coin is a uniform real too. With cosh t - 1 <= t^2 cosh(t) / 2 in A_j and 1 >= exp(-u^2 / 2 sigma^2) >=
-    exp(-1 / 8 sigma^2), 1 - A_0 / A_j is at most j^2 cosh(5 / sigma) exp(1 / 8 sigma^2) / 24 sigma^4 where
-    |j| <= 10 sigma. A coin below 1 minus that keeps its j; the others (one in a hundred thousand at sigma = 64)
-    are settled in integers.
+    A coin is a uniform real too; it keeps j if it is below A_0 / A_j. With h = |j| / 2 sigma^2 the integral of cosh
+    alone is sinh(h) / h, and exp(-u^2 / 2 sigma^2) lies between g = exp(-1 / 8 sigma^2) and 1, so 1 - A_0 / A_j is
+    at most (1 - h / sinh h) / g <= h^2 / 6g (compare the power series of sinh(h) (1 - h^2 / 6) and h). A coin below
+    1 minus that keeps its j; the others (one in a hundred thousand at sigma = 64) are settled in integers.
     """
     values, coins = _rounded(words, size, sigma), words.take(size)
-    squares = np.square(values.astype(np.float64))
-    slope = cosh(5 / sigma) * exp(1 / (8 * sigma**2)) / (24 * float(sigma) ** 4)
-    # 2^-50 pays for the rounding of coins and bound.
-    certain = (1.0 - 2.0**-50 - slope * squares) * 2.0**WORD_BITS
-    doubtful = (coins.astype(np.float64) >= certain) | (squares > (10.0 * sigma) ** 2)
+    slope = exp(1 / (8 * sigma**2)) / (24 * float(sigma) ** 4)
+    # 2^-48 pays for the rounding of coin and bound.
+    certain = (1.0 - 2.0**-48 - slope * np.square(values.astype(np.float64))) * 2.0**WORD_BITS
+    doubtful = coins.astype(np.float64) >= certain
     for index in np.flatnonzero(doubtful):
         if not _kept(int(coins[index]), abs(int(values[index])), sigma, words):
             values[index] = _exact_discrete(sigma, words)

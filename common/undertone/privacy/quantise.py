@@ -7,6 +7,7 @@ are there. Otherwise removing one unit could shift the others by a unit of the g
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -71,7 +72,7 @@ def choose_grid(
     largest_site: int,
     sites: int,
     modulus_bits: int = 32,
-    noise_margin: int = 0,
+    noise_margin: Callable[[int], int] = lambda clip_units: 0,
 ) -> Grid:
     """The finest grid on which neither a site's sum nor the total of all sites is expected to clip.
 
@@ -84,26 +85,33 @@ def choose_grid(
         largest_site: Nmax, the largest published number of units.
         sites: n, the full roster.
         modulus_bits: b.
-        noise_margin: m, room for noise that is added before the modulus (0 with central noise).
+        noise_margin: from s*C to m, room for noise that is added before the modulus (0 with central noise).
 
     Raises:
         StudyError: a value is out of range, or the grid would be coarser than 2^10 units per C.
     """
     _check_study(clip_norm, sampling_rate, largest_site, sites, modulus_bits)
-    clamp = ((1 << (modulus_bits - 1)) - 1 - noise_margin) // sites
     expected = sampling_rate * largest_site
     load = Fraction(expected + 6.0 * math.sqrt(expected))
-    limit = min(Fraction(clamp) / load, Fraction(_LARGEST_CLIP_UNITS))
-    # Exact fractions: the same plan on every machine.
-    exponents = [e for e in range(63) if Fraction(clip_norm) * (1 << e) <= limit]
-    clip_units = math.floor(Fraction(clip_norm) * (1 << exponents[-1])) if exponents else 0
+
+    def clip_and_clamp(exponent: int) -> tuple[Fraction, int]:
+        clip = Fraction(clip_norm) * (1 << exponent)
+        return clip, ((1 << (modulus_bits - 1)) - 1 - noise_margin(math.floor(clip))) // sites
+
+    # Exact fractions: the same plan on every machine. A finer grid has more noise in it, hence the search.
+    exponents = [e for e in range(63) if Fraction(clip_norm) * (1 << e) <= _LARGEST_CLIP_UNITS]
+    fitting = [e for e in exponents if clip_and_clamp(e)[0] * load <= clip_and_clamp(e)[1]]
+    exponent = fitting[-1] if fitting else 0
+    clip, clamp = clip_and_clamp(exponent)
+    clip_units = math.floor(clip) if fitting else 0
     if clip_units < _SMALLEST_CLIP_UNITS:
         raise StudyError(
             f"privacy.clip_norm {clip_norm} with {sites} sites of up to {largest_site} units at "
             f"privacy.sampling_rate {sampling_rate} leaves {clip_units} grid units per clip norm, fewer than "
             f"{_SMALLEST_CLIP_UNITS}; lower the sampling rate, or give a clip_norm between 1e-6 and 1000"
+            + (", or aggregation.wire_bits = 32" if modulus_bits < _RING_BITS else "")
         )
-    return Grid(scale=1 << exponents[-1], clip_units=clip_units, site_clamp=clamp, modulus_bits=modulus_bits)
+    return Grid(scale=1 << exponent, clip_units=clip_units, site_clamp=clamp, modulus_bits=modulus_bits)
 
 
 def clip_and_quantise(rows: NDArray[np.floating], grid: Grid) -> NDArray[np.int64]:

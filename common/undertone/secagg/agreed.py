@@ -36,7 +36,7 @@ def parameters_of(
         site_clamp=plan.grid.site_clamp,
         noise=privacy.noise,
         sigma_local=privacy.sigma_local,
-        noise_margin=privacy.noise_margin,
+        noise_margin=plan.grid.noise_margin,
         state_sha256=state_sha256,
         method=plan.method.name,
     )

@@ -128,16 +128,6 @@ def agree(received: bytes, own: Parameters) -> None:
             )
 
 
-def default_threshold(sites: int) -> int:
-    """T = floor(2n/3) + 1."""
-    return 2 * sites // 3 + 1
-
-
-def default_colluders(sites: int) -> int:
-    """C = max(1, min(floor(n/3), t - 2)) at the default threshold (PRIVACY 8)."""
-    return max(1, min(sites // 3, default_threshold(sites) - 2))
-
-
 def _well_typed(p: Parameters) -> bool:
     """Whether every field has exactly its type; a bool is no int."""
     numbers = [p.round, p.attempt, p.session, p.threshold, p.colluders, p.min_sites, p.dimension, p.wire_bits]
