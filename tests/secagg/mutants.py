@@ -118,7 +118,6 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     ("enough bytes", "encoding.py", "if end > len(self._data):", "if False:"),
     ("index on the roster", "encoding.py", "if value >= roster:", "if False:"),
-    ("count on the roster", "encoding.py", "if count <= roster else None", ""),
     ("entries on the roster", "encoding.py", "index >= roster or ", ""),
     ("entries strictly increasing", "encoding.py", "index <= found[-1][0]", "index < found[-1][0]"),
     ("entries increasing", "encoding.py", " or (found and index <= found[-1][0])", ""),

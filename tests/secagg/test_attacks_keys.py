@@ -9,6 +9,7 @@ from tests.support.attack import Attack, advert_list, colluders_inbox, signed_ad
 from tests.support.entropy import InsecureTestEntropy
 from tests.support.secagg import identity, world
 from undertone.errors import (
+    MechanismViolation,
     NotApproved,
     ProtocolError,
     TooFewSites,
@@ -192,6 +193,19 @@ def test_attack_parameters_are_not_those_of_the_plan(case):
     agree(own.to_bytes(), own)
     with pytest.raises(UnfaithfulCoordinator, match=named):
         agree(replace(own, **changes).to_bytes(), own)
+
+
+@pytest.mark.parametrize("changes", [{"threshold": 3}, {"colluders": 3}, {"site_clamp": 1 << 30}, {"wire_bits": 8}])
+def test_attack_unsound_parameters_that_even_the_plan_agrees_with(changes):
+    scene = world(5)
+    with pytest.raises(MechanismViolation):
+        open_session(
+            replace(scene.params, **changes),
+            "site-000",
+            scene.identities["site-000"],
+            scene.federation,
+            InsecureTestEntropy(0),
+        )
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,15 @@ def test_what_is_no_federation(name, coordinator, sites):
         )
 
 
+def test_a_manifest_that_is_far_too_long_is_not_even_parsed():
+    names = [f"site-{number:058d}" for number in range(2000)]
+    sites = {name: f"{number:064x}" for number, name in enumerate(names)}
+    fits = Federation("test", FEDERATION.coordinator, {name: sites[name] for name in names[:1000]})
+    assert Federation.from_bytes(fits.to_bytes()) == fits
+    with pytest.raises(NotApproved, match="malformed"):
+        Federation.from_bytes(Federation("test", FEDERATION.coordinator, sites).to_bytes())
+
+
 def test_one_spelling():
     data = FEDERATION.to_bytes()
     assert Federation.from_bytes(data) == FEDERATION

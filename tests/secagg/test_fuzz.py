@@ -5,6 +5,7 @@ once; then the next honest message must end in a refusal, before anything is rev
 """
 
 import copy
+import itertools
 import random
 from collections import Counter
 
@@ -106,13 +107,15 @@ class Fuzzer:
         self.corpus = [original for _, original in self.targets.values()]
 
     def run(self, count: int) -> Counter[str]:
-        names = sorted(self.targets)
-        for turn in range(count):
-            name = names[turn % len(names)]
+        """Feed `count` messages, each of them truly changed, to all targets in turn."""
+        names, fed = itertools.cycle(sorted(self.targets)), 0
+        while fed < count:
+            name = next(names)
             feed, original = self.targets[name]
             message = self.mutate(original)
             if message != original:
                 self.ends[f"{name}: {feed(message)}"] += 1
+                fed += 1
         return self.ends
 
     def node(self, step: str, message: bytes) -> str:
@@ -281,13 +284,13 @@ def check(ends: Counter[str], at_least: int) -> None:
 
 
 def test_ten_thousand_changed_messages(recording):
-    check(Fuzzer(recording, 1).run(11_000), 10_000)
+    check(Fuzzer(recording, 1).run(10_000), 10_000)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_a_million_changed_messages(recording):
-    check(Fuzzer(recording, 2).run(1_050_000), 1_000_000)
+    check(Fuzzer(recording, 2).run(1_000_000), 1_000_000)
 
 
 def test_random_bytes(recording):

@@ -143,6 +143,14 @@ def test_a_type_or_a_key_of_another_kind(change):
         Parameters.from_bytes(spoiled)
 
 
+def test_a_roster_that_is_far_too_long_is_not_even_parsed():
+    params = replace(world(5).params, roster=tuple(f"site-{number:058d}" for number in range(2100)))
+    with pytest.raises(ProtocolError, match="are enough"):
+        Parameters.from_bytes(params.to_bytes())
+    longest = replace(params, roster=params.roster[:1000])
+    assert Parameters.from_bytes(longest.to_bytes()) == longest
+
+
 def test_one_spelling():
     params = world(5).params
     data = params.to_bytes()
