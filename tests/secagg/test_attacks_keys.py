@@ -129,7 +129,7 @@ LOW_ORDER = [
 ]
 
 
-@pytest.mark.parametrize("point", LOW_ORDER)
+@pytest.mark.parametrize("point", LOW_ORDER, ids=["zero", "one", "order 8", "p"])
 def test_attack_a_key_of_low_order_makes_a_mask_that_everybody_knows(point):
     attack = Attack()
     honest = attack.adverts()
