@@ -125,10 +125,10 @@ def _bad_inboxes() -> Iterator[dict]:
     def flipped(text: bytes, at: int) -> bytes:
         return text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :]
 
-    yield entry("three", "site-a", "masked", session.inbox(1, u1, u1), "ProtocolError", "the inbox of another site")
+    yield entry("three", "site-a", "masked", session.inbox(1, u1, u1), "UnfaithfulCoordinator", "the inbox of another")
     yield case({2: good[2], 1: good[1]}, "ProtocolError", "indices out of order")
     yield case({1: good[1], 3: good[2]}, "ProtocolError", "an index that is not on the roster")
-    yield case({0: good[1], 1: good[1], 2: good[2]}, "ProtocolError", "what it sealed for itself")
+    yield case({0: good[1], **good}, "UnfaithfulCoordinator", "what this site is said to have sealed for itself")
     yield case({1: good[1]}, "TooFewSites", "fewer than t sites")
     for at in (0, 40, 66, 81):
         yield case(good | {1: flipped(good[1], at)}, "UnfaithfulCoordinator", f"bit flipped in byte {at}")

@@ -3,6 +3,7 @@
 python -m tests.secagg.make_vectors
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,6 +113,8 @@ def whole(made: Scenario) -> dict:
         "u": [[made.session.roster[i] for i in members] for members in u],
         "sites": sites,
         "sum": made.opened(),
+        "transcript_sha256": hashlib.sha256(made.transcript()).hexdigest(),
+        "transcript": made.transcript().decode(),
     }
 
 
@@ -127,13 +130,14 @@ def openings() -> Iterator[dict]:
             "names": [three.session.roster[owner]], "why": "t shares, one wrong: it cannot be told which",
         }  # fmt: skip
     u1, u2, u3, u4, _ = late.u
-    for liar, owner in ((1, 0), (8, 2), (3, 3)):
+    # The first t = 7 of 8 shares are tried first; a lie of the eighth is not looked at, so nobody is named.
+    for liar, owner, named in ((1, 0, True), (4, 2, True), (3, 3, True), (8, 2, False)):
         truth = {j: late.session.share(j, liar, 1 if j in u3 else 2) for j in u2}
         lie = late.session.shares_of(liar, u1, u2, u3, truth | {owner: (truth[owner] * 2 + 1) % P})
         all_of_u4 = {late.session.roster[i]: late.session.shares(i, u1, u2, u3).hex() for i in u4}
         yield {
             "session": "ten-late", "shares": all_of_u4 | {late.session.roster[liar]: lie.hex()}, "error": None,
-            "sum": late.opened(), "names": [late.session.roster[liar]], "why": "t + 1 shares, one wrong",
+            "sum": late.opened(), "names": [late.session.roster[liar]] * named, "why": "t + 1 shares, one wrong",
         }  # fmt: skip
 
 

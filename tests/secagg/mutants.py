@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 SECAGG = "common/undertone/secagg"
 # Tests that name what is wrong first, those that only notice last.
 ORDER = (
+    "test_prg.py",
     "test_parameters.py",
     "test_federation.py",
     "test_messages.py",
@@ -24,6 +25,7 @@ ORDER = (
     "test_attacks_states.py",
     "test_server.py",
     "test_shamir.py",
+    "test_vectors.py",
     "test_exactness.py",
     "test_fuzz.py",
 )
@@ -124,6 +126,24 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("nothing follows", "encoding.py", "if self._at != len(self._data):", "if False:"),
     ("fields are length-prefixed", "encoding.py", '        state.update(len(field).to_bytes(4, "big"))\n', ""),
     ("bytes", "messages.py", "if not isinstance(data, bytes):", "if False:"),
+    # Mask kernel
+    ("keys before anything is added", "prg.py", "    _check_keys([*plus, *minus])\n", ""),
+    ("keys of 32 bytes", "prg.py", "len(key) != KEY_BYTES", "len(key) not in (16, 24, 32)"),
+    ("keys are bytes", "prg.py", "not isinstance(key, bytes) or ", ""),
+    ("a vector to mask", "prg.py", "    _check_accumulator(accumulator)\n", ""),
+    ("a vector of uint32", "prg.py", "words.dtype == np.uint32 and ", ""),
+    ("a contiguous vector", "prg.py", "if not words.flags.c_contiguous:", "if False:"),
+    ("a writable vector", "prg.py", "if not accumulator.flags.writeable:", "if False:"),
+    ("threads begin at their counter, plus", "prg.py", "first) for key in plus]", "0) for key in plus]"),
+    ("threads begin at their counter, minus", "prg.py", "first) for key in minus]", "0) for key in minus]"),
+    ("threads begin at a block", "prg.py", "    step += -step % _BLOCK_WORDS\n", ""),
+    ("a failing thread is heard", "prg.py", "            job.result()\n", "            pass\n"),
+    ("whole blocks in a chunk", "prg.py", "if chunk_bytes < _BLOCK_BYTES or chunk_bytes % _BLOCK_BYTES:", "if False:"),
+    ("three bytes a word", "prg.py", "if source.size % _PACKED_BYTES:", "if False:"),
+    ("words that exist", "prg.py", "if offset < 0 or count < 0:", "if False:"),
+    ("big-endian counter", "prg.py", 'to_bytes(_BLOCK_BYTES, "big")', 'to_bytes(_BLOCK_BYTES, "little")'),
+    ("little-endian words", "prg.py", 'np.dtype("<u4")', 'np.dtype(">u4")'),
+    ("memory is bounded", "prg.py", "min(chunk_bytes // _WORD.itemsize, part.size)", "part.size"),
     # Node: who it is
     ("sound parameters at the node", "party.py", "        params.check()\n", ""),
     ("federation at the node", "party.py", "if federation.digest != params.federation:", "if False:"),
@@ -186,6 +206,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "sealing.py",
         "    except ValueError:\n        raise UnfaithfulSite(f",
         "    except ValueError:\n        return bytes(32)\n        raise UnfaithfulSite(f",
+    ),
+    (
+        "low order is found before shares are dealt",
+        "party.py",
+        "        sealing.check_publics(advert.seal_key, advert.mask_key, site=party.name(advert.index))\n",
+        "",
     ),
     # Node: mask
     ("own inbox", "party.py", "if inbox.index != me:", "if False:"),
@@ -302,8 +328,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (
         "low order at the server",
         "server.py",
-        "            sealing.exchange(_PROBE, key, self.params.roster[index])\n",
-        "            pass\n",
+        "        sealing.check_publics(advert.seal_key, advert.mask_key, site=self.params.roster[index])\n",
+        "",
     ),
     (
         "sealed for all of U1",

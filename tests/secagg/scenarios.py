@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from tests.secagg.reference import Secrets, Session, manifest_of, sign_manifest
+from tests.secagg.reference import Secrets, Session, canonical, manifest_of, sign_manifest
 
 STAGES = ("advert", "sealed", "masked", "confirmation", "shares")
 
@@ -77,6 +77,26 @@ class Scenario:
     def plain_sum(self) -> list[int]:
         """The sum without any cryptography."""
         return [sum(column) for column in zip(*(self.values[i] for i in self.u[2]), strict=True)]
+
+    def transcript(self) -> bytes:
+        """What is left of the session for the audit log (section 6)."""
+        session, roster = self.session, self.session.roster
+        u1, u2, u3, u4, u5 = self.u
+        proofs = {roster[i]: self.site_messages(i)["masked"] for i in u3}
+        return canonical(
+            {
+                "parameters": session.parameters,
+                "round_digest": session.r1(u1).hex(),
+                "adverts": {roster[i]: session.advert_body(i)[2:].hex() for i in u1},
+                "masked_for": [roster[i] for i in u2],
+                "vectors": {
+                    site: {"sha256": proof[36:68].hex(), "signature": proof[68:].hex()}
+                    for site, proof in proofs.items()
+                },
+                "confirmations": {roster[i]: session.survivors_signature(i, u1, u2, u3).hex() for i in u4},
+                "opened_by": [roster[i] for i in u5],
+            }
+        )
 
     def sign_manifest(self) -> bytes:
         return sign_manifest(self.coordinator, self.manifest)

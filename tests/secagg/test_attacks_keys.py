@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from tests.support.attack import Attack, advert_list, colluders_inbox, signed_advert
+from tests.support.attack import Attack, advert_list, signed_advert
 from tests.support.entropy import InsecureTestEntropy
 from tests.support.secagg import identity, world
 from undertone.errors import (
@@ -137,18 +136,12 @@ def test_attack_a_key_of_low_order_makes_a_mask_that_everybody_knows(point):
     weak_seal = replace(signed_advert(attack.scene, 1, colluder), seal_key=point)
     digest = sealing.advert_statement(attack.context, 1, point, weak_seal.mask_key, weak_seal.commitment)
     weak_seal = replace(weak_seal, signature=sealing.sign_statement(colluder, digest))
-    with pytest.raises(UnfaithfulSite, match="site-001 sent a key that makes no secret"):
-        attack.send("share", attack.swap(honest, 1, weak_seal))
-    # A weak mask key shows itself when the vector would be masked with it; the vector stays as it was.
-    other = Attack()
-    weak_mask = signed_advert(other.scene, 1, colluder, mask_public=point)
-    adverts = other.swap(other.adverts(), 1, weak_mask)
-    dealt = {site: other.send("share", adverts, site=site) for site in other.scene.roster if site != "site-001"}
-    inbox = colluders_inbox(other, adverts, dealt)
-    words = other.words()
-    with pytest.raises(UnfaithfulSite, match="site-001 sent a key that makes no secret"):
-        dealt[other.victim][0].mask(inbox, words)
-    np.testing.assert_array_equal(words, other.words())
+    weak_mask = signed_advert(attack.scene, 1, colluder, mask_public=point)
+    for weak in (weak_seal, weak_mask):
+        other = Attack()
+        other.adverts()
+        with pytest.raises(UnfaithfulSite, match="site-001 sent a key that makes no secret"):
+            other.send("share", other.swap(honest, 1, weak))
 
 
 def test_attack_the_server_drops_sites_with_weak_keys_itself():

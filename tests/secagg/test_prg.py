@@ -36,6 +36,10 @@ def keys(count: int, kind: int = 0) -> list[bytes]:
     return [bytes([kind, number]) * 16 for number in range(count)]
 
 
+def kind_of(value: object) -> str:
+    return type(value).__name__
+
+
 def some_vector(d: int) -> NDArray[np.uint32]:
     return np.random.default_rng(d).integers(0, 2**32, d, dtype=np.uint32)
 
@@ -47,6 +51,7 @@ def some_vector(d: int) -> NDArray[np.uint32]:
         ("c47b0294dbbbee0fec4757f22ffeee3587ca4730c3d33b691df38bab076bc558", "46f2fb342d6f0ab477476fc501242c5f"),
         ("28d46cffa158533194214a91e712fc2b45b518076675affd910edeca5f41ac64", "4bf3b0a69aeb6657794f2901b1440ad4"),
     ],
+    ids=["count-0", "count-1"],
 )
 def test_the_first_words_are_the_published_aes_of_a_zero_block(key: str, block: str) -> None:
     expected = [int.from_bytes(bytes.fromhex(block)[4 * k : 4 * k + 4], "little") for k in range(4)]
@@ -158,7 +163,7 @@ def test_a_vector_that_cannot_be_masked_in_place_is_refused(vector: object, says
         add_masks(vector, keys(1), [])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("bad", [bytes(31), bytes(33), b"", bytearray(32), "k" * 32, 7, None])
+@pytest.mark.parametrize("bad", [bytes(31), bytes(33), b"", bytearray(32), "k" * 32, 7, None], ids=kind_of)
 @pytest.mark.parametrize("side", ["plus", "minus"])
 def test_a_bad_key_is_refused_before_anything_is_added(bad: object, side: str) -> None:
     vector = some_vector(100)
@@ -243,7 +248,7 @@ def test_masks_cancel_modulo_24_bits() -> None:
     assert np.array_equal((unpack24(pack24(one)) + unpack24(pack24(two))) & 0xFFFFFF, expected)
 
 
-@pytest.mark.parametrize("packed", [bytes(1), bytes(2), bytes(4), np.zeros(5, np.uint8)])
+@pytest.mark.parametrize("packed", [bytes(1), bytes(2), bytes(4), np.zeros(5, np.uint8)], ids=kind_of)
 def test_a_packed_vector_of_a_wrong_length_is_refused(packed: object) -> None:
     with pytest.raises(MechanismViolation, match="3 bytes"):
         unpack24(packed)  # type: ignore[arg-type]

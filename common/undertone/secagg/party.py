@@ -73,6 +73,7 @@ def check_adverts(party: Party, own: Advert, adverts: Adverts) -> None:
         digest = sealing.advert_statement(context, advert.index, *keys)
         if not party.federation.signed_by(party.name(advert.index), digest, advert.signature):
             raise UnfaithfulCoordinator(f"the keys shown for {party.name(advert.index)} are not signed by it")
+        sealing.check_publics(advert.seal_key, advert.mask_key, site=party.name(advert.index))
 
 
 def masked_by(party: Party, inbox: Inbox, adverts: Adverts) -> Indices:

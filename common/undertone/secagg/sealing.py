@@ -22,6 +22,8 @@ from undertone.secagg.shamir import PRIME
 
 # Each sealing key seals one plaintext: it is fresh in this session and differs by direction.
 _NONCE = bytes(12)
+# Any private key finds a public key of low order: the shared secret is zero for all of them.
+_PROBE = bytes(range(32))
 
 
 def sign_statement(identity: Ed25519PrivateKey, digest: bytes) -> bytes:
@@ -44,6 +46,16 @@ def exchange(private: bytes, public: bytes, site: str) -> bytes:
         return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
         raise UnfaithfulSite(f"{site} sent a key that makes no secret; leave it out and start a new session") from None
+
+
+def check_publics(*publics: bytes, site: str) -> None:
+    """Insist that `site`'s X25519 keys make secrets.
+
+    Raises:
+        UnfaithfulSite: a key has a low order.
+    """
+    for public in publics:
+        exchange(_PROBE, public, site)
 
 
 def seal_key(shared: bytes, round_digest: bytes, sender: int, receiver: int) -> bytes:

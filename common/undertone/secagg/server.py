@@ -37,8 +37,6 @@ from undertone.secagg.shamir import is_share
 from undertone.secagg.transcript import write_transcript
 
 _STAGES = ("adverts", "sealed", "fold", "confirmations", "open", "over")
-# Any private key finds a public key of low order: the shared secret is zero for all of them.
-_PROBE = bytes(range(32))
 M = TypeVar("M")
 
 
@@ -243,8 +241,7 @@ class ServerSession:
             self.params.context, advert.index, advert.seal_key, advert.mask_key, advert.commitment
         )
         self._signed(index, advert.index, digest, advert.signature)
-        for key in (advert.seal_key, advert.mask_key):
-            sealing.exchange(_PROBE, key, self.params.roster[index])
+        sealing.check_publics(advert.seal_key, advert.mask_key, site=self.params.roster[index])
         return advert
 
     def _sealed(self, index: int, message: bytes) -> Sealed:
