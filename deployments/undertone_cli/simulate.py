@@ -9,6 +9,7 @@ import click
 
 from undertone.errors import DataError, FolderError, InputError, PlanChanged, StudyError
 from undertone.keys import public_hex
+from undertone.models.devices import AUTO, Device, choose
 from undertone.models.pinned import pin
 from undertone.plan import Plan
 from undertone.privacy.entropy import OsEntropy
@@ -38,6 +39,7 @@ def simulate(
     sites: int | None = None,
     holdout: float = 0.0,
     resume: bool = False,
+    device: Device = AUTO,
 ) -> Path:
     """Run a study with all its sites in this process and return its release folder.
 
@@ -49,6 +51,7 @@ def simulate(
         sites: into how many sites to split the folder, where no column says.
         holdout: the fraction of units kept apart; with it, diagnostics.json compares distances.
         resume: go on with a RUN that was interrupted.
+        device: where the sites compute: "auto", or one or several torch devices; with `resume`, as RUN has it.
 
     Raises:
         UndertoneError: bad input before anything is written; refusals at any time, nothing lost.
@@ -57,7 +60,9 @@ def simulate(
     if resume:
         _check_same_study(study_file, run_folder)
     else:
-        _prepare(study, study_file, data, run_folder, split_by, sites, holdout)
+        if device != AUTO:
+            choose(device)  # before anything is written
+        _prepare(study, study_file, data, run_folder, device, split_by, sites, holdout)
     run = RunFolder(run_folder)
     if not run.release.exists():
         run_inprocess(server_app, client_app, run_folder.resolve(), sorted((run_folder / "sites").iterdir()))
@@ -71,6 +76,7 @@ def _prepare(
     study_file: Path,
     data: Path,
     folder: Path,
+    device: Device,
     split_by: str | None,
     sites: int | None,
     holdout: float,
@@ -89,7 +95,7 @@ def _prepare(
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        _write_run(part, plan, study, study_file, shares)
+        _write_run(part, plan, study_file, shares, device)
         part.rename(folder)
     except OSError as error:
         raise FolderError(f"{folder} cannot be written: {error.strerror or error}") from None
@@ -103,7 +109,7 @@ def round_units(count: int) -> int:
     return count // step * step or count
 
 
-def _write_run(part: Path, plan: Plan, study: Study, study_file: Path, shares: dict[str, SiteData]) -> None:
+def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteData], device: Device) -> None:
     run = RunFolder.create(part, plan, {"setting": SIMULATION, "engine": "inprocess"})
     shutil.copyfile(study_file, part / "study.toml")
     plain = plan.aggregation.mode == "plain"
@@ -113,6 +119,7 @@ def _write_run(part: Path, plan: Plan, study: Study, study_file: Path, shares: d
             site=site,
             data=str(share.training.root),
             metadata="metadata.csv",
+            device=device if isinstance(device, str) else list(device),
             keep_rows=bool(share.holdout.records),
         )
         create_site(part / "sites" / site, config, policy, OsEntropy())
@@ -159,6 +166,7 @@ def _check_all_images(study: Study, shares: dict[str, SiteData]) -> None:
 @click.option("--holdout", type=float, default=0.0, show_default=True, help="Fraction of units kept for diagnostics.")
 @click.option("--out", "run_folder", type=click.Path(path_type=Path), required=True, help="The RUN folder to write.")
 @click.option("--engine", type=click.Choice(["inprocess"]), default="inprocess", show_default=True)
+@click.option("--device", multiple=True, help='Where sites compute, such as "cuda:0"; several times for several.')
 @click.option("--resume", is_flag=True, help="Go on with a RUN that was interrupted.")
 def command(
     study: Path,
@@ -168,6 +176,7 @@ def command(
     holdout: float,
     run_folder: Path,
     engine: str,
+    device: tuple[str, ...],
     resume: bool,
 ) -> None:
     """Run STUDY.toml with all its sites on this machine; --resume takes data and split from RUN.
@@ -180,8 +189,19 @@ def command(
     """
     if split_by and sites:
         raise InputError("--split-by and --sites exclude each other")
+    if device and resume:
+        raise InputError("--device is for a new RUN; with --resume, change device in RUN/sites/*/node.toml")
     with Bars() as bars, reporting(bars):
-        release = simulate(study, data, run_folder, split_by=split_by, sites=sites, holdout=holdout, resume=resume)
+        release = simulate(
+            study,
+            data,
+            run_folder,
+            split_by=split_by,
+            sites=sites,
+            holdout=holdout,
+            resume=resume,
+            device=device or AUTO,
+        )
     show_result(run_folder, release)
 
 
