@@ -13,9 +13,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 from flwr.app import ConfigRecordValues, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import PARTITION_ID_KEY
@@ -28,6 +29,7 @@ from undertone.privacy.entropy import OsEntropy
 from undertone.progress import reporter
 
 _SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_TO_END = 5.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
@@ -183,7 +185,7 @@ def _ray_settings(workers: int) -> Iterator[dict[str, dict[str, ConfigRecordValu
 
     folder = tempfile.mkdtemp(prefix="undertone-ray-", dir="/tmp")  # short: Ray's sockets are named under it
     python_path, logger = os.environ.get("PYTHONPATH"), logging.getLogger("flwr")
-    level = logger.level
+    level, before = logger.level, set(psutil.Process().children(recursive=True))
     logger.setLevel(logging.CRITICAL)
     try:
         yield {
@@ -199,7 +201,13 @@ def _ray_settings(workers: int) -> Iterator[dict[str, dict[str, ConfigRecordValu
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
         }
     finally:
+        started = set(psutil.Process().children(recursive=True)) - before
         ray.shutdown()
+        _, alive = psutil.wait_procs(started, timeout=_SECONDS_TO_END)
+        for process in alive:  # a worker that was still starting does not hear that Ray has ended
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(alive, timeout=_SECONDS_TO_END)
         logger.setLevel(level)
         _restore("PYTHONPATH", python_path)
         shutil.rmtree(folder, ignore_errors=True)
