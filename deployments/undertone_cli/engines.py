@@ -18,7 +18,7 @@ def check_engine(name: str) -> None:
     """
     if name not in ENGINES:
         raise InputError(f'there is no engine "{name}"; there are {", ".join(ENGINES)}')
-    if name == RAY and find_spec("ray") is None:
+    if name == RAY and not all(find_spec(library) for library in ("ray", "psutil")):
         raise InputError('--engine ray needs Ray: pip install "undertone[ray]", or leave --engine out')
 
 
