@@ -21,6 +21,7 @@ from undertone.plan import (
 )
 from undertone.privacy.accounting import GaussianEvent, calibrate, epsilon_pld, epsilon_rdp
 from undertone.privacy.quantise import Grid, choose_grid
+from undertone.progress import reporter
 from undertone.secagg.parameters import default_colluders, default_threshold
 from undertone.study import Study
 
@@ -157,6 +158,7 @@ def _grid(study: Study, method: Method, base: PinnedBase, units: dict[str, int])
     clip = study.privacy.clip_norm
     origin: ClipOrigin = "study"
     if clip == "auto":
+        reporter().line('privacy.clip_norm = "auto": inverting public images; a number here makes a plan at once')
         # Two digits: the same plan on machines whose arithmetic differs in the last bits.
         clip = float(f"{method.public_clip_norm(base, study.data.caption):.2g}")
         origin = "public images"

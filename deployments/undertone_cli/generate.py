@@ -9,8 +9,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from undertone.errors import FolderError, InputError
-from undertone.models.adapted import attach, read_weights
-from undertone.models.base import load_base
 from undertone.models.devices import AUTO, choose
 from undertone.models.grid import save_grid
 from undertone.models.pinned import check_pins, pin
@@ -55,6 +53,9 @@ def generate(
         raise FolderError(f"{folder} exists already; choose another --out")
     if count < 1:
         raise InputError("-n must be at least 1")
+    from undertone.models.adapted import attach, read_weights  # torch: not for --help, nor for a wrong folder
+    from undertone.models.base import load_base
+
     pinned = pin(plan.model.base, plan.model.revision)
     check_pins(pinned, plan.model.files)
     base = load_base(pinned, choose(device)[0], keep_safety_checker=True)

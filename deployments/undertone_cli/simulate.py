@@ -19,7 +19,6 @@ from undertone.resolve import refuse_noise, resolve
 from undertone.statement import SIMULATION
 from undertone.study import SITE_NAME, Study, load_study
 from undertone_cli.console import Bars, out, table
-from undertone_cli.diagnostics import diagnose
 from undertone_cli.engines import ENGINES, IN_PROCESS, check_engine, run_on
 from undertone_cli.plan import describe
 from undertone_cli.provisioning import federate
@@ -79,6 +78,8 @@ def simulate(
     if not run.release.exists():
         run_on(engine, run_folder.resolve(), sorted((run_folder.resolve() / "sites").iterdir()))
     if (run_folder / "holdout").exists() and not (run_folder / "diagnostics.json").exists():
+        from undertone_cli.diagnostics import diagnose  # torch: only where distances are asked for
+
         diagnose(run_folder)
     return run.release
 
