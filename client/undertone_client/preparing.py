@@ -4,9 +4,10 @@ The long part of a round. It can be interrupted and asked for again: coins fall 
 and nothing that depends on a record leaves the site.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,23 +15,20 @@ from numpy.typing import NDArray
 from undertone.canonical import digest_of, sha256_hex
 from undertone.captions import fill_caption
 from undertone.failpoints import reached
-from undertone.methods.protocol import UnitRecords
+from undertone.methods.protocol import Method, Progress, UnitRecords
 from undertone.methods.registry import planned_method
 from undertone.models.base import LoadedBase, load_base
+from undertone.models.devices import check_dtype, choose
 from undertone.models.pinned import check_pins, pin
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, poisson_sample
 from undertone.privacy.rows import row_generator, row_key
 from undertone.progress import reporter
+from undertone_client.lanes import Lane, Row, rows_by_lane
 from undertone_client.latents import cached_latents
 from undertone_client.records import RecordTable, read_records
 from undertone_client.site import SiteDir
-from undertone_client.slots import in_slots
 from undertone_client.state import Attempt, NodeState
-
-Row = NDArray[np.float32]
-RecordsOf = Callable[[str], UnitRecords | None]
-RowMaker = Callable[[list[UnitRecords]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -51,26 +49,32 @@ class Preparation:
         # Before the coins: whether a site can take part must not depend on how they fell.
         check_pins(pinned, plan.model.files)
         method, units = planned_method(plan, pinned), table.units()
+        lanes = self._lanes(method, digest_of(dict(pinned.files)))
         missing = self._unfinished(units)
         if not missing:
             return
-        base = _loaded(plan.model.base, plan.model.revision, self.site.config.device, digest_of(dict(pinned.files)))
         with reporter().task(f"{self.site.config.site}: reading images", len(table.records)) as progress:
-            latents = cached_latents(self.site.cache, table, pinned, base, self.site.note, progress)
+            latents = cached_latents(self.site.cache, table, pinned, lanes[0].base, self.site.note, progress)
         with reporter().task(f"{self.site.config.site}: {method.name}", len(missing)) as progress:
-            zero = np.zeros(plan.method.dimension, dtype=np.float32)
-            size = self.site.config.micro_batch
-            for block in _blocks(missing, size):
-                found = self._rows(
-                    block,
-                    size,
-                    lambda unit: self._records(unit, table, units.get(unit, []), latents),
-                    lambda slots: method.rows(base, self.state, slots, lambda _steps: None),
-                )
+            for rows in rows_by_lane(
+                lanes, missing, lambda unit: self._records(unit, table, units.get(unit, []), latents)
+            ):
                 reached("preparing/rows computed")
-                self.memory.keep_rows(self.attempt, [(unit, found.get(unit, zero)) for unit in block])
+                self.memory.keep_rows(self.attempt, [(unit, self._or_zero(unit, row)) for unit, row in rows.items()])
                 reached("preparing/rows durable")
-                progress(len(block))
+                progress(len(rows))
+
+    def _lanes(self, method: Method, files: str) -> list[Lane]:
+        """One lane for each of the site's devices, their slots settled before an image is read (see lanes.py)."""
+        config, plan, lanes = self.site.config, self.plan, []
+        for device in choose(config.device):
+            check_dtype(device, config.dtype)
+            base = _loaded(plan.model.base, plan.model.revision, device, files)
+            lane = Lane(device, config.dtype, base, partial(_rows, method, self.state), self.site.note)
+            expected = ceil(plan.privacy.sampling_rate * plan.cohort.units[config.site])
+            lane.settle(plan.digest, config.micro_batch, expected)
+            lanes.append(lane)
+        return lanes
 
     def _unfinished(self, units: dict[str, list[int]]) -> list[str]:
         """The sampled units whose rows are not on disk; draws the coins where they have not fallen."""
@@ -85,30 +89,12 @@ class Preparation:
         done = self.memory.rows(self.attempt).keys()
         return [unit for unit in chosen if unit not in done]
 
-    def _rows(self, block: list[str], size: int, records_of: RecordsOf, compute: RowMaker) -> dict[str, Row]:
-        """Unit -> row of those that have one; a unit without becomes a zero row and a log line (PRIVACY 17).
-
-        Every call computes `size` slots, dummies where no unit is, so that no unit can change another's row,
-        not even in the last bit (`slots.py`). Where memory runs out, which depends on the shapes and not on
-        records, the same units are computed again in half as many slots.
-        """
-        prepared = {unit: records_of(unit) for unit in block}
-        readable = {unit: found for unit, found in prepared.items() if found is not None}
-        try:
-            rows = compute(in_slots(list(readable.values()), size)) if readable else np.zeros((0, 0), np.float32)
-        except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-            if size == 1:
-                self.site.note(f"zero row: {block[0]} does not fit into memory")
-                return {}
-            halves = _blocks(block, size // 2)
-            return {k: row for half in halves for k, row in self._rows(half, size // 2, records_of, compute).items()}
-        found = dict(zip(readable, rows, strict=False))
-        for unit in block:
-            if unit not in found or not np.isfinite(found[unit]).all():
-                self.site.note(f"zero row: {unit} has no finite row")
-        return found
+    def _or_zero(self, unit: str, row: Row | None) -> Row:
+        """The row; a zero row and a log line for a unit that has none (PRIVACY 17)."""
+        if row is not None and np.isfinite(row).all():
+            return row
+        self.site.note(f"zero row: {unit} has no finite row, or does not fit into memory")
+        return np.zeros(self.plan.method.dimension, dtype=np.float32)
 
     def _table(self) -> RecordTable:
         config, data = self.site.config, self.plan.data
@@ -134,7 +120,7 @@ class Preparation:
         return UnitRecords(latents[readable], tuple(captions), row_generator(key))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)  # one copy for each device
 def _loaded(reference: str, revision: str | None, device: str, _files: str) -> LoadedBase:
     """The base model, loaded once for all requests (and, in simulation, all sites) of a process.
 
@@ -143,16 +129,12 @@ def _loaded(reference: str, revision: str | None, device: str, _files: str) -> L
     return load_base(pin(reference, revision), device)
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; torch says so in a RuntimeError's text alone on CPUs."""
-    return isinstance(error, MemoryError) or "memory" in str(error).lower()
-
-
 def state_sha256(state: NDArray[np.float32]) -> str:
     """SHA-256 of a public state w [d], as hexadecimal."""
     return sha256_hex(state.astype("<f4").tobytes())
 
 
-def _blocks(units: list[str], size: int) -> Iterator[list[str]]:
-    for start in range(0, len(units), size):
-        yield units[start : start + size]
+def _rows(
+    method: Method, state: NDArray[np.float32], base: LoadedBase, slots: Sequence[UnitRecords], progress: Progress
+) -> NDArray[np.float32]:
+    return method.rows(base, state, slots, progress)

@@ -16,14 +16,15 @@ import json
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import Field, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 
 from undertone.durable import write_durable
 from undertone.errors import FolderError, NotApproved
 from undertone.keys import create_key, load_key, write_secret
+from undertone.models.devices import AUTO, Dtype
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
 from undertone.secagg.federation import Federation, read_federation
@@ -38,8 +39,12 @@ class NodeConfig(Section):
     site: SiteName
     data: str
     metadata: str | None = None
-    device: str = "cpu"
-    micro_batch: int = Field(default=32, ge=1)
+    # "auto", "cpu", "cuda:0", "mps", or a list of devices, between which the units are divided.
+    device: str | list[str] = AUTO
+    # Of the frozen model's forward pass; rows stay float32.
+    dtype: Dtype = "float32"
+    # How many units at a time; "auto" finds out by a dry run on random data.
+    micro_batch: Literal["auto"] | PositiveInt = "auto"
     keep_rows: bool = False
 
 

@@ -25,6 +25,7 @@ from undertone.privacy.accounting import calibrate, epsilon_claim, epsilon_rdp
 from undertone.privacy.distributed import noise_margin, share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import Grid, choose_grid
+from undertone.progress import reporter
 from undertone.study import Study
 
 
@@ -181,6 +182,7 @@ def _grid(
     clip = study.privacy.clip_norm
     origin: ClipOrigin = "study"
     if clip == "auto":
+        reporter().line('privacy.clip_norm = "auto": inverting public images; a number here makes a plan at once')
         # Two digits: the same plan on machines whose arithmetic differs in the last bits.
         clip = float(f"{method.public_clip_norm(base, study.data.caption):.2g}")
         origin = "public images"

@@ -11,7 +11,6 @@ from undertone.errors import FolderError, InputError
 from undertone.progress import reporting
 from undertone.verify import verify
 from undertone_cli.console import Bars, out, table
-from undertone_cli.diagnostics import LABEL, diagnostics_of
 from undertone_cli.simulate import show_result, simulate
 from undertone_server.run import refuse_existing
 
@@ -73,6 +72,8 @@ def demo(folder: Path) -> dict[str, float]:
     study.write_text(STUDY, encoding="utf-8")
     release = simulate(study, folder / "data", folder / "run", holdout=0.3)
     verify(release)
+    from undertone_cli.diagnostics import diagnostics_of  # torch: not before the first progress line
+
     return diagnostics_of(folder / "run")
 
 
@@ -86,6 +87,8 @@ def command(folder: Path) -> None:
     """
     with Bars() as bars, reporting(bars):
         distances = demo(folder)
+    from undertone_cli.diagnostics import LABEL  # torch
+
     table(
         "distance (KID) from generated images to held-out private ones",
         ["", "KID"],

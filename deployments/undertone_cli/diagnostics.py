@@ -13,6 +13,7 @@ from undertone.methods.protocol import Method
 from undertone.methods.registry import method_for
 from undertone.models.adapted import attach
 from undertone.models.base import load_base
+from undertone.models.devices import choose
 from undertone.models.distance import EncoderFeatures, kid
 from undertone.models.grid import save_grid
 from undertone.models.pinned import PinnedBase, check_pins, pin
@@ -43,7 +44,8 @@ def diagnose(folder: Path) -> dict[str, float]:
     pinned = pin(plan.model.base, plan.model.revision)
     check_pins(pinned, plan.model.files)
     public = np.stack([draw(_PUBLIC_SEED, index, pinned.image_size).pixels for index in range(_PUBLIC_IMAGES)])
-    features = EncoderFeatures.from_public(load_base(pinned), public)
+    (device,) = choose()
+    features = EncoderFeatures.from_public(load_base(pinned, device), public)
     held_out = features.of(_pixels(run, plan, "holdout", pinned.image_size))
     training = features.of(_pixels(run, plan, "sites", pinned.image_size))
     distances = {"training images (floor)": kid(training, held_out)}
@@ -51,7 +53,7 @@ def diagnose(folder: Path) -> dict[str, float]:
     variants = _variants(run, plan, method, pinned)
     with reporter().task("diagnostics (simulation only)", len(variants)) as progress:
         for name, (prompt, state) in variants.items():
-            adapted = load_base(pinned)
+            adapted = load_base(pinned, device)
             if state is not None:
                 attach(adapted, method.weights(state))
             images = adapted.sample([prompt] * IMAGES, list(range(IMAGES)), steps=STEPS, guidance=1.0)

@@ -9,8 +9,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from undertone.errors import FolderError, InputError
-from undertone.models.adapted import attach, read_weights
-from undertone.models.base import load_base
+from undertone.models.devices import AUTO, choose
 from undertone.models.grid import save_grid
 from undertone.models.pinned import check_pins, pin
 from undertone.plan import Plan
@@ -29,6 +28,7 @@ def generate(
     steps: int = 25,
     guidance: float = 1.0,
     seed: int | None = None,
+    device: str = AUTO,
 ) -> list[Path]:
     """Make `count` images of one prompt with a release and write them as an imagefolder.
 
@@ -40,6 +40,7 @@ def generate(
         steps: denoising steps.
         guidance: classifier-free guidance scale; 1 is none.
         seed: the first image's public seed; by default a fresh one, written to metadata.csv.
+        device: "auto", or one torch device.
 
     Raises:
         UndertoneError: the release or its base model is not what it should be, or the folder exists.
@@ -52,9 +53,12 @@ def generate(
         raise FolderError(f"{folder} exists already; choose another --out")
     if count < 1:
         raise InputError("-n must be at least 1")
+    from undertone.models.adapted import attach, read_weights  # torch: not for --help, nor for a wrong folder
+    from undertone.models.base import load_base
+
     pinned = pin(plan.model.base, plan.model.revision)
     check_pins(pinned, plan.model.files)
-    base = load_base(pinned, keep_safety_checker=True)
+    base = load_base(pinned, choose(device)[0], keep_safety_checker=True)
     attach(base, read_weights(release))
     first = secrets.randbits(31) if seed is None else seed
     seeds, images = [first + index for index in range(count)], []
@@ -96,8 +100,9 @@ def _write(folder: Path, images: list[Image.Image], prompt: str, seeds: list[int
 @click.option("--steps", default=25, show_default=True, type=click.IntRange(min=1), help="Denoising steps.")
 @click.option("--guidance", default=1.0, show_default=True, help="Classifier-free guidance; 1 is none.")
 @click.option("--seed", type=click.IntRange(0, 2**62), help="Public seed of the first image; fresh by default.")
+@click.option("--device", default=AUTO, show_default=True, help='A torch device, such as "cpu" or "cuda:0".')
 def command(
-    release: Path, prompt: str, count: int, folder: Path, steps: int, guidance: float, seed: int | None
+    release: Path, prompt: str, count: int, folder: Path, steps: int, guidance: float, seed: int | None, device: str
 ) -> None:
     """Make images with a RELEASE; each PNG says inside that it is synthetic.
 
@@ -105,5 +110,5 @@ def command(
     the checker stays on.
     """
     with Bars() as bars, reporting(bars):
-        paths = generate(release, prompt, count, folder, steps=steps, guidance=guidance, seed=seed)
+        paths = generate(release, prompt, count, folder, steps=steps, guidance=guidance, seed=seed, device=device)
     out.print(f"{len(paths)} images in {folder}; look at {folder / 'grid.png'}", highlight=False, markup=False)

@@ -6,11 +6,9 @@ import sys
 from typing import Any
 
 import click
-from rich.markup import escape
 
 from undertone import __version__
 from undertone.errors import UndertoneError
-from undertone_cli.console import err
 
 # Flower must neither report home nor install anything at run time (DESIGN 5).
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -54,6 +52,10 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except UndertoneError as error:
+            from rich.markup import escape  # not for --help
+
+            from undertone_cli.console import err
+
             line = " ".join(str(error).split())  # libraries' messages may have several lines
             err.print(f"[bold red]{type(error).__name__}[/]: {escape(line)}", soft_wrap=True, highlight=False)
             sys.exit(error.exit_code)

@@ -3,12 +3,14 @@
 import os
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from undertone.errors import DataError, FolderError, InputError, PlanChanged, StudyError
 from undertone.keys import public_hex
+from undertone.models.devices import AUTO, Device, choose
 from undertone.models.pinned import pin
 from undertone.plan import Plan
 from undertone.privacy.entropy import OsEntropy
@@ -17,16 +19,21 @@ from undertone.resolve import refuse_noise, resolve
 from undertone.statement import SIMULATION
 from undertone.study import SITE_NAME, Study, load_study
 from undertone_cli.console import Bars, out, table
-from undertone_cli.diagnostics import diagnose
-from undertone_cli.inprocess import run_inprocess
+from undertone_cli.engines import ENGINES, IN_PROCESS, check_engine, run_on
 from undertone_cli.plan import describe
 from undertone_cli.provisioning import federate
 from undertone_cli.split import SiteData, split
-from undertone_client.app import app as client_app
 from undertone_client.records import check_images, write_metadata
 from undertone_client.site import NodeConfig, Policy, create_site
-from undertone_server.app import app as server_app
 from undertone_server.run import RunFolder, refuse_existing
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a simulation runs; none of it enters the plan."""
+
+    engine: str
+    device: Device
 
 
 def simulate(
@@ -38,8 +45,10 @@ def simulate(
     sites: int | None = None,
     holdout: float = 0.0,
     resume: bool = False,
+    engine: str = IN_PROCESS,
+    device: Device = AUTO,
 ) -> Path:
-    """Run a study with all its sites in this process and return its release folder.
+    """Run a study with all its sites on this machine and return its release folder.
 
     Args:
         study_file: STUDY.toml.
@@ -49,37 +58,34 @@ def simulate(
         sites: into how many sites to split the folder, where no column says.
         holdout: the fraction of units kept apart; with it, diagnostics.json compares distances.
         resume: go on with a RUN that was interrupted.
+        engine: "inprocess", or "ray" for many sites at once; a RUN may go on with another than it began with.
+        device: where the sites compute: "auto", or one or several torch devices; with `resume`, as RUN has it.
 
     Raises:
         UndertoneError: bad input before anything is written; refusals at any time, nothing lost.
     """
+    check_engine(engine)
     study = load_study(study_file)
     if resume:
         _check_same_study(study_file, run_folder)
     else:
-        _prepare(study, study_file, data, run_folder, split_by, sites, holdout)
+        refuse_existing(run_folder, "choose another --out, or --resume to go on with it")
+        if device != AUTO:
+            choose(device)  # before anything is written
+        shares = split(study, data, split_by, sites, holdout)
+        _prepare(study, study_file, run_folder, shares, Machine(engine, device))
     run = RunFolder(run_folder)
     if not run.release.exists():
-        run_inprocess(server_app, client_app, run_folder.resolve(), sorted((run_folder / "sites").iterdir()))
+        run_on(engine, run_folder.resolve(), sorted((run_folder.resolve() / "sites").iterdir()))
     if (run_folder / "holdout").exists() and not (run_folder / "diagnostics.json").exists():
+        from undertone_cli.diagnostics import diagnose  # torch: only where distances are asked for
+
         diagnose(run_folder)
     return run.release
 
 
-def _prepare(
-    study: Study,
-    study_file: Path,
-    data: Path,
-    folder: Path,
-    split_by: str | None,
-    sites: int | None,
-    holdout: float,
-) -> None:
+def _prepare(study: Study, study_file: Path, folder: Path, shares: dict[str, SiteData], machine: Machine) -> None:
     """Check everything, then write RUN whole: plan, signed, and a SITE_DIR for each site."""
-    refuse_existing(folder, "choose another --out, or --resume to go on with it")
-    if not 0 <= holdout < 1:
-        raise StudyError(f"--holdout {holdout} must be at least 0 and below 1")
-    shares = split(study, data, split_by, sites, holdout)
     _check_roster(study, shares)
     _check_all_images(study, shares)
     filled = {site: round_units(len(share.training.units())) for site, share in shares.items()}
@@ -89,7 +95,7 @@ def _prepare(
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        _write_run(part, plan, study, study_file, shares)
+        _write_run(part, plan, study_file, shares, machine)
         part.rename(folder)
     except OSError as error:
         raise FolderError(f"{folder} cannot be written: {error.strerror or error}") from None
@@ -103,8 +109,8 @@ def round_units(count: int) -> int:
     return count // step * step or count
 
 
-def _write_run(part: Path, plan: Plan, study: Study, study_file: Path, shares: dict[str, SiteData]) -> None:
-    run = RunFolder.create(part, plan, {"setting": SIMULATION, "engine": "inprocess"})
+def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteData], machine: Machine) -> None:
+    run = RunFolder.create(part, plan, {"setting": SIMULATION, "engine": machine.engine})
     shutil.copyfile(study_file, part / "study.toml")
     plain = plan.aggregation.mode == "plain"
     policy = Policy(coordinator=public_hex(run.key()), approved=[plan.digest], allow_plain=plain)
@@ -113,6 +119,7 @@ def _write_run(part: Path, plan: Plan, study: Study, study_file: Path, shares: d
             site=site,
             data=str(share.training.root),
             metadata="metadata.csv",
+            device=machine.device if isinstance(machine.device, str) else list(machine.device),
             keep_rows=bool(share.holdout.records),
         )
         create_site(part / "sites" / site, config, policy, OsEntropy())
@@ -158,7 +165,10 @@ def _check_all_images(study: Study, shares: dict[str, SiteData]) -> None:
 @click.option("--sites", type=click.IntRange(min=2), help="Split into this many equal sites instead.")
 @click.option("--holdout", type=float, default=0.0, show_default=True, help="Fraction of units kept for diagnostics.")
 @click.option("--out", "run_folder", type=click.Path(path_type=Path), required=True, help="The RUN folder to write.")
-@click.option("--engine", type=click.Choice(["inprocess"]), default="inprocess", show_default=True)
+@click.option(
+    "--engine", type=click.Choice(ENGINES), default=IN_PROCESS, show_default=True, help="ray: many sites at once."
+)
+@click.option("--device", multiple=True, help='Where sites compute, such as "cuda:0"; several times for several.')
 @click.option("--resume", is_flag=True, help="Go on with a RUN that was interrupted.")
 def command(
     study: Path,
@@ -168,6 +178,7 @@ def command(
     holdout: float,
     run_folder: Path,
     engine: str,
+    device: tuple[str, ...],
     resume: bool,
 ) -> None:
     """Run STUDY.toml with all its sites on this machine; --resume takes data and split from RUN.
@@ -180,8 +191,20 @@ def command(
     """
     if split_by and sites:
         raise InputError("--split-by and --sites exclude each other")
+    if device and resume:
+        raise InputError("--device is for a new RUN; with --resume, change device in RUN/sites/*/node.toml")
     with Bars() as bars, reporting(bars):
-        release = simulate(study, data, run_folder, split_by=split_by, sites=sites, holdout=holdout, resume=resume)
+        release = simulate(
+            study,
+            data,
+            run_folder,
+            split_by=split_by,
+            sites=sites,
+            holdout=holdout,
+            resume=resume,
+            engine=engine,
+            device=device or AUTO,
+        )
     show_result(run_folder, release)
 
 

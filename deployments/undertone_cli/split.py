@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from undertone.errors import DataError
+from undertone.errors import DataError, StudyError
 from undertone.study import Study
 from undertone_client.records import METADATA_NAMES, Record, RecordTable, read_records
 
@@ -24,8 +24,11 @@ def split(study: Study, data: Path, split_by: str | None, sites: int | None, hol
     each. A unit is held out or not by a hash of its name: the same units every time.
 
     Raises:
+        StudyError: `holdout` is no fraction.
         DataError: the folder cannot be split that way; says what would do.
     """
+    if not 0 <= holdout < 1:
+        raise StudyError(f"--holdout {holdout} must be at least 0 and below 1")
     tables = _site_tables(study, data, split_by, sites)
     shares: dict[str, SiteData] = {}
     for site, table in sorted(tables.items()):

@@ -15,6 +15,7 @@ from undertone.manifest import write_manifest
 from undertone.methods.protocol import Method
 from undertone.models.adapted import attach, read_weights
 from undertone.models.base import load_base
+from undertone.models.devices import choose
 from undertone.models.grid import image_grid
 from undertone.models.pinned import check_pins, pin
 from undertone.plan import Plan
@@ -84,7 +85,7 @@ def _draw_samples(plan: Plan, part: Path, before: str, after: str) -> None:
     """samples.png: the same public seeds, before and after."""
     pinned = pin(plan.model.base, plan.model.revision)
     check_pins(pinned, plan.model.files)
-    base = load_base(pinned)
+    base = load_base(pinned, choose()[0])
     seeds, rows = list(range(SAMPLES)), {}
     for label, prompt in ((f'before: "{before}"', before), (f'after: "{after}"', after)):
         if prompt == after:

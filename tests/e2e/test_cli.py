@@ -153,6 +153,9 @@ def test_bad_data(tmp_path: Path, tiny_base: Path, data: Path, fault: str) -> No
         (["--split-by", "site", "--holdout", "1.0"], ["--holdout 1.0"]),
         (["--split-by", "site", "--holdout", "0.999999"], ["--holdout"]),
         (["--split-by", "site", "--holdout", "-0.1"], ["--holdout -0.1"]),
+        (["--split-by", "site", "--device", "cuda:99"], ["ModelError", "cuda:99", "cpu"]),
+        (["--split-by", "site", "--device", "cpu", "--device", "cpu"], ["each once"]),
+        (["--split-by", "site", "--device", "cpu", "--resume"], ["--device is for a new RUN"]),
     ],
 )
 def test_a_bad_split(study: Path, data: Path, options: list[str], words: list[str]) -> None:
@@ -285,6 +288,8 @@ def test_generate_refuses_what_it_must(finished_run: FinishedRun, tmp_path: Path
     assert_one_line(call("generate", tmp_path, *options, "--out", tmp_path / "new"), 2, "plan.json")
     none = ["--prompt", "a", "-n", 0, "--out", tmp_path / "new"]
     assert_one_line(call("generate", finished_run.release, *none), 2, "-n must be")
+    away = ["--prompt", "a", "-n", 1, "--device", "cuda:99", "--out", tmp_path / "new"]
+    assert_one_line(call("generate", finished_run.release, *away), 2, "ModelError", "cuda:99", "cpu")
     assert not (tmp_path / "new").exists()
 
 

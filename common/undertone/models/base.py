@@ -14,7 +14,7 @@ from undertone.errors import ModelError
 from undertone.models.pinned import PinnedBase
 
 
-@dataclass
+@dataclass(eq=False)
 class LoadedBase:
     """A frozen Stable Diffusion pipeline on one device, in eval mode.
 
@@ -64,7 +64,7 @@ def load_base(base: PinnedBase, device: str = "cpu", *, keep_safety_checker: boo
 
     Args:
         base: what `pin` found.
-        device: a torch device.
+        device: a torch device, such as one that `devices.choose` found.
         keep_safety_checker: for making images people will see; training and distances do without.
 
     Raises:
@@ -85,6 +85,9 @@ def load_base(base: PinnedBase, device: str = "cpu", *, keep_safety_checker: boo
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"{base.reference} cannot be loaded as a StableDiffusionPipeline: {error}") from None
     pipeline.set_progress_bar_config(disable=True)
+    if torch.device(device).type == "cuda":
+        # Kernels by shape alone (PRIVACY 14): never by a race between candidates, never with atomic sums.
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     pipeline.to(device)
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
         part.requires_grad_(False).eval().float()  # a config's own precision may be half

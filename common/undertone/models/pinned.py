@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
@@ -163,6 +161,9 @@ def _folder_of(reference: str, revision: str | None) -> Path:
         )
     if revision is None:
         raise ModelError(f'model.base = "{reference}" is a hub id: add model.revision, the commit to use')
+    from huggingface_hub import snapshot_download  # slow to import: only for a hub id
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(reference, revision=revision, allow_patterns=list(_HUB_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
