@@ -24,9 +24,9 @@ from undertone.package import package_sha256
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger, commit_to_sum
-from undertone.privacy.quantise import site_sum
 from undertone.secagg.plain import mask
-from undertone.stages import Contributions, MaskedVector
+from undertone.stages import MaskedVector
+from undertone_client.contribution import site_total
 from undertone_client.preparing import Preparation, state_sha256
 from undertone_client.site import SiteDir
 from undertone_client.state import Attempt, NodeState
@@ -96,13 +96,7 @@ class Node:
     ) -> MaskedVector:
         """Clip, quantise, sum, clamp, mask; charge durably; only then answer (PRIVACY 4, 12)."""
         attempt = _attempt(plan, request)
-        chosen, rows = memory.sampled(attempt, state_sha256(state)), memory.rows(attempt)
-        if chosen is None or set(chosen) != set(rows):
-            raise ProtocolError(f"round {request.round}, attempt {request.attempt} was not prepared")
-        stacked = np.array([rows[unit] for unit in chosen], dtype=np.float32).reshape(
-            len(chosen), plan.method.dimension
-        )
-        masked = mask(site_sum(Contributions(stacked), plan.grid.as_grid()))
+        masked = mask(site_total(plan, attempt, state_sha256(state), memory))
         # The site's own secret is the salt: a plain hash of a sum could be tested by guessing one unit.
         commitment = commit_to_sum(masked.words.astype(np.int64), self.site.secret())
         once = plan.privacy.sampling_rate == 1

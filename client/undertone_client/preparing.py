@@ -17,13 +17,15 @@ from undertone.failpoints import reached
 from undertone.methods.protocol import UnitRecords
 from undertone.methods.registry import planned_method
 from undertone.models.base import LoadedBase, load_base
-from undertone.models.pinned import check_pins, pin
+from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, poisson_sample
 from undertone.privacy.rows import row_generator, row_key
 from undertone.progress import reporter
-from undertone_client.latents import cached_latents
-from undertone_client.records import RecordTable, read_records
+from undertone_client.latents import Latents, cached_latents
+from undertone_client.notes import few
+from undertone_client.records import RecordTable
+from undertone_client.registration import present, register
 from undertone_client.site import SiteDir
 from undertone_client.slots import in_slots
 from undertone_client.state import Attempt, NodeState
@@ -46,7 +48,7 @@ class Preparation:
 
     def run(self) -> None:
         """Draw the coins once, then compute every sampled unit's row that is not on disk yet."""
-        plan, table = self.plan, self._table()
+        plan, table = self.plan, register(self.site, self.plan)  # once: later calls find the registration
         pinned = pin(plan.model.base, plan.model.revision)
         # Before the coins: whether a site can take part must not depend on how they fell.
         check_pins(pinned, plan.model.files)
@@ -55,8 +57,7 @@ class Preparation:
         if not missing:
             return
         base = _loaded(plan.model.base, plan.model.revision, self.site.config.device, digest_of(dict(pinned.files)))
-        with reporter().task(f"{self.site.config.site}: reading images", len(table.records)) as progress:
-            latents = cached_latents(self.site.cache, table, pinned, base, self.site.note, progress)
+        latents = self._latents(table, [index for unit in missing for index in units[unit]], pinned, base)
         with reporter().task(f"{self.site.config.site}: {method.name}", len(missing)) as progress:
             zero = np.zeros(plan.method.dimension, dtype=np.float32)
             size = self.site.config.micro_batch
@@ -64,7 +65,7 @@ class Preparation:
                 found = self._rows(
                     block,
                     size,
-                    lambda unit: self._records(unit, table, units.get(unit, []), latents),
+                    lambda unit: self._records(unit, table, units[unit], latents),
                     lambda slots: method.rows(base, self.state, slots, lambda _steps: None),
                 )
                 reached("preparing/rows computed")
@@ -82,7 +83,7 @@ class Preparation:
             reached("preparing/coins drawn")
             self.memory.keep_sample(self.attempt, digest, chosen)
             reached("preparing/coins durable")
-        done = self.memory.rows(self.attempt).keys()
+        done = self.memory.finished(self.attempt)
         return [unit for unit in chosen if unit not in done]
 
     def _rows(self, block: list[str], size: int, records_of: RecordsOf, compute: RowMaker) -> dict[str, Row]:
@@ -110,28 +111,32 @@ class Preparation:
                 self.site.note(f"zero row: {unit} has no finite row")
         return found
 
-    def _table(self) -> RecordTable:
-        config, data = self.site.config, self.plan.data
-        metadata = self.site.folder / config.metadata if config.metadata else None
-        # A file that went missing after approval must not show outside: it becomes a zero row (PRIVACY 17).
-        root = self.site.folder / config.data
-        return read_records(root, self.plan.privacy.unit, data.unit_column, data.caption, metadata, missing_files=True)
+    def _latents(self, table: RecordTable, needed: list[int], pinned: PinnedBase, base: LoadedBase) -> Latents:
+        """The latents of the records that are still what was registered; the others have none (PRIVACY 17)."""
+        plan, checked = self.plan, np.zeros(len(table.records), dtype=np.bool_)
+        checked[needed] = True
+        label = f"{self.site.config.site}: reading images"
+        with few(self.site.note) as note, reporter().task(label, len(table.records)) as progress:
+            listed = present(table, plan.privacy.unit, plan.data.unit_column, note)
+            for index in np.flatnonzero(~listed):
+                note(f"zero row: {table.source} no longer lists {table.records[index].file} with its unit")
+            return cached_latents(self.site.cache, table, listed, checked, pinned, base, note, progress)
 
     def _records(
         self,
         unit: str,
         table: RecordTable,
         positions: list[int],
-        latents: NDArray[np.float32],
+        latents: Latents,
     ) -> UnitRecords | None:
         """One unit's readable records with randomness of its own; None where no record can be read."""
-        readable = [index for index in positions if np.isfinite(latents[index]).all()]
+        readable = [index for index in positions if latents.readable[index]]
         if not readable:
             return None
         token = str(self.plan.method.options.get("token", ""))
         captions = [fill_caption(self.plan.data.caption, token, table.records[index].columns) for index in readable]
         key = row_key(self.site.secret(), *self.attempt, unit)
-        return UnitRecords(latents[readable], tuple(captions), row_generator(key))
+        return UnitRecords(latents.of(readable), tuple(captions), row_generator(key))
 
 
 @lru_cache(maxsize=1)

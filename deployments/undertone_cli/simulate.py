@@ -23,6 +23,7 @@ from undertone_cli.plan import describe
 from undertone_cli.split import SiteData, split
 from undertone_client.app import app as client_app
 from undertone_client.records import check_images, write_metadata
+from undertone_client.registration import register
 from undertone_client.site import NodeConfig, Policy, create_site
 from undertone_server.app import app as server_app
 from undertone_server.run import RunFolder, refuse_existing
@@ -113,8 +114,9 @@ def _write_run(part: Path, plan: Plan, study: Study, study_file: Path, shares: d
             metadata="metadata.csv",
             keep_rows=bool(share.holdout.records),
         )
-        create_site(part / "sites" / site, config, policy, OsEntropy())
+        folder = create_site(part / "sites" / site, config, policy, OsEntropy())
         write_metadata(part / "sites" / site / "metadata.csv", share.training.records)
+        register(folder, plan)  # from here on a bad record is a zero row (PRIVACY 17)
         if share.holdout.records:
             (part / "holdout" / site).mkdir(parents=True)
             write_metadata(part / "holdout" / site / "metadata.csv", share.holdout.records)

@@ -24,7 +24,7 @@ MAY_IMPORT = {
 
 # Who may build a stage (or a receipt): a step cannot be skipped by accident.
 DOORS = {
-    "Contributions": {"undertone_client/node.py"},
+    "Contributions": {"undertone_client/contribution.py"},
     "ClippedSum": {"undertone/privacy/quantise.py"},
     "MaskedVector": {"undertone/secagg/plain.py", "undertone_server/plain_round.py"},
     "Sum": {"undertone/secagg/plain.py", "undertone_server/run.py"},

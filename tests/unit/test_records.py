@@ -172,14 +172,14 @@ def test_a_record_without_unit_id_is_named_with_its_line(folder: Path, unit_id: 
 def test_a_file_listed_twice(folder: Path) -> None:
     rewrite(folder, lambda rows: rows.append({**rows[1], "patient_id": "patient-9"}))
     message = refusal(folder)
-    assert "scan-0001.png" in message
-    assert "2 times" in message
+    assert "line 8" in message
+    assert "scan-0001.png stands in line 3 already" in message
 
 
 @pytest.mark.parametrize("spelling", ["./images/scan-0001.png", "images//scan-0001.png", "images/./scan-0001.png"])
 def test_a_file_listed_twice_under_two_spellings(folder: Path, spelling: str) -> None:
     rewrite(folder, lambda rows: rows.append({**rows[1], "file_name": spelling}))
-    assert "2 times" in refusal(folder)
+    assert "stands in line 3 already" in refusal(folder)
 
 
 @pytest.mark.parametrize("file", ["/etc/hostname", "../data/images/scan-0001.png", "images/../../x.png", ""])
@@ -203,7 +203,6 @@ def test_a_file_that_is_not_there(folder: Path) -> None:
     message = refusal(folder)
     assert "line 5" in message
     assert "scan-0003.png" in message
-    assert len(read(folder, missing_files=True).records) == 6
 
 
 def test_a_row_with_too_few_or_too_many_columns(folder: Path) -> None:
