@@ -142,15 +142,6 @@ def bad_images(table: RecordTable, size: int, progress: Callable[[int], None]) -
         progress(1)
 
 
-def check_images(table: RecordTable, size: int, progress: Callable[[int], None]) -> None:
-    """Decode every image once, so that bad ones are named before a study starts.
-
-    Raises:
-        DataError: see `refuse`.
-    """
-    refuse(list(bad_images(table, size, progress)))
-
-
 def write_metadata(path: Path, records: Sequence[Record]) -> None:
     """Write records as a metadata.csv (the reverse of `read_records`)."""
     names = sorted({name for record in records for name in record.columns})

@@ -10,6 +10,7 @@ one can reach another, so a damaged, emptied or vanished file stays as invisible
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,17 @@ from undertone_client.records import METADATA_NAMES, Record, RecordTable, key_of
 from undertone_client.site import SiteDir
 
 FOLDER = "registered"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """The records of one plan, and how the plan reads them."""
+
+    plan_digest: str
+    unit: Unit
+    unit_column: str | None
+    caption: str
+    table: RecordTable
 
 
 def register(site: SiteDir, plan: Plan) -> RecordTable:
@@ -65,19 +77,16 @@ def registered(site: SiteDir, plan: Plan) -> RecordTable | None:
         FolderError: the registration is damaged.
     """
     path = _path(site, plan)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise FolderError(f"{path} cannot be read: {error.strerror}") from None
-    head, *lines, seal, rest = data.split(b"\n") if data.count(b"\n") >= 2 else [b"", b"", b""]
-    body = data[: len(data) - len(seal) - 1]
-    if rest or seal != sha256_hex(body).encode():
-        raise FolderError(f"{path} is damaged; restore it from your backup, or plan the study anew")
-    root, metadata = places(site)
-    source = (metadata_of(root, metadata) or root / METADATA_NAMES[0]) if json.loads(head)["metadata"] else None
-    return RecordTable(root, tuple(_record(json.loads(line)) for line in lines), source)
+    return _read(site, path).table if path.exists() else None
+
+
+def registrations(site: SiteDir) -> list[Registration]:
+    """All that is registered at a site.
+
+    Raises:
+        FolderError: a registration is damaged.
+    """
+    return [_read(site, path) for path in sorted((site.folder / FOLDER).glob("*.jsonl"))]
 
 
 def present(table: RecordTable, unit: Unit, unit_column: str | None, note: Callable[[str], None]) -> NDArray[np.bool_]:
@@ -103,6 +112,21 @@ def places(site: SiteDir) -> tuple[Path, Path | None]:
     """The folder of a site's images, and its metadata file where node.toml names one."""
     config = site.config
     return site.folder / config.data, site.folder / config.metadata if config.metadata else None
+
+
+def _read(site: SiteDir, path: Path) -> Registration:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FolderError(f"{path} cannot be read: {error.strerror}") from None
+    head, *lines, seal, rest = data.split(b"\n") if data.count(b"\n") >= 2 else [b"", b"", b""]
+    body = data[: len(data) - len(seal) - 1]
+    if rest or seal != sha256_hex(body).encode():
+        raise FolderError(f"{path} is damaged; restore it from your backup, or plan the study anew")
+    values, (root, metadata) = json.loads(head), places(site)
+    source = (metadata_of(root, metadata) or root / METADATA_NAMES[0]) if values["metadata"] else None
+    table = RecordTable(root, tuple(_record(json.loads(line)) for line in lines), source)
+    return Registration(values["plan"], values["unit"], values["unit_column"], values["caption"], table)
 
 
 def _spans(table: RecordTable) -> set[tuple[int, int]]:

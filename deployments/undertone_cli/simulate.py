@@ -22,7 +22,7 @@ from undertone_cli.inprocess import run_inprocess
 from undertone_cli.plan import describe
 from undertone_cli.split import SiteData, split
 from undertone_client.app import app as client_app
-from undertone_client.records import check_images, write_metadata
+from undertone_client.records import bad_images, refuse, write_metadata
 from undertone_client.registration import register
 from undertone_client.site import NodeConfig, Policy, create_site
 from undertone_server.app import app as server_app
@@ -146,8 +146,7 @@ def _check_all_images(study: Study, shares: dict[str, SiteData]) -> None:
     size = pin(study.model.base, study.model.revision).image_size
     tables = [half for share in shares.values() for half in (share.training, share.holdout)]
     with reporter().task("checking images", sum(len(half.records) for half in tables)) as progress:
-        for half in tables:
-            check_images(half, size, progress)
+        refuse([problem for half in tables for problem in bad_images(half, size, progress)])
 
 
 @click.command("simulate")
