@@ -19,7 +19,7 @@ other formats         refused but for PNG, JPEG, TIFF, BMP, GIF, WebP: some can 
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -34,7 +34,7 @@ from undertone.errors import DataError
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 _MOST_PIXELS, _LONGEST_SIDE = 1 << 26, 1 << 16
 _DEPTHS = (8, 10, 12, 14, 16, 24, 32)
-_READERS, _AHEAD = 2, 32
+_READERS, _GROUP, _GROUPS = 2, 4, 8
 
 # Pillow warns of odd but readable files; a person is told by `node check` or not at all.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -58,28 +58,31 @@ def read_images(root: Path, files: Iterable[str], size: int) -> Iterator[NDArray
     """Each file under `root` as `load_image` gives it, or why not, in order; a few are decoded ahead.
 
     Decoders release Python's lock, so two threads keep reading while the caller computes. Memory holds
-    at most 32 images.
+    at most 32 images beside those being decoded.
     """
     rest = iter(files)
-    waiting: deque[Future[NDArray[np.uint8] | DataError]] = deque()
+    waiting: deque[Future[list[NDArray[np.uint8] | DataError]]] = deque()
     with ThreadPoolExecutor(_READERS, thread_name_prefix="images") as readers:
         try:
             while True:
-                for file in islice(rest, _AHEAD - len(waiting)):
-                    waiting.append(readers.submit(_image_or_error, root / file, size))
+                while len(waiting) < _GROUPS and (group := list(islice(rest, _GROUP))):
+                    waiting.append(readers.submit(_images_or_errors, root, group, size))
                 if not waiting:
                     return
-                yield waiting.popleft().result()
+                yield from waiting.popleft().result()
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def _image_or_error(path: Path, size: int) -> NDArray[np.uint8] | DataError:
-    try:
-        return load_image(path, size)
-    except DataError as error:
-        return error
+def _images_or_errors(root: Path, files: Sequence[str], size: int) -> list[NDArray[np.uint8] | DataError]:
+    found: list[NDArray[np.uint8] | DataError] = []
+    for file in files:
+        try:
+            found.append(load_image(root / file, size))
+        except DataError as error:
+            found.append(error)
+    return found
 
 
 def _decode(path: Path, size: int) -> NDArray[np.uint8]:
