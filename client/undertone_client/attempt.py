@@ -11,9 +11,9 @@ from undertone.messages import Request
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger, Receipt, commit_to_sum
-from undertone.privacy.quantise import site_sum
 from undertone.secagg.plain import mask
-from undertone.stages import ClippedSum, Contributions, MaskedVector
+from undertone.stages import MaskedVector
+from undertone_client.contribution import site_total
 from undertone_client.gate import add_share
 from undertone_client.preparing import Preparation, state_sha256
 from undertone_client.session import SiteSession
@@ -52,7 +52,7 @@ class OpenAttempt:
             return Answer()
         if self.request.kind != "contribute":
             raise ProtocolError(f"a plan with plain aggregation has no message {self.request.kind}")
-        masked = mask(self._clipped_sum(state_sha256(state)))
+        masked = mask(site_total(self.plan, self._key, state_sha256(state), self.memory))
         self._charge(masked.words.astype(np.int64))
         return self._leaving(Answer(masked))
 
@@ -78,7 +78,7 @@ class OpenAttempt:
     def _masked(self, session: SiteSession) -> tuple[MaskedVector, bytes]:
         """Clip, quantise, sum, clamp; charge; with distributed noise add this site's share; mask."""
         prepared_for, shared = session.begin_mask()
-        clipped = self._clipped_sum(prepared_for)
+        clipped = site_total(self.plan, self._key, prepared_for, self.memory)
         receipt = self._charge(clipped.values)
         if self.plan.privacy.noise == "central":
             return session.mask(prepared_for, shared, clipped)
@@ -92,19 +92,6 @@ class OpenAttempt:
 
     def _prepare(self, state: NDArray[np.float32]) -> None:
         Preparation(self.site, self.plan, self._key, state, self.memory, self.entropy).run()
-
-    def _clipped_sum(self, prepared_for: str) -> ClippedSum:
-        """The site's clamped sum over the units that its coins chose.
-
-        Raises:
-            ProtocolError: the attempt was not prepared.
-        """
-        chosen, rows = self.memory.sampled(self._key, prepared_for), self.memory.rows(self._key)
-        if chosen is None or set(chosen) != set(rows):
-            raise ProtocolError(f"round {self.request.round}, attempt {self.request.attempt} was not prepared")
-        shape = (len(chosen), self.plan.method.dimension)
-        stacked = np.array([rows[unit] for unit in chosen], dtype=np.float32).reshape(shape)
-        return site_sum(Contributions(stacked), self.plan.grid.as_grid())
 
     def _charge(self, values: NDArray[np.int64]) -> Receipt:
         """Charge the site's own ledger, durably, before anything leaves."""

@@ -19,14 +19,16 @@ from undertone.methods.protocol import Method, Progress, UnitRecords
 from undertone.methods.registry import planned_method
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.devices import check_dtype, choose
-from undertone.models.pinned import check_pins, pin
+from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, poisson_sample
 from undertone.privacy.rows import row_generator, row_key
 from undertone.progress import reporter
 from undertone_client.lanes import Lane, Row, rows_by_lane
-from undertone_client.latents import cached_latents
-from undertone_client.records import RecordTable, read_records
+from undertone_client.latents import Latents, cached_latents
+from undertone_client.notes import few
+from undertone_client.records import RecordTable
+from undertone_client.registration import present, register
 from undertone_client.site import SiteDir
 from undertone_client.state import Attempt, NodeState
 
@@ -44,7 +46,7 @@ class Preparation:
 
     def run(self) -> None:
         """Draw the coins once, then compute every sampled unit's row that is not on disk yet."""
-        plan, table = self.plan, self._table()
+        plan, table = self.plan, register(self.site, self.plan)  # once: later calls find the registration
         pinned = pin(plan.model.base, plan.model.revision)
         # Before the coins: whether a site can take part must not depend on how they fell.
         check_pins(pinned, plan.model.files)
@@ -53,12 +55,9 @@ class Preparation:
         missing = self._unfinished(units)
         if not missing:
             return
-        with reporter().task(f"{self.site.config.site}: reading images", len(table.records)) as progress:
-            latents = cached_latents(self.site.cache, table, pinned, lanes[0].base, self.site.note, progress)
+        latents = self._latents(table, [index for unit in missing for index in units[unit]], pinned, lanes[0].base)
         with reporter().task(f"{self.site.config.site}: {method.name}", len(missing)) as progress:
-            for rows in rows_by_lane(
-                lanes, missing, lambda unit: self._records(unit, table, units.get(unit, []), latents)
-            ):
+            for rows in rows_by_lane(lanes, missing, lambda unit: self._records(unit, table, units[unit], latents)):
                 reached("preparing/rows computed")
                 self.memory.keep_rows(self.attempt, [(unit, self._or_zero(unit, row)) for unit, row in rows.items()])
                 reached("preparing/rows durable")
@@ -86,7 +85,7 @@ class Preparation:
             reached("preparing/coins drawn")
             self.memory.keep_sample(self.attempt, digest, chosen)
             reached("preparing/coins durable")
-        done = self.memory.rows(self.attempt).keys()
+        done = self.memory.finished(self.attempt)
         return [unit for unit in chosen if unit not in done]
 
     def _or_zero(self, unit: str, row: Row | None) -> Row:
@@ -96,28 +95,32 @@ class Preparation:
         self.site.note(f"zero row: {unit} has no finite row, or does not fit into memory")
         return np.zeros(self.plan.method.dimension, dtype=np.float32)
 
-    def _table(self) -> RecordTable:
-        config, data = self.site.config, self.plan.data
-        metadata = self.site.folder / config.metadata if config.metadata else None
-        # A file that went missing after approval must not show outside: it becomes a zero row (PRIVACY 17).
-        root = self.site.folder / config.data
-        return read_records(root, self.plan.privacy.unit, data.unit_column, data.caption, metadata, missing_files=True)
+    def _latents(self, table: RecordTable, needed: list[int], pinned: PinnedBase, base: LoadedBase) -> Latents:
+        """The latents of the records that are still what was registered; the others have none (PRIVACY 17)."""
+        plan, checked = self.plan, np.zeros(len(table.records), dtype=np.bool_)
+        checked[needed] = True
+        label = f"{self.site.config.site}: reading images"
+        with few(self.site.note) as note, reporter().task(label, len(table.records)) as progress:
+            listed = present(table, plan.privacy.unit, plan.data.unit_column, note)
+            for index in np.flatnonzero(~listed):
+                note(f"zero row: {table.source} no longer lists {table.records[index].file} with its unit")
+            return cached_latents(self.site.cache, table, listed, checked, pinned, base, note, progress)
 
     def _records(
         self,
         unit: str,
         table: RecordTable,
         positions: list[int],
-        latents: NDArray[np.float32],
+        latents: Latents,
     ) -> UnitRecords | None:
         """One unit's readable records with randomness of its own; None where no record can be read."""
-        readable = [index for index in positions if np.isfinite(latents[index]).all()]
+        readable = [index for index in positions if latents.readable[index]]
         if not readable:
             return None
         token = str(self.plan.method.options.get("token", ""))
         captions = [fill_caption(self.plan.data.caption, token, table.records[index].columns) for index in readable]
         key = row_key(self.site.secret(), *self.attempt, unit)
-        return UnitRecords(latents[readable], tuple(captions), row_generator(key))
+        return UnitRecords(latents.of(readable), tuple(captions), row_generator(key))
 
 
 @lru_cache(maxsize=8)  # one copy for each device

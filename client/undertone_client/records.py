@@ -1,41 +1,49 @@
 """Records from a folder in the Hugging Face imagefolder convention: images, metadata, units (DESIGN 6).
 
-Everything here runs in local checks before a study starts, so it may name files and lines. After
-approval nothing a record does is visible outside the site (PRIVACY 17).
+Everything here runs in local checks before a study starts, so it may name files and lines. What is found good is
+registered (`registration.py`); after that nothing a record does is visible outside the site (PRIVACY 17).
 """
 
 import csv
 import difflib
-import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from undertone.captions import caption_fields
 from undertone.errors import DataError
+from undertone.progress import reporter
 from undertone.study import Unit
-from undertone_client.images import load_image
+from undertone_client.images import read_images
+from undertone_client.metadata import Problem, Row, is_text, read_rows, shown
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+_LISTED = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
-    """One image: `file` relative to the folder, the unit it belongs to, and its other columns."""
+    """One image: `file` relative to the folder, the unit it belongs to, and its other columns.
+
+    `lines`, first and last, say where the metadata have it; they are no part of what a record is.
+    """
 
     file: str
     unit: str
     columns: dict[str, str]
+    lines: tuple[int, int] = field(default=(0, 0), compare=False)
 
 
 @dataclass(frozen=True)
 class RecordTable:
-    """All records under `root`, in the order of their file names."""
+    """All records under `root`, in the order of their file names. `source` is the metadata file, if there is one."""
 
     root: Path
     records: tuple[Record, ...]
+    source: Path | None = field(default=None, compare=False)
 
     def units(self) -> dict[str, list[int]]:
         """Unit -> positions of its records, units sorted by name."""
@@ -46,17 +54,15 @@ class RecordTable:
 
     def where(self, keep: Callable[[Record], bool]) -> "RecordTable":
         """The records for which `keep` holds."""
-        return RecordTable(self.root, tuple(record for record in self.records if keep(record)))
+        return RecordTable(self.root, tuple(record for record in self.records if keep(record)), self.source)
+
+    def place(self, record: Record) -> str:
+        """Where a record stands, for messages."""
+        return f"{self.source}, line {record.lines[0]}" if self.source else str(self.root)
 
 
 def read_records(
-    root: Path,
-    unit: Unit,
-    unit_column: str | None,
-    caption: str,
-    metadata: Path | None = None,
-    *,
-    missing_files: bool = False,
+    root: Path, unit: Unit, unit_column: str | None, caption: str, metadata: Path | None = None
 ) -> RecordTable:
     """Read a folder's records and check their metadata; images are only looked for, not opened.
 
@@ -66,35 +72,73 @@ def read_records(
         unit_column: the column that names the unit, for `patient`.
         caption: the template whose columns must exist.
         metadata: a metadata file elsewhere; by default `metadata.csv` or `.jsonl` in the folder.
-        missing_files: after approval: keep records whose file is not there; no record at all is an empty table.
 
     Raises:
-        DataError: the first thing wrong, with file and line.
+        DataError: what is wrong, with file and line; see `refuse`.
+    """
+    problems: list[Problem] = []
+    table = read_good_records(root, unit, unit_column, caption, metadata, problems.append)
+    refuse(problems)
+    return table
+
+
+def read_good_records(
+    root: Path,
+    unit: Unit,
+    unit_column: str | None,
+    caption: str,
+    metadata: Path | None,
+    found: Callable[[Problem], None],
+) -> RecordTable:
+    """The records with nothing wrong; `found` is told of every other one. Arguments as in `read_records`.
+
+    Raises:
+        DataError: the folder or its metadata cannot be read at all, lack a column, or hold no record.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder")
-    source = metadata or next((root / name for name in METADATA_NAMES if (root / name).is_file()), None)
-    rows = _plain_folder(root) if source is None else _read_metadata(source)
-    if not rows and missing_files:
-        return RecordTable(root, ())
-    if not rows:
+    source = metadata_of(root, metadata)
+    exact = ("file_name", *([unit_column] if unit_column else []))
+    rows = _plain_folder(root) if source is None else read_rows(source, exact)
+    records: dict[str, Record] = {}
+    empty, unchecked = True, True
+    for row in rows:
+        if isinstance(row, Row) and unchecked:
+            _check_columns(row.columns, source, unit_column, caption)
+            unchecked = False
+        empty = False
+        record = row if isinstance(row, Problem) else _record(root, source, row, unit, unit_column, records)
+        if isinstance(record, Problem):
+            found(record)
+        else:
+            records[record.file] = record
+    if empty:
         raise DataError(f"{root} holds no images" if source is None else f"{source} lists no images")
-    _check_columns(rows[0][1], source, unit_column, caption)
-    records = [_record(root, source, line, row, unit, unit_column) for line, row in rows]
-    if not missing_files:
-        _check_files(root, source, [line for line, _ in rows], records)
-    _refuse_duplicates(records, source or root)
-    return RecordTable(root, tuple(sorted(records, key=lambda record: record.file)))
+    return RecordTable(root, tuple(records[name] for name in sorted(records)), source)
 
 
-def check_images(table: RecordTable, size: int, progress: Callable[[int], None]) -> None:
-    """Decode every image once, so that a bad one is named before a study starts.
+def refuse(problems: Sequence[Problem]) -> None:
+    """Raise where there are problems: one as the error itself; of many the first ones line by line before it.
 
     Raises:
-        DataError: names the file.
+        DataError: names the first.
     """
-    for record in table.records:
-        load_image(table.root / record.file, size)
+    if not problems:
+        return
+    if len(problems) > 1:
+        for problem in problems[:_LISTED]:
+            reporter().line(str(problem))
+        if len(problems) > _LISTED:
+            reporter().line(f"and {len(problems) - _LISTED} more")
+        raise DataError(f"{len(problems)} records cannot be used; the first: {problems[0]}")
+    raise DataError(str(problems[0]))
+
+
+def bad_images(table: RecordTable, size: int, progress: Callable[[int], None]) -> Iterator[Problem]:
+    """Decode every image once and name those that cannot be read."""
+    for record, image in zip(table.records, read_images(table.root, _files(table), size), strict=True):
+        if isinstance(image, DataError):
+            yield Problem(table.place(record), str(image))
         progress(1)
 
 
@@ -107,97 +151,83 @@ def write_metadata(path: Path, records: Sequence[Record]) -> None:
         writer.writerows({"file_name": record.file, **record.columns} for record in records)
 
 
-def _plain_folder(root: Path) -> list[tuple[int, dict[str, str]]]:
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
-    return [(index + 1, {"file_name": str(path.relative_to(root))}) for index, path in enumerate(files)]
+def metadata_of(root: Path, metadata: Path | None) -> Path | None:
+    """The metadata file of a folder: the one that was named, else the one in it, else none."""
+    return metadata or next((root / name for name in METADATA_NAMES if is_file(root / name)), None)
 
 
-def _read_metadata(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line number, row) pairs; every value is text."""
+def key_of(row: Mapping[str, str], unit: Unit, unit_column: str | None) -> tuple[str, str]:
+    """(file, unit) of a row: what makes a record the one that was registered.
+
+    Spaces around an id and two ways of composing an accented letter make no second patient.
+    """
+    file = Path(row.get("file_name", "")).as_posix()
+    patient = unicodedata.normalize("NFC", row.get(unit_column or "", "").strip())
+    return file, {"record": file, "patient": patient, "site": "site"}[unit]
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file is there. Names too long, loops of links, NUL bytes: no."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            return _read_jsonl(stream, path) if path.suffix == ".jsonl" else _read_csv(stream, path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
-def _read_csv(stream: Iterable[str], path: Path) -> list[tuple[int, dict[str, str]]]:
-    reader = csv.DictReader(stream, strict=True)
-    rows: list[tuple[int, dict[str, str]]] = []
-    try:
-        names = list(reader.fieldnames or [])
-        if len(set(names)) != len(names):
-            raise DataError(f"{path}: a column name stands twice in the first line")
-        for row in reader:
-            if None in row or None in row.values():
-                raise DataError(f"{path}, line {reader.line_num}: not the number of columns of the first line")
-            rows.append((reader.line_num, dict(row)))
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not valid CSV: {error}") from None
-    return rows
+def _files(table: RecordTable) -> Iterator[str]:
+    return (record.file for record in table.records)
 
 
-def _read_jsonl(stream: Iterable[str], path: Path) -> list[tuple[int, dict[str, str]]]:
-    rows: list[tuple[int, dict[str, str]]] = []
-    for number, text in enumerate(stream, 1):
-        if not text.strip():
-            continue
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: not valid JSON: {error}") from None
-        if not isinstance(value, dict):
-            raise DataError(f"{path}, line {number}: not a JSON object")
-        rows.append((number, {str(key): "" if item is None else str(item) for key, item in value.items()}))
-    return rows
+def _plain_folder(root: Path) -> Iterator[Row]:
+    """Each image in the folder and below; links to folders are not followed, so no loop of them is endless."""
+    number = 0
+    for folder, folders, names in os.walk(root, onerror=_refuse_folder):
+        folders.sort()
+        for name in sorted(names):
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                number += 1
+                yield Row(number, number, {"file_name": os.path.relpath(Path(folder, name), root)})
 
 
-def _check_columns(row: dict[str, str], source: Path | None, unit_column: str | None, caption: str) -> None:
+def _refuse_folder(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read: {error.strerror}; fix its rights or move it away") from None
+
+
+def _check_columns(row: Mapping[str, str], source: Path | None, unit_column: str | None, caption: str) -> None:
     here = source.name if source else "the folder, which has no metadata.csv or metadata.jsonl,"
     if "file_name" not in row:
-        raise DataError(f"{here} has no column file_name; its columns are {', '.join(row)}")
+        raise DataError(f"{here} has no column file_name; its columns are {', '.join(map(shown, row))}")
     wanted = [name for name in caption_fields(caption) if name != "token"]
     for key, name in [("data.unit_column", unit_column), *(("data.caption", name) for name in wanted)]:
         if name is not None and name not in row:
-            near = difflib.get_close_matches(name, row, n=1, cutoff=0.0)[0]
+            near = shown(difflib.get_close_matches(name, row, n=1, cutoff=0.0)[0])
             raise DataError(f'{key}: {here} has no column "{name}"; the closest is "{near}"')
 
 
 def _record(
-    root: Path, source: Path | None, line: int, row: dict[str, str], unit: Unit, unit_column: str | None
-) -> Record:
-    where = f"{source}, line {line}" if source else str(root)
-    file = row.get("file_name", "")
-    path = Path(file)
-    if not file or path.is_absolute() or ".." in path.parts:
-        raise DataError(f'{where}: file_name "{file}" must be a path within {root}')
-    if unit == "patient" and not row.get(unit_column or "", "").strip():
-        raise DataError(f"{where}: no {unit_column} for {file}; each record needs its patient")
-    if not _is_text(file) or not _is_text(row.get(unit_column or "", "")):
-        raise DataError(f"{where}: {file!r} is not UTF-8; rename it")
-    name = {"record": path.as_posix(), "patient": row.get(unit_column or "", "").strip(), "site": "site"}[unit]
-    return Record(path.as_posix(), name, {key: value for key, value in row.items() if key != "file_name"})
+    root: Path, source: Path | None, row: Row, unit: Unit, unit_column: str | None, earlier: Mapping[str, Record]
+) -> Record | Problem:
+    """The record, or what is wrong with it; `earlier` are the records so far, by file."""
+    where = f"{source}, line {row.line}" if source else str(root)
+    name = row.columns.get("file_name", "")
+    path = Path(name)
+    if not name or path.is_absolute() or ".." in path.parts:
+        return Problem(where, f'file_name "{shown(name)}" must be a path within {root}')
+    if unit == "patient" and not row.columns.get(unit_column or "", "").strip():
+        return Problem(where, f"no {unit_column} for {shown(name)}; each record needs its patient")
+    if not is_text(name):
+        return Problem(where, f"{shown(name)} is not UTF-8; rename it")
+    file, protected = key_of(row.columns, unit, unit_column)
+    if file in earlier:
+        return Problem(where, f"{shown(file)} stands in line {earlier[file].lines[0]} already; a file is one record")
+    if not is_file(root / file):
+        return Problem(where, f"there is no file {root / shown(file)}{_other_spelling(root, file)}")
+    columns = {key: value for key, value in row.columns.items() if key != "file_name"}
+    return Record(file, protected, columns, (row.line, row.last_line))
 
 
-def _check_files(root: Path, source: Path | None, lines: Sequence[int], records: Sequence[Record]) -> None:
-    for line, record in zip(lines, records, strict=True):
-        if not (root / record.file).is_file():
-            where = f"{source}, line {line}" if source else str(root)
-            raise DataError(f"{where}: there is no file {root / record.file}")
-
-
-def _refuse_duplicates(records: list[Record], source: Path) -> None:
-    file, count = Counter(record.file for record in records).most_common(1)[0]
-    if count > 1:
-        raise DataError(f"{source} lists {file} {count} times; a file belongs to one record")
-
-
-def _is_text(name: str) -> bool:
-    """Whether a name can be written as UTF-8; file names on disk need not be."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _other_spelling(root: Path, file: str) -> str:
+    """A hint where the file is there under another composition of its letters (macOS writes them apart)."""
+    others: Iterable[str] = (unicodedata.normalize(form, file) for form in ("NFC", "NFD"))
+    there = any(is_file(root / other) for other in others if other != file)
+    return "; its name is written there with other Unicode characters, so rename it" if there else ""

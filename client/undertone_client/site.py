@@ -10,6 +10,7 @@ state.sqlite    coins and finished rows of attempts in progress
 ledger.sqlite   what was spent on this site's data
 node.log        refusals, and records that became zero rows
 cache/          latents of the site's images
+registered/     for each approved plan its records as they were found good
 """
 
 import json
@@ -118,8 +119,9 @@ class SiteDir:
 
     def note(self, text: str) -> None:
         """One line in node.log, for the site's own eyes."""
+        line = text if text.isprintable() else ascii(text)[1:-1]  # a file's name must not write lines of its own
         with (self.folder / "node.log").open("a", encoding="utf-8") as stream:
-            stream.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}\n")
+            stream.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
 
     def secret(self) -> bytes:
         """The node's 32-byte secret.

@@ -6,13 +6,13 @@ drawn once for an attempt and stored before they are used.
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.errors import LedgerUnavailable, PlanChanged
+from undertone.errors import FolderError, LedgerUnavailable, PlanChanged
 from undertone.failpoints import reached
 
 _SCHEMA = """
@@ -28,6 +28,7 @@ PRAGMA user_version = 1;
 """
 
 Attempt = tuple[str, int, int]
+_VALUES_AT_ONCE = 1 << 20
 
 
 class NodeState:
@@ -75,8 +76,25 @@ class NodeState:
             [(*attempt, unit, row.astype("<f4").tobytes()) for unit, row in rows],
         )
 
+    def finished(self, attempt: Attempt) -> set[str]:
+        """The units whose rows are on disk."""
+        found = self._db.execute("SELECT unit FROM rows WHERE digest = ? AND round = ? AND attempt = ?", attempt)
+        return {unit for (unit,) in found}
+
+    def row_blocks(self, attempt: Attempt, dimension: int) -> Iterator[NDArray[np.float32]]:
+        """The finished rows, some at a time: [n, d] with n d at most 2^20, in no order that means anything.
+
+        Raises:
+            FolderError: a row is not of `dimension` values.
+        """
+        found = self._db.execute("SELECT row FROM rows WHERE digest = ? AND round = ? AND attempt = ?", attempt)
+        while blobs := [blob for (blob,) in found.fetchmany(max(_VALUES_AT_ONCE // dimension, 1))]:
+            if any(len(blob) != 4 * dimension for blob in blobs):
+                raise FolderError(f"the node's state holds a row that has not {dimension} values; restore a backup")
+            yield np.frombuffer(b"".join(blobs), dtype="<f4").astype(np.float32).reshape(-1, dimension)
+
     def rows(self, attempt: Attempt) -> dict[str, NDArray[np.float32]]:
-        """Unit -> finished row [d]."""
+        """Unit -> finished row [d], all at once: for diagnostics of a simulation."""
         found = self._db.execute("SELECT unit, row FROM rows WHERE digest = ? AND round = ? AND attempt = ?", attempt)
         return {unit: np.frombuffer(blob, dtype="<f4").astype(np.float32) for unit, blob in found}
 

@@ -23,7 +23,8 @@ from undertone_cli.engines import ENGINES, IN_PROCESS, check_engine, run_on
 from undertone_cli.plan import describe
 from undertone_cli.provisioning import federate
 from undertone_cli.split import SiteData, split
-from undertone_client.records import check_images, write_metadata
+from undertone_client.records import bad_images, refuse, write_metadata
+from undertone_client.registration import register
 from undertone_client.site import NodeConfig, Policy, create_site
 from undertone_server.run import RunFolder, refuse_existing
 
@@ -122,8 +123,9 @@ def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteD
             device=machine.device if isinstance(machine.device, str) else list(machine.device),
             keep_rows=bool(share.holdout.records),
         )
-        create_site(part / "sites" / site, config, policy, OsEntropy())
+        folder = create_site(part / "sites" / site, config, policy, OsEntropy())
         write_metadata(part / "sites" / site / "metadata.csv", share.training.records)
+        register(folder, plan)  # from here on a bad record is a zero row (PRIVACY 17)
         if share.holdout.records:
             (part / "holdout" / site).mkdir(parents=True)
             write_metadata(part / "holdout" / site / "metadata.csv", share.holdout.records)
@@ -154,8 +156,7 @@ def _check_all_images(study: Study, shares: dict[str, SiteData]) -> None:
     size = pin(study.model.base, study.model.revision).image_size
     tables = [half for share in shares.values() for half in (share.training, share.holdout)]
     with reporter().task("checking images", sum(len(half.records) for half in tables)) as progress:
-        for half in tables:
-            check_images(half, size, progress)
+        refuse([problem for half in tables for problem in bad_images(half, size, progress)])
 
 
 @click.command("simulate")

@@ -24,7 +24,7 @@ MAY_IMPORT = {
 
 # Who may build a stage (or a receipt): a step cannot be skipped by accident.
 DOORS = {
-    "Contributions": {"undertone_client/attempt.py"},
+    "Contributions": {"undertone_client/contribution.py"},
     "ClippedSum": {"undertone/privacy/quantise.py"},
     "NoisedShare": {"undertone_client/gate.py"},
     "MaskedVector": {

@@ -111,7 +111,10 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "missing image": (lambda data: (data / "images/scan-0007.png").unlink(), ["scan-0007.png", "line 9"]),
     "no unit id": (lambda data: spoil_rows(data, lambda rows: rows[4].update(patient_id="")), ["line 6", "patient_id"]),
-    "duplicate": (lambda data: spoil_rows(data, lambda rows: rows.append(rows[3])), ["scan-0003.png", "2 times"]),
+    "duplicate": (
+        lambda data: spoil_rows(data, lambda rows: rows.append(rows[3])),
+        ["scan-0003.png", "line 5 already"],
+    ),
     "outside": (
         lambda data: spoil_rows(data, lambda rows: rows[0].update(file_name="../x.png")),
         ["../x.png", "line 2"],

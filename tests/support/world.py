@@ -30,7 +30,8 @@ from undertone_cli.provisioning import federate
 from undertone_client.app import app as client_app
 from undertone_client.images import load_image
 from undertone_client.node import Node
-from undertone_client.site import NodeConfig, Policy, create_site
+from undertone_client.registration import register
+from undertone_client.site import NodeConfig, Policy, SiteDir, create_site
 from undertone_client.state import NodeState
 from undertone_server.rounds import Coordinator
 from undertone_server.run import RunFolder
@@ -199,7 +200,10 @@ class World:
 def build_world(
     folder: Path, base: Path, sizes: Mapping[str, int], *, micro_batch: int = 64, keep_rows: bool = True, **plan_: Any
 ) -> World:
-    """`sizes`: site -> number of images; two images make a patient, N_i is the number of patients."""
+    """`sizes`: site -> number of images; two images make a patient, N_i is the number of patients.
+
+    Each site has approved the plan and registered its records, as `simulate` leaves it.
+    """
     plan = make_plan(base, {site: max(count // 2, 1) for site, count in sizes.items()}, **plan_)
     world = World(folder, plan, RunFolder.create(folder / "run", plan, {"setting": "test"}))
     policy = Policy(coordinator=public_hex(world.run.key()), approved=[plan.digest], allow_plain=True)
@@ -208,6 +212,7 @@ def build_world(
         world.records[site] = write_folder(data, count, first=100 * index)
         config = NodeConfig(site=site, data=str(data), micro_batch=micro_batch, keep_rows=keep_rows)
         world.sites[site] = create_site(folder / "sites" / site, config, policy, OsEntropy()).folder
+        register(SiteDir(world.sites[site]), plan)
     federate(world.run, world.sites.values())
     return world
 

@@ -91,13 +91,19 @@ def secrets_of(world: World) -> list[str]:
     return [*names, "patient-", "scan-", str(world.folder)]
 
 
-@pytest.mark.parametrize("fault", ["metadata", "crash", "cache", "state", "ledger", "secret", "base"])
+@pytest.mark.parametrize(
+    "fault", ["unregistered metadata", "registration", "crash", "cache", "state", "ledger", "secret", "base"]
+)
 def test_no_fault_tells_the_coordinator_a_file_or_a_unit(
     make_world: Make, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     world = make_world()
     site = world.sites["north"]
-    if fault == "metadata":
+    (registration,) = (site / "registered").iterdir()
+    if fault == "registration":
+        registration.write_bytes(registration.read_bytes().replace(b"patient-1", b"patient-2"))
+    elif fault == "unregistered metadata":
+        registration.unlink()
         path = world.folder / "data" / "north" / "metadata.csv"
         path.write_text(path.read_text(encoding="utf-8").replace("patient-1", ""), encoding="utf-8")
     elif fault == "crash":

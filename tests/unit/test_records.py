@@ -1,23 +1,21 @@
 """A site's folder: what is wrong is named with file and line, what is right becomes records and units."""
 
-import contextlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from tests.support.images import pixels, write_csv, write_folder, write_images
+from tests.support.images import write_csv, write_folder, write_images
 from undertone.errors import DataError
 from undertone.methods.dpagg_ti import fill_caption
-from undertone_client.images import load_image
-from undertone_client.records import Record, RecordTable, check_images, read_records, write_metadata
+from undertone.progress import reporting
+from undertone_cli.console import Bars
+from undertone_client.records import Record, RecordTable, bad_images, read_records, write_metadata
 
 CAPTION = "a {token}, {finding}"
 
@@ -172,14 +170,14 @@ def test_a_record_without_unit_id_is_named_with_its_line(folder: Path, unit_id: 
 def test_a_file_listed_twice(folder: Path) -> None:
     rewrite(folder, lambda rows: rows.append({**rows[1], "patient_id": "patient-9"}))
     message = refusal(folder)
-    assert "scan-0001.png" in message
-    assert "2 times" in message
+    assert "line 8" in message
+    assert "scan-0001.png stands in line 3 already" in message
 
 
 @pytest.mark.parametrize("spelling", ["./images/scan-0001.png", "images//scan-0001.png", "images/./scan-0001.png"])
 def test_a_file_listed_twice_under_two_spellings(folder: Path, spelling: str) -> None:
     rewrite(folder, lambda rows: rows.append({**rows[1], "file_name": spelling}))
-    assert "2 times" in refusal(folder)
+    assert "stands in line 3 already" in refusal(folder)
 
 
 @pytest.mark.parametrize("file", ["/etc/hostname", "../data/images/scan-0001.png", "images/../../x.png", ""])
@@ -203,7 +201,6 @@ def test_a_file_that_is_not_there(folder: Path) -> None:
     message = refusal(folder)
     assert "line 5" in message
     assert "scan-0003.png" in message
-    assert len(read(folder, missing_files=True).records) == 6
 
 
 def test_a_row_with_too_few_or_too_many_columns(folder: Path) -> None:
@@ -243,97 +240,28 @@ def test_no_metadata_ends_in_another_error(tmp_path: Path, data: bytes, name: st
         read(tmp_path, unit="record", caption="a {token}")
 
 
-# --- images ---------------------------------------------------------------------------------------
+# --- images, looked at -----------------------------------------------------------------------------
 
 
-def test_check_images_names_the_bad_file(folder: Path) -> None:
+def test_every_bad_image_is_named_with_its_line(folder: Path) -> None:
     table, seen = read(folder), []
-    check_images(table, 8, seen.append)
+    assert not list(bad_images(table, 8, seen.append))
     assert seen == [1] * 6
-    path = folder / "images" / "scan-0004.png"
-    path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(DataError, match=r"scan-0004\.png cannot be read"):
-        check_images(table, 8, seen.append)
+    for number in (2, 4):
+        path = folder / "images" / f"scan-000{number}.png"
+        path.write_bytes(path.read_bytes()[:60])
+    problems = list(bad_images(table, 8, seen.append))
+    assert [str(problem).split("cannot be read")[0].split("metadata.csv, ")[1] for problem in problems] == [
+        f"line {number + 2}: {folder}/images/scan-000{number}.png " for number in (2, 4)
+    ]
 
 
-@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "bmp", "gif", "webp"])
-@pytest.mark.parametrize("keep", [0.0, 0.3, 0.8])
-def test_a_truncated_image(tmp_path: Path, ending: str, keep: float) -> None:
-    path = tmp_path / f"image.{ending}"
-    Image.fromarray(pixels(1, 64)).save(path)
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(DataError, match="cannot be read as an image"):
-        load_image(path, 8)
-
-
-@pytest.mark.parametrize("data", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff", b"%PDF-1.4"])
-def test_what_is_no_image(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "image.png"
-    path.write_bytes(data)
-    with pytest.raises(DataError, match=r"image\.png"):
-        load_image(path, 8)
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    ending=st.sampled_from(["png", "jpg", "tif", "bmp", "gif", "webp"]),
-    position=st.integers(0, 10**6),
-    byte=st.integers(0, 255),
-)
-def test_a_damaged_image_is_read_or_refused(tmp_path: Path, ending: str, position: int, byte: int) -> None:
-    path = tmp_path / f"image.{ending}"
-    Image.fromarray(pixels(1, 16)).save(path)
-    data = bytearray(path.read_bytes())
-    data[position % len(data)] = byte
-    path.write_bytes(data)
-    with contextlib.suppress(DataError):
-        assert load_image(path, 8).shape == (8, 8, 3)
-
-
-def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.fromarray(pixels(1, 64)).save(tmp_path / "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(DataError, match="DecompressionBombError"):
-        load_image(tmp_path / "bomb.png", 8)
-
-
-def test_pixels_of_the_right_size_come_as_they_are(tmp_path: Path) -> None:
-    Image.fromarray(pixels(1, 16)).save(tmp_path / "image.png")
-    np.testing.assert_array_equal(load_image(tmp_path / "image.png", 16), pixels(1, 16))
-
-
-def test_sixteen_bit_grey_keeps_its_high_byte(tmp_path: Path) -> None:
-    grey = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
-    for ending in ("png", "tif"):
-        Image.fromarray(grey).save(tmp_path / f"grey.{ending}")
-        found = load_image(tmp_path / f"grey.{ending}", 16)
-        np.testing.assert_array_equal(found, np.repeat((grey >> 8)[..., None], 3, axis=2))
-
-
-def test_palette_grey_alpha_and_one_bit_become_rgb(tmp_path: Path) -> None:
-    colours = Image.fromarray(pixels(1, 16)).quantize(16)
-    for mode, image in (
-        ("P", colours),
-        *((m, colours.convert("RGB").convert(m)) for m in ("L", "LA", "RGBA", "1", "CMYK")),
-    ):
-        path = tmp_path / f"{mode}.{'tif' if mode == 'CMYK' else 'png'}"
-        image.save(path)
-        assert Image.open(path).mode == mode
-        np.testing.assert_allclose(load_image(path, 16), np.asarray(image.convert("RGB")), atol=1)
-
-
-def test_an_image_on_its_side_is_put_upright(tmp_path: Path) -> None:
-    upright = Image.fromarray(pixels(3, 16))
-    turned = upright.transpose(Image.Transpose.ROTATE_90)  # shown turned by 270 degrees: orientation 6
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned.save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(load_image(tmp_path / "turned.png", 16), np.asarray(upright))
-
-
-def test_the_middle_of_a_wide_image_is_kept(tmp_path: Path) -> None:
-    wide = np.zeros((8, 24, 3), dtype=np.uint8)
-    wide[:, 8:16] = 200
-    Image.fromarray(wide).save(tmp_path / "wide.png")
-    assert (load_image(tmp_path / "wide.png", 8) == 200).all()
+def test_several_problems_are_listed_and_the_first_is_the_error(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite(folder, lambda rows: [row.update(patient_id="") for row in rows[1:5]])
+    with reporting(Bars()):
+        message = refusal(folder)
+    assert message.startswith("4 records cannot be used; the first: ")
+    assert "line 3: no patient_id for images/scan-0001.png" in message
+    assert "".join(capsys.readouterr().err.split()).count("nopatient_idfor") == 4

@@ -7,7 +7,7 @@ are there. Otherwise removing one unit could shift the others by a unit of the g
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -141,9 +141,19 @@ def site_sum(contributions: Contributions, grid: Grid) -> ClippedSum:
     vectors no further apart in any coordinate, so Delta = clip_units before and after. With no row the
     sum is zero. Rows are summed as they come; integers make the order irrelevant.
     """
-    total = np.zeros(contributions.rows.shape[1], dtype=np.int64)
-    for start in range(0, len(contributions.rows), _ROWS_AT_ONCE):
-        total += clip_and_quantise(contributions.rows[start : start + _ROWS_AT_ONCE], grid).sum(axis=0)
+    return site_sum_of_blocks([contributions], contributions.rows.shape[1], grid)
+
+
+def site_sum_of_blocks(blocks: Iterable[Contributions], dimension: int, grid: Grid) -> ClippedSum:
+    """`site_sum` of rows that come some at a time, [n, d] each with d = `dimension`.
+
+    Only the whole sum is clamped. Were each block clamped, removing one unit would move others into
+    other blocks, and with them more than one row's worth of the result.
+    """
+    total = np.zeros(dimension, dtype=np.int64)
+    for block in blocks:
+        for start in range(0, len(block.rows), _ROWS_AT_ONCE):
+            total += clip_and_quantise(block.rows[start : start + _ROWS_AT_ONCE], grid).sum(axis=0)
     return ClippedSum(
         values=np.clip(total, -grid.site_clamp, grid.site_clamp), sensitivity=Sensitivity(l2=grid.clip_units)
     )

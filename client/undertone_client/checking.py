@@ -1,0 +1,80 @@
+"""Every bad record of a site, named with file and line, for its operator's eyes (PRIVACY 17)."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from undertone.errors import DataError
+from undertone.progress import reporter
+from undertone.study import Study, Unit
+from undertone_client.metadata import Problem, shown
+from undertone_client.records import RecordTable, bad_images, read_good_records
+from undertone_client.registration import Registration, places, present, registrations
+from undertone_client.site import SiteDir
+
+# Decoding costs the same whatever size comes out of it.
+_SIZE = 32
+Reading = tuple[Unit, str | None, str]
+_WITHOUT_STUDY: Reading = ("record", None, "{token}")
+
+
+@dataclass
+class Checked:
+    """What a site's data hold, and everything that is wrong with them."""
+
+    records: int = 0
+    units: int = 0
+    registrations: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+
+def check_site(site: SiteDir, study: Study | None = None) -> Checked:
+    """Read the metadata strictly, decode every image, and look for every registered record.
+
+    Args:
+        site: the SITE_DIR.
+        study: whose unit column and caption must be there; by default those of the plans that are registered
+            here; where there are none, files and images alone are checked.
+
+    Raises:
+        FolderError: a registration is damaged.
+    """
+    known, checked = registrations(site), Checked()
+    checked.registrations = len(known)
+    tables = [_read(site, reading, checked) for reading in _readings(study, known)]
+    table = max(tables, key=lambda found: len(found.records))
+    with reporter().task(f"{site.config.site}: checking images", len(table.records)) as progress:
+        checked.problems += bad_images(table, _SIZE, progress)
+    checked.records, checked.units = len(table.records), max(len(found.units()) for found in tables)
+    for registration in known:
+        checked.problems += _lost(registration)
+    checked.problems = list(dict.fromkeys(checked.problems))  # two plans may read one line the same way
+    return checked
+
+
+def _readings(study: Study | None, known: list[Registration]) -> list[Reading]:
+    if study is not None:
+        return [(study.privacy.unit, study.data.unit_column, study.data.caption)]
+    readings: list[Reading] = [(item.unit, item.unit_column, item.caption) for item in known]
+    return list(dict.fromkeys(readings)) or [_WITHOUT_STUDY]
+
+
+def _read(site: SiteDir, reading: Reading, checked: Checked) -> RecordTable:
+    root, metadata = places(site)
+    try:
+        return read_good_records(root, *reading, metadata, checked.problems.append)
+    except DataError as error:
+        checked.problems.append(Problem(site.config.site, str(error)))
+        return RecordTable(root, ())
+
+
+def _lost(registration: Registration) -> list[Problem]:
+    """Registered records that are zero rows now because the metadata no longer list them."""
+    table, plan = registration.table, registration.plan_digest[:8]
+    listed = present(table, registration.unit, registration.unit_column, lambda _text: None)
+    return [
+        Problem(
+            table.place(record), f"{shown(record.file)} of plan {plan} is no longer listed with its unit: a zero row"
+        )
+        for record in (table.records[index] for index in np.flatnonzero(~listed))
+    ]

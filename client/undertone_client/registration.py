@@ -1,0 +1,164 @@
+"""The records of an approved plan, written down once and kept (PRIVACY 3, 17).
+
+Approving a plan reads the site's metadata strictly and names everything that is wrong. What was good is registered in
+SITE_DIR/registered/<plan digest>.jsonl: file, unit and the columns of the caption. From then on the node works from
+that, and coins fall over the registered units alone. A registered record counts as long as its own line still
+lists its file with its unit and its image can be read. Else it is missing, its unit goes on without it, and a unit
+with no record left is a zero row. Each record is judged by its own line and its own file: nothing that happens to
+one can reach another, so a damaged, emptied or vanished file stays as invisible outside as a withdrawn patient.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undertone.canonical import canonical_json, sha256_hex
+from undertone.captions import caption_fields
+from undertone.durable import sync_folder, write_durable
+from undertone.errors import FolderError
+from undertone.plan import Plan
+from undertone.study import Unit
+from undertone_client.metadata import Problem, rows_by_line, shown
+from undertone_client.records import METADATA_NAMES, Record, RecordTable, key_of, metadata_of, read_records, refuse
+from undertone_client.site import SiteDir
+
+FOLDER = "registered"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """The records of one plan, and how the plan reads them."""
+
+    plan_digest: str
+    unit: Unit
+    unit_column: str | None
+    caption: str
+    table: RecordTable
+
+
+def register(site: SiteDir, plan: Plan) -> RecordTable:
+    """Read the site's metadata strictly and register its records for a plan; a registration is never replaced.
+
+    Raises:
+        DataError: what is wrong with which line; nothing was registered.
+        FolderError: the registration cannot be written, or the one that is there is damaged.
+    """
+    earlier = registered(site, plan)
+    if earlier is not None:
+        return earlier
+    unit, column, caption = plan.privacy.unit, plan.data.unit_column, plan.data.caption
+    root, metadata = places(site)
+    found = read_records(root, unit, column, caption, metadata)
+    fields = [name for name in caption_fields(caption) if name != "token"]
+    records = [
+        Record(record.file, record.unit, {name: record.columns.get(name, "") for name in fields}, record.lines)
+        for record in found.records
+    ]
+    table = RecordTable(root, tuple(records), found.source)
+    lost = ~present(table, unit, column, lambda _text: None)
+    refuse([_not_alone(table, table.records[index]) for index in np.flatnonzero(lost)])
+    try:
+        (site.folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
+        sync_folder(site.folder)
+    except OSError as error:
+        raise FolderError(f"{site.folder / FOLDER} cannot be made: {error.strerror}") from None
+    write_durable(_path(site, plan), _as_bytes(table, plan))
+    return table
+
+
+def registered(site: SiteDir, plan: Plan) -> RecordTable | None:
+    """The records as they were registered, or None before that.
+
+    Raises:
+        FolderError: the registration is damaged.
+    """
+    path = _path(site, plan)
+    return _read(site, path).table if path.exists() else None
+
+
+def registrations(site: SiteDir) -> list[Registration]:
+    """All that is registered at a site.
+
+    Raises:
+        FolderError: a registration is damaged.
+    """
+    return [_read(site, path) for path in sorted((site.folder / FOLDER).glob("*.jsonl"))]
+
+
+def present(table: RecordTable, unit: Unit, unit_column: str | None, note: Callable[[str], None]) -> NDArray[np.bool_]:
+    """Which records their own line in the metadata still lists with their unit, [records].
+
+    Without a metadata file the images alone decide. Reads line by line and never raises on what a line holds.
+    """
+    if table.source is None:
+        return np.ones(len(table.records), dtype=np.bool_)
+    places_of = {(record.file, record.unit): index for index, record in enumerate(table.records)}
+    listed = np.zeros(len(table.records), dtype=np.bool_)
+    try:
+        for row in rows_by_line(table.source, [last - first + 1 for first, last in _spans(table)]):
+            index = places_of.get(key_of(row, unit, unit_column))
+            if index is not None:
+                listed[index] = True
+    except OSError as error:
+        note(f"{table.source} cannot be read ({error.strerror or error}); what it listed is missing")
+    return listed
+
+
+def places(site: SiteDir) -> tuple[Path, Path | None]:
+    """The folder of a site's images, and its metadata file where node.toml names one."""
+    config = site.config
+    return site.folder / config.data, site.folder / config.metadata if config.metadata else None
+
+
+def _read(site: SiteDir, path: Path) -> Registration:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FolderError(f"{path} cannot be read: {error.strerror}") from None
+    head, *lines, seal, rest = data.split(b"\n") if data.count(b"\n") >= 2 else [b"", b"", b""]
+    body = data[: len(data) - len(seal) - 1]
+    if rest or seal != sha256_hex(body).encode():
+        raise FolderError(f"{path} is damaged; restore it from your backup, or plan the study anew")
+    values, (root, metadata) = json.loads(head), places(site)
+    source = (metadata_of(root, metadata) or root / METADATA_NAMES[0]) if values["metadata"] else None
+    table = RecordTable(root, tuple(_record(json.loads(line)) for line in lines), source)
+    return Registration(values["plan"], values["unit"], values["unit_column"], values["caption"], table)
+
+
+def _spans(table: RecordTable) -> set[tuple[int, int]]:
+    return {(0, last - first) for first, last in (record.lines for record in table.records)}
+
+
+def _not_alone(table: RecordTable, record: Record) -> Problem:
+    return Problem(table.place(record), f"{shown(record.file)} cannot be read by its own line; write it anew")
+
+
+def _path(site: SiteDir, plan: Plan) -> Path:
+    return site.folder / FOLDER / f"{plan.digest}.jsonl"
+
+
+def _as_bytes(table: RecordTable, plan: Plan) -> bytes:
+    """A head, a line for each record, and the SHA-256 of both."""
+    lines = [
+        canonical_json(
+            {
+                "plan": plan.digest,
+                "unit": plan.privacy.unit,
+                "unit_column": plan.data.unit_column,
+                "caption": plan.data.caption,
+                "metadata": table.source is not None,
+            }
+        )
+    ]
+    lines += [canonical_json([record.file, record.unit, record.columns, *record.lines]) for record in table.records]
+    body = b"\n".join(lines) + b"\n"
+    return body + sha256_hex(body).encode() + b"\n"
+
+
+def _record(values: tuple[str, str, dict[str, str], int, int]) -> Record:
+    file, unit, columns, first, last = values
+    return Record(file, unit, columns, (first, last))

@@ -1,0 +1,93 @@
+"""A site of very many images, made quickly, and how much memory a node needs for it.
+
+    python -m tests.support.large FOLDER COUNT      one line of JSON: peak memory, seconds of each step
+
+The method and the base are the dummies, so memory is what the node itself needs, beside the libraries.
+"""
+
+import csv
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.dummy import DummyBase, DummyMethod, make_dummy_base
+from tests.support.world import World, make_plan
+from undertone.keys import public_hex
+from undertone.methods.registry import METHODS
+from undertone.privacy.entropy import OsEntropy
+from undertone_client import preparing
+from undertone_client.checking import check_site
+from undertone_client.registration import register
+from undertone_client.site import NodeConfig, Policy, create_site
+from undertone_server.run import RunFolder
+
+_DISTINCT, _SIDE, _FOLDER = 256, 32, 1000
+
+
+def write_large_folder(folder: Path, count: int) -> None:
+    """`count` PNGs of 32 x 32 in folders of 1,000, hard links to 256 distinct ones; each its own patient."""
+    (folder / "originals").mkdir(parents=True)
+    for number in range(_DISTINCT):
+        drawn = np.random.Generator(np.random.Philox(key=number)).integers(0, 256, (8, 8, 3))
+        pixels = np.kron(drawn, np.ones((_SIDE // 8, _SIDE // 8, 1))).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "originals" / f"{number}.png")
+    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file_name", "patient_id", "finding"])
+        for number in range(count):
+            name = f"{number // _FOLDER:04d}/scan-{number:06d}.png"
+            if number % _FOLDER == 0:
+                (folder / name).parent.mkdir()
+            os.link(folder / "originals" / f"{number % _DISTINCT}.png", folder / name)
+            writer.writerow([name, f"patient-{number:06d}", "clear"])
+
+
+def measure(folder: Path, count: int) -> dict[str, object]:
+    """Write, check, register, prepare, prepare again and contribute: MiB at most, and seconds."""
+    plan = make_plan(make_dummy_base(folder / "base"), {"north": count, "east": count})
+    world = World(folder, plan, RunFolder.create(folder / "run", plan, {"setting": "test"}))
+    policy = Policy(coordinator=public_hex(world.run.key()), approved=[plan.digest])
+    config = NodeConfig(site="north", data=str((folder / "data").resolve()), micro_batch=256)
+    site = create_site(folder / "north", config, policy, OsEntropy())
+    world.sites["north"] = site.folder
+    begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    steps = {
+        "write": lambda: write_large_folder(folder / "data", count),
+        "check": lambda: check_site(site),
+        "register": lambda: register(site, plan),
+        "prepare": lambda: world.ask("prepare"),
+        "prepare again": lambda: world.ask("prepare"),
+        "contribute": lambda: world.ask("contribute"),
+    }
+    seconds, answers = {}, {}
+    for name, step in steps.items():
+        started = time.monotonic()
+        answers[name] = step()
+        seconds[name] = round(time.monotonic() - started, 2)
+    reply, unit = answers["contribute"], 2**10 if sys.platform == "linux" else 2**20
+    return {
+        "answered": getattr(reply, "words", None) is not None and bool(reply.words.any()),  # type: ignore[attr-defined]
+        "bad": len(answers["check"].problems),  # type: ignore[attr-defined]
+        "libraries_mib": begun / unit,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    """See the module's description."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, DummyMethod.name, DummyMethod)
+        patch.setattr(preparing, "_loaded", lambda *_: DummyBase())
+        print(json.dumps(measure(Path(sys.argv[1]), int(sys.argv[2]))))
+
+
+if __name__ == "__main__":
+    main()
