@@ -24,6 +24,14 @@ STUDIES: dict[str, dict[str, Any]] = {
     "rounds": {"sizes": SITES, "rounds": 3, "max_attempts": 9, "sampling_rate": 0.9},
     "pair": {"sizes": {"north": 4, "east": 4}, "rounds": 2, "max_attempts": 5, "sampling_rate": 0.9},
     "pair, p = 1": {"sizes": {"north": 4, "east": 4}, "max_attempts": 3},
+    "secure": {"sizes": SITES, "aggregation": {"mode": "secagg", "threshold": 3, "colluders": 1}},
+    "secure rounds": {
+        "sizes": SITES,
+        "aggregation": {"mode": "secagg", "threshold": 3, "colluders": 1},
+        "rounds": 2,
+        "max_attempts": 6,
+        "sampling_rate": 0.9,
+    },
     "long": {"sizes": SITES, "rounds": 4, "max_attempts": 400, "sampling_rate": 0.9, "micro_batch": 1},
 }
 

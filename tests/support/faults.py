@@ -16,3 +16,14 @@ def kill_before(patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
         raise Killed
 
     patch.setattr(owner, name, dying)
+
+
+def kill_after(patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """Die right after `owner.name` has done its work."""
+    original = getattr(owner, name)
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        original(*args, **kwargs)
+        raise Killed
+
+    patch.setattr(owner, name, dying)
