@@ -14,6 +14,7 @@ registered/     for each approved plan its records as they were found good
 """
 
 import json
+import logging
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Literal, TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, PositiveInt, ValidationError
 
-from undertone.durable import write_durable
+from undertone.durable import storage_errors, write_durable
 from undertone.errors import FolderError, NotApproved
 from undertone.keys import create_key, load_key, write_secret
 from undertone.models.devices import AUTO, Dtype
@@ -32,6 +33,7 @@ from undertone.secagg.federation import Federation, read_federation
 from undertone.study import Section, SiteName
 
 _ConfigT = TypeVar("_ConfigT", bound=Section)
+_log = logging.getLogger("undertone.node")
 
 
 class NodeConfig(Section):
@@ -118,10 +120,18 @@ class SiteDir:
         write_durable(self.folder / "policy.toml", _toml(self.policy))
 
     def note(self, text: str) -> None:
-        """One line in node.log, for the site's own eyes."""
+        """One line in node.log, for the site's own eyes.
+
+        Never raises: a log that cannot be written would turn a record that is a zero row into a fault that the
+        coordinator sees (PRIVACY 17). The line then goes to the process's own log.
+        """
         line = text if text.isprintable() else ascii(text)[1:-1]  # a file's name must not write lines of its own
-        with (self.folder / "node.log").open("a", encoding="utf-8") as stream:
-            stream.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
+        try:
+            with (self.folder / "node.log").open("a", encoding="utf-8") as stream:
+                stream.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}
+")
+        except OSError as error:
+            _log.error("node.log cannot be written (%s): %s", error.strerror, line)
 
     def secret(self) -> bytes:
         """The node's 32-byte secret.
@@ -142,13 +152,16 @@ def create_site(folder: Path, config: NodeConfig, policy: Policy, entropy: Entro
     """Make a SITE_DIR with a fresh secret and an empty ledger.
 
     Raises:
-        FolderError: the folder is there already.
+        FolderError: the folder is there already, or cannot be written.
     """
     try:
         folder.mkdir(parents=True, mode=0o700)
     except FileExistsError:
         raise FolderError(f"{folder} exists already; a node's folder is never overwritten") from None
-    (folder / "cache").mkdir()
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be made: {error.strerror}; make room or fix the rights") from None
+    with storage_errors(folder):
+        (folder / "cache").mkdir()
     write_secret(folder / "secret.key", entropy.bytes(32))
     create_key(folder / "identity.key")
     write_durable(folder / "node.toml", _toml(config))

@@ -7,6 +7,7 @@ drawn once for an attempt and stored before they are used.
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,10 @@ from numpy.typing import NDArray
 from undertone.errors import FolderError, LedgerUnavailable, PlanChanged
 from undertone.failpoints import reached
 
-_SCHEMA = """
+_VERSION = 1
+_BUSY_SECONDS = 30.0
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS samples (
     digest TEXT, round INTEGER, attempt INTEGER, state_sha256 TEXT NOT NULL, units TEXT NOT NULL,
     PRIMARY KEY (digest, round, attempt)
@@ -24,7 +28,8 @@ CREATE TABLE IF NOT EXISTS rows (
     digest TEXT, round INTEGER, attempt INTEGER, unit TEXT, row BLOB NOT NULL,
     PRIMARY KEY (digest, round, attempt, unit)
 );
-PRAGMA user_version = 1;
+PRAGMA user_version = {_VERSION};
+COMMIT;
 """
 
 Attempt = tuple[str, int, int]
@@ -32,16 +37,33 @@ _VALUES_AT_ONCE = 1 << 20
 
 
 class NodeState:
-    """state.sqlite. An attempt is (plan digest, round, attempt)."""
+    """state.sqlite. An attempt is (plan digest, round, attempt).
+
+    A commit is durable when it returns: synchronous is EXTRA, as in the ledger. FULL would do for the guarantee,
+    because whoever lost coins to a power cut had not answered (the charge that comes before an answer is durable),
+    and coins nobody has seen the effect of may fall again. But then rows that were forgotten could come back and
+    stay for ever, and "stored before they are used" would need that argument. The price is one more flush for each
+    block of rows, which takes seconds to compute.
+    """
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA secure_delete = ON")  # what is forgotten must not stay in free pages
+        self._path = path
+        with _explained(path):
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)
+            try:
+                self._prepare()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA synchronous = EXTRA")
+        self._db.execute("PRAGMA secure_delete = ON")  # what is forgotten must not stay in free pages
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > _VERSION:
+            raise LedgerUnavailable(f"{self._path} has version {version}, this program knows {_VERSION}; upgrade it")
+        if version < _VERSION:
             self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise LedgerUnavailable(f"{path} cannot be opened: {error}; free it or make room, then resume") from None
 
     def __enter__(self) -> "NodeState":
         return self
@@ -55,14 +77,18 @@ class NodeState:
         Raises:
             PlanChanged: the attempt was prepared for another public state w.
         """
-        found = self._db.execute(
-            "SELECT state_sha256, units FROM samples WHERE digest = ? AND round = ? AND attempt = ?", attempt
-        ).fetchone()
+        with _explained(self._path):
+            found = self._db.execute(
+                "SELECT state_sha256, units FROM samples WHERE digest = ? AND round = ? AND attempt = ?", attempt
+            ).fetchone()
         if found is None:
             return None
         if found[0] != state_sha256:
             raise PlanChanged(f"round {attempt[1]}, attempt {attempt[2]} was prepared for another model state")
-        chosen: list[str] = json.loads(found[1])
+        try:
+            chosen: list[str] = [str(unit) for unit in json.loads(found[1])]
+        except (TypeError, ValueError):
+            raise _damaged(self._path) from None
         return chosen
 
     def keep_sample(self, attempt: Attempt, state_sha256: str, units: Sequence[str]) -> None:
@@ -78,8 +104,9 @@ class NodeState:
 
     def finished(self, attempt: Attempt) -> set[str]:
         """The units whose rows are on disk."""
-        found = self._db.execute("SELECT unit FROM rows WHERE digest = ? AND round = ? AND attempt = ?", attempt)
-        return {unit for (unit,) in found}
+        query = "SELECT unit FROM rows WHERE digest = ? AND round = ? AND attempt = ?"
+        with _explained(self._path):
+            return {unit for (unit,) in self._db.execute(query, attempt)}
 
     def row_blocks(self, attempt: Attempt, dimension: int) -> Iterator[NDArray[np.float32]]:
         """The finished rows, some at a time: [n, d] with n d at most 2^20, in no order that means anything.
@@ -87,15 +114,30 @@ class NodeState:
         Raises:
             FolderError: a row is not of `dimension` values.
         """
-        found = self._db.execute("SELECT row FROM rows WHERE digest = ? AND round = ? AND attempt = ?", attempt)
-        while blobs := [blob for (blob,) in found.fetchmany(max(_VALUES_AT_ONCE // dimension, 1))]:
-            if any(len(blob) != 4 * dimension for blob in blobs):
-                raise FolderError(f"the node's state holds a row that has not {dimension} values; restore a backup")
+        query = "SELECT row FROM rows WHERE digest = ? AND round = ? AND attempt = ?"
+        with _explained(self._path):
+            found = self._db.execute(query, attempt)
+        while True:
+            with _explained(self._path):
+                blobs = [blob for (blob,) in found.fetchmany(max(_VALUES_AT_ONCE // dimension, 1))]
+            if not blobs:
+                return
+            if any(not isinstance(blob, bytes) or len(blob) != 4 * dimension for blob in blobs):
+                raise _damaged(self._path)
             yield np.frombuffer(b"".join(blobs), dtype="<f4").astype(np.float32).reshape(-1, dimension)
 
     def rows(self, attempt: Attempt) -> dict[str, NDArray[np.float32]]:
-        """Unit -> finished row [d], all at once: for diagnostics of a simulation."""
-        found = self._db.execute("SELECT unit, row FROM rows WHERE digest = ? AND round = ? AND attempt = ?", attempt)
+        """Unit -> finished row [d], all at once: for diagnostics of a simulation.
+
+        Raises:
+            FolderError: what is stored there are no rows of one length.
+        """
+        query = "SELECT unit, row FROM rows WHERE digest = ? AND round = ? AND attempt = ?"
+        with _explained(self._path):
+            found = self._db.execute(query, attempt).fetchall()
+        lengths = {len(blob) if isinstance(blob, bytes) else -1 for _, blob in found}
+        if len(lengths) > 1 or any(length < 0 or length % 4 for length in lengths):
+            raise _damaged(self._path)
         return {unit: np.frombuffer(blob, dtype="<f4").astype(np.float32) for unit, blob in found}
 
     def forget(self, attempt: Attempt) -> None:
@@ -104,12 +146,36 @@ class NodeState:
             self._run(f"DELETE FROM {table} WHERE digest = ? AND round = ? AND attempt = ?", [attempt])
 
     def _run(self, statement: str, values: Sequence[tuple[object, ...]]) -> None:
-        try:
+        with _explained(self._path):
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(statement, values)
-            reached("state/before commit")
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise LedgerUnavailable(f"the node's state cannot be written: {error}; make room, then resume") from None
+            try:
+                self._db.executemany(statement, values)
+                reached("state/before commit")
+                self._db.execute("COMMIT")
+            except BaseException:
+                # SQLite has already rolled back by itself after some errors, a full disk for one.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours, with what to do."""
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise LedgerUnavailable(f"{path}: another process prepares this attempt; wait for it, then resume") from None
+    except sqlite3.ProgrammingError:
+        raise
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+            raise _damaged(path) from error
+        raise LedgerUnavailable(f"{path} cannot be used: {error}; free it or make room, then resume") from error
+
+
+def _damaged(path: Path) -> FolderError:
+    """Nothing that was answered can be lost with it: each answer stands in the ledger, which is never made anew."""
+    return FolderError(
+        f"{path} is damaged; move it away, then resume: coins and rows of attempts that were not answered are made anew"
+    )

@@ -1,14 +1,41 @@
-"""Files that are either wholly there or not at all, and stay there after a power cut."""
+"""Files that are either wholly there or not at all, and stay there after a power cut.
 
+Arrays carry a seal, the SHA-256 of what was written, behind their last byte (numpy reads past it): a bit that
+flips on a disk must not become another sum, another noised value or another model without a word.
+"""
+
+import hashlib
 import io
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from undertone.canonical import Json
 from undertone.errors import FolderError
 from undertone.failpoints import reached
+
+_SEAL_BYTES = 32
+
+
+@contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Within, what the operating system says of a file or a disk is a `FolderError`; a network's errors pass.
+
+    Raises:
+        FolderError: a full disk, missing rights, a file where a folder should be.
+    """
+    try:
+        yield
+    except (ConnectionError, TimeoutError):
+        raise
+    except OSError as error:
+        where, why = error.filename or folder, error.strerror or error
+        raise FolderError(f"{where} cannot be used: {why}; make room or fix the rights, then resume") from None
 
 
 def write_durable(path: Path, data: bytes) -> None:
@@ -18,7 +45,7 @@ def write_durable(path: Path, data: bytes) -> None:
         FolderError: the disk is full or the folder cannot be written; nothing is left half done.
     """
     part = path.with_name(path.name + ".part")
-    try:
+    with storage_errors(path):
         with part.open("wb") as stream:
             stream.write(data)
             stream.flush()
@@ -27,18 +54,15 @@ def write_durable(path: Path, data: bytes) -> None:
         reached("durable/synced")
         part.replace(path)
         reached("durable/renamed")
-        sync_folder(path.parent)
-    except OSError as error:
-        raise FolderError(
-            f"{path} cannot be written: {error.strerror}; make room or fix the rights, then resume"
-        ) from None
+        sync(path.parent)
 
 
 def write_array(path: Path, array: NDArray[np.generic]) -> None:
-    """Write a numpy array durably."""
+    """Write a numpy array and its seal durably."""
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
-    write_durable(path, stream.getvalue())
+    data = stream.getvalue()
+    write_durable(path, data + hashlib.sha256(data).digest())
 
 
 def read_array(path: Path) -> NDArray[np.generic]:
@@ -47,16 +71,45 @@ def read_array(path: Path) -> NDArray[np.generic]:
     Raises:
         FolderError: the file is missing or damaged.
     """
+    sealed = read_bytes(path)
+    data, seal = sealed[:-_SEAL_BYTES], sealed[-_SEAL_BYTES:]
+    if hashlib.sha256(data).digest() != seal:
+        raise FolderError(f"{path} is damaged: it is not what was written there; restore it, then resume")
     try:
-        array: NDArray[np.generic] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise FolderError(f"{path} cannot be read: {error}") from None
+        array: NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise FolderError(f"{path} is no array: {error}; restore it, then resume") from None
     return array
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames within a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def read_json(path: Path) -> Json:
+    """Read a JSON file.
+
+    Raises:
+        FolderError: the file is missing or damaged.
+    """
+    try:
+        value: Json = json.loads(read_bytes(path))
+    except (ValueError, RecursionError):
+        raise FolderError(f"{path} is damaged: it is no JSON; restore it, then resume") from None
+    return value
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        FolderError: the file is missing or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FolderError(f"{path} cannot be read: {error.strerror or error}; restore it, then resume") from None
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or renames within a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

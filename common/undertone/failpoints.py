@@ -32,8 +32,8 @@ Failpoint = Literal[
     "session/step noted",
     "session/state durable",
     # the coordinator's round: asked, Q, receipt, noise, V, update
-    "rounds/prepared",
     "rounds/void noted",
+    "rounds/prepared",
     "run/round folder made",
     "rounds/asked durable",
     "secure/confirmed",

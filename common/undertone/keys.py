@@ -43,16 +43,22 @@ def write_secret(path: Path, secret: bytes) -> None:
     """Write a secret that only its owner may read; never overwrites.
 
     Raises:
-        FolderError: the file is already there.
+        FolderError: the file is already there, or cannot be written; then no half of it stays.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise FolderError(f"{path} exists already; a secret is never overwritten") from None
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(secret)
-        stream.flush()
-        os.fsync(stream.fileno())
+    except OSError as error:
+        raise FolderError(f"{path} cannot be written: {error.strerror}; make room or fix the rights") from None
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(secret)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        path.unlink()
+        raise FolderError(f"{path} cannot be written: {error.strerror}; make room, then try again") from None
 
 
 def public_hex(key: Ed25519PrivateKey) -> str:

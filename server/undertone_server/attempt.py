@@ -55,8 +55,5 @@ class Attempt:
     def begin(self) -> None:
         """Durable before the first vector is asked for: from here on the attempt counts."""
         reached("rounds/prepared")
-        if self.number > 1:
-            self.ledger.note("void", {"digest": self.plan.digest, "round": self.round, "attempt": self.number - 1})
-            reached("rounds/void noted")
         self.run.mark_asked(self.round, self.number)
         reached("rounds/asked durable")

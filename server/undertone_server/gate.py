@@ -119,7 +119,7 @@ def reopen(plan: Plan, ledger: Ledger, run: RunFolder, round_: int) -> NoisedSum
             f"round {round_} was noised and its charge is not in the ledger: "
             "restore the newest ledger.sqlite of this run"
         )
-    run.drop_sum(round_, attempt)  # a crash right after V became durable leaves Q behind
+    run.drop_sum(round_)  # a crash right after V became durable leaves Q behind
     return NoisedSum(values, plan.privacy.sigma, sites, receipt.entry_hash)
 
 
@@ -127,7 +127,10 @@ def _check_receipt(receipt: Receipt, plan: Plan, commitment: str) -> None:
     if receipt.event != plan.event:
         raise MechanismViolation("the receipt paid for another mechanism than the plan's; nothing was opened")
     if receipt.sum_sha256 != commitment:
-        raise MechanismViolation("the receipt paid for another sum than the one on disk; nothing was opened")
+        raise MechanismViolation(
+            "the receipt paid for another sum than the one on disk; nothing was opened. Restore the round's sum and "
+            "salt; if that cannot be done, remove its sum: the attempt is then void and counts"
+        )
 
 
 def _charge(commitment: str, plan: Plan, ledger: Ledger, round_: int, attempt: int) -> Receipt:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from undertone.canonical import Json, canonical_json
-from undertone.durable import sync_folder, write_durable
+from undertone.durable import read_bytes, sync, write_durable
 from undertone.failpoints import reached
 from undertone.manifest import write_manifest
 from undertone.methods.protocol import Method
@@ -48,7 +48,7 @@ def release(
         write_durable(part / name, save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
     reached("release/weights durable")
     for name in ("plan.json", "plan.sig"):
-        write_durable(part / name, (run.folder / name).read_bytes())
+        write_durable(part / name, read_bytes(run.folder / name))
     reached("release/plan copied")
     statement = _statement(run, plan, part, sites, missing)
     write_durable(part / "privacy.json", canonical_json(statement))
@@ -62,7 +62,7 @@ def release(
     reached("release/manifest durable")
     part.rename(run.release)
     reached("release/renamed")
-    sync_folder(run.folder)
+    sync(run.folder)
     reached("release/durable")
     return Release(run.release)
 
@@ -70,6 +70,7 @@ def release(
 def _statement(run: RunFolder, plan: Plan, part: Path, sites: list[str], missing: dict[str, str]) -> dict[str, Json]:
     with Ledger.open(run.ledger) as ledger:
         ledger.copy_to(part / "ledger.sqlite")
+        sync(part / "ledger.sqlite")  # SQLite need not flush a copy
         reached("release/ledger copied")
         return privacy_statement(
             plan,

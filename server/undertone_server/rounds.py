@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from undertone.canonical import Json
 from undertone.errors import BudgetExceeded
 from undertone.failpoints import reached
 from undertone.methods.protocol import Method
@@ -89,12 +90,22 @@ class Coordinator:
         receipt = self.ledger.receipt(self.plan.digest, round_, attempt)
         return pass_shared(total, receipt, self.plan, self.run, attempt)
 
+    def _note_voids(self, round_: int, asked: list[int]) -> None:
+        """Each attempt that was asked for and left no Q stands in the ledger once, however often we come by."""
+        noted = [entry.body for entry in self.ledger.entries() if entry.kind == "void"]
+        for attempt in asked:
+            void: dict[str, Json] = {"digest": self.plan.digest, "round": round_, "attempt": attempt}
+            if void not in noted:
+                self.ledger.note("void", void)
+                reached("rounds/void noted")
+
     def _next_attempt(self, round_: int, asked: list[int]) -> int:
         """The attempt's number; one that was asked for and left no Q is void and counts.
 
         Raises:
             BudgetExceeded: the plan allows no more.
         """
+        self._note_voids(round_, asked)
         used = sum(len(self.run.attempts_asked(past)) for past in range(1, round_ + 1))
         if used >= self.plan.privacy.max_attempts:
             raise BudgetExceeded(

@@ -11,7 +11,7 @@ release/                what leaves
 """
 
 import fcntl
-import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from undertone.canonical import Json, canonical_json, sha256_hex
-from undertone.durable import read_array, sync_folder, write_array, write_durable
+from undertone.durable import read_array, read_bytes, read_json, storage_errors, sync, write_array, write_durable
 from undertone.errors import FolderError, NotApproved
 from undertone.failpoints import reached
 from undertone.keys import PLAN_DOMAIN, check_signature, create_key, load_key, public_hex, sign
@@ -29,6 +29,8 @@ from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
 from undertone.secagg.federation import Federation, read_federation, sign_federation
 from undertone.stages import Sensitivity, SharedSum, Sum
+
+_NUMBERED = re.compile(r"\w+-(\d{3,})\.\w+")
 
 
 class RunFolder:
@@ -45,11 +47,12 @@ class RunFolder:
         """Start a RUN: key, signed plan, empty ledger.
 
         Raises:
-            FolderError: the folder exists.
+            FolderError: the folder exists or cannot be written.
         """
         refuse_existing(folder)
         run = cls(folder)
-        run.checkpoints.mkdir(parents=True)
+        with storage_errors(folder):
+            run.checkpoints.mkdir(parents=True)
         key = create_key(folder / "coordinator.key")
         write_durable(folder / "plan.json", plan.as_bytes())
         write_durable(folder / "plan.sig", sign(key, PLAN_DOMAIN, plan.digest).encode())
@@ -121,15 +124,21 @@ class RunFolder:
             yield
 
     def facts(self) -> dict[str, Json]:
-        """run.json."""
-        facts: dict[str, Json] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        """run.json.
+
+        Raises:
+            FolderError: it is missing or damaged.
+        """
+        facts = read_json(self.folder / "run.json")
+        if not isinstance(facts, dict) or not isinstance(facts.get("setting"), str):
+            raise FolderError(f"{self.folder / 'run.json'} does not say in which setting the study runs; restore it")
         return facts
 
     # --- one round -------------------------------------------------------------------------------
 
     def attempts_asked(self, round_: int) -> list[int]:
         """The attempts of a round in which sites were asked for their vectors, in order."""
-        return sorted(int(path.stem.split("-")[-1]) for path in self._round(round_).glob("asked-*.mark"))
+        return [attempt for attempt, _ in self._numbered(round_, "asked-*.mark")]
 
     def mark_asked(self, round_: int, attempt: int) -> None:
         """Durable before the first vector is asked for: from here on the attempt counts."""
@@ -165,41 +174,60 @@ class RunFolder:
             path.chmod(0o600)
 
     def kept_sum(self, round_: int, attempt: int, sensitivity: Sensitivity) -> tuple[Sum, bytes] | None:
-        """Q and its salt, or None where the attempt never got that far."""
+        """Q and its salt, or None where the attempt never got that far.
+
+        Raises:
+            FolderError: one of its files is damaged, or missing beside the others.
+        """
         folder = self._round(round_)
         if not (folder / f"sum-{attempt:03d}.npy").is_file():
             return None
-        values = read_array(folder / f"sum-{attempt:03d}.npy").astype(np.int64)
-        sites = tuple(json.loads((folder / f"sites-{attempt:03d}.json").read_text(encoding="utf-8")))
-        return Sum(values, sensitivity, sites), (folder / f"salt-{attempt:03d}").read_bytes()
+        try:
+            values = read_array(folder / f"sum-{attempt:03d}.npy").astype(np.int64)
+            return Sum(values, sensitivity, self._sites(round_, attempt)), read_bytes(folder / f"salt-{attempt:03d}")
+        except FolderError as error:
+            raise FolderError(
+                f"{error}. If that cannot be done, remove sum-{attempt:03d}.npy: the attempt is then void and counts"
+            ) from None
 
     def keep_noised(self, round_: int, attempt: int, values: NDArray[np.int64]) -> None:
         """V: durable before it is used; the un-noised sum goes."""
         write_array(self._round(round_) / f"noised-{attempt:03d}.npy", values)
         reached("run/V durable")
-        self.drop_sum(round_, attempt)
+        self.drop_sum(round_)
 
-    def drop_sum(self, round_: int, attempt: int) -> None:
-        """Remove Q and its salt, if they are there: nobody needs them once V is durable."""
-        for name in (f"sum-{attempt:03d}.npy", f"salt-{attempt:03d}"):
-            (self._round(round_) / name).unlink(missing_ok=True)
-            reached("run/Q dropped")
+    def drop_sum(self, round_: int) -> None:
+        """Remove every Q of the round and its salt, those of void attempts and half-written files too.
+
+        Nobody needs them once V is durable, and they are private.
+        """
+        for pattern in ("sum-*", "salt-*", "*.part"):
+            for path in sorted(self._round(round_).glob(pattern)):
+                path.unlink(missing_ok=True)
+                reached("run/Q dropped")
 
     def kept_noised(self, round_: int) -> tuple[int, NDArray[np.int64], tuple[str, ...]] | None:
-        """(attempt, V, sites) of a round that was noised, else None."""
-        for path in sorted(self._round(round_).glob("noised-*.npy")):
-            attempt = int(path.stem.split("-")[-1])
-            sites = (self._round(round_) / f"sites-{attempt:03d}.json").read_text(encoding="utf-8")
-            return attempt, read_array(path).astype(np.int64), tuple(json.loads(sites))
+        """(attempt, V, sites) of a round that was noised, else None.
+
+        Raises:
+            FolderError: V is damaged, there are two, or it is gone and the state made from it is not.
+        """
+        kept = self._numbered(round_, "noised-*.npy")
+        if len(kept) > 1 or (not kept and self._state(round_).is_file()):
+            raise FolderError(
+                f"{self._round(round_)} holds {len(kept)} noised sums and should hold one, which was used; restore it"
+            )
+        for attempt, path in kept:
+            return attempt, read_array(path).astype(np.int64), self._sites(round_, attempt)
         return None
 
     def keep_state(self, round_: int, state: NDArray[np.float32]) -> None:
         """The public state w after a round."""
-        write_array(self._round(round_) / "state.npy", state)
+        write_array(self._state(round_), state)
 
     def kept_state(self, round_: int) -> NDArray[np.float32] | None:
         """The public state after a round, or None."""
-        path = self._round(round_) / "state.npy"
+        path = self._state(round_)
         return read_array(path).astype(np.float32) if path.is_file() else None
 
     def sites_opened(self, rounds: int) -> set[str]:
@@ -215,7 +243,22 @@ class RunFolder:
         # 0700: the un-noised sum lies here for a moment, and its files are born readable by all.
         self._round(round_).mkdir(parents=True, exist_ok=True, mode=0o700)
         reached("run/round folder made")
-        sync_folder(self.checkpoints)
+        sync(self.checkpoints)
+
+    def _sites(self, round_: int, attempt: int) -> tuple[str, ...]:
+        path = self._round(round_) / f"sites-{attempt:03d}.json"
+        sites = read_json(path)
+        if not isinstance(sites, list) or not sites or not all(isinstance(site, str) for site in sites):
+            raise FolderError(f"{path} does not list the sites of a sum; restore it, then resume")
+        return tuple(map(str, sites))
+
+    def _numbered(self, round_: int, pattern: str) -> list[tuple[int, Path]]:
+        """(attempt, file) in order; what carries no number is not ours."""
+        found = [(_NUMBERED.fullmatch(path.name), path) for path in self._round(round_).glob(pattern)]
+        return sorted((int(match.group(1)), path) for match, path in found if match)
+
+    def _state(self, round_: int) -> Path:
+        return self._round(round_) / "state.npy"
 
     def _round(self, round_: int) -> Path:
         return self.checkpoints / f"round-{round_:06d}"

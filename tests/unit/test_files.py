@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from undertone.canonical import canonical_json, digest_of, file_sha256, sha256_hex
-from undertone.durable import read_array, write_array, write_durable
+from undertone.durable import read_array, read_json, storage_errors, write_array, write_durable
 from undertone.errors import FolderError, MechanismViolation, NotApproved
 from undertone.keys import (
     PLAN_DOMAIN,
@@ -203,3 +203,56 @@ def test_a_policy_that_is_not_one_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "site" / "policy.toml").write_text(text, encoding="utf-8")
     with pytest.raises(FolderError, match=r"policy\.toml"):
         SiteDir(tmp_path / "site")
+
+
+def test_a_log_that_cannot_be_written_makes_no_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    site = create_site(tmp_path / "site", NodeConfig(site="north", data="data"), POLICY, OsEntropy())
+    (site.folder / "node.log").mkdir()
+    site.note("zero row: patient-1")
+    assert "zero row: patient-1" in caplog.text
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_half_a_secret_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def fails(_descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fails)
+        with pytest.raises(FolderError, match="cannot be written"):
+            write_secret(tmp_path / "secret", b"secret")
+    assert not (tmp_path / "secret").exists()
+    write_secret(tmp_path / "secret", b"secret")
+
+
+def test_a_secret_without_its_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="cannot be written"):
+        write_secret(tmp_path / "none" / "secret", b"secret")
+
+
+def test_every_flipped_bit_of_an_array_is_found_and_numpy_reads_past_the_seal(tmp_path: Path) -> None:
+    path, array = tmp_path / "a.npy", np.arange(3, dtype=np.int64)
+    write_array(path, array)
+    np.testing.assert_array_equal(np.load(path), array)
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        with pytest.raises(FolderError, match="damaged"):
+            read_array(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_json_that_is_none_is_named(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(FolderError, match=r"a\.json"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(FolderError, match="cannot be read"):
+        read_json(tmp_path / "none.json")
+
+
+def test_the_storages_errors_are_ours_and_the_networks_are_not(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="No space left"), storage_errors(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    for error in (ConnectionResetError, BrokenPipeError, TimeoutError):
+        with pytest.raises(error), storage_errors(tmp_path):
+            raise error

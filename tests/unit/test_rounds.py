@@ -2,21 +2,19 @@
 
 import stat
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.support.dummy import DIMENSION, DummyMethod, DummyOptions
-from tests.support.faults import Killed, kill_after, kill_before
+from tests.support.failpoints import at
+from tests.support.faults import Killed
 from tests.support.world import START, World
 from undertone.errors import BudgetExceeded, LedgerCorrupt, MechanismViolation
 from undertone.privacy.ledger import Ledger
 from undertone.stages import NoisedSum
 from undertone_client.node import Node
 from undertone_server.gate import reopen
-from undertone_server.run import RunFolder
 from undertone_server.update import update
 
 Make = Callable[..., World]
@@ -106,143 +104,63 @@ def test_a_finished_run_is_not_asked_again(make_world: Make, monkeypatch: pytest
 # --- crashes --------------------------------------------------------------------------------------
 
 
-STEPS = {
-    "Q durable": (RunFolder, "keep_sum", kill_after),
-    "receipt durable": (Ledger, "charge", None),
-    "noise drawn": (RunFolder, "keep_noised", kill_before),
-    "V durable, Q still there": (RunFolder, "drop_sum", kill_before),
-    "V durable": (RunFolder, "keep_noised", kill_after),
-    "state durable": (RunFolder, "keep_state", kill_after),
-}
+# Deaths at each step, in real processes: test_crashes.py. Here is what those cannot see.
 
 
-def kill_at(patch: pytest.MonkeyPatch, step: str) -> None:
-    owner, name, how = STEPS[step]
-    if how is not None:
-        how(patch, owner, name)
-        return
-    original = Ledger.charge
-
-    def charged(self: Ledger, *args: Any, **options: Any) -> Any:
-        receipt = original(self, *args, **options)
-        if dict(self.header)["role"] == "coordinator":
-            raise Killed
-        return receipt
-
-    patch.setattr(Ledger, "charge", charged)
-
-
-@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("rate", [1.0, 0.9])
-def test_a_kill_after_each_step_costs_no_second_charge(
-    make_world: Make, monkeypatch: pytest.MonkeyPatch, draws: list[np.ndarray], step: str, rate: float
+@pytest.mark.parametrize("step", ["gate/receipt durable", "gate/noise drawn", "run/V durable"])
+def test_v_is_the_sum_and_the_last_noise_drawn(
+    make_world: Make, draws: list[np.ndarray], step: str, rate: float
 ) -> None:
     world = make_world(sampling_rate=rate)
-    with monkeypatch.context() as patch:
-        kill_at(patch, step)
-        with pytest.raises(Killed):
-            world.run_rounds()
-    seen = world.run.kept_noised(1)
+    with at(step), pytest.raises(Killed):
+        world.run_rounds()
+    drawn = len(draws)
     final = world.run_rounds()
-    assert world.charges() == [(1, 1)]
-    assert [world.charges(site) for site in world.sites] == [[(1, 1)]] * 3
-    assert world.run.attempts_asked(1) == [1]
-    assert len(list(world.round_folder().glob("noised-*"))) == 1
-    if seen is not None:
-        np.testing.assert_array_equal(noised(world), seen[1])
-        assert len(draws) == 1  # never two noises for a V that was used
+    assert len(draws) == (drawn if step == "run/V durable" else drawn + 1)
     total = true_sum(world, ("north", "east", "south"))
     np.testing.assert_array_equal(noised(world) - total, draws[-1])
     expected = noised(world) / world.plan.denominator(("north", "east", "south"))
     np.testing.assert_allclose(final, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_the_private_sum_and_its_salt_are_gone_once_v_is_durable(
-    make_world: Make, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_the_private_sum_is_readable_by_its_owner_alone(make_world: Make) -> None:
     world = make_world()
-    with monkeypatch.context() as patch:
-        kill_at(patch, step)
-        with pytest.raises(Killed):
-            world.run_rounds()
-    world.run_rounds()
-    left = {path.name for path in world.run.checkpoints.rglob("*") if path.is_file()}
-    assert left == {"asked-001.mark", "sites-001.json", "noised-001.npy", "state.npy"}
-
-
-def test_the_private_sum_is_readable_by_its_owner_alone(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = make_world()
-    with monkeypatch.context() as patch:
-        kill_at(patch, "Q durable")
-        with pytest.raises(Killed):
-            world.run_rounds()
+    with at("gate/before charge"), pytest.raises(Killed):
+        world.run_rounds()
     folder = world.round_folder()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for name in ("sum-001.npy", "salt-001"):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("name", ["sum-001.npy", "salt-001", "sites-001.json"])
-def test_a_kill_before_q_is_whole_makes_the_attempt_void(
-    make_world: Make, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """Q is durable last of its three files, so that half of it never counts."""
-    world = make_world(sampling_rate=0.9, max_attempts=2)
-    import undertone.durable as durable
-    import undertone_server.run as run
-
-    write = durable.write_durable
-
-    def dies(path: Path, data: bytes) -> None:
-        if path.name == name:
-            raise Killed
-        write(path, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(durable, "write_durable", dies)
-        patch.setattr(run, "write_durable", dies)
-        with pytest.raises(Killed):
-            world.run_rounds()
-    world.run_rounds()
-    assert world.charges() == [(1, 2)]
-
-
-def test_an_attempt_that_died_while_sites_answered_is_void_and_counts(
-    make_world: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_attempt_that_died_while_sites_answered_is_void_and_counts(make_world: Make) -> None:
     world = make_world(sampling_rate=0.9, max_attempts=2)
     for _ in range(2):
-        with monkeypatch.context() as patch:
-            kill_before(patch, RunFolder, "keep_sum")
-            with pytest.raises(Killed):
-                world.run_rounds()
+        with at("rounds/answered"), pytest.raises(Killed):
+            world.run_rounds()
     with pytest.raises(BudgetExceeded, match="2 attempts"):
         world.run_rounds()
     assert world.charges() == []
     assert world.charges("north") == [(1, 1), (1, 2)]
     with Ledger.open(world.run.ledger) as ledger:
         voids = [entry.body for entry in ledger.entries() if entry.kind == "void"]
-    assert voids == [{"digest": world.plan.digest, "round": 1, "attempt": 1}]
+    assert voids == [{"digest": world.plan.digest, "round": 1, "attempt": attempt} for attempt in (1, 2)]
 
 
-def test_voids_of_all_rounds_count_together(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_voids_of_all_rounds_count_together(make_world: Make) -> None:
     world = make_world(sampling_rate=0.9, rounds=2, max_attempts=2)
-    with monkeypatch.context() as patch:
-        kill_before(patch, RunFolder, "keep_sum")
-        with pytest.raises(Killed):
-            world.run_rounds()
+    with at("rounds/answered"), pytest.raises(Killed):
+        world.run_rounds()
     with pytest.raises(BudgetExceeded, match="round 2"):
         world.run_rounds()
     assert world.charges() == [(1, 2)]
 
 
-def test_a_kill_while_sites_prepare_costs_no_attempt(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_sites_prepare_costs_no_attempt(make_world: Make) -> None:
     world = make_world()
-    with monkeypatch.context() as patch:
-        kill_before(patch, RunFolder, "mark_asked")
-        with pytest.raises(Killed):
-            world.run_rounds()
+    with at("rounds/prepared"), pytest.raises(Killed):
+        world.run_rounds()
     rows = world.rows()
     world.run_rounds()
     assert world.charges() == [(1, 1)]
@@ -258,12 +176,10 @@ def test_v_without_its_charge_means_an_old_ledger(make_world: Make) -> None:
         reopen(world.plan, ledger, world.run, 1)
 
 
-def test_a_charged_sum_that_was_lost_needs_a_new_charge(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_charged_sum_that_was_lost_needs_a_new_charge(make_world: Make) -> None:
     world = make_world(sampling_rate=0.9, max_attempts=2)
-    with monkeypatch.context() as patch:
-        kill_at(patch, "receipt durable")
-        with pytest.raises(Killed):
-            world.run_rounds()
+    with at("gate/receipt durable"), pytest.raises(Killed):
+        world.run_rounds()
     (world.round_folder() / "sum-001.npy").unlink()
     world.run_rounds()
     assert world.charges() == [(1, 1), (1, 2)]

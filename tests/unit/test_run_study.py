@@ -1,4 +1,4 @@
-"""From RUN to release: refused where plan, code or folder are not what they should be, whole after any kill."""
+"""From RUN to release: refused where plan, code or folder are not what they should be."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,6 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
 
 from tests.support.dummy import DummyMethod
-from tests.support.faults import Killed, kill_before
 from tests.support.world import World, identify
 from undertone.canonical import canonical_json
 from undertone.errors import FolderError, NotApproved, NotVerified, PlanChanged, Refused
@@ -44,23 +43,6 @@ def test_a_study_leaves_a_signed_release_and_events(make_world: Make) -> None:
     assert "dummy.safetensors" in names
     assert "samples.png" in names
     assert list((world.run.folder / "events").iterdir())
-
-
-@pytest.mark.parametrize("step", ["write_durable", "privacy_statement", "model_card", "write_manifest"])
-def test_a_kill_while_releasing_leaves_no_half_release(
-    make_world: Make, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    world = make_world()
-
-    with monkeypatch.context() as patch:
-        kill_before(patch, release, step)
-        with pytest.raises(Killed):
-            run(world)
-    assert not world.run.release.exists()
-    run(world)
-    check_manifest(world.run.release)
-    assert not world.run.release.with_name("release.part").exists()
-    assert world.charges() == [(1, 1)]
 
 
 def test_a_finished_study_is_not_run_again(make_world: Make) -> None:
