@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
-from undertone.durable import sync_folder
+from undertone.durable import sync
 from undertone.errors import FolderError
 
 
@@ -98,7 +98,7 @@ class DiskArray:
             stream.truncate(offset + self._item * self.shape[0])
             os.fsync(stream.fileno())
         part.replace(self.path)
-        sync_folder(self.path.parent)
+        sync(self.path.parent)
         return offset
 
     def _cannot(self, what: str, error: OSError) -> FolderError:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from undertone.canonical import canonical_json, sha256_hex
 from undertone.captions import caption_fields
-from undertone.durable import sync_folder, write_durable
+from undertone.durable import sync, write_durable
 from undertone.errors import FolderError
 from undertone.plan import Plan
 from undertone.study import Unit
@@ -63,7 +63,7 @@ def register(site: SiteDir, plan: Plan) -> RecordTable:
     refuse([_not_alone(table, table.records[index]) for index in np.flatnonzero(lost)])
     try:
         (site.folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
-        sync_folder(site.folder)
+        sync(site.folder)
     except OSError as error:
         raise FolderError(f"{site.folder / FOLDER} cannot be made: {error.strerror}") from None
     write_durable(_path(site, plan), _as_bytes(table, plan))

@@ -128,8 +128,7 @@ class SiteDir:
         line = text if text.isprintable() else ascii(text)[1:-1]  # a file's name must not write lines of its own
         try:
             with (self.folder / "node.log").open("a", encoding="utf-8") as stream:
-                stream.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}
-")
+                stream.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
         except OSError as error:
             _log.error("node.log cannot be written (%s): %s", error.strerror, line)
 
