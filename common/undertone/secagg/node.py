@@ -194,8 +194,9 @@ class Shared(State[held.Dealt]):
         self_shares, mask_shares = unseal(party, content, inbox.sealed, r1)
         self_shares[me] = content.own_share
         keys = {advert.index: advert.mask_key for advert in content.adverts.adverts}
+        mine = sealing.private_key(content.mask_private)
         pairs = {
-            j: sealing.pair_mask_key(sealing.exchange(content.mask_private, keys[j], party.name(j)), r1, me, j)
+            j: sealing.pair_mask_key(sealing.exchange(mine, keys[j], party.name(j)), r1, me, j)
             for j in masked_for
             if j != me
         }
@@ -237,12 +238,12 @@ class Opened(State[held.Fresh]):
             shamir.deal(secret, sealing.coefficients(content.seed, context, which, params.threshold), points)
             for which, secret in ((_B, content.self_secret), (_CM, content.mask_private))
         ]
-        sealed, own_share = [], b""
+        sealed, own_share, mine = [], b"", sealing.private_key(content.seal_private)
         for advert, self_share, mask_share in zip(adverts.adverts, *dealt, strict=True):
             if advert.index == me:
                 own_share = self_share
                 continue
-            shared = sealing.exchange(content.seal_private, advert.seal_key, party.name(advert.index))
+            shared = sealing.exchange(mine, advert.seal_key, party.name(advert.index))
             key = sealing.seal_key(shared, r1, me, advert.index)
             sealed.append((advert.index, sealing.seal(key, self_share + mask_share, r1, me, advert.index)))
         signature = party.sign(sealing.sealed_statement(context, r1, me, entry_list(sealed)))

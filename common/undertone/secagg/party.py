@@ -92,8 +92,9 @@ def unseal(party: Party, content: held.Dealt, sealed: Entries, r1: bytes) -> tup
     """Sender -> its share of b, and sender -> its share of cm."""
     self_shares, mask_shares = {}, {}
     keys = {advert.index: advert.seal_key for advert in content.adverts.adverts}
+    mine = sealing.private_key(content.seal_private)
     for j, box in sealed:
-        shared = sealing.exchange(content.seal_private, keys[j], party.name(j))
+        shared = sealing.exchange(mine, keys[j], party.name(j))
         plaintext = sealing.unseal(sealing.seal_key(shared, r1, j, party.index), box, r1, j, party.index)
         if plaintext is None:
             raise UnfaithfulCoordinator(

@@ -23,7 +23,7 @@ from undertone.secagg.shamir import PRIME
 # Each sealing key seals one plaintext: it is fresh in this session and differs by direction.
 _NONCE = bytes(12)
 # Any private key finds a public key of low order: the shared secret is zero for all of them.
-_PROBE = bytes(range(32))
+_PROBE = X25519PrivateKey.from_private_bytes(bytes(range(32)))
 
 
 def sign_statement(identity: Ed25519PrivateKey, digest: bytes) -> bytes:
@@ -36,14 +36,20 @@ def public_of(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def exchange(private: bytes, public: bytes, site: str) -> bytes:
+def private_key(private: bytes) -> X25519PrivateKey:
+    """32 private bytes, made ready once for many exchanges: that costs as much as an exchange."""
+    return X25519PrivateKey.from_private_bytes(private)
+
+
+def exchange(private: bytes | X25519PrivateKey, public: bytes, site: str) -> bytes:
     """X25519.
 
     Raises:
         UnfaithfulSite: `site`'s public key has a low order: everybody would know the result.
     """
+    key = private_key(private) if isinstance(private, bytes) else private
     try:
-        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+        return key.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
         raise UnfaithfulSite(f"{site} sent a key that makes no secret; leave it out and start a new session") from None
 

@@ -216,8 +216,9 @@ class ServerSession:
                 plus.append(sealing.self_mask_key(secret, self._r1, owner))
                 continue
             secret = opener.secret(owner, held, self._is_mask_private(owner), self.params.roster[owner])
+            rebuilt = sealing.private_key(secret)
             for i in self._proofs:
-                shared = sealing.exchange(secret, self._adverts[i].mask_key, self.params.roster[i])
+                shared = sealing.exchange(rebuilt, self._adverts[i].mask_key, self.params.roster[i])
                 # Site i added the mask of a peer above it and took off that of a peer below it.
                 (plus if owner > i else minus).append(sealing.pair_mask_key(shared, self._r1, i, owner))
         for liar, owner in opener.wrong:
