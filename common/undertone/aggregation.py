@@ -1,8 +1,8 @@
 """How many sites must help to open a sum, and how many may lie: t, c and what they must satisfy (DESIGN 4).
 
-n sites are on the roster, t of them must help to open a sum, and c of them may help a lying coordinator. Two lists
-of survivors would give away a site's vector; each needs t signatures and honest sites sign one list, so
-2t <= n + c would do: 2t > n + c is needed. A sum hides an honest site's vector among the t - c or more honest ones
+n sites are on the roster, t of them must help to open a sum, and c of them may help a lying coordinator. Two lists of
+survivors would give away a site's vector. Each list needs t signatures and an honest site signs one, so two lists need
+2t <= (n - c) + 2c: 2t > n + c rules them out. A sum hides an honest site's vector among the t - c or more honest ones
 in it, so at least two of those must be there.
 """
 

@@ -5,6 +5,14 @@ from undertone.canonical import Json
 from undertone.plan import Plan
 
 SIMULATION = "simulation"
+_ACCOUNTANTS = {
+    "central": "privacy loss distribution (dp-accounting)",
+    "distributed": "Renyi DP at integer orders (dp-accounting)",
+}
+_MECHANISMS = {
+    "central": "rounded Gaussian noise on a sum of clipped integer rows",
+    "distributed": "a sum of discrete Gaussian shares, one from each site, on a sum of clipped integer rows",
+}
 _UNITS = {
     "record": "one image",
     "patient": "one patient at one site, with all her images there; the same person at two sites is two units, "
@@ -37,29 +45,11 @@ def privacy_statement(
             "adjacency": privacy.adjacency,
             "epsilon": privacy.epsilon,
             "delta": privacy.delta,
-            "accountant": "privacy loss distribution (dp-accounting)",
+            "accountant": _ACCOUNTANTS[privacy.noise],
             "epsilon_rdp": privacy.epsilon_rdp,
             "claim": "the plan's epsilon at max_attempts; stopping early does not lower it",
         },
-        "mechanism": {
-            "name": "rounded Gaussian noise on a sum of clipped integer rows",
-            "noise_placement": privacy.noise,
-            "sigma": privacy.sigma,
-            "sensitivity_l2": privacy.sensitivity,
-            "noise_multiplier": privacy.sigma / privacy.sensitivity,
-            "clip_norm": plan.grid.clip_units / plan.grid.scale,
-            "clip_norm_from": privacy.clip_origin,
-            "grid_scale": plan.grid.scale,
-            "site_clamp": plan.grid.site_clamp,
-            "dimension": plan.method.dimension,
-            "sampling": "Poisson, independent secret coins at each site",
-            "sampling_rate": privacy.sampling_rate,
-            "rounds": privacy.rounds,
-            "max_attempts": privacy.max_attempts,
-            "attempts_charged": charges,
-            "floating_point": "rows are computed in batches of fixed shape, and that a row does not depend on its "
-            "neighbours is measured, not proved; from clipping on there are only integers, and noise is drawn exactly",
-        },
+        "mechanism": _mechanism(plan, charges, len(sites)),
         "aggregation": {
             "mode": plan.aggregation.mode,
             "threshold": plan.aggregation.threshold,
@@ -85,6 +75,48 @@ def privacy_statement(
     }
 
 
+def _mechanism(plan: Plan, charges: int, sites: int) -> dict[str, Json]:
+    """What was done to the sums, in numbers of the plan."""
+    privacy = plan.privacy
+    return {
+        "name": _MECHANISMS[privacy.noise],
+        "noise_placement": privacy.noise,
+        "sigma": privacy.sigma,
+        "sensitivity_l2": privacy.sensitivity,
+        "noise_multiplier": privacy.sigma / privacy.sensitivity,
+        "distributed": _distributed(plan, sites),
+        "clip_norm": plan.grid.clip_units / plan.grid.scale,
+        "clip_norm_from": privacy.clip_origin,
+        "grid_scale": plan.grid.scale,
+        "site_clamp": plan.grid.site_clamp,
+        "dimension": plan.method.dimension,
+        "sampling": "Poisson, independent secret coins at each site",
+        "sampling_rate": privacy.sampling_rate,
+        "rounds": privacy.rounds,
+        "max_attempts": privacy.max_attempts,
+        "attempts_charged": charges,
+        "floating_point": "rows are computed in batches of fixed shape, and that a row does not depend on its "
+        "neighbours is measured, not proved; from clipping on there are only integers, and noise is drawn exactly",
+    }
+
+
+def _distributed(plan: Plan, sites: int) -> Json:
+    """A site's share of the noise and how many shares the claim counts; None with central noise.
+
+    The noise that is there when more sites answer is a remark, never the claim (PRIVACY 8).
+    """
+    privacy = plan.privacy
+    if privacy.noise == "central":
+        return None
+    return {
+        "sigma_of_a_share": privacy.sigma_local,
+        "shares_counted": plan.shares,
+        "noise_margin": plan.grid.noise_margin,
+        "remark": f"{sites} sites are in the last sum; if each left its share in, the variance of the noise is "
+        f"{sites / plan.shares:.2f} times what the claim counts",
+    }
+
+
 def trust_assumptions(plan: Plan) -> list[Json]:
     """What the guarantee rests on (PRIVACY 17, 18)."""
     simulated = [
@@ -93,7 +125,8 @@ def trust_assumptions(plan: Plan) -> list[Json]:
     ]
     return [
         *(simulated if plan.cohort.units_origin != "published" else []),
-        *_who_sees_what(plan),
+        _trust_in_noise(plan),
+        _trust_in_aggregation(plan),
         "Each node is trusted to clip and to keep its coins secret.",
         f"Hyper-parameters ({', '.join(sorted(plan.method.options))}, clip norm, rounds) are taken as public: if they "
         "were tuned on the private images, that tuning cost budget which is not counted here.",
@@ -102,23 +135,26 @@ def trust_assumptions(plan: Plan) -> list[Json]:
     ]
 
 
-def _who_sees_what(plan: Plan) -> list[Json]:
-    """Who could look at a sum before noise, and at a single site's sum."""
-    colluders, needed = plan.aggregation.colluders, plan.quorum
-    central = (
-        "Noise is added by the coordinator: it is trusted with the sum before noise, and epsilon holds against "
-        "everyone but it and the unit's own site."
+def _trust_in_noise(plan: Plan) -> str:
+    if plan.privacy.noise == "central":
+        return (
+            "Noise is added by the coordinator: it is trusted with the sum before noise, and epsilon holds against "
+            "everyone but it and the unit's own site."
+        )
+    return (
+        "Each site adds a share of the noise before its vector leaves: nobody, the coordinator included, sees a sum "
+        f"without noise. Epsilon counts {plan.shares} shares, so it holds against everyone but the unit's own site "
+        f"even if {plan.aggregation.colluders} of the sites leave their share out or take it off, and no more. It is "
+        "claimed in Renyi DP at integer orders alone."
     )
-    distributed = (
-        f"Each site adds its share of the noise: epsilon holds against the coordinator too, with up to {colluders} "
-        "sites that help it by taking off their own shares, and is claimed in Renyi DP."
+
+
+def _trust_in_aggregation(plan: Plan) -> str:
+    aggregation = plan.aggregation
+    if aggregation.mode == "plain":
+        return "Aggregation is plain: the coordinator also sees each site's sum."
+    return (
+        f"Aggregation is secure: the coordinator sees the sum over at least {plan.quorum} sites and no site's own, "
+        f"even if it lies and up to {aggregation.colluders} sites help it. Nothing proves that a site's vector is "
+        "what its images give: one bad site can spoil a round, not read others."
     )
-    secure = (
-        f"Aggregation is secure: the coordinator sees sums of at least {needed} sites and no site's own, even if it "
-        f"lies, unless more than {colluders} sites help it."
-    )
-    plain = "Aggregation is plain: the coordinator also sees each site's sum."
-    return [
-        central if plan.privacy.noise == "central" else distributed,
-        secure if plan.aggregation.mode == "secagg" else plain,
-    ]

@@ -19,7 +19,7 @@ from undertone.statement import privacy_statement
 
 @dataclass(frozen=True)
 class Verified:
-    """What `verify` found to be true."""
+    """What `verify` found to be true. `epsilon` is the claim, by `accountant`: "PLD" or "RDP"."""
 
     study: str
     digest: str
@@ -29,6 +29,7 @@ class Verified:
     delta: float
     unit: str
     attempts_charged: int
+    accountant: str
 
 
 def verify(folder: Path, coordinator: str | None = None) -> Verified:
@@ -73,8 +74,10 @@ def verify(folder: Path, coordinator: str | None = None) -> Verified:
         differing = (key for key in sorted({*statement, *expected}) if not _same(statement.get(key), expected.get(key)))
         changed = next(differing, "its spelling")
         raise NotVerified(f"privacy.json says something else than plan and ledger do: {changed}")
+    privacy = plan.privacy
+    accountant = "PLD" if privacy.noise == "central" else "RDP"
     return Verified(
-        plan.study, plan.digest, signer, epsilon, epsilon_rdp, plan.privacy.delta, plan.privacy.unit, charges
+        plan.study, plan.digest, signer, epsilon, epsilon_rdp, privacy.delta, privacy.unit, charges, accountant
     )
 
 
@@ -119,6 +122,8 @@ def _cohort(statement: dict[str, Any], plan: Plan) -> tuple[list[str], dict[str,
         raise NotVerified("privacy.json does not say which sites are in the sum: cohort")
     if sorted([*map(str, sites), *missing]) != sorted(plan.cohort.units):
         raise NotVerified("privacy.json names other sites than the plan's roster: cohort")
+    if len(sites) < plan.quorum:
+        raise NotVerified(f"privacy.json says that a sum of {len(sites)} sites was used; the plan needs {plan.quorum}")
     return sites, missing
 
 

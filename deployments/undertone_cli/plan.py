@@ -5,10 +5,13 @@ from pathlib import Path
 import click
 
 from undertone.plan import Plan
+from undertone.privacy.distributed import DistributedEvent
 from undertone.progress import reporting
 from undertone.resolve import refuse_noise, resolve, units_for_signal
 from undertone.study import load_study
 from undertone_cli.console import Bars, out, table
+
+SMALLEST_SHOWN = 1e-300
 
 
 def describe(plan: Plan) -> list[tuple[str, str]]:
@@ -27,8 +30,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             "units",
             ", ".join(f"{site} {count}" for site, count in plan.cohort.units.items()) + f" ({total} in all)",
         ),
-        ("epsilon (PLD, the claim)", f"{privacy.epsilon:.6f} at delta {privacy.delta:g}"),
-        ("epsilon (RDP)", f"{privacy.epsilon_rdp:.6f}"),
+        *_claim(plan),
         ("clip norm C", f"{clip:.6g} (from {privacy.clip_origin})"),
         ("sigma", f"{privacy.sigma} grid units = {privacy.sigma / privacy.sensitivity:.4f} x Delta"),
         ("sensitivity Delta", f"{privacy.sensitivity} grid units"),
@@ -37,7 +39,8 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("sampling rate p", f"{privacy.sampling_rate:g}"),
         ("rounds, attempts", f"{privacy.rounds}, at most {privacy.max_attempts}"),
         ("sites needed", f"{plan.quorum} of {len(plan.cohort.units)}"),
-        ("aggregation", _aggregation(plan)),
+        *_aggregation(plan),
+        *_noise(plan),
         (
             "noise-to-signal",
             f"{privacy.noise_to_signal:.2f}; {units_for_signal(plan)} units would bring it to 1",
@@ -45,17 +48,45 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
     ]
 
 
-def _aggregation(plan: Plan) -> str:
-    """Who sees what, and how many sites may leave."""
+def _claim(plan: Plan) -> list[tuple[str, str]]:
+    privacy = plan.privacy
+    if privacy.noise == "distributed":
+        return [("epsilon (RDP, the claim)", f"{privacy.epsilon:.6f} at delta {privacy.delta:g}")]
+    return [
+        ("epsilon (PLD, the claim)", f"{privacy.epsilon:.6f} at delta {privacy.delta:g}"),
+        ("epsilon (RDP)", f"{privacy.epsilon_rdp:.6f}"),
+    ]
+
+
+def _aggregation(plan: Plan) -> list[tuple[str, str]]:
+    """Who sees what, and how many may be missing."""
     aggregation, sites = plan.aggregation, len(plan.cohort.units)
     if aggregation.mode == "plain":
-        return "plain: the coordinator sees each site's sum"
-    bears = sites - plan.quorum
-    dropouts = f"{bears} may drop out" if bears else "none may drop out once keys are exchanged"
-    return (
-        f"secure: the coordinator sees the sum alone; threshold {aggregation.threshold} of {sites}, "
-        f"up to {aggregation.colluders} may collude with it, {dropouts}"
-    )
+        return [("aggregation", "plain: the coordinator sees each site's sum")]
+    tolerated = sites - plan.quorum
+    return [
+        ("aggregation", f"secagg: the coordinator sees the sum alone, words of {aggregation.wire_bits} bits"),
+        ("threshold", f"{aggregation.threshold} of {sites} sites must help to open a sum"),
+        ("colluders", f"up to {aggregation.colluders} sites may help a lying coordinator"),
+        ("dropouts tolerated", str(tolerated) if tolerated else "none after keys are exchanged; more sites would help"),
+    ]
+
+
+def _noise(plan: Plan) -> list[tuple[str, str]]:
+    """Where noise is added; with distributed noise, by how much more than the claim needs, and what tau costs."""
+    privacy = plan.privacy
+    if privacy.noise == "central":
+        return [("noise", "central: the coordinator adds it to the opened sum")]
+    sites, event = len(plan.cohort.units), plan.event
+    # (2 alpha - 1) / (alpha - 1) is at most 3, at order 2.
+    cost = 3 * event.log_ratio * privacy.max_attempts if isinstance(event, DistributedEvent) else 0.0
+    return [
+        ("noise", f"distributed: each site adds a share; {plan.shares} shares are counted, the rest may be left out"),
+        ("a site's share", f"sigma_loc {privacy.sigma_local} grid units"),
+        ("excess noise", f"{sites * privacy.sigma_local**2 / privacy.sigma**2:.2f} x variance when nobody drops"),
+        ("tau term", f"at most {max(cost, SMALLEST_SHOWN):.0e} of epsilon: a sum of shares is not quite Gaussian"),
+        ("noise margin m", f"{plan.grid.noise_margin} grid units"),
+    ]
 
 
 @click.command("plan")

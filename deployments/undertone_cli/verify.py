@@ -26,7 +26,7 @@ def command(release: Path, coordinator: str | None) -> None:
             ("plan digest", found.digest),
             ("signed by", found.coordinator),
             ("unit", found.unit),
-            ("epsilon recomputed (PLD)", f"{found.epsilon:.6f} at delta {found.delta:g}"),
+            (f"epsilon recomputed ({found.accountant}, the claim)", f"{found.epsilon:.6f} at delta {found.delta:g}"),
             ("epsilon recomputed (RDP)", f"{found.epsilon_rdp:.6f}"),
             ("attempts charged", str(found.attempts_charged)),
         ],
