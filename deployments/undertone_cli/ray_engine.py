@@ -37,6 +37,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
+_TOKEN = OsEntropy().bytes(32).hex()
+
 
 class _Stopped(Exception):
     """Ends the ServerApp's thread where it waits for sites that no longer run."""
@@ -161,7 +163,7 @@ def run_ray(server_app: ServerApp, client_app: ClientApp, run: Path, sites: Iter
     folders = tuple(str(folder) for folder in sorted(sites))
     if not folders:
         raise FolderError(f"{run} has no sites to run")
-    if "ray" in sys.modules and "RAY_AUTH_TOKEN" not in os.environ:
+    if "ray" in sys.modules and os.environ.get("RAY_AUTH_TOKEN") != _TOKEN:
         raise InputError("this process imported Ray already, and Ray reads its settings once: use a process of its own")
     study = _Study(server_app, run)
     with _ray_settings(min(_cores(), len(folders))) as settings:
@@ -180,12 +182,12 @@ def _ray_settings(workers: int) -> Iterator[dict[str, dict[str, ConfigRecordValu
     """Flower's backend configuration for a Ray of our own; removes what it wrote and whom it started."""
     os.environ.update(_ENVIRONMENT)
     # Ray's ports are open to the network: only who knows this token is answered.
-    os.environ.setdefault("RAY_AUTH_TOKEN", OsEntropy().bytes(32).hex())
+    os.environ["RAY_AUTH_TOKEN"] = _TOKEN
     import ray  # an extra, and only now: it reads its settings when it is imported
 
     folder = tempfile.mkdtemp(prefix="undertone-ray-", dir="/tmp")  # short: Ray's sockets are named under it
     python_path, logger = os.environ.get("PYTHONPATH"), logging.getLogger("flwr")
-    level, before = logger.level, set(psutil.Process().children(recursive=True))
+    level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         yield {
@@ -201,9 +203,8 @@ def _ray_settings(workers: int) -> Iterator[dict[str, dict[str, ConfigRecordValu
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
         }
     finally:
-        started = set(psutil.Process().children(recursive=True)) - before
         ray.shutdown()
-        _, alive = psutil.wait_procs(started, timeout=_SECONDS_TO_END)
+        _, alive = psutil.wait_procs(_our_processes(), timeout=_SECONDS_TO_END)
         for process in alive:  # a worker that was still starting does not hear that Ray has ended
             with suppress(psutil.Error):
                 process.kill()
@@ -211,6 +212,19 @@ def _ray_settings(workers: int) -> Iterator[dict[str, dict[str, ConfigRecordValu
         logger.setLevel(level)
         _restore("PYTHONPATH", python_path)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _our_processes() -> list[psutil.Process]:
+    """What our Ray has started and is not gone yet: its processes alone were born with this run's token.
+
+    By parent they could not be found: workers outlive the daemon that started them by a moment.
+    """
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get("RAY_AUTH_TOKEN") == _TOKEN:
+                found.append(process)
+    return found
 
 
 def _restore(name: str, value: str | None) -> None:
