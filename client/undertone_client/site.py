@@ -16,13 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from undertone.durable import write_durable
 from undertone.errors import FolderError
 from undertone.keys import write_secret
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
+from undertone.shown import shown
 from undertone.study import Section, SiteName
 
 _ConfigT = TypeVar("_ConfigT", bound=Section)
@@ -71,9 +72,8 @@ class SiteDir:
 
     def note(self, text: str) -> None:
         """One line in node.log, for the site's own eyes."""
-        line = text if text.isprintable() else ascii(text)[1:-1]  # a file's name must not write lines of its own
         with (self.folder / "node.log").open("a", encoding="utf-8") as stream:
-            stream.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
+            stream.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {shown(text, 2000)}\n")
 
     def secret(self) -> bytes:
         """The node's 32-byte secret.
@@ -117,5 +117,5 @@ def _toml(section: Section) -> bytes:
 def _read(path: Path, model: type[_ConfigT]) -> _ConfigT:
     try:
         return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, ValidationError) as error:
-        raise FolderError(f"{path} cannot be used: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, RecursionError) as error:  # of tomllib and pydantic, too
+        raise FolderError(f"{path} cannot be used: {shown(str(error).splitlines()[0])}") from None
