@@ -6,8 +6,9 @@ import numpy as np
 
 from undertone.errors import DataError
 from undertone.progress import reporter
+from undertone.shown import shown
 from undertone.study import Study, Unit
-from undertone_client.metadata import Problem, shown
+from undertone_client.metadata import Problem
 from undertone_client.records import RecordTable, bad_images, read_good_records
 from undertone_client.registration import Registration, places, present, registrations
 from undertone_client.site import SiteDir

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TextIO
 
 from undertone.errors import DataError
+from undertone.shown import shown
 
 # One record is a name, an id and some words. A line beyond this is no metadata, and must not fill the memory.
 LONGEST_LINE = 1 << 20
 MOST_LINES = 16
-_SHOWN = 200
 Value = str | int | float | bool | list[object] | dict[str, object] | None
 
 
@@ -40,12 +40,6 @@ class Row:
     line: int
     last_line: int
     columns: dict[str, str]
-
-
-def shown(name: str) -> str:
-    """A name from a file as a message may show it: one line, no control characters, not endless."""
-    text = name if name.isprintable() else ascii(name)[1:-1]
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def is_text(value: str) -> bool:

@@ -15,9 +15,10 @@ from pathlib import Path
 from undertone.captions import caption_fields
 from undertone.errors import DataError
 from undertone.progress import reporter
+from undertone.shown import shown
 from undertone.study import Unit
 from undertone_client.images import read_images
-from undertone_client.metadata import Problem, Row, is_text, read_rows, shown
+from undertone_client.metadata import Problem, Row, is_text, read_rows
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")

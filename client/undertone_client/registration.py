@@ -21,8 +21,9 @@ from undertone.captions import caption_fields
 from undertone.durable import sync, write_durable
 from undertone.errors import FolderError
 from undertone.plan import Plan
+from undertone.shown import shown
 from undertone.study import Unit
-from undertone_client.metadata import Problem, rows_by_line, shown
+from undertone_client.metadata import Problem, rows_by_line
 from undertone_client.records import METADATA_NAMES, Record, RecordTable, key_of, metadata_of, read_records, refuse
 from undertone_client.site import SiteDir
 

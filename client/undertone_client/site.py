@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt
 
 from undertone.durable import storage_errors, write_durable
 from undertone.errors import FolderError, NotApproved
@@ -30,6 +30,7 @@ from undertone.models.devices import AUTO, Dtype
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
 from undertone.secagg.federation import Federation, read_federation
+from undertone.shown import shown
 from undertone.study import Section, SiteName
 
 _ConfigT = TypeVar("_ConfigT", bound=Section)
@@ -125,7 +126,7 @@ class SiteDir:
         Never raises: a log that cannot be written would turn a record that is a zero row into a fault that the
         coordinator sees (PRIVACY 17). The line then goes to the process's own log.
         """
-        line = text if text.isprintable() else ascii(text)[1:-1]  # a file's name must not write lines of its own
+        line = shown(text, 2000)  # a file's name must not write lines of its own
         try:
             with (self.folder / "node.log").open("a", encoding="utf-8") as stream:
                 stream.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
@@ -178,5 +179,5 @@ def _toml(section: Section) -> bytes:
 def _read(path: Path, model: type[_ConfigT]) -> _ConfigT:
     try:
         return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, ValidationError) as error:
-        raise FolderError(f"{path} cannot be used: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, RecursionError) as error:  # of tomllib and pydantic, too
+        raise FolderError(f"{path} cannot be used: {shown(str(error).splitlines()[0])}") from None

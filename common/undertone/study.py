@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from undertone.captions import caption_fields
 from undertone.errors import StudyError
+from undertone.shown import shown
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Unit = Literal["record", "patient", "site"]
@@ -154,8 +155,10 @@ def load_study(path: Path) -> Study:
         raise StudyError(f"{path}: cannot read the study file: {_reason(error)}") from None
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise StudyError(f"{path.name}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise StudyError(f"{path.name}: not valid TOML: nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, and numbers of thousands of digits
+        raise StudyError(f"{path.name}: not valid TOML: {shown(str(error))}") from None
     return parse_study(tables, path.name)
 
 
@@ -181,7 +184,7 @@ def _validated(model: type[ModelT], tables: dict[str, Any], source: str) -> Mode
     try:
         return model.model_validate(tables)
     except ValidationError as error:
-        raise StudyError(f"{source}: {' '.join(_first_line(error, model).split())}") from None
+        raise StudyError(f"{source}: {shown(' '.join(_first_line(error, model).split()), 500)}") from None
 
 
 def _first_line(error: ValidationError, model: type[BaseModel]) -> str:
