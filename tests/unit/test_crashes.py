@@ -55,7 +55,7 @@ def assert_as_worked_out(story: Story) -> None:
 def is_void(story: Story, round_: int = 1) -> bool:
     """The round's last attempt was asked for and left neither Q nor V."""
     at = story.world / "run" / "checkpoints" / f"round-{round_:06d}"
-    return bool(list(at.glob("asked-*"))) and not list(at.glob("sum-*.npy")) and not list(at.glob("noised-*.npy"))
+    return bool(list(at.glob("asked-*.mark"))) and not list(at.glob("sum-*.npy")) and not list(at.glob("noised-*.npy"))
 
 
 # --- every failpoint ------------------------------------------------------------------------------
