@@ -20,6 +20,7 @@ from undertone.failpoints import NAMES
 SEED = 7
 # Where a site is asked for its vector and Q is not yet durable: a death here makes the attempt void.
 VOIDING = {
+    "durable/renamed",  # its first hit is the mark itself
     "ledger/before commit",  # its first hit is a node's
     "secure/confirmed",
     "rounds/asked durable",
@@ -55,7 +56,7 @@ def assert_as_worked_out(story: Story) -> None:
 def is_void(story: Story, round_: int = 1) -> bool:
     """The round's last attempt was asked for and left neither Q nor V."""
     at = story.world / "run" / "checkpoints" / f"round-{round_:06d}"
-    return bool(list(at.glob("asked-*"))) and not list(at.glob("sum-*.npy")) and not list(at.glob("noised-*.npy"))
+    return bool(list(at.glob("asked-*.mark"))) and not list(at.glob("sum-*.npy")) and not list(at.glob("noised-*.npy"))
 
 
 # --- every failpoint ------------------------------------------------------------------------------
