@@ -18,6 +18,8 @@ from undertone.errors import (
     UnfaithfulCoordinator,
 )
 from undertone.secagg import sealing, shamir
+from undertone.secagg.encoding import tagged
+from undertone.secagg.federation import Federation
 from undertone.secagg.messages import Advert, Adverts, Lists, Shares
 from undertone.secagg.node import Done, Opened, Shared, open_session, restore
 from undertone.secagg.prg import add_masks
@@ -114,6 +116,9 @@ def test_attack_the_stored_state_of_another_session_or_site():
     for damaged in (stored[:-1], stored + b"\0", bytes([*stored[:60], stored[60] ^ 1, *stored[61:]]), b"", b"\1"):
         with pytest.raises(LedgerCorrupt):
             restore_at(attack, attack.victim, damaged, 1)
+    longer = stored[:-32] + b"\0"
+    with pytest.raises(LedgerCorrupt, match="goes on"):
+        restore_at(attack, attack.victim, longer + tagged("state", longer), 1)
     with pytest.raises(LedgerCorrupt):
         Shared.from_bytes(stored, scene.params, attack.victim, scene.identities[attack.victim], scene.federation)
     with pytest.raises(NotApproved):
@@ -250,6 +255,9 @@ def test_attack_the_transcript_is_touched_up():
     for change in changes.values():
         with pytest.raises(NotVerified):
             check_transcript(touched(change), scene.federation)
+    renamed = Federation("renamed", scene.federation.coordinator, scene.federation.sites)
+    with pytest.raises(NotVerified, match="another federation"):
+        check_transcript(good, renamed)
     for spoiled in (good + b" ", b"{}", b"", b"[" * 100_000, b'{"parameters":1}'):
         with pytest.raises(NotVerified):
             check_transcript(spoiled, scene.federation)
