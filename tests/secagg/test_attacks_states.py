@@ -22,6 +22,7 @@ from undertone.secagg.encoding import tagged
 from undertone.secagg.federation import Federation
 from undertone.secagg.messages import Advert, Adverts, Lists, Shares
 from undertone.secagg.node import Done, Opened, Shared, open_session, restore
+from undertone.secagg.parameters import Parameters
 from undertone.secagg.prg import add_masks
 from undertone.secagg.transcript import check_transcript
 
@@ -272,3 +273,14 @@ def test_attack_the_transcript_says_nothing_about_the_sum():
     for site, words in outcome.run.words.items():
         assert sealing.words_digest(words).hex() not in outcome.opened.transcript.decode(), site
     assert again.opened.transcript == outcome.opened.transcript
+
+
+def test_attack_everybody_signs_under_unsound_parameters():
+    # Programs without the rules ran this session; whoever reads its transcript still refuses it.
+    scene = world(5, threshold=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Parameters, "check", lambda self: None)
+        transcript = session(scene).opened.transcript
+        assert check_transcript(transcript, scene.federation).sites == scene.roster
+    with pytest.raises(NotVerified, match="2t > n"):
+        check_transcript(transcript, scene.federation)
