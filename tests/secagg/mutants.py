@@ -296,12 +296,6 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     # Node: states
     ("one answer per state", "node.py", "content, self._content = self._look(), None", "content = self._look()"),
-    (
-        "spent before the message is read",
-        "node.py",
-        "content, self._content = self._look(), None\n        return content",
-        "content = self._look()\n        return content",
-    ),
     ("stored state whole", "held.py", 'if tagged("state", body) != digest:', "if False:"),
     ("stored state's site", "held.py", "if reader.index(roster) != index:", "if reader.index(roster) < 0:"),
     ("stored state ends", "held.py", "        reader.done()\n", ""),

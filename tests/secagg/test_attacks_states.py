@@ -18,8 +18,11 @@ from undertone.errors import (
     UnfaithfulCoordinator,
 )
 from undertone.secagg import sealing, shamir
+from undertone.secagg.encoding import tagged
+from undertone.secagg.federation import Federation
 from undertone.secagg.messages import Advert, Adverts, Lists, Shares
 from undertone.secagg.node import Done, Opened, Shared, open_session, restore
+from undertone.secagg.parameters import Parameters
 from undertone.secagg.prg import add_masks
 from undertone.secagg.transcript import check_transcript
 
@@ -114,6 +117,9 @@ def test_attack_the_stored_state_of_another_session_or_site():
     for damaged in (stored[:-1], stored + b"\0", bytes([*stored[:60], stored[60] ^ 1, *stored[61:]]), b"", b"\1"):
         with pytest.raises(LedgerCorrupt):
             restore_at(attack, attack.victim, damaged, 1)
+    longer = stored[:-32] + b"\0"
+    with pytest.raises(LedgerCorrupt, match="goes on"):
+        restore_at(attack, attack.victim, longer + tagged("state", longer), 1)
     with pytest.raises(LedgerCorrupt):
         Shared.from_bytes(stored, scene.params, attack.victim, scene.identities[attack.victim], scene.federation)
     with pytest.raises(NotApproved):
@@ -250,6 +256,9 @@ def test_attack_the_transcript_is_touched_up():
     for change in changes.values():
         with pytest.raises(NotVerified):
             check_transcript(touched(change), scene.federation)
+    renamed = Federation("renamed", scene.federation.coordinator, scene.federation.sites)
+    with pytest.raises(NotVerified, match="another federation"):
+        check_transcript(good, renamed)
     for spoiled in (good + b" ", b"{}", b"", b"[" * 100_000, b'{"parameters":1}'):
         with pytest.raises(NotVerified):
             check_transcript(spoiled, scene.federation)
@@ -264,3 +273,14 @@ def test_attack_the_transcript_says_nothing_about_the_sum():
     for site, words in outcome.run.words.items():
         assert sealing.words_digest(words).hex() not in outcome.opened.transcript.decode(), site
     assert again.opened.transcript == outcome.opened.transcript
+
+
+def test_attack_everybody_signs_under_unsound_parameters():
+    # Programs without the rules ran this session; whoever reads its transcript still refuses it.
+    scene = world(5, threshold=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Parameters, "check", lambda self: None)
+        transcript = session(scene).opened.transcript
+        assert check_transcript(transcript, scene.federation).sites == scene.roster
+    with pytest.raises(NotVerified, match="2t > n"):
+        check_transcript(transcript, scene.federation)

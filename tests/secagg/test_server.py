@@ -357,6 +357,16 @@ def test_after_too_few_sites_a_session_is_over():
         stage.server.adverts(messages)
 
 
+def test_a_vector_after_a_session_that_ended_early_changes_nothing():
+    stage = Stage()
+    messages = stage.sealed()
+    with pytest.raises(TooFewSites):
+        stage.server.sealed({site: messages[site] for site in stage.scene.roster[:2]})
+    assert not stage.server.fold("site-000", np.zeros(6, np.uint32), b"")
+    assert stage.server.ignored[-1][0] == "site-000"
+    assert "site-000" not in stage.server.dropped
+
+
 def test_unsound_parameters_start_no_server():
     scene = world(5)
     with pytest.raises(MechanismViolation):
