@@ -41,6 +41,7 @@ def test_an_inversion_killed_half_way_goes_on(tmp_path: Path, tiny_base: Path) -
         "privacy__unit": "record",
         "data__unit_column": None,
         "cohort__units": {"site-1": 130, "site-2": 130},
+        "aggregation": {"mode": "plain"},  # two sites cannot hide in each other's sum
     }
     study = tiny_study(tmp_path / "study.toml", tiny_base, **changes)
     run, site = tmp_path / "run", tmp_path / "run" / "sites" / "site-1"
