@@ -53,7 +53,7 @@ def measure(folder: Path, count: int) -> dict[str, object]:
     """Write, check, register, prepare, prepare again and contribute: MiB at most, and seconds."""
     plan = make_plan(make_dummy_base(folder / "base"), {"north": count, "east": count})
     world = World(folder, plan, RunFolder.create(folder / "run", plan, {"setting": "test"}))
-    policy = Policy(coordinator=public_hex(world.run.key()), approved=[plan.digest])
+    policy = Policy(coordinator=public_hex(world.run.key()), approved=[plan.digest], allow_plain=True)
     config = NodeConfig(site="north", data=str((folder / "data").resolve()), micro_batch=256)
     site = create_site(folder / "north", config, policy, OsEntropy())
     world.sites["north"] = site.folder

@@ -268,7 +268,7 @@ def test_simulate_leaves_no_partial_run(tmp_path: Path, dummy_base: Path, dummy_
         path = dice.choice(list(files))
         path.write_bytes(mutate(files[path], dice))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("undertone_cli.simulate.run_inprocess", lambda *_: None)
+            patch.setattr("undertone_cli.simulate.run_on", lambda *_: None)
             result = call(
                 "simulate",
                 tmp_path / "study.toml",
