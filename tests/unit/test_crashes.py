@@ -66,7 +66,30 @@ def is_void(story: Story, round_: int = 1) -> bool:
 ELSEWHERE = ("rounds/void noted", "gate/shared V durable")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ELSEWHERE])
+def some_fast(values: list[Any], *fast: Any) -> list[Any]:
+    """All values, of which only `fast` are tried in the fast suite."""
+    return [value if value in fast else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+# One of each kind of durable step in every run of the tests; the others in `make test-all`.
+FAST = (
+    "preparing/coins durable",
+    "preparing/rows durable",
+    "node/charge durable",
+    "node/before answer",
+    "rounds/asked durable",
+    "run/Q durable",
+    "gate/before charge",
+    "gate/receipt durable",
+    "gate/noise drawn",
+    "run/V durable",
+    "rounds/state durable",
+    "release/weights durable",
+    "release/renamed",
+)
+
+
+@pytest.mark.parametrize("name", some_fast([name for name in NAMES if name not in ELSEWHERE], *FAST))
 def test_a_one_shot_study_killed_anywhere_is_charged_once_or_void(
     begin: Begin, undisturbed: dict[str, dict[str, bytes]], name: str
 ) -> None:
@@ -148,11 +171,6 @@ def test_a_fresh_interpreter_dies_where_its_environment_says(begin: Begin) -> No
 
 
 # --- a node's own process -------------------------------------------------------------------------
-
-
-def some_fast(values: list[Any], *fast: Any) -> list[Any]:
-    """All values, of which only `fast` are tried in the fast suite."""
-    return [value if value in fast else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 PREPARING = [
