@@ -40,11 +40,12 @@ from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 from numpy.typing import NDArray
 from report import Row, parser, publish
 
+from undertone.aggregation import default_colluders, default_threshold
 from undertone.keys import public_hex
 from undertone.privacy.entropy import OsEntropy
 from undertone.secagg.federation import Federation
 from undertone.secagg.node import open_session
-from undertone.secagg.parameters import Parameters, default_colluders, default_threshold
+from undertone.secagg.parameters import Parameters
 from undertone.secagg.prg import add_masks, pack24
 from undertone.secagg.server import ServerSession
 
@@ -145,7 +146,8 @@ def build(n: int, d: int) -> tuple[Parameters, Federation, dict[str, Ed25519Priv
     digest = hashlib.sha256(b"").hexdigest()
     parameters = Parameters(
         study=digest, round=1, attempt=1, session=1, federation=federation.digest, roster=names,
-        threshold=default_threshold(n), colluders=default_colluders(n), min_sites=2, dimension=d, wire_bits=32,
+        threshold=default_threshold(n), colluders=default_colluders(n, default_threshold(n)), min_sites=2,
+        dimension=d, wire_bits=32,
         scale=1 << 14, site_clamp=VALUES, noise="central", state_sha256=digest, method="bench",
     )  # fmt: skip
     return parameters, federation, keys
