@@ -36,7 +36,7 @@ def test_blocks_of_any_size_give_the_sum_of_the_whole(count: int, cuts: list[int
 
 def test_one_unit_more_moves_the_sum_by_delta_wherever_the_blocks_end() -> None:
     """The clamp is reached and left again: were each block clamped, the other units would move too."""
-    rows = np.concatenate([np.full((4, 1), 4.0), np.full((4, 1), -4.0), np.full((4, 1), 4.0)]).astype(np.float32)
+    rows = np.concatenate([np.full((4, 1), 4.0), np.full((3, 1), -4.0), np.full((1, 1), 4.0)]).astype(np.float32)
     for size in (1, 2, 3, 4, 5):
         sums = [
             site_sum_of_blocks(

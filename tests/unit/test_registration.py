@@ -84,12 +84,15 @@ def bad_bytes(world: World) -> None:
     metadata(world).write_bytes(metadata(world).read_bytes().replace(b"patient-1", b"patient-\xff"))
 
 
+def quote_without_end(world: World) -> None:
+    """Read as one file, all lines after it would be one value."""
+    change_line(4, lambda line: line.replace("patient-1", '"patient-1'))(world)
+    change_line(5, lambda line: line.replace("patient-1", ""))(world)
+
+
 # fault -> what it does to north, and which of its patients end without a row
 FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
-    "a quote that never ends": (
-        both_lines_of_patient_1(lambda line: line.replace("patient-1", '"patient-1')),
-        {"patient-1"},
-    ),
+    "a quote that never ends": (quote_without_end, {"patient-1"}),
     "a row too short": (both_lines_of_patient_1(lambda line: line.rsplit(",", 1)[0]), {"patient-1"}),
     "a row too long": (both_lines_of_patient_1(lambda line: line + ",more"), {"patient-1"}),
     "rows that vanished": (lambda world: put(world, [*lines_of(world)[:3], *lines_of(world)[5:]]), {"patient-1"}),
