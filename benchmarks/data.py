@@ -98,6 +98,8 @@ def large_site(folder: Path, images: int) -> list[Row]:
     command = [sys.executable, "-m", "tests.support.large", str(folder), str(images)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(ended.stdout.splitlines()[-1])
+    if found["bad"] or not found["answered"]:
+        sys.exit(f"the node did not answer; {folder / 'north' / 'node.log'} says why, with --keep")
     case = f"a site of {images} images"
     rows = [
         Row(case, "peak memory MiB", found["peak_mib"], LIMIT_MIB, "limit"),
