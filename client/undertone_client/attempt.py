@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from undertone.errors import ProtocolError
 from undertone.failpoints import reached
+from undertone.layout import state_sha256
 from undertone.messages import Request
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy
@@ -15,7 +16,7 @@ from undertone.secagg.plain import mask
 from undertone.stages import MaskedVector
 from undertone_client.contribution import site_total
 from undertone_client.gate import add_share
-from undertone_client.preparing import Preparation, state_sha256
+from undertone_client.preparing import Preparation
 from undertone_client.session import SiteSession
 from undertone_client.site import SiteDir
 from undertone_client.state import Attempt, NodeState

@@ -12,9 +12,10 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.canonical import digest_of, sha256_hex
+from undertone.canonical import digest_of
 from undertone.captions import fill_caption
 from undertone.failpoints import reached
+from undertone.layout import state_sha256
 from undertone.methods.protocol import Method, Progress, UnitRecords
 from undertone.methods.registry import planned_method
 from undertone.models.base import LoadedBase, load_base
@@ -130,11 +131,6 @@ def _loaded(reference: str, revision: str | None, device: str, _files: str) -> L
     `_files`, the digest of its pins, is part of the key: other files are another model.
     """
     return load_base(pin(reference, revision), device)
-
-
-def state_sha256(state: NDArray[np.float32]) -> str:
-    """SHA-256 of a public state w [d], as hexadecimal."""
-    return sha256_hex(state.astype("<f4").tobytes())
 
 
 def _rows(

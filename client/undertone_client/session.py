@@ -7,6 +7,7 @@ put back from an older copy is found out by the ledger.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import to_ring
 from undertone.secagg.agreed import NAME, parameters_of
+from undertone.secagg.federation import Federation
 from undertone.secagg.node import AnyState, Confirmed, Masked, Opened, Shared, open_session, restore
 from undertone.secagg.parameters import Parameters, agree
 from undertone.stages import ClippedSum, MaskedVector, NoisedShare
@@ -53,8 +55,8 @@ class SiteSession:
         if self.request.session <= session:
             raise ReplayedAttempt(f"session {self.request.session} of this attempt is over; {session} was opened")
         self._note(_OPEN)
-        identity, federation = self.site.identity(), self.site.federation()
-        opened, advert = open_session(params, self.site.config.site, identity, federation, entropy)
+        identity = self.site.identity()
+        opened, advert = open_session(params, self.site.config.site, identity, self._federation, entropy)
         self._keep(state_sha256, opened)
         return advert
 
@@ -104,9 +106,8 @@ class SiteSession:
         except OSError:
             raise ProtocolError("this site holds no session of this attempt; start another session") from None
         state_sha256 = data[:_HASH_BYTES].hex()
-        identity, federation = self.site.identity(), self.site.federation()
-        params = self._parameters(state_sha256)
-        state = restore(data[_HASH_BYTES:], step - 1, params, self.site.config.site, identity, federation)
+        params, identity = self._parameters(state_sha256), self.site.identity()
+        state = restore(data[_HASH_BYTES:], step - 1, params, self.site.config.site, identity, self._federation)
         if not isinstance(state, kind):
             raise ProtocolError(f"the stored session cannot take step {step}; start another session")
         return state_sha256, state
@@ -140,7 +141,10 @@ class SiteSession:
         return self.site.sessions / name
 
     def _parameters(self, state_sha256: str) -> Parameters:
-        request, federation = self.request, self.site.federation()
-        return parameters_of(
-            self.plan, federation.digest, request.round, request.attempt, request.session, state_sha256
-        )
+        request, federation = self.request, self._federation.digest
+        return parameters_of(self.plan, federation, request.round, request.attempt, request.session, state_sha256)
+
+    @cached_property
+    def _federation(self) -> Federation:
+        """The manifest, read and its signature checked once for a request."""
+        return self.site.federation()

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.canonical import digest_of
+from undertone.canonical import digest_of, sha256_hex
 from undertone.errors import MechanismViolation
 
 
@@ -53,3 +53,8 @@ class Layout:
             named[name] = vector[start : start + prod(shape)].reshape(shape)
             start += prod(shape)
         return named
+
+
+def state_sha256(state: NDArray[np.float32]) -> str:
+    """SHA-256 of a public state w [d], as hexadecimal."""
+    return sha256_hex(state.astype("<f4").tobytes())

@@ -92,8 +92,8 @@ class _StudyGrid(Grid):
         return replies
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Not used: replies are pulled one by one."""
-        raise NotImplementedError
+        """As the Grid behind does; the study itself pulls replies one by one."""
+        return self._grid.send_and_receive(messages, timeout=timeout)
 
     def _report(self) -> None:
         waiting = [question for question, asked in self._asked.items() if self._answered[question] < asked]

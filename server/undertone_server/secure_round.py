@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from undertone.canonical import sha256_hex
 from undertone.failpoints import reached
+from undertone.layout import state_sha256
 from undertone.messages import Kind, Words
 from undertone.privacy.quantise import from_ring
 from undertone.secagg.agreed import parameters_of
@@ -68,8 +69,8 @@ class Session:
     def of(cls, attempt: Attempt, federation: Federation) -> "Session":
         """A new session of an attempt, its number durable before anyone hears of it."""
         number = attempt.run.next_session(attempt.round, attempt.number)
-        state_sha256 = sha256_hex(attempt.state.astype("<f4").tobytes())
-        params = parameters_of(attempt.plan, federation.digest, attempt.round, attempt.number, number, state_sha256)
+        state = state_sha256(attempt.state)
+        params = parameters_of(attempt.plan, federation.digest, attempt.round, attempt.number, number, state)
         return cls(attempt, number, ServerSession(params, federation))
 
     def run(self, before_opening: Callable[[str], object]) -> OpenedSum:

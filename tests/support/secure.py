@@ -8,9 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support.world import START, World
-from undertone.canonical import sha256_hex
+from undertone.layout import state_sha256
 from undertone.messages import Reply
-from undertone.plan import Plan
 from undertone.secagg.agreed import parameters_of
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.server import OpenedSum, ServerSession
@@ -24,7 +23,7 @@ class HandSession:
         self.world, self.session, self.attempt = world, session, attempt
         self.sites = list(sites or world.sites)
         federation = world.run.federation()
-        self.params = parameters_of(world.plan, federation.digest, 1, attempt, session, state_hash(START))
+        self.params = parameters_of(world.plan, federation.digest, 1, attempt, session, state_sha256(START))
         self.server = ServerSession(self.params, federation)
         self.vectors: dict[str, NDArray[np.uint32]] = {}
 
@@ -67,10 +66,6 @@ def said(reply: Reply) -> Reply:
     return reply
 
 
-def state_hash(state: NDArray[np.float32]) -> str:
-    return sha256_hex(state.astype("<f4").tobytes())
-
-
 def changed(params: Parameters, **values: Any) -> bytes:
     """Parameters with some values changed, as a coordinator that lies would send them."""
     return Parameters(**(vars_of(params) | values)).to_bytes()
@@ -95,10 +90,10 @@ def fails_at(patch: pytest.MonkeyPatch, stages: dict[str, str]) -> None:
     patch.setattr(Node, "handle", failing)
 
 
-def plain_sum(plan: Plan, world: World, sites: Iterable[str]) -> NDArray[np.int64]:
+def plain_sum(world: World, sites: Iterable[str]) -> NDArray[np.int64]:
     """Q worked out slowly from the rows that the nodes kept."""
-    grid = plan.grid.as_grid()
-    total = np.zeros(plan.method.dimension, dtype=np.int64)
+    grid = world.plan.grid.as_grid()
+    total = np.zeros(world.plan.method.dimension, dtype=np.int64)
     for site in sites:
         for row in world.rows(site).values():
             vector = row.astype(np.float64)

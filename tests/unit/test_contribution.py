@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from tests.support.world import World
 from undertone.errors import FolderError, ProtocolError
+from undertone.layout import state_sha256
 from undertone.privacy.quantise import Grid, clip_and_quantise, site_sum, site_sum_of_blocks
 from undertone.stages import Contributions
 from undertone_client.contribution import site_total
-from undertone_client.preparing import state_sha256
 from undertone_client.state import NodeState
 
 GRID = Grid(scale=1 << 10, clip_units=4096, site_clamp=6000, modulus_bits=32)  # a clamp that three rows reach

@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord, RecordDict
 from tests.support.dummy import DIMENSION
 from tests.support.world import START, World
 from undertone.errors import MechanismViolation, ProtocolError, TooFewSites
+from undertone.layout import state_sha256
 from undertone.messages import Reply
 from undertone.privacy.quantise import from_ring
 from undertone_client.node import Node
@@ -136,14 +137,8 @@ def test_words_of_a_node_are_within_its_clamp(make_world: Make) -> None:
         key = (world.plan.digest, 1, 1)
         unit = next(iter(state.rows(key)))
         state.forget(key)
-        state.keep_sample(key, _state_hash(), [unit])
+        state.keep_sample(key, state_sha256(START), [unit])
         state.keep_rows(key, [(unit, np.full(DIMENSION, 1e30, dtype=np.float32))])
     words = world.ask("contribute").words
     assert words is not None
     assert np.linalg.norm(from_ring(words, 1, world.plan.grid.site_clamp)) <= world.plan.privacy.sensitivity
-
-
-def _state_hash() -> str:
-    from undertone.canonical import sha256_hex
-
-    return sha256_hex(START.astype("<f4").tobytes())

@@ -9,6 +9,7 @@ import pytest
 from tests.support.dummy import DIMENSION, DummyMethod, DummyOptions
 from tests.support.failpoints import at
 from tests.support.faults import Killed
+from tests.support.secure import plain_sum
 from tests.support.world import START, World
 from undertone.errors import BudgetExceeded, LedgerCorrupt, MechanismViolation
 from undertone.privacy.ledger import Ledger
@@ -26,25 +27,13 @@ def noised(world: World, round_: int = 1) -> np.ndarray:
     return kept[1]
 
 
-def true_sum(world: World, sites: tuple[str, ...]) -> np.ndarray:
-    """Q worked out from the rows that the nodes kept."""
-    total = np.zeros(DIMENSION, dtype=np.int64)
-    grid = world.plan.grid.as_grid()
-    for site in sites:
-        for row in world.rows(site).values():
-            vector = row.astype(np.float64)
-            vector *= min(1.0, grid.clip_norm * (1 - 2**-10) / np.linalg.norm(vector))
-            total += np.trunc(vector * grid.scale).astype(np.int64)
-    return total
-
-
 # --- one study ------------------------------------------------------------------------------------
 
 
 def test_a_study_runs_and_its_noise_has_the_plans_size(make_world: Make) -> None:
     world = make_world(sigma=1000)
     world.run_rounds()
-    difference = noised(world) - true_sum(world, ("north", "east", "south"))
+    difference = noised(world) - plain_sum(world, ("north", "east", "south"))
     assert 200 < np.sqrt(np.mean(difference**2.0)) < 2500  # 14 draws of sigma 1000
     assert world.charges() == [(1, 1)]
     assert [world.charges(site) for site in world.sites] == [[(1, 1)]] * 3
@@ -118,7 +107,7 @@ def test_v_is_the_sum_and_the_last_noise_drawn(
     drawn = len(draws)
     final = world.run_rounds()
     assert len(draws) == (drawn if step == "run/V durable" else drawn + 1)
-    total = true_sum(world, ("north", "east", "south"))
+    total = plain_sum(world, ("north", "east", "south"))
     np.testing.assert_array_equal(noised(world) - total, draws[-1])
     expected = noised(world) / world.plan.denominator(("north", "east", "south"))
     np.testing.assert_allclose(final, expected, rtol=1e-6)

@@ -42,7 +42,7 @@ def test_the_opened_sum_is_the_plain_sum_bit_for_bit(make_world: Make, draws: li
     world.run_rounds()
     values, sites = noised(world)
     assert sites == tuple(FIVE)
-    np.testing.assert_array_equal(values - plain_sum(world.plan, world, FIVE), draws[-1])
+    np.testing.assert_array_equal(values - plain_sum(world, FIVE), draws[-1])
     assert world.charges() == [(1, 1)]
     assert [world.charges(site) for site in FIVE] == [[(1, 1)]] * 5
 
@@ -66,7 +66,7 @@ def test_what_a_site_sends_is_masked_and_as_short_as_the_plan_says(
     for site, words in seen.items():
         assert words.nbytes == bytes_each * DIMENSION
         if bits == 32:
-            difference = words.view(np.int32) - plain_sum(world.plan, world, [site])
+            difference = words.view(np.int32) - plain_sum(world, [site])
             # A uniform word is within 2^26 of any value with probability 1/32.
             assert (np.abs(difference.astype(np.int64)) > 1 << 26).sum() > DIMENSION / 2
 
@@ -79,7 +79,7 @@ def test_ten_sites_of_which_three_drop_give_the_sum_of_seven(
     world.run_rounds()
     values, sites = noised(world)
     assert sites == tuple(sorted(set(TEN) - {"site-a", "site-d", "site-h"}))
-    np.testing.assert_array_equal(values - plain_sum(world.plan, world, sites), draws[-1])
+    np.testing.assert_array_equal(values - plain_sum(world, sites), draws[-1])
 
 
 def test_a_site_that_leaves_after_its_vector_is_in_the_sum(
@@ -90,7 +90,7 @@ def test_a_site_that_leaves_after_its_vector_is_in_the_sum(
     world.run_rounds()
     values, sites = noised(world)
     assert sites == tuple(sorted(set(TEN) - {"site-h"}))
-    np.testing.assert_array_equal(values - plain_sum(world.plan, world, sites), draws[-1])
+    np.testing.assert_array_equal(values - plain_sum(world, sites), draws[-1])
 
 
 @pytest.mark.parametrize("stage", ["prepare", "share", "contribute", "confirm", "unmask"])
@@ -183,7 +183,7 @@ def test_a_death_before_any_vector_costs_no_attempt(
     world.run_rounds()
     assert world.run.attempts_asked(1) == [1]
     assert world.charges() == [(1, 1)]
-    np.testing.assert_array_equal(noised(world)[0] - plain_sum(world.plan, world, FIVE), draws[-1])
+    np.testing.assert_array_equal(noised(world)[0] - plain_sum(world, FIVE), draws[-1])
 
 
 def test_a_death_between_vectors_and_sum_voids_the_attempt_and_at_full_rate_the_study(
@@ -398,7 +398,7 @@ def test_with_distributed_noise_no_one_sees_a_sum_without_it(
     values, sites = noised(world)
     assert sites == tuple(FIVE)
     assert (len(shares), draws) == (5, [])  # each site one, the coordinator none
-    np.testing.assert_array_equal(values - plain_sum(world.plan, world, FIVE), sum(shares))
+    np.testing.assert_array_equal(values - plain_sum(world, FIVE), sum(shares))
     assert not list(world.round_folder().glob("sum-*"))
     assert world.charges() == [(1, 1)]
 
