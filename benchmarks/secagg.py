@@ -113,7 +113,7 @@ def kernels(n: int, d: int, repeat: int) -> dict[str, float]:
         words = integers(d, 0).astype(np.uint32)
         with ours.turn():
             for _ in range(often):
-                add_masks(words, seeds[: n // 2], seeds[n // 2 :], threads=1)
+                add_masks(words, seeds[: n // 2], seeds[n // 2 :])
         measured = raw_rate()
         raw = Best(min(raw.wall, measured.wall), min(raw.cpu, measured.cpu))
         vector = [integers(d, 0)]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from undertone.errors import MechanismViolation
-from undertone.secagg import prg
-from undertone.secagg.prg import add_masks, pack24, unpack24, words_at
+from undertone.secagg import prg, sealing
+from undertone.secagg.prg import WordsDigest, add_masks, pack24, unpack24, words_at
 
 KEYS = st.lists(st.binary(min_size=32, max_size=32), max_size=4)
 
@@ -77,28 +77,26 @@ def test_random_access_agrees_with_the_stream(key: bytes, offset: int, count: in
     d=st.integers(0, 300),
     plus=KEYS,
     minus=KEYS,
-    threads=st.sampled_from([None, 1, 2, 3, 7]),
     chunk=st.sampled_from([16, 32, 48, 256, 1 << 18]),
 )
 @settings(deadline=None, max_examples=150)
-def test_kernel_agrees_with_the_slow_sum(d: int, plus: list, minus: list, threads: int | None, chunk: int) -> None:
+def test_kernel_agrees_with_the_slow_sum(d: int, plus: list, minus: list, chunk: int) -> None:
     vector = some_vector(d)
     expected = slowly(vector, plus, minus)
-    add_masks(vector, plus, minus, threads=threads, chunk_bytes=chunk)
+    add_masks(vector, plus, minus, chunk_bytes=chunk)
     assert np.array_equal(vector, expected)
 
 
 @pytest.mark.parametrize("d", [65535, 65536, 65537, 200_003])
-@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("chunk", [1 << 14, 3 * 16 * 1009, 1 << 18, 1 << 20])
-def test_chunk_and_threads_change_nothing(d: int, threads: int, chunk: int) -> None:
+def test_the_chunk_changes_nothing(d: int, chunk: int) -> None:
     plus, minus = keys(3), keys(2, kind=1)
     vector, expected = some_vector(d), some_vector(d)
     for key in plus:
         expected += words_at(key, 0, d)
     for key in minus:
         expected -= words_at(key, 0, d)
-    add_masks(vector, plus, minus, threads=threads, chunk_bytes=chunk)
+    add_masks(vector, plus, minus, chunk_bytes=chunk)
     assert np.array_equal(vector, expected)
 
 
@@ -179,7 +177,7 @@ def test_one_key_in_place_of_a_list_is_refused() -> None:
         add_masks(some_vector(4), bytes(32), [])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("options", [{"chunk_bytes": 0}, {"chunk_bytes": 100}, {"chunk_bytes": -16}, {"threads": 0}])
+@pytest.mark.parametrize("options", [{"chunk_bytes": 0}, {"chunk_bytes": 100}, {"chunk_bytes": -16}])
 def test_an_option_that_makes_no_sense_is_refused(options: dict) -> None:
     with pytest.raises(MechanismViolation, match="positive"):
         add_masks(some_vector(4), keys(1), [], **options)
@@ -193,31 +191,31 @@ def test_words_before_the_first_do_not_exist(offset: int, count: int) -> None:
         words_at(bytes(16), 0, 4)
 
 
-def test_threads_are_used_only_for_much_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prg.os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(prg.os, "cpu_count", lambda: 8)
-    mebibyte = 1 << 20
-    assert [prg._threads_that_gain(m * mebibyte) for m in (0, 1, 63, 64, 96, 255, 256, 10_000)] == [
-        1, 1, 1, 2, 3, 7, 8, 8,
-    ]  # fmt: skip
+@pytest.mark.parametrize("d", [0, 1, 4, 1000, 200_003])
+@pytest.mark.parametrize("chunk", [16, 4096, 1 << 18])
+def test_finished_sees_each_masked_chunk_once_and_in_order(d: int, chunk: int) -> None:
+    d = min(d, 100 * chunk)
+    vector, expected = some_vector(d), some_vector(d)
+    add_masks(expected, keys(2), keys(1, kind=1))
+    seen: list[np.ndarray] = []
+
+    def finished(piece: np.ndarray) -> None:
+        seen.append(piece.copy())
+        piece &= 0xFF
+
+    add_masks(vector, keys(2), keys(1, kind=1), chunk_bytes=chunk, finished=finished)
+    assert np.array_equal(np.concatenate([*seen, np.zeros(0, np.uint32)]), expected)
+    assert np.array_equal(vector, expected & 0xFF)
+    assert all(len(piece) == chunk // 4 for piece in seen[:-1])
 
 
-@given(st.integers(0, 5000), st.integers(1, 40))
-def test_parts_of_threads_are_whole_blocks_and_none_is_empty(size: int, threads: int) -> None:
-    starts = prg._starts(size, threads)
-    assert 1 <= len(starts) <= threads
-    assert starts[0] == 0
-    assert all(start % 4 == 0 for start in starts)
-    assert all(later > earlier for earlier, later in zip(starts, [*starts[1:], max(size, 1)], strict=True))
-
-
-def test_a_failing_thread_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(prg, "_add_from", broken)
-    with pytest.raises(MemoryError):
-        add_masks(some_vector(1000), keys(1), [], threads=2)
+@pytest.mark.parametrize("size", [0, 7, prg._WORDS_WORTH_A_THREAD - 1, prg._WORDS_WORTH_A_THREAD + 5])
+def test_a_digest_in_pieces_is_the_digest_of_the_whole(size: int) -> None:
+    words = some_vector(size)
+    digest = WordsDigest(size)
+    for start in range(0, size, 1 << 16):
+        digest.update(words[start : start + (1 << 16)])
+    assert digest.digest() == sealing.words_digest(words)
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=60))
@@ -268,23 +266,22 @@ def test_only_words_are_packed(words: object) -> None:
         pack24(words)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_memory_beyond_the_vector_does_not_grow_with_it(threads: int) -> None:
+def test_memory_beyond_the_vector_does_not_grow_with_it() -> None:
     peaks = []
     for d in (1_000_000, 4_000_000):
         vector = np.zeros(d, np.uint32)
         tracemalloc.start()
-        add_masks(vector, keys(6), keys(6, kind=1), threads=threads)
+        add_masks(vector, keys(6), keys(6, kind=1))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert max(peaks) < threads * 2 * (1 << 18) + 200_000
+    assert max(peaks) < 2 * (1 << 18) + 200_000
     # The bound can fail: one keystream of the whole vector is 4 MB.
-    assert threads * 2 * (1 << 18) + 200_000 < 4 * 1_000_000
+    assert 2 * (1 << 18) + 200_000 < 4 * 1_000_000
 
 
 CHILD = """
 import resource, numpy as np
-from undertone.secagg.prg import add_masks, words_at
+from undertone.secagg.prg import WordsDigest, add_masks, words_at
 d, keys = 100_000_000, [bytes([k]) * 32 for k in range(4)]
 vector = np.zeros(d, np.uint32)
 vector += np.uint32(1)  # every page is there before
@@ -294,7 +291,7 @@ after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for start in (0, 1, 49_999_999, 50_000_001, 87_654_321, d - 17):
     mask = [words_at(key, start, 17) for key in keys]
     assert np.array_equal(vector[start : start + 17], 1 + mask[0] + mask[1] + mask[2] - mask[3]), start
-add_masks(vector, keys[3:], keys[:3], threads=3)
+add_masks(vector, keys[3:], keys[:3])
 assert int(vector.min()) == int(vector.max()) == 1
 print(after - before)
 """

@@ -31,7 +31,7 @@ from undertone.secagg.messages import (
 )
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.party import Party, check_adverts, check_words, masked_by, unseal
-from undertone.secagg.prg import add_masks
+from undertone.secagg.prg import WordsDigest, add_masks
 
 _B, _CM = 1, 2  # which secret a sharing polynomial is of
 _Held = TypeVar("_Held", bound=held.Held)
@@ -201,13 +201,25 @@ class Shared(State[held.Dealt]):
             if j != me
         }
         own = sealing.self_mask_key(content.self_secret, r1, me)
-        add_masks(words, [own, *(pairs[j] for j in pairs if j > me)], [pairs[j] for j in pairs if j < me])
-        if params.wire_bits < 32:
-            words &= np.uint32((1 << params.wire_bits) - 1)
-        digest = sealing.words_digest(words)
+        digest = _masked(
+            words, params.wire_bits, [own, *(pairs[j] for j in pairs if j > me)], [pairs[j] for j in pairs if j < me]
+        )
         signature = party.sign(sealing.masked_statement(context, r1, me, masked_for, digest))
         bound = held.Bound(r1, {j: self_shares[j] for j in masked_for}, mask_shares)
         return Masked(party, bound), words, Proof(me, digest, signature).to_bytes(context)
+
+
+def _masked(words: NDArray[np.uint32], wire_bits: int, plus: list[bytes], minus: list[bytes]) -> bytes:
+    """Mask in place, cut to the wire's bits; the digest of the result."""
+    hashed, low = WordsDigest(words.size), np.uint32((1 << wire_bits) - 1)
+
+    def finished(piece: NDArray[np.uint32]) -> None:
+        if wire_bits < 32:
+            np.bitwise_and(piece, low, out=piece)
+        hashed.update(piece)
+
+    add_masks(words, plus, minus, finished=finished)
+    return hashed.digest()
 
 
 class Opened(State[held.Fresh]):

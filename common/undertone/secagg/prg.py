@@ -6,12 +6,11 @@ one pair of sites in one session, so starting at counter 0 repeats nothing. All 
 are used as they come: no rejection and no modulo bias.
 
 The vector is walked through once, in chunks that stay in cache; for each chunk every keystream writes into one
-buffer and is added at once. So memory beyond the vector is two chunks per thread, whatever d and n are.
+buffer and is added at once. So memory beyond the vector is two chunks, whatever d and n are.
 """
 
-import os
-import sys
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -29,8 +28,10 @@ _WORD = np.dtype("<u4")
 # Measured from 8 KiB to 4 MiB: below 64 KiB the calls cost more than the cipher, above 1 MiB chunk and buffer
 # leave the second-level cache. From 128 KiB to 1 MiB the rate differs by less than one part in twenty.
 _CHUNK_BYTES = 1 << 18
-# A thread is worth its start only for this much keystream: some 5 ms.
-_BYTES_PER_THREAD = 1 << 25
+_ZEROS = memoryview(bytes(_CHUNK_BYTES))
+_LINE_BYTES = 64
+# Below 2 MiB the thread costs more than it takes off (measured at 400 kB).
+_WORDS_WORTH_A_THREAD = 1 << 19
 _PACKED_BYTES = 3
 
 
@@ -39,19 +40,20 @@ def add_masks(
     plus: Sequence[bytes],
     minus: Sequence[bytes],
     *,
-    threads: int | None = None,
     chunk_bytes: int = _CHUNK_BYTES,
+    finished: Callable[[NDArray[np.uint32]], None] | None = None,
 ) -> None:
     """Add PRG(k) for each key in `plus` and subtract it for each in `minus`, modulo 2^32, in place.
+
+    One thread: the cipher holds Python's lock, and a second thread was measured to gain nothing.
 
     Args:
         accumulator: [d] uint32, contiguous, d >= 0.
         plus: keys of 32 bytes.
         minus: keys of 32 bytes.
-        threads: how many; None: one per core where each gets at least 32 MiB of keystream, else one.
-            It changes the time, never the result.
         chunk_bytes: how much of the vector is worked on at a time, a multiple of 16. It changes the
             time, never the result.
+        finished: called with each chunk, in order, once every mask is in it; what it does to a chunk stays.
 
     Raises:
         MechanismViolation: the accumulator, a key or an option is not what is said here. The
@@ -61,22 +63,47 @@ def add_masks(
     _check_keys([*plus, *minus])
     if chunk_bytes < _BLOCK_BYTES or chunk_bytes % _BLOCK_BYTES:
         raise MechanismViolation(f"chunk_bytes {chunk_bytes} is not a positive multiple of {_BLOCK_BYTES}")
-    if threads is not None and threads < 1:
-        raise MechanismViolation(f"threads {threads} is not positive; leave it out to have it chosen")
-    if threads is None:
-        threads = _threads_that_gain(accumulator.nbytes * (len(plus) + len(minus)))
-    starts = _starts(accumulator.size, threads)
-    parts = [accumulator[start:end] for start, end in zip(starts, [*starts[1:], accumulator.size], strict=True)]
-    if len(parts) == 1:
-        _add_from(accumulator, 0, plus, minus, chunk_bytes)
-        return
-    with ThreadPoolExecutor(max_workers=len(parts)) as pool:
-        jobs = [
-            pool.submit(_add_from, part, start, plus, minus, chunk_bytes)
-            for part, start in zip(parts, starts, strict=True)
-        ]
-        for job in jobs:
-            job.result()
+    signed = [(np.add, _keystream(key, 0)) for key in plus] + [(np.subtract, _keystream(key, 0)) for key in minus]
+    size = min(chunk_bytes, accumulator.nbytes)
+    zeros = _ZEROS[:size] if size <= len(_ZEROS) else memoryview(bytes(size))
+    # `update_into` wants a block less one byte to spare, though a stream never fills it.
+    buffer = _aligned(size + _BLOCK_BYTES)
+    mask = buffer[:size].view(_WORD)
+    for start in range(0, accumulator.size, max(mask.size, 1)):
+        piece = accumulator[start : start + mask.size]
+        plain, words = zeros[: piece.nbytes], mask[: piece.size]
+        for combine, stream in signed:
+            stream.update_into(plain, buffer.data)
+            combine(piece, words, out=piece)
+        if finished is not None:
+            finished(piece)
+
+
+class WordsDigest:
+    """`sealing.words_digest` of a vector that comes in pieces, computed behind the caller's back.
+
+    Hashing lets go of Python's lock and the cipher does not, so one thread hashes what the other has masked.
+    A piece must stay as it is until `digest` has answered. A short vector is not worth the thread.
+    """
+
+    def __init__(self, size: int) -> None:
+        """`size`: how many words will come."""
+        self._hash = hashlib.sha256()
+        self._behind = ThreadPoolExecutor(1) if size >= _WORDS_WORTH_A_THREAD else None
+
+    def update(self, piece: NDArray[np.uint32]) -> None:
+        """The next words."""
+        data = np.ascontiguousarray(piece, dtype="<u4").data
+        if self._behind is None:
+            self._hash.update(data)
+        else:
+            self._behind.submit(self._hash.update, data)
+
+    def digest(self) -> bytes:
+        """Of all the words that came; 32 bytes."""
+        if self._behind is not None:
+            self._behind.shutdown()
+        return self._hash.digest()
 
 
 def words_at(key: bytes, offset: int, count: int) -> NDArray[np.uint32]:
@@ -129,45 +156,17 @@ def unpack24(packed: bytes | NDArray[np.uint8]) -> NDArray[np.uint32]:
     return words.astype(np.uint32, copy=False)
 
 
-def _add_from(
-    part: NDArray[np.uint32], first: int, plus: Sequence[bytes], minus: Sequence[bytes], chunk_bytes: int
-) -> None:
-    """`add_masks` for the words of a vector that start at word `first`, a multiple of 4."""
-    added = [_keystream(key, first) for key in plus]
-    subtracted = [_keystream(key, first) for key in minus]
-    chunk = min(chunk_bytes // _WORD.itemsize, part.size)
-    zeros = memoryview(bytes(chunk * _WORD.itemsize))
-    # `update_into` wants a block less one byte to spare, though a stream never fills it.
-    buffer = bytearray(len(zeros) + _BLOCK_BYTES - 1)
-    mask = np.frombuffer(buffer, dtype=_WORD, count=chunk)
-    for start in range(0, part.size, max(chunk, 1)):
-        piece = part[start : start + chunk]
-        plain, words = zeros[: piece.size * _WORD.itemsize], mask[: piece.size]
-        for stream in added:
-            stream.update_into(plain, buffer)
-            np.add(piece, words, out=piece)
-        for stream in subtracted:
-            stream.update_into(plain, buffer)
-            np.subtract(piece, words, out=piece)
-
-
 def _keystream(key: bytes, word: int) -> CipherContext:
     """A cipher whose next output is word `word`, a multiple of 4, of PRG(key)."""
     counter = (word // _BLOCK_WORDS).to_bytes(_BLOCK_BYTES, "big")
     return Cipher(AES(key), CTR(counter)).encryptor()
 
 
-def _threads_that_gain(stream_bytes: int) -> int:
-    """One thread per core, but none with less than `_BYTES_PER_THREAD` of keystream; at least one."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, min(cores, stream_bytes // _BYTES_PER_THREAD))
-
-
-def _starts(size: int, threads: int) -> list[int]:
-    """Where each thread's part of a vector begins: whole cipher blocks, at most `threads` parts, none empty."""
-    step = -(-size // threads)
-    step += -step % _BLOCK_WORDS
-    return list(range(0, size, step)) if size else [0]
+def _aligned(size: int) -> NDArray[np.uint8]:
+    """An array of `size` bytes at the start of a cache line: a misaligned one costs a tenth of the rate."""
+    raw = np.empty(size + _LINE_BYTES, dtype=np.uint8)
+    start = -raw.ctypes.data % _LINE_BYTES
+    return raw[start : start + size]
 
 
 def _blocks(size: int) -> list[tuple[int, int]]:
