@@ -55,24 +55,29 @@ class Fresh:
 
 @dataclass(frozen=True, repr=False)
 class Dealt:
-    """After `share`: the private keys and b, this site's share of its own b, and the adverts of U1."""
+    """After `share`: b, cm, this site's share of its own b, the adverts of U1, and what it shares with each peer.
+
+    `shared` is ce's exchange with every other site of U1, made once for both directions; ce itself is gone.
+    """
 
     self_secret: bytes
-    seal_private: bytes
     mask_private: bytes
     own_share: bytes
+    shared: Mapping[int, bytes]
     adverts: Adverts
 
     def pack(self) -> bytes:
         """Its bytes."""
-        return self.self_secret + self.seal_private + self.mask_private + self.own_share + self.adverts.entries
+        secrets = self.self_secret + self.mask_private + self.own_share
+        return secrets + entry_list(tuple(self.shared.items())) + self.adverts.entries
 
     @classmethod
     def unpack(cls, reader: Reader, roster: int) -> "Dealt":
         """The reverse."""
-        b, ce, cm = (reader.take(32) for _ in range(3))
-        own_share, entries = reader.take(SHARE_BYTES), reader.entries(roster, _ADVERT_BYTES)
-        return cls(b, ce, cm, own_share, Adverts(tuple(Advert.of(index, content) for index, content in entries)))
+        b, cm, own_share = reader.take(32), reader.take(32), reader.take(SHARE_BYTES)
+        shared, entries = dict(reader.entries(roster, 32)), reader.entries(roster, _ADVERT_BYTES)
+        adverts = Adverts(tuple(Advert.of(index, content) for index, content in entries))
+        return cls(b, cm, own_share, shared, adverts)
 
 
 @dataclass(frozen=True, repr=False)

@@ -250,17 +250,18 @@ class Opened(State[held.Fresh]):
             shamir.deal(secret, sealing.coefficients(content.seed, context, which, params.threshold), points)
             for which, secret in ((_B, content.self_secret), (_CM, content.mask_private))
         ]
-        sealed, own_share, mine = [], b"", sealing.private_key(content.seal_private)
+        sealed, own_share, exchanged = [], b"", {}
+        mine = sealing.private_key(content.seal_private)
         for advert, self_share, mask_share in zip(adverts.adverts, *dealt, strict=True):
             if advert.index == me:
                 own_share = self_share
                 continue
-            shared = sealing.exchange(mine, advert.seal_key, party.name(advert.index))
-            key = sealing.seal_key(shared, r1, me, advert.index)
+            exchanged[advert.index] = sealing.exchange(mine, advert.seal_key, party.name(advert.index))
+            key = sealing.seal_key(exchanged[advert.index], r1, me, advert.index)
             sealed.append((advert.index, sealing.seal(key, self_share + mask_share, r1, me, advert.index)))
         signature = party.sign(sealing.sealed_statement(context, r1, me, entry_list(sealed)))
         reply = Sealed(me, r1, tuple(sealed), signature).to_bytes(context)
-        kept = held.Dealt(content.self_secret, content.seal_private, content.mask_private, own_share, adverts)
+        kept = held.Dealt(content.self_secret, content.mask_private, own_share, exchanged, adverts)
         return Shared(party, kept), reply
 
 

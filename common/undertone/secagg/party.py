@@ -91,11 +91,9 @@ def masked_by(party: Party, inbox: Inbox, adverts: Adverts) -> Indices:
 def unseal(party: Party, content: held.Dealt, sealed: Entries, r1: bytes) -> tuple[dict[int, bytes], dict[int, bytes]]:
     """Sender -> its share of b, and sender -> its share of cm."""
     self_shares, mask_shares = {}, {}
-    keys = {advert.index: advert.seal_key for advert in content.adverts.adverts}
-    mine = sealing.private_key(content.seal_private)
     for j, box in sealed:
-        shared = sealing.exchange(mine, keys[j], party.name(j))
-        plaintext = sealing.unseal(sealing.seal_key(shared, r1, j, party.index), box, r1, j, party.index)
+        key = sealing.seal_key(content.shared[j], r1, j, party.index)
+        plaintext = sealing.unseal(key, box, r1, j, party.index)
         if plaintext is None:
             raise UnfaithfulCoordinator(
                 f"the shares of {party.name(j)} were changed on their way, or it sealed wrongly"
