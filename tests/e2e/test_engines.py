@@ -34,7 +34,7 @@ def no_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     from undertone_server import release
 
     monkeypatch.setattr(release, "_draw_samples", lambda _plan, part, *_: (part / "samples.png").write_bytes(b"png"))
-    monkeypatch.setattr("undertone_server.telemetry.epsilon_claim", lambda *_: 1.0)
+    monkeypatch.setattr("undertone_server.telemetry.epsilon_spent", lambda *_: 1.0)
 
 
 def run(world: World, engine: str) -> list[str]:

@@ -224,7 +224,7 @@ def install_fault(run: Run) -> None:
 def prepare_this_process() -> None:
     """The dummy method is registered; the odometer's accountant is not asked, and nobody waits long for a lock."""
     METHODS[DummyMethod.name] = DummyMethod
-    telemetry.epsilon_claim = lambda *_: 1.0
+    telemetry.epsilon_spent = lambda *_: 1.0
     undertone_client.app.Node = PinnedNode
     ledger._BUSY_SECONDS = state._BUSY_SECONDS = 0.3
 

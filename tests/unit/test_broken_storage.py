@@ -222,7 +222,7 @@ def damage_at_random(stages: dict[str, Story], folder: Path, draws: random.Rando
 
 def test_damaged_files_end_in_a_named_error_or_a_result(stages: dict[str, Story], memory_folder: Path) -> None:
     draws = random.Random(1)
-    for _ in range(12):
+    for _ in range(6):
         damage_at_random(stages, memory_folder, draws)
 
 

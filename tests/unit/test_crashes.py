@@ -185,7 +185,9 @@ PREPARING = [
 ANSWERING = ["node/before charge", "ledger/before commit", "node/charge durable", "node/before answer"]
 
 
-@pytest.mark.parametrize("name", some_fast(PREPARING, "preparing/coins durable", "latents/durable") + ANSWERING)
+@pytest.mark.parametrize(
+    "name", some_fast(PREPARING + ANSWERING, "preparing/coins durable", "node/charge durable", "node/before answer")
+)
 def test_a_node_that_dies_is_left_out_of_the_round_and_named(begin: Begin, name: str) -> None:
     story = begin("rounds")
     assert story.process(failpoint=name, site="east") == DONE
@@ -259,7 +261,7 @@ def test_kill_9_at_random_moments(begin: Begin) -> None:
 
 @pytest.mark.slow
 def test_kill_9_at_random_moments_many_times(begin: Begin) -> None:
-    killed, voids = kill_at_random_moments(begin, random.Random(2), 100)
+    killed, voids = kill_at_random_moments(begin, random.Random(2), 200)
     print(f"{killed} processes killed, {voids} attempts void")
     assert voids > 0
 

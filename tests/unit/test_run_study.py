@@ -28,7 +28,7 @@ Make = Callable[..., World]
 def no_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dummy base draws no pictures, and the odometer's accountant takes a second."""
     monkeypatch.setattr(release, "_draw_samples", lambda _plan, part, *_: (part / "samples.png").write_bytes(b"png"))
-    monkeypatch.setattr("undertone_server.telemetry.epsilon_claim", lambda *_: 1.0)
+    monkeypatch.setattr("undertone_server.telemetry.epsilon_spent", lambda *_: 1.0)
 
 
 def run(world: World) -> None:

@@ -114,11 +114,23 @@ def epsilon_claim(events: Sequence[Event], delta: float) -> float:
     return (epsilon_pld if central else epsilon_rdp)(events, delta)
 
 
-def epsilon_pld(events: Sequence[Event], delta: float) -> float:
+def epsilon_spent(events: Sequence[Event], delta: float) -> float:
+    """The odometer of a study in progress: `epsilon_claim` in wider steps, a tenth of a second and never too low.
+
+    Too high by less than 3e-6 a round where it was measured; it is shown, and never a claim.
+
+    Raises:
+        StudyError: delta is not in (0, 1).
+    """
+    central = all(isinstance(event, GaussianEvent) for event in events)
+    return epsilon_pld(events, delta, interval=_WIDE_INTERVAL) if central else epsilon_rdp(events, delta)
+
+
+def epsilon_pld(events: Sequence[Event], delta: float, *, interval: float | None = None) -> float:
     """The figure of record in central mode: epsilon at `delta` for all events together, by PLD; never too low.
 
     Equal events are counted together first, so a ledger's single charges give the plan's figure to the bit.
-    No event gives 0.
+    No event gives 0. `interval` is the step in privacy loss; None: by the rounds and the noise.
 
     Raises:
         StudyError: delta is not in (0, 1).
@@ -129,9 +141,9 @@ def epsilon_pld(events: Sequence[Event], delta: float) -> float:
     if len(central) < len(events):
         raise MechanismViolation("distributed noise has no privacy loss distribution; ask for its RDP")
     merged = _merged(central)
-    accountant = pld.PLDAccountant(
-        _RELATION, _interval(sum(event.count for event in merged), *(event.noise_multiplier for event in merged))
-    )
+    if interval is None:
+        interval = _interval(sum(event.count for event in merged), *(event.noise_multiplier for event in merged))
+    accountant = pld.PLDAccountant(_RELATION, interval)
     for event in merged:
         accountant.compose(_sampled(event.noise_multiplier, event.sampling_rate), event.count)
     return float(accountant.get_epsilon(delta))
