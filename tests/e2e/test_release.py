@@ -174,6 +174,17 @@ def test_a_statement_that_says_something_else_is_refused_though_signed(
         verify(copy)
 
 
+def test_a_sum_of_too_few_sites_is_refused_though_signed(copy: Path, finished_run: FinishedRun) -> None:
+    def one_site_alone(statement: Any) -> None:
+        first, *others = sorted(SITES)
+        statement["cohort"].update(sites_in_the_sum=[first], sites_missing=dict.fromkeys(others, "did not answer"))
+
+    change_statement(copy, one_site_alone)
+    sign_again(copy, key_of(finished_run))
+    with pytest.raises(NotVerified, match="a sum of 1 sites was used; the plan needs"):
+        verify(copy)
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"{", b"7"])
 def test_a_statement_that_is_none_is_refused(copy: Path, finished_run: FinishedRun, data: bytes) -> None:
     (copy / "privacy.json").write_bytes(data)

@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
+from safetensors.numpy import load_file
 
-from tests.support.dummy import DummyMethod
-from tests.support.world import World, identify
+from tests.support.dummy import DummyMethod, DummyOptions
+from tests.support.secure import fails_at, plain_sum
+from tests.support.world import START, World, identify, secure
 from undertone.canonical import canonical_json
 from undertone.errors import FolderError, NotApproved, NotVerified, PlanChanged, Refused
 from undertone.manifest import check_manifest
@@ -61,6 +64,24 @@ def test_the_missing_sites_are_in_the_statement_with_their_reason(make_world: Ma
     assert cohort["sites_in_the_sum"] == ["east", "north"]
     assert list(cohort["sites_missing"]) == ["south"]
     assert cohort["sites_missing"]["south"].startswith("NotApproved")
+
+
+def test_ten_sites_of_which_three_drop_release_what_seven_give(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch, draws: list[np.ndarray]
+) -> None:
+    ten = {f"site-{letter}": 4 for letter in "abcdefghij"}
+    dropped = {"site-a": "prepare", "site-d": "share", "site-h": "contribute"}
+    world = make_world(ten, aggregation=secure(10))
+    fails_at(monkeypatch, dropped)
+    run(world)
+    seven = sorted(set(ten) - set(dropped))
+    cohort = json.loads((world.run.release / "privacy.json").read_text(encoding="utf-8"))["cohort"]
+    assert cohort["sites_in_the_sum"] == seven
+    assert sorted(cohort["sites_missing"]) == sorted(dropped)
+    noised = plain_sum(world, seven) + draws[-1]
+    expected = DummyMethod(DummyOptions()).step(START, noised / world.plan.denominator(seven))
+    released = load_file(world.run.release / "dummy.safetensors")
+    np.testing.assert_array_equal(np.concatenate([released["features"], released["others"]]), expected)
 
 
 def test_a_plan_for_other_code_is_not_run(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
