@@ -7,6 +7,7 @@ worker processes, as many as there are cores. What Ray started ends with the stu
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 import psutil
 from flwr.app import ConfigRecordValues, Context, Message, RecordDict
@@ -168,13 +170,44 @@ def run_ray(server_app: ServerApp, client_app: ClientApp, run: Path, sites: Iter
     study = _Study(server_app, run)
     with _ray_settings(min(_cores(), len(folders))) as settings:
         try:
-            run_simulation(study.app, _SiteApp(client_app, folders), len(folders), backend_config=settings)
+            with _interruptible(study):
+                run_simulation(study.app, _SiteApp(client_app, folders), len(folders), backend_config=settings)
         except RuntimeError as error:
             study.error = study.error or InputError(f"Ray could not run the study ({_first_cause(error)})")
         finally:
             study.end()
     if study.error is not None:
         raise study.error
+
+
+@contextmanager
+def _interruptible(study: _Study) -> Iterator[None]:
+    """Ctrl-C ends the study and its sites first, and is raised once Flower's simulation has returned.
+
+    Raised at once it would make Flower shut Ray down while threads wait for sites: they would wait for ever.
+
+    Raises:
+        KeyboardInterrupt: there was one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals do not come here
+        return
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)  # a second one is raised where it comes
+        study.stop.set()
+        for process in _our_processes():
+            with suppress(psutil.Error):
+                if process.cmdline()[0].startswith("ray::ClientAppActor"):
+                    process.kill()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if study.stop.is_set():
+        raise KeyboardInterrupt
 
 
 @contextmanager

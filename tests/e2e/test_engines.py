@@ -161,7 +161,8 @@ def interrupted(arguments: list[Any], run_folder: Path, how: signal.Signals) -> 
             time.sleep(0.02)
         process.send_signal(how)
         _, errors = process.communicate(timeout=DEADLINE)
-    assert watched.left(60.0) == []
+    # After kill -9 nobody of ours is left to tell Ray: its own processes find out, in a minute on a quiet machine.
+    assert watched.left(DEADLINE) == []
     rows: dict[str, bytes] = {}
     for site in run_folder.glob("sites/*"):
         rows |= rows_on_disk(site)

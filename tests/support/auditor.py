@@ -116,11 +116,12 @@ class Auditor:
         self.heads[ledger] = heads
         bodies = [content["body"] for _, content in entries if content["kind"] == "charge"]
         privacy = self.plan["privacy"]
-        paid = {"sigma": privacy["sigma"], "sensitivity": privacy["sensitivity"], "rate": privacy["sampling_rate"]}
+        noise = "sigma_local" if privacy["noise"] == "distributed" else "sigma"
+        paid = {noise: privacy[noise], "sensitivity": privacy["sensitivity"], "rate": privacy["sampling_rate"]}
         for body in bodies:
             require(body["digest"] == self.digest, f"{ledger}: a charge for another plan")
             event = body["event"]
-            found = {"sigma": event["sigma"], "sensitivity": event["sensitivity"], "rate": float_of(event)}
+            found = {noise: event[noise], "sensitivity": event["sensitivity"], "rate": float_of(event)}
             require(found == paid, f"{ledger}: a charge for another mechanism: {event}")
         keys = [(body["round"], body["attempt"]) for body in bodies]
         require(len(set(keys)) == len(keys), f"{ledger}: an attempt is charged twice")
@@ -161,10 +162,10 @@ class Auditor:
             charged = [attempt for r, attempt in charges if r == round_]
             require(set(charged) <= set(attempts), f"round {round_}: charged {charged}, asked {attempts}")
             for attempt in charged:
-                sums = self._numbers(round_, "sum-*.npy")
-                require(
-                    attempt in noised + sums, f"round {round_}: attempt {attempt} was charged and left no Q and no V"
-                )
+                left = attempt in noised + self._numbers(round_, "sum-*.npy")
+                # Where sites add the noise nobody keeps a Q: a death between charge and V costs the attempt.
+                lost = self.plan["privacy"]["noise"] == "distributed"
+                require(left or lost, f"round {round_}: attempt {attempt} was charged and left no Q and no V")
             for attempt in {*noised, *self._numbers(round_, "sum-*.npy")}:
                 self._sites_paid(round_, attempt, by_site)
             if (self._round(round_) / "state.npy").exists():

@@ -62,7 +62,7 @@ def is_void(story: Story, round_: int = 1) -> bool:
 # --- every failpoint ------------------------------------------------------------------------------
 
 
-# Where a one-shot study does not come by: test_a_void_attempt_..., and test_secure_rounds.py for distributed noise.
+# Where a one-shot study does not come by: test_a_void_attempt_..., and test_a_study_whose_sites_add_the_noise_....
 ELSEWHERE = ("rounds/void noted", "gate/shared V durable")
 
 
@@ -143,6 +143,24 @@ def test_a_securely_aggregated_study_goes_on(begin: Begin, name: str, count: int
     assert story.finish() == DONE
     assert story.auditor.charges() == [(round_, sums[0]) for round_, sums in opened(story.world).items()]
     assert_as_worked_out(story)
+
+
+@pytest.mark.parametrize(
+    ("name", "attempts"),
+    [
+        ("gate/before charge", [(1, 2), (2, 1)]),  # not paid for: void
+        ("gate/receipt durable", [(1, 1), (1, 2), (2, 1)]),  # paid for and not opened: lost
+        ("gate/shared V durable", [(1, 1), (2, 1)]),  # V is there: used
+    ],
+)
+def test_a_study_whose_sites_add_the_noise_is_charged_before_its_sum_is_opened(
+    begin: Begin, name: str, attempts: list[tuple[int, int]]
+) -> None:
+    story = begin("distributed")
+    assert story.process(failpoint=name) == KILLED
+    assert story.finish() == DONE
+    assert story.auditor.charges() == attempts
+    assert [sums[0] for sums in opened(story.world).values()] == [attempts[-2][1], 1]
 
 
 def test_the_oracle_and_an_undisturbed_run_agree(begin: Begin) -> None:
