@@ -134,16 +134,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("a vector of uint32", "prg.py", "words.dtype == np.uint32 and ", ""),
     ("a contiguous vector", "prg.py", "if not words.flags.c_contiguous:", "if False:"),
     ("a writable vector", "prg.py", "if not accumulator.flags.writeable:", "if False:"),
-    ("threads begin at their counter, plus", "prg.py", "first) for key in plus]", "0) for key in plus]"),
-    ("threads begin at their counter, minus", "prg.py", "first) for key in minus]", "0) for key in minus]"),
-    ("threads begin at a block", "prg.py", "    step += -step % _BLOCK_WORDS\n", ""),
-    ("a failing thread is heard", "prg.py", "            job.result()\n", "            pass\n"),
     ("whole blocks in a chunk", "prg.py", "if chunk_bytes < _BLOCK_BYTES or chunk_bytes % _BLOCK_BYTES:", "if False:"),
     ("three bytes a word", "prg.py", "if source.size % _PACKED_BYTES:", "if False:"),
     ("words that exist", "prg.py", "if offset < 0 or count < 0:", "if False:"),
     ("big-endian counter", "prg.py", 'to_bytes(_BLOCK_BYTES, "big")', 'to_bytes(_BLOCK_BYTES, "little")'),
     ("little-endian words", "prg.py", 'np.dtype("<u4")', 'np.dtype(">u4")'),
-    ("memory is bounded", "prg.py", "min(chunk_bytes // _WORD.itemsize, part.size)", "part.size"),
+    ("memory is bounded", "prg.py", "size = min(chunk_bytes, accumulator.nbytes)", "size = accumulator.nbytes"),
     # Node: who it is
     ("sound parameters at the node", "party.py", "        params.check()\n", ""),
     ("federation at the node", "party.py", "if federation.digest != params.federation:", "if False:"),
@@ -255,7 +251,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         'return _derive(secret, round_digest, b"self" + u16(i))',
         'return _derive(secret, bytes(32), b"self" + u16(i))',
     ),
-    ("24 bits", "node.py", "if params.wire_bits < 32:", "if False:"),
+    ("24 bits", "node.py", "if wire_bits < 32:", "if False:"),
+    ("the digest is of what leaves", "prg.py", "            finished(piece)\n", "            finished(piece[:0])\n"),
     # Node: confirm
     ("U2 is mine", "node.py", "if lists.masked_for != content.masked_for:", "if False:"),
     ("i in U3", "node.py", "if party.index not in lists.survivors:", "if False:"),
@@ -404,17 +401,77 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("lower-case", "transcript.py", " or value.hex() != text", ""),
 ]
 
+# The same around the protocol, at the node and at the coordinator: paths from the root, other tests.
+AROUND_ORDER = (
+    "test_secure_rounds.py",
+    "test_shares_of_noise.py",
+    "test_gate.py",
+    "test_aggregation.py",
+    "test_node.py",
+)
+CLIENT, SERVER = "client/undertone_client", "server/undertone_server"
+AROUND: list[tuple[str, str, str, str]] = [
+    ("session numbers rise", f"{CLIENT}/session.py", "if self.request.session <= session:", "if False:"),
+    ("parameters are this node's own", f"{CLIENT}/session.py", "        agree(self.request.body, params)\n", ""),
+    ("step follows the newest", f"{CLIENT}/session.py", "if newest != (self.request.session, step - 1):", "if False:"),
+    ("step noted before it is taken", f"{CLIENT}/session.py", "        self._note(step)\n", ""),
+    ("no secret stays", f"{CLIENT}/session.py", "        self._path.unlink(missing_ok=True)\n", ""),
+    (
+        "plain only by consent",
+        f"{CLIENT}/node.py",
+        'plan.aggregation.mode == "plain" and not policy.allow_plain',
+        "False",
+    ),
+    ("manifest pinned", f"{CLIENT}/site.py", "if self.policy.federation is None:", "if False:"),
+    (
+        "charged before the vector leaves",
+        f"{CLIENT}/attempt.py",
+        "        receipt = self._charge(clipped.values)\n        if self.plan.privacy.noise",
+        "        if self.plan.privacy.noise",
+    ),
+    (
+        "no second vector of equal rows",
+        f"{CLIENT}/attempt.py",
+        "once_per_round=repeats(self.plan)",
+        "once_per_round=False",
+    ),
+    ("a share is added", f"{CLIENT}/gate.py", "clipped.values + noise", "clipped.values"),
+    ("a share of the plan's size", f"{CLIENT}/gate.py", "entropy, plan.privacy.sigma_local,", "entropy, 4,"),
+    ("a share after its receipt", f"{CLIENT}/gate.py", "if receipt.event != plan.event or", "if"),
+    (
+        "a share on the plan's bound",
+        f"{CLIENT}/gate.py",
+        "if clipped.sensitivity != ",
+        "if False and clipped.sensitivity != ",
+    ),
+    ("no share with central noise", f"{CLIENT}/gate.py", 'if plan.privacy.noise != "distributed":', "if False:"),
+    (
+        "charged before the sum is opened",
+        f"{SERVER}/secure_round.py",
+        "        before_opening(sha256_hex(signatures))\n",
+        "",
+    ),
+    ("enough shares of noise", f"{SERVER}/gate.py", "if len(total.sites) < plan.quorum:", "if False:"),
+    (
+        "a receipt for the opened sum",
+        f"{SERVER}/gate.py",
+        "if receipt is None or receipt.event != plan.event:",
+        "if False:",
+    ),
+    ("shares of the plan's size", f"{SERVER}/gate.py", " or total.sigma_local != plan.privacy.sigma_local", ""),
+]
 
-def first_red_test(folder: Path, file: str, old: str, new: str) -> str:
-    """The first test that fails on the mutant; "" if none does."""
-    path = folder / SECAGG / file
+
+def first_red_test(folder: Path, tests: list[str], file: str, old: str, new: str) -> str:
+    """The first of `tests` that fails on the mutant; "" if none does."""
+    path = folder / file
     source = path.read_text(encoding="utf-8")
     if source.count(old) != 1:
         raise SystemExit(f"{file}: {old!r} is there {source.count(old)} times; repair the list of mutants")
     path.write_text(source.replace(old, new), encoding="utf-8")
     packages = os.pathsep.join(str(folder / name) for name in ("common", "client", "server", "deployments"))
     # -B and no cache: a mutant of the same length and second must not be taken for the one before it.
-    options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *(f"tests/secagg/{name}" for name in ORDER)]
+    options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]
     command = [sys.executable, "-B", "-m", "pytest", *options]
     try:
         done = subprocess.run(
@@ -429,7 +486,7 @@ def first_red_test(folder: Path, file: str, old: str, new: str) -> str:
     finally:
         path.write_text(source, encoding="utf-8")
     red = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return red[0].split(" ")[1].removeprefix("tests/secagg/") if done.returncode and red else ""
+    return red[0].split(" ")[1].removeprefix("tests/") if done.returncode and red else ""
 
 
 def main() -> int:
@@ -440,9 +497,13 @@ def main() -> int:
         for part in ("common", "client", "server", "deployments", "tests"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
         shutil.copy(ROOT / "pyproject.toml", folder)
-        for check, file, old, new in MUTANTS:
+        inside = [(check, f"{SECAGG}/{file}", old, new) for check, file, old, new in MUTANTS]
+        for check, file, old, new in inside + AROUND:
             if word in check or word in file:
-                red = first_red_test(folder, file, old, new)
+                order = [f"tests/secagg/{name}" for name in ORDER]
+                if file not in {path for _, path, _, _ in inside}:
+                    order = [f"tests/unit/{name}" for name in AROUND_ORDER]
+                red = first_red_test(folder, order, file, old, new)
                 survived += not red
                 print(f"| {check} | {file} | {red or 'SURVIVED'} |", flush=True)
     return 1 if survived else 0
