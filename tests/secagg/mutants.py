@@ -451,7 +451,18 @@ AROUND: list[tuple[str, str, str, str]] = [
         "        before_opening(sha256_hex(signatures))\n",
         "",
     ),
-    ("enough shares of noise", f"{SERVER}/gate.py", "if len(total.sites) < plan.quorum:", "if False:"),
+    (
+        "enough sites in a central sum",
+        f"{SERVER}/gate.py",
+        'quorum:\n        raise MechanismViolation(f"a sum of',
+        'quorum < 0:\n        raise MechanismViolation(f"a sum of',
+    ),
+    (
+        "enough shares of noise",
+        f"{SERVER}/gate.py",
+        'quorum:\n        raise MechanismViolation(f"{len(total.sites)} shares',
+        'quorum < 0:\n        raise MechanismViolation(f"{len(total.sites)} shares',
+    ),
     (
         "a receipt for the opened sum",
         f"{SERVER}/gate.py",
