@@ -435,6 +435,13 @@ AROUND: list[tuple[str, str, str, str]] = [
         "once_per_round=repeats(self.plan)",
         "once_per_round=False",
     ),
+    ("no second answer to a round", f"{CLIENT}/node.py", "if again and repeats(plan):", "if False:"),
+    (
+        "no second answer to an attempt",
+        f"{CLIENT}/node.py",
+        "if again and charge.attempt == request.attempt:",
+        "if False:",
+    ),
     ("a share is added", f"{CLIENT}/gate.py", "clipped.values + noise", "clipped.values"),
     ("a share of the plan's size", f"{CLIENT}/gate.py", "entropy, plan.privacy.sigma_local,", "entropy, 4,"),
     ("a share after its receipt", f"{CLIENT}/gate.py", "if receipt.event != plan.event or", "if"),

@@ -192,7 +192,6 @@ def test_a_fresh_interpreter_dies_where_its_environment_says(begin: Begin) -> No
 
 
 PREPARING = [
-    "durable/synced",
     "latents/durable",
     "preparing/coins drawn",
     "preparing/coins durable",
@@ -203,9 +202,7 @@ PREPARING = [
 ANSWERING = ["node/before charge", "ledger/before commit", "node/charge durable", "node/before answer"]
 
 
-@pytest.mark.parametrize(
-    "name", some_fast(PREPARING + ANSWERING, "preparing/coins durable", "node/charge durable", "node/before answer")
-)
+@pytest.mark.parametrize("name", some_fast(PREPARING + ANSWERING, "preparing/coins durable", "node/before answer"))
 def test_a_node_that_dies_is_left_out_of_the_round_and_named(begin: Begin, name: str) -> None:
     story = begin("rounds")
     assert story.process(failpoint=name, site="east") == DONE

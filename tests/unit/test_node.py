@@ -167,6 +167,20 @@ def test_without_sampling_a_second_attempt_of_an_answered_round_is_refused(make_
     assert "attempt 1" in reply.message
 
 
+def test_of_two_processes_that_answer_two_attempts_of_a_round_the_ledger_stops_the_second(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both looked into the ledger before either had charged; only the charge itself can tell."""
+    monkeypatch.setattr("undertone_client.node._refuse_replay", lambda *_: None)
+    world = make_world(max_attempts=2)
+    for attempt in (1, 2):
+        assert world.ask("prepare", attempt=attempt).error == ""
+    assert world.ask("contribute", attempt=1).words is not None
+    reply = world.ask("contribute", attempt=2)
+    assert (reply.error, reply.words) == ("ReplayedAttempt", None)
+    assert world.charges("north") == [(1, 1)]
+
+
 def test_without_sampling_a_second_attempt_of_an_unanswered_round_goes_on(make_world: Make) -> None:
     world = make_world(max_attempts=2)
     world.ask("prepare")
