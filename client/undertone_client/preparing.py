@@ -69,7 +69,7 @@ class Preparation:
         config, plan, lanes = self.site.config, self.plan, []
         for device in choose(config.device):
             check_dtype(device, config.dtype)
-            base = _loaded(plan.model.base, plan.model.revision, device, files)
+            base = _loaded(plan.model.base, plan.model.revision, device, files, plan.method.name)
             lane = Lane(device, config.dtype, base, partial(_rows, method, self.state), self.site.note)
             expected = ceil(plan.privacy.sampling_rate * plan.cohort.units[config.site])
             lane.settle(plan.digest, config.micro_batch, expected)
@@ -125,10 +125,11 @@ class Preparation:
 
 
 @lru_cache(maxsize=8)  # one copy for each device
-def _loaded(reference: str, revision: str | None, device: str, _files: str) -> LoadedBase:
+def _loaded(reference: str, revision: str | None, device: str, _files: str, _method: str) -> LoadedBase:
     """The base model, loaded once for all requests (and, in simulation, all sites) of a process.
 
-    `_files`, the digest of its pins, is part of the key: other files are another model.
+    `_files`, the digest of its pins, is part of the key: other files are another model. So is the method: those that
+    learn a word lengthen the tokenizer.
     """
     return load_base(pin(reference, revision), device)
 

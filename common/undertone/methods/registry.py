@@ -3,7 +3,10 @@
 import difflib
 
 from undertone.errors import PlanChanged, StudyError
+from undertone.methods.dp_ldm import DPLDM
+from undertone.methods.dp_lora import DPLoRA
 from undertone.methods.dpagg_ti import DPAggTI
+from undertone.methods.dpsgd_ti import DPSGDTI
 from undertone.methods.protocol import Method
 from undertone.models.pinned import PinnedBase
 from undertone.plan import Plan
@@ -11,6 +14,9 @@ from undertone.study import MethodTable, parse_options
 
 METHODS: dict[str, type[Method]] = {
     DPAggTI.name: DPAggTI,
+    DPSGDTI.name: DPSGDTI,
+    DPLoRA.name: DPLoRA,
+    DPLDM.name: DPLDM,
 }
 
 
