@@ -53,7 +53,7 @@ def model_card(plan: Plan, prompt: str, sites: int, weights: str) -> str:
         study=plan.study,
         method=plan.method.name,
         sites=sites,
-        load=_LOAD[weights],
+        load=_LOAD.get(weights, f"# load {weights}"),
         prompt=prompt,
         unit=plan.privacy.unit,
         epsilon=plan.privacy.epsilon,

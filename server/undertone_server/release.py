@@ -13,7 +13,7 @@ from undertone.durable import read_bytes, sync, write_durable
 from undertone.failpoints import reached
 from undertone.manifest import write_manifest
 from undertone.methods.protocol import Method
-from undertone.models.adapted import attach, kind_of, read_weights
+from undertone.models.adapted import attach, read_weights
 from undertone.models.base import load_base
 from undertone.models.devices import choose
 from undertone.models.grid import image_grid
@@ -46,7 +46,8 @@ def release(
     reached("release/part made")
     pinned = pin(plan.model.base, plan.model.revision)
     check_pins(pinned, plan.model.files)
-    for name, tensors in method.weights(pinned, method.released(state)).items():
+    weights = method.weights(pinned, method.released(state))
+    for name, tensors in weights.items():
         write_durable(part / name, save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
     reached("release/weights durable")
     for name in ("plan.json", "plan.sig"):
@@ -58,7 +59,7 @@ def release(
     before, after = method.sample_prompts(plan.data.caption)
     _draw_samples(pinned, part, before, after)
     reached("release/samples durable")
-    write_durable(part / "README.md", model_card(plan, after, len(sites), kind_of(part)).encode())
+    write_durable(part / "README.md", model_card(plan, after, len(sites), *weights).encode())
     reached("release/card durable")
     write_manifest(part, run.key())
     reached("release/manifest durable")
