@@ -1,10 +1,10 @@
-"""Chest X-rays of four hospitals, patients as units: each method at each epsilon, distance before and after, with controls.
+"""Chest X-rays of four hospitals, patients as units: each method at each epsilon, distances with controls.
 
     python benchmarks/xray.py --data FOLDER [--methods dp-lora ...] [--epsilons 1 4 10] [--seeds 1 2 3]
                               [--results FILE] [--keep FOLDER] [--json FILE]
 
-FOLDER is an imagefolder with the columns patient_id and site (UNDERTONE_XRAY names it too). Without it the benchmark says
-so and ends. Each finished run adds one line to FILE, and a run that stands there is not made again, so the table can be
+FOLDER is an imagefolder with the columns patient_id and site (UNDERTONE_XRAY names it too). Without it the benchmark
+says so and ends. Each finished run adds one line to FILE, and a run that stands there is not made again, so the table can be
 made in pieces. A seed numbers a repetition: noise and coins are the system's and never repeat, and which patients are
 held out depends on the data alone. Studies: examples/xray-*.toml.
 """
@@ -85,7 +85,9 @@ def rows_of(runs: list[dict[str, Any]]) -> list[Row]:
     for run in runs:
         case, distance = f"{run['method']}, epsilon {run['epsilon']:g}, run {run['seed']}", run["distance"]
         rows += [
-            Row(case, "KID after", distance["after"], value, name) for name, value in distance.items() if name != "after"
+            Row(case, "KID after", distance["after"], value, name)
+            for name, value in distance.items()
+            if name != "after"
         ]
         rows.append(Row(case, "CPU seconds", run["cpu_seconds"], run["wall_seconds"], "wall seconds"))
     return rows

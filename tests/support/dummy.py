@@ -71,9 +71,7 @@ class DummyMethod:
     def released(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
         return state
 
-    def weights(
-        self, base: PinnedBase, state: NDArray[np.float32]
-    ) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
+    def weights(self, base: PinnedBase, state: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
         del base
         return {"dummy.safetensors": {"features": state[:FEATURES], "others": state[FEATURES:]}}
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from undertone.methods.dpagg_ti import fill_caption
 from undertone.gradients.engine import UnitBatch
+from undertone.methods.dpagg_ti import fill_caption
 from undertone.methods.gradient import GradientMethod
 from undertone.methods.protocol import Method, UnitRecords
 from undertone.methods.registry import METHODS, method_for
@@ -20,7 +20,6 @@ from undertone.models.pinned import PinnedBase, pin
 from undertone.models.tokens import RowTokens
 from undertone.study import MethodTable
 
-CAPTIONS = {True: "a {token}, {finding}", False: "a picture, {finding}"}
 # Each method in the shapes that its options give it; a new method adds a line.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dpagg-ti": [{"steps": 4}, {"steps": 3, "vectors": 2, "rescale": 1.5}],

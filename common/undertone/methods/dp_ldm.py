@@ -1,9 +1,9 @@
 """`dp-ldm`: DP-SGD on whole transformer blocks and the conditioning embedder (DP-LDM, arXiv 2305.15759).
 
 Trained is every parameter of the named blocks: norms, projections, self- and cross-attention, feed-forward; and, with
-`embedder`, of the text encoder. That is what the authors' code does (research: methods-and-figures.md 2), not q, k, v alone.
-w is the *difference* to the base, so it starts at zero and AdamW decays towards the base. The release is that difference,
-`delta.safetensors`; `undertone export` makes a whole pipeline of it.
+`embedder`, of the text encoder. That is what the authors' code trains, not q, k and v alone.
+w is the *difference* to the base, so it starts at zero and AdamW decays towards the base. The release is that
+difference, `delta.safetensors`; `undertone export` makes a whole pipeline of it.
 """
 
 import re
@@ -32,7 +32,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class DPLDMOptions(GradientOptions):
-    """[method] keys of dp-ldm. `blocks`: "all", or names such as "up_blocks", "up_blocks.1", "mid_block.attentions.0"."""
+    """[method] keys of dp-ldm. `blocks`: "all", or names such as "up_blocks", "up_blocks.1", "mid_block"."""
 
     blocks: list[str] = Field(default=[ALL], min_length=1)
     embedder: bool = True

@@ -61,7 +61,9 @@ class DPLoRA(GradientMethod):
         drawn, parts = np.random.Generator(np.random.Philox(key=_PUBLIC_SEED)), []
         for name, shape in self.layout(base).tensors:
             is_a = ".lora_A." in name
-            parts.append(drawn.standard_normal(shape, dtype=np.float32) / self.options.rank if is_a else np.zeros(shape))
+            parts.append(
+                drawn.standard_normal(shape, dtype=np.float32) / self.options.rank if is_a else np.zeros(shape)
+            )
         return np.concatenate([part.reshape(-1) for part in parts]).astype(np.float32)
 
     def _trained(self, base: "LoadedBase", w: NDArray[np.float32]) -> AbstractContextManager["Trained"]:

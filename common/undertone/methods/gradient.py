@@ -103,7 +103,9 @@ class GradientMethod(ABC):
         """
         tokens = caption_fields(caption).count("token")
         if tokens and not self.has_token:
-            raise StudyError(f'data.caption = "{caption}": {self.name} learns no word, so write one in place of {{token}}')
+            raise StudyError(
+                f'data.caption = "{caption}": {self.name} learns no word, so write one in place of {{token}}'
+            )
         size = self.layout(base).size
         if 4 * size > self.options.largest_row_mib * _MIB:
             raise StudyError(
@@ -124,7 +126,7 @@ class GradientMethod(ABC):
         return self._optimiser.released(state)
 
     def public_clip_norm(self, base: PinnedBase, caption: str) -> float:
-        """Median length of the gradients of 32 public procedural images at the start; the caption's columns stay empty."""
+        """Median length of 32 public procedural images' gradients at the start; the caption's columns stay empty."""
         from undertone.methods.public import public_units  # torch: only where C is "auto"
         from undertone.models.base import load_base
 

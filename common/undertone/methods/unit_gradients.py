@@ -94,7 +94,11 @@ def token_ids(base: LoadedBase, captions: Sequence[str]) -> Tensor:
     """Captions -> token ids [n, positions], padded as the pipeline pads prompts."""
     tokenizer = base.pipeline.tokenizer
     encoded = tokenizer(
-        list(captions), padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+        list(captions),
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
     )
     ids: Tensor = encoded.input_ids.to(base.device)
     return ids
