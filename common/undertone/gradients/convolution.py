@@ -67,7 +67,7 @@ def _weight_gradient(conv: nn.Conv2d, x: Tensor, g: Tensor, units: int) -> Tenso
     """The weight gradient of `units` convolutions side by side: x [batch, units * in, h, w], g likewise."""
     x, padding = _padded(conv, x)
     shape = (units * conv.weight.shape[0], *conv.weight.shape[1:])
-    weight = conv.weight.new_empty((), dtype=x.dtype).expand(shape)  # only its shape is read
+    weight = conv.weight.new_empty(shape, dtype=x.dtype)  # only its shape is read
     exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with exact:  # a graphics card would round the products to 10 bits
         _, gradient, _ = torch.ops.aten.convolution_backward(

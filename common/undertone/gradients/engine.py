@@ -97,12 +97,12 @@ class GradientEngine:
         for place, start, end in self._slices():
             if place in sums:
                 total[start:end] = sums.pop(place).flatten().cpu().numpy()
-        return total, norms.numpy()
+        return total, norms.cpu().numpy()
 
     def _backward(self, loss: LossPerRow, batch: UnitBatch, *, whole: bool) -> Book:
         """One forward and one backward pass, heard by a book."""
         self._refuse_dropout()
-        book = Book(batch, whole=whole)
+        book = Book(batch, self._device, whole=whole)
         rows = len(batch.unit_of_row)
         anchor = torch.zeros((), device=self._device, requires_grad=True)
         taps = Taps(self._layers, rows, anchor, book.enter)

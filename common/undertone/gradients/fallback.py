@@ -36,7 +36,7 @@ def rows_by_opacus(
     named = dict(model.named_parameters(remove_duplicate=False))
     for name, parameter in named.items():
         parameter.requires_grad_(name in parameters)
-    was_training = model.training
+    training = [module.training for module in model.modules()]
     hooks = GradSampleHooks(model.train(), loss_reduction="sum", strict=True)
     try:
         losses = loss()
@@ -44,7 +44,8 @@ def rows_by_opacus(
         found = [_by_unit(name, named[name], batch) for name in parameters]
     finally:
         hooks.cleanup()
-        model.train(was_training)
+        for module, flag in zip(model.modules(), training, strict=True):
+            module.training = flag
         model.zero_grad(set_to_none=True)
     return np.concatenate(found, axis=1)
 
