@@ -46,7 +46,9 @@ class Book:
     def enter(self, layer: TrainedLayer, x: Tensor, g: Tensor) -> None:
         """Write down one layer: its input [rows, ...] and the gradient of its output [rows, ...]."""
         if layer.bias is not None:
-            self._store(layer, layer.bias, [layer.rule.bias(layer.module, b.take(_wide(g))) for b in self._batch.buckets])
+            self._store(
+                layer, layer.bias, [layer.rule.bias(layer.module, b.take(_wide(g))) for b in self._batch.buckets]
+            )
         if layer.weight is None:
             return
         rule, module = layer.rule, layer.module

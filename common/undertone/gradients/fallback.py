@@ -4,6 +4,7 @@ Opacus (Yousefpour et al. 2021, arXiv 2109.12298) is not among Undertone's requi
 It needs a model in training mode, knows no gradient checkpointing, and stores every row's gradient.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,7 +41,10 @@ def rows_by_opacus(
     hooks = GradSampleHooks(model.train(), loss_reduction="sum", strict=True)
     try:
         losses = loss()
-        losses.backward(batch.weight_of_row.to(losses.device, losses.dtype))
+        with warnings.catch_warnings():
+            # The first layers have no input that wants a gradient; Opacus's hooks fire all the same.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            losses.backward(batch.weight_of_row.to(losses.device, losses.dtype))
         found = [_by_unit(name, named[name], batch) for name in parameters]
     finally:
         hooks.cleanup()

@@ -29,7 +29,6 @@ class GroupNormRule(Rule):
         return g.flatten(3).sum((1, 3)) if g.dim() > 3 else g.sum(1)
 
 
-
 class LayerNormRule(Rule):
     """`nn.LayerNorm` on [rows, ..., *normalized_shape]."""
 
