@@ -113,7 +113,7 @@ def test_checkpointing_changes_no_bit_and_recomputes(both: nn.ModuleDict) -> Non
     ],
 )
 def test_half_precision(both: nn.ModuleDict, dtype: torch.dtype, selection: str, checkpointing: bool) -> None:
-    """The forward pass rounds, so sums are near the oracle's; norms are exact for the very gradients that are summed."""
+    """The forward pass rounds, so sums are near the oracle's; norms are exact for the gradients that are summed."""
     if selection == "lora":
         add_lora(both)
     if checkpointing:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tests.support.gradients import BATCHES, noise, rows_in, units_of
 from undertone.errors import MechanismViolation, ModelError
@@ -117,6 +118,15 @@ def test_a_layer_that_does_not_run() -> None:
     engine = GradientEngine(net, ["0.weight", "1.weight"])
     with pytest.raises(ModelError, match="1 did not run as a layer"):
         engine.clipped_sum(lambda: net[0](noise(3, 4)).sum(1), THREE, 1.0)
+
+
+def test_reentrant_checkpointing() -> None:
+    net = model(nn.ReLU())
+    engine, x = GradientEngine(net, ["0.weight"]), noise(3, 4).requires_grad_()
+    with pytest.raises(ModelError, match="use_reentrant=False"):
+        engine.clipped_sum(lambda: checkpoint(net, x, use_reentrant=True).sum(1), THREE, 1.0)
+    total, _ = engine.clipped_sum(lambda: checkpoint(net, x, use_reentrant=False).sum(1), THREE, 1.0)
+    np.testing.assert_array_equal(total, engine.clipped_sum(lambda: net(x).sum(1), THREE, 1.0)[0])
 
 
 def test_a_loss_of_another_shape_or_without_a_path_to_the_parameters() -> None:

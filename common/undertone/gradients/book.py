@@ -68,7 +68,7 @@ class Book:
         return torch.nan_to_num(squared.sqrt(), nan=torch.inf, posinf=torch.inf)
 
     def weighted_sum(self, factors: Tensor) -> dict[int, Tensor]:
-        """sum over units of factor * gradient, by place in the layout; empties the book.
+        """Sum factor * gradient over units, by place in the layout; empties the book.
 
         Args:
             factors: float64 [units]; units of factor 0 are left out even if their gradients are not finite.
@@ -126,4 +126,5 @@ def _wide(values: Tensor) -> Tensor:
 
 def _squares(part: Tensor) -> Tensor:
     """|part|^2 of each unit, float64 [units]."""
-    return torch.linalg.vector_norm(part.flatten(1), dim=1).double().square()
+    norms: Tensor = torch.linalg.vector_norm(part.flatten(1), dim=1)
+    return norms.double().square()

@@ -42,8 +42,8 @@ class ConvRule(GhostRule):
         x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
         size = x[0, :, 0].numel() ** 2 * conv.groups
         chunk = max(1, _CHUNK // size)
-        parts = zip(x.split(chunk), g.split(chunk), strict=True)
-        return torch.cat([_squared_norm(conv, a, b) for a, b in parts])
+        starts = range(0, len(x), chunk)
+        return torch.cat([_squared_norm(conv, x[i : i + chunk], g[i : i + chunk]) for i in starts])
 
     def weighted_sum(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
         """The ordinary weight gradient, [out, in / groups, k_h, k_w]."""

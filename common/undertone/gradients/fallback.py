@@ -1,7 +1,7 @@
 """Rows by Opacus's hooks: for small models with layers that the engine has no rule for, and a second reference.
 
-Opacus (Yousefpour et al. 2021, arXiv 2109.12298) is not among Undertone's requirements: `pip install "opacus>=1.6,<1.7"`.
-It needs a model in training mode, knows no gradient checkpointing, and stores every row's gradient.
+Opacus (Yousefpour et al. 2021, arXiv 2109.12298) is not among Undertone's requirements. It knows no gradient
+checkpointing, and stores every row's gradient.
 """
 
 import warnings
@@ -44,7 +44,7 @@ def rows_by_opacus(
         with warnings.catch_warnings():
             # The first layers have no input that wants a gradient; Opacus's hooks fire all the same.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            losses.backward(batch.weight_of_row.to(losses.device, losses.dtype))
+            torch.autograd.backward(losses, batch.weight_of_row.to(losses.device, losses.dtype))
         found = [_by_unit(name, named[name], batch) for name in parameters]
     finally:
         hooks.cleanup()
