@@ -67,7 +67,7 @@ WALLS = {
     "ray": {"undertone_cli/ray_engine.py"},
     "dp_accounting": {"undertone/privacy/accounting.py"},
     "scipy": {"undertone/privacy/noise.py"},
-    "opacus": set(),
+    "opacus": {"undertone/gradients/fallback.py"},
     "opendp": set(),
     "peft": {"undertone/methods/trained.py"},
     "random": set(),

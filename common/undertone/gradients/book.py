@@ -9,7 +9,7 @@ from undertone.gradients.batch import UnitBatch
 from undertone.gradients.coverage import TrainedLayer
 from undertone.gradients.rules import GhostRule
 
-STORE = 1.0
+STORE = 2.5
 """Per-unit gradients are stored where they are at most this many times as large as the layer's input and output
 gradient, which would be kept otherwise. So memory follows the activations, never units x parameters."""
 
@@ -29,13 +29,15 @@ class Book:
 
     Args:
         batch: which rows belong to which unit.
+        device: where the model is.
         whole: store every per-unit gradient, for `rows`.
     """
 
-    def __init__(self, batch: UnitBatch, *, whole: bool) -> None:
+    def __init__(self, batch: UnitBatch, device: torch.device, *, whole: bool) -> None:
         self._batch, self._whole = batch, whole
-        self._squared = torch.zeros(batch.units, dtype=torch.float64)
+        self._squared = torch.zeros(batch.units, dtype=torch.float64, device=device)
         self._kept: list[_Kept] = []
+        self._late: set[int] = set()
         self.stored: dict[int, Tensor] = {}
         """Per-unit gradients by place in the layout, [units, ...] float32 or wider."""
         self.reused: set[TrainedLayer] = set()
@@ -44,28 +46,29 @@ class Book:
     def enter(self, layer: TrainedLayer, x: Tensor, g: Tensor) -> None:
         """Write down one layer: its input [rows, ...] and the gradient of its output [rows, ...]."""
         if layer.bias is not None:
-            self._store(layer.bias, [layer.rule.bias(layer.module, b.take(_wide(g))) for b in self._batch.buckets])
+            self._store(
+                layer, layer.bias, [layer.rule.bias(layer.module, b.take(_wide(g))) for b in self._batch.buckets]
+            )
         if layer.weight is None:
             return
         rule, module = layer.rule, layer.module
         if isinstance(rule, GhostRule) and not self._stores(layer, x, g):
             parts = [rule.squared_norm(module, b.take(_wide(x)), b.take(_wide(g))) for b in self._batch.buckets]
-            self._squared += self._by_unit(parts).to("cpu", torch.float64)
+            self._squared += self._by_unit(parts).double()
             self._kept.append(_Kept(layer, rule, x, g))
             return
-        self._store(
-            layer.weight, [rule.weight(module, b.take(_wide(x)), b.take(_wide(g))) for b in self._batch.buckets]
-        )
+        parts = [rule.weight(module, b.take(_wide(x)), b.take(_wide(g))) for b in self._batch.buckets]
+        self._store(layer, layer.weight, parts)
 
     def norms(self) -> Tensor:
-        """Norm of each unit's whole gradient, float64 [units] on the CPU; infinite where it is not finite."""
+        """Norm of each unit's whole gradient, float64 [units]; infinite where it is not finite."""
         squared = self._squared.clone()
-        for part in self.stored.values():
-            squared += torch.linalg.vector_norm(part.flatten(1), dim=1).to("cpu", torch.float64).square()
+        for place in self._late:
+            squared += _squares(self.stored[place])
         return torch.nan_to_num(squared.sqrt(), nan=torch.inf, posinf=torch.inf)
 
     def weighted_sum(self, factors: Tensor) -> dict[int, Tensor]:
-        """sum over units of factor * gradient, by place in the layout; empties the book.
+        """Sum factor * gradient over units, by place in the layout; empties the book.
 
         Args:
             factors: float64 [units]; units of factor 0 are left out even if their gradients are not finite.
@@ -75,18 +78,16 @@ class Book:
         while self.stored:
             place, part = self.stored.popitem()
             if out.any():
-                part[out.to(part.device)] = 0
-            sums[place] = (factors.to(part.device, part.dtype) @ part.flatten(1)).reshape(part.shape[1:])
+                part[out] = 0
+            sums[place] = (factors.to(part.dtype) @ part.flatten(1)).reshape(part.shape[1:])
         while self._kept:
             kept = self._kept.pop()
             x, g = _wide(kept.x), _wide(kept.g)
-            row_factors = factors[self._batch.unit_of_row.cpu()].to(g.device, g.dtype)
+            row_factors = factors[self._batch.unit_of_row.to(factors.device)].to(g.dtype)
             g = g * row_factors.reshape(-1, *[1] * (g.dim() - 1))
             if out.any():
-                gone = (row_factors == 0).to(g.device)
-                g[gone] = 0
-                x = x.clone()
-                x[gone] = 0
+                g[row_factors == 0], x = 0, x.clone()
+                x[row_factors == 0] = 0
             if kept.layer.weight is not None:
                 sums[kept.layer.weight] = kept.rule.weighted_sum(kept.layer.module, x, g)
         return sums
@@ -97,9 +98,15 @@ class Book:
         weight = layer.module.get_parameter("weight")
         return weight.numel() * self._batch.units <= STORE * (x.numel() + g.numel())
 
-    def _store(self, place: int, parts: list[Tensor]) -> None:
+    def _store(self, layer: TrainedLayer, place: int, parts: list[Tensor]) -> None:
         found = self._by_unit(parts)
-        self.stored[place] = self.stored[place] + found if place in self.stored else found
+        if layer.shared or layer in self.reused:
+            self._late.add(place)
+            self.stored[place] = self.stored[place] + found if place in self.stored else found
+        else:
+            self.stored[place] = found
+            if not self._whole:
+                self._squared += _squares(found)  # now, while the processor still holds it
 
     def _by_unit(self, parts: list[Tensor]) -> Tensor:
         """The buckets' answers [n, ...] put together in the order of the units, [units, ...]."""
@@ -115,3 +122,9 @@ class Book:
 def _wide(values: Tensor) -> Tensor:
     """Half precision becomes float32: norms and sums are never formed in less."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _squares(part: Tensor) -> Tensor:
+    """|part|^2 of each unit, float64 [units]."""
+    norms: Tensor = torch.linalg.vector_norm(part.flatten(1), dim=1)
+    return norms.double().square()

@@ -42,8 +42,8 @@ class ConvRule(GhostRule):
         x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
         size = x[0, :, 0].numel() ** 2 * conv.groups
         chunk = max(1, _CHUNK // size)
-        parts = zip(x.split(chunk), g.split(chunk), strict=True)
-        return torch.cat([_squared_norm(conv, a, b) for a, b in parts])
+        starts = range(0, len(x), chunk)
+        return torch.cat([_squared_norm(conv, x[i : i + chunk], g[i : i + chunk]) for i in starts])
 
     def weighted_sum(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
         """The ordinary weight gradient, [out, in / groups, k_h, k_w]."""
@@ -67,7 +67,7 @@ def _weight_gradient(conv: nn.Conv2d, x: Tensor, g: Tensor, units: int) -> Tenso
     """The weight gradient of `units` convolutions side by side: x [batch, units * in, h, w], g likewise."""
     x, padding = _padded(conv, x)
     shape = (units * conv.weight.shape[0], *conv.weight.shape[1:])
-    weight = conv.weight.new_empty((), dtype=x.dtype).expand(shape)  # only its shape is read
+    weight = conv.weight.new_empty(shape, dtype=x.dtype)  # only its shape is read
     exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with exact:  # a graphics card would round the products to 10 bits
         _, gradient, _ = torch.ops.aten.convolution_backward(

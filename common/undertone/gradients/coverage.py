@@ -76,7 +76,7 @@ def refuse_batch_mixing(model: nn.Module) -> None:
 
 
 def _places(model: nn.Module, parameters: Sequence[str]) -> dict[int, int]:
-    """id of each trained parameter -> its place in the layout."""
+    """The place in the layout of each trained parameter, by `id` of its tensor."""
     known = dict(model.named_parameters(remove_duplicate=False))
     if not parameters:
         raise ModelError("no parameter is trained; name at least one")

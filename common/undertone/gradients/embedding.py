@@ -42,7 +42,7 @@ class EmbeddingRule(GhostRule):
 
 
 def _flat(table: nn.Embedding, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """ids [n, tokens] and gradients [n, tokens, width]; the padding entry gets none, as in torch."""
+    """The ids [n, tokens] and gradients [n, tokens, width]; the padding entry gets none, as in torch."""
     ids, g = x.reshape(x.shape[0], -1), g.reshape(x.shape[0], -1, g.shape[-1])
     if table.padding_idx is not None:
         g = g * (ids != table.padding_idx)[..., None]

@@ -22,7 +22,7 @@ from undertone.gradients.taps import Taps
 __all__ = ["GradientEngine", "LossPerRow", "UnitBatch"]
 
 LossPerRow = Callable[[], Tensor]
-"""Runs the forward pass on the model and returns the loss of each row, [rows]; row r depends on row r's inputs alone."""
+"""Runs the forward pass on the model, returns the loss of each row, [rows]; row r depends on row r's inputs alone."""
 
 
 class GradientEngine:
@@ -30,7 +30,7 @@ class GradientEngine:
 
     Args:
         model: everything that runs in the forward pass, on one device.
-        parameters: names of the trained parameters, in the order of the layout; `requires_grad` is set on exactly these.
+        parameters: names of the trained parameters, in the order of the layout; exactly these get `requires_grad`.
         loss_scale: multiplies the loss during the backward pass of a float16 forward pass and is divided out in
             float32; a power of two. A unit that overflows counts as not finite.
 
@@ -72,7 +72,7 @@ class GradientEngine:
     def clipped_sum(
         self, loss: LossPerRow, batch: UnitBatch, clip_norm: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """sum over units of g_u * min(1, C / |g_u|), in one backward pass.
+        """Sum g_u * min(1, C / |g_u|) over the units u, in one backward pass.
 
         Args:
             loss: the forward pass.
@@ -97,12 +97,12 @@ class GradientEngine:
         for place, start, end in self._slices():
             if place in sums:
                 total[start:end] = sums.pop(place).flatten().cpu().numpy()
-        return total, norms.numpy()
+        return total, norms.cpu().numpy()
 
     def _backward(self, loss: LossPerRow, batch: UnitBatch, *, whole: bool) -> Book:
         """One forward and one backward pass, heard by a book."""
         self._refuse_dropout()
-        book = Book(batch, whole=whole)
+        book = Book(batch, self._device, whole=whole)
         rows = len(batch.unit_of_row)
         anchor = torch.zeros((), device=self._device, requires_grad=True)
         taps = Taps(self._layers, rows, anchor, book.enter)
@@ -121,7 +121,10 @@ class GradientEngine:
             raise ModelError(f"the loss has shape {tuple(losses.shape)}; it must be one value for each of {rows} rows")
         for layer, runs in taps.runs.items():
             if not runs:
-                raise ModelError(f"{layer.name} did not run as a layer in the forward pass; leave it out of training")
+                raise ModelError(
+                    f"{layer.name} did not run as a layer, with gradients, in the forward pass; leave it out of "
+                    "training, or checkpoint with use_reentrant=False"
+                )
         if not losses.requires_grad:
             raise ModelError("the loss does not depend on any trained parameter")
 
@@ -129,7 +132,7 @@ class GradientEngine:
         for name, module in self._model.named_modules():
             if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
                 raise ModelError(
-                    f"{name} is active dropout, which draws from one stream for all rows (PRIVACY 3); set it to eval mode"
+                    f"{name} is active dropout, which draws from one stream for all rows; put it in eval mode"
                 )
 
     def _slices(self) -> list[tuple[int, int, int]]:

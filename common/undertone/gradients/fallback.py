@@ -1,9 +1,10 @@
 """Rows by Opacus's hooks: for small models with layers that the engine has no rule for, and a second reference.
 
-Opacus (Yousefpour et al. 2021, arXiv 2109.12298) is not among Undertone's requirements: `pip install "opacus>=1.6,<1.7"`.
-It needs a model in training mode, knows no gradient checkpointing, and stores every row's gradient.
+Opacus (Yousefpour et al. 2021, arXiv 2109.12298) is not among Undertone's requirements. It knows no gradient
+checkpointing, and stores every row's gradient.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,15 +37,19 @@ def rows_by_opacus(
     named = dict(model.named_parameters(remove_duplicate=False))
     for name, parameter in named.items():
         parameter.requires_grad_(name in parameters)
-    was_training = model.training
+    training = [module.training for module in model.modules()]
     hooks = GradSampleHooks(model.train(), loss_reduction="sum", strict=True)
     try:
         losses = loss()
-        losses.backward(batch.weight_of_row.to(losses.device, losses.dtype))
+        with warnings.catch_warnings():
+            # The first layers have no input that wants a gradient; Opacus's hooks fire all the same.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            torch.autograd.backward(losses, batch.weight_of_row.to(losses.device, losses.dtype))
         found = [_by_unit(name, named[name], batch) for name in parameters]
     finally:
         hooks.cleanup()
-        model.train(was_training)
+        for module, flag in zip(model.modules(), training, strict=True):
+            module.training = flag
         model.zero_grad(set_to_none=True)
     return np.concatenate(found, axis=1)
 

@@ -29,12 +29,11 @@ class GroupNormRule(Rule):
         return g.flatten(3).sum((1, 3)) if g.dim() > 3 else g.sum(1)
 
 
-
 class LayerNormRule(Rule):
     """`nn.LayerNorm` on [rows, ..., *normalized_shape]."""
 
     def weight(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-        """sum of g * (x - mean) / deviation, [n, *normalized_shape]."""
+        """The sum of g * (x - mean) / deviation, [n, *normalized_shape]."""
         norm = cast(nn.LayerNorm, layer)
         whole = torch.nn.functional.layer_norm(x, norm.normalized_shape, None, None, norm.eps)
         return self.bias(layer, whole.mul_(g))

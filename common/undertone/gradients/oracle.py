@@ -33,7 +33,7 @@ def rows_one_at_a_time(
 
 
 def clip_and_sum(rows: NDArray[np.float64], clip_norm: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """sum over units of g_u * min(1, C / |g_u|), [d], and the norms, [units]."""
+    """Sum g_u * min(1, C / |g_u|) over the units u, [d], and the norms, [units]."""
     norms = np.linalg.norm(rows, axis=1)
     factors = np.minimum(1.0, clip_norm / np.maximum(norms, np.finfo(np.float64).tiny))
     return factors @ rows, norms

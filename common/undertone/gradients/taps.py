@@ -7,7 +7,7 @@ visit every tap, and leaves out the summed weight gradients that an ordinary bac
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,20 +19,32 @@ Heard = Callable[[TrainedLayer, Tensor, Tensor], None]
 """Told the layer, its input [rows, ...] and the gradient of its output [rows, ...]."""
 
 
+_HeardHere = Callable[[Tensor, Tensor], None]
+
+
+class _Context(Protocol):
+    """What autograd hands to both directions."""
+
+    saved_tensors: tuple[Tensor, ...]
+    heard: _HeardHere
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
 class _Tap(torch.autograd.Function):
     """output -> output; on the way back `heard(input, gradient of output)`."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, anchor: Tensor, layer_input: Tensor, heard: Any) -> Tensor:
+    def forward(ctx: _Context, output: Tensor, anchor: Tensor, layer_input: Tensor, heard: _HeardHere) -> Tensor:
         ctx.save_for_backward(layer_input)
         ctx.heard = heard
         return output.view_as(output)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (layer_input,) = ctx.saved_tensors
-        ctx.heard(layer_input, gradients[0])
-        return gradients[0], None, None, None
+        ctx.heard(layer_input, gradient)
+        return gradient, None, None, None
 
 
 class Taps:
@@ -66,9 +78,9 @@ class Taps:
             if not torch.is_grad_enabled():
                 return output
             self.runs[layer] += self.counting
-            layer_input = args[0] if args else kwargs["input"]
-            return cast(Tensor, _Tap.apply(self._each_row(layer, output), self._anchor,
-                                           self._each_row(layer, layer_input.detach()), heard))  # fmt: skip
+            layer_input = self._each_row(layer, (args[0] if args else kwargs["input"]).detach())
+            tapped: Tensor = _Tap.apply(self._each_row(layer, output), self._anchor, layer_input, heard)  # type: ignore[no-untyped-call]
+            return tapped
 
         return tap
 
