@@ -17,7 +17,7 @@ from undertone.captions import fill_caption
 from undertone.failpoints import reached
 from undertone.layout import state_sha256
 from undertone.methods.protocol import Method, Progress, UnitRecords
-from undertone.methods.registry import planned_method
+from undertone.methods.registry import lighter, planned_method
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.devices import check_dtype, choose
 from undertone.models.pinned import PinnedBase, check_pins, pin
@@ -71,6 +71,7 @@ class Preparation:
             check_dtype(device, config.dtype)
             base = _loaded(plan.model.base, plan.model.revision, device, files, plan.method.name)
             lane = Lane(device, config.dtype, base, partial(_rows, method, self.state), self.site.note)
+            lane.lighter = [(advice, partial(_rows, less, self.state)) for advice, less in lighter(method)]
             expected = ceil(plan.privacy.sampling_rate * plan.cohort.units[config.site])
             lane.settle(plan.digest, config.micro_batch, expected)
             lanes.append(lane)

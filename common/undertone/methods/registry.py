@@ -33,6 +33,18 @@ def method_for(table: MethodTable) -> Method:
     return method(parse_options(method.options_type, table.options))
 
 
+def lighter(method: Method) -> list[tuple[str, Method]]:
+    """The same method with fewer draws and records of a unit at a time, and the keys that say so, the nearest first."""
+    found, options = [], method.options
+    sizes = {key: getattr(options, key) for key in ("draws", "records") if hasattr(options, key)}
+    while any(size > 1 for size in sizes.values()):
+        largest = max(sizes, key=lambda key: sizes[key])
+        sizes[largest] //= 2
+        advice = " and ".join(f"method.{key} = {size}" for key, size in sizes.items())
+        found.append((advice, type(method)(options.model_copy(update=sizes))))
+    return found
+
+
 def planned_method(plan: Plan, base: PinnedBase) -> Method:
     """The plan's method, once it adapts here exactly what the plan says it adapts.
 
