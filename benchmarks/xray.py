@@ -5,8 +5,8 @@
 
 FOLDER is an imagefolder with the columns patient_id and site (UNDERTONE_XRAY names it too). Without it the benchmark
 says so and ends. Each finished run adds one line to FILE, and a run that stands there is not made again, so the table
-can be made in pieces. A seed numbers a repetition: noise and coins are the system's and never repeat, and which patients are
-held out depends on the data alone. Studies: examples/xray-*.toml.
+can be made in pieces. A seed numbers a repetition: noise and coins are the system's and never repeat, and which
+patients are held out depends on the data alone. Studies: examples/xray-*.toml and chest-x-ray.toml.
 """
 
 import json

@@ -23,7 +23,7 @@ FIVE = ("north", "east", "south", "west", "centre")
 SMALL: dict[str, dict[str, Any]] = {
     "dpagg-ti": {"steps": 3},
     "dpsgd-ti": {"draws": 2, "records": 2, "learning_rate": 3.0},
-    "dp-lora": {"draws": 2, "rank": 2, "alpha": 2.0, "learning_rate": 0.3},
+    "dp-lora": {"draws": 2, "rank": 2, "alpha": 2, "learning_rate": 0.3},
     "dp-ldm": {"draws": 2, "blocks": ["mid_block"], "learning_rate": 0.1},
 }
 CLIP = {"dpagg-ti": 0.1, "dpsgd-ti": 0.02, "dp-lora": 0.1, "dp-ldm": 0.3}

@@ -25,7 +25,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dpagg-ti": [{"steps": 4}, {"steps": 3, "vectors": 2, "rescale": 1.5}],
     "dpsgd-ti": [{"draws": 2}, {"vectors": 2, "records": 2, "optimiser": "sgd", "caption_dropout": 0.5}],
     "dp-lora": [
-        {"rank": 2, "alpha": 4.0, "draws": 2, "records": 2},
+        {"rank": 2, "alpha": 4, "draws": 2, "records": 2},
         {"targets": ["attention", "conv"], "ema": 0.5, "warm_up": 3},
     ],
     "dp-ldm": [

@@ -37,7 +37,7 @@ class DPLoRAOptions(GradientOptions):
     """[method] keys of dp-lora. Symbols: r = rank; `targets` are "attention", "conv", or names of layers."""
 
     rank: int = Field(default=4, ge=1, le=256)
-    alpha: float = Field(default=4.0, gt=0, le=1024)
+    alpha: int = Field(default=4, ge=1, le=1024)
     targets: list[str] = Field(default=["attention"], min_length=1)
 
 

@@ -58,12 +58,12 @@ class ServerOptimiser:
         kept[0] = w
         if self.options.ema:
             kept[-1] = w
-        return np.append(kept.reshape(-1), np.float32(0))
+        return _joined(kept, 0.0)
 
     def released(self, kept: Vector) -> Vector:
         """What leaves a study: the average of w where there is one, else w; [d]."""
-        vectors = self._split(kept)
-        return vectors[-1] if self.options.ema else vectors[0]
+        released: Vector = self._split(kept)[-1 if self.options.ema else 0]
+        return released
 
     def advance(self, kept: Vector, gradient: NDArray[np.float64]) -> Vector:
         """One step against a noised mean gradient [d]."""
@@ -75,7 +75,7 @@ class ServerOptimiser:
             # Short memory at first (as diffusers' EMAModel), else the average would stay at the start for long.
             beta = np.float32(min(self.options.ema, (1 + t) / (10 + t)))
             vectors[-1] = beta * vectors[-1] + (1 - beta) * w
-        return np.append(vectors.reshape(-1), np.float32(t))
+        return _joined(vectors, t)
 
     def _direction(self, vectors: Vector, g: Vector, t: float) -> Vector:
         """SGD: m. Adam (Kingma and Ba 2015, algorithm 1): m / (1 - beta_1^t) over the root of v / (1 - beta_2^t)."""
@@ -83,7 +83,8 @@ class ServerOptimiser:
         m = vectors[1]
         if self.options.optimiser == "sgd":
             m[:] = np.float32(beta_1) * m + g
-            return m
+            momentum: Vector = m
+            return momentum
         v = vectors[2]
         m[:] = np.float32(beta_1) * m + np.float32(1 - beta_1) * g
         v[:] = np.float32(beta_2) * v + np.float32(1 - beta_2) * np.square(g)
@@ -94,3 +95,7 @@ class ServerOptimiser:
     def _split(self, kept: Vector) -> Vector:
         """The vectors [k, d] of a kept array; the last cell is t."""
         return kept[:-1].reshape(self._vectors, -1)
+
+
+def _joined(vectors: Vector, t: float) -> Vector:
+    return np.append(vectors.reshape(-1), np.float32(t)).astype(np.float32, copy=False)

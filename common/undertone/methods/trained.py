@@ -28,14 +28,14 @@ class TrainedToken:
         self._tokens = RowTokens(base, token, len(w))
         self._encoder = base.pipeline.text_encoder
         self._w = torch.from_numpy(w.copy()).to(base.device)
-        self._copies: Tensor | None = None
+        self._copies = self._w
 
     def __enter__(self) -> Self:
         """Nothing to put in: copies are made for each batch."""
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self._copies = None
+        self._copies = self._w
 
     def text(self, captions: Sequence[str], batch: UnitBatch) -> Tensor:
         """Text states with each unit's copy in place of the token."""
@@ -54,7 +54,7 @@ class TrainedToken:
 class TrainedLora:
     """LoRA adapters of peft in the UNet, with w's A and B in them."""
 
-    def __init__(self, base: LoadedBase, layout: Layout, w: NDArray[np.float32], rank: int, alpha: float) -> None:
+    def __init__(self, base: LoadedBase, layout: Layout, w: NDArray[np.float32], rank: int, alpha: int) -> None:
         self._base, self._values = base, layout.unflatten(w)
         layers = sorted({name.removeprefix("unet.").rsplit(".lora_", 1)[0] for name in self._values})
         self._config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers)
