@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from undertone.methods.unit_gradients import Trained
     from undertone.models.base import LoadedBase
 
-_PUBLIC_IMAGES = 32
+_PUBLIC_IMAGES, _PUBLIC_AT_ONCE = 32, 8
 _PUBLIC_SEED = 20261126
 _MIB = 1 << 20
 
@@ -134,9 +134,9 @@ class GradientMethod(ABC):
         units = public_units(loaded, _PUBLIC_SEED, _PUBLIC_IMAGES, fill_caption(caption, self._token, {}))
         lengths: list[float] = []
         with reporter().task("clip norm from public images", _PUBLIC_IMAGES) as progress:
-            for unit in units:
-                row = self.rows(loaded, start, [unit], progress)[0]
-                lengths.append(float(np.linalg.norm(row.astype(np.float64))))
+            for first in range(0, _PUBLIC_IMAGES, _PUBLIC_AT_ONCE):
+                rows = self.rows(loaded, start, units[first : first + _PUBLIC_AT_ONCE], progress)
+                lengths += np.linalg.norm(rows.astype(np.float64), axis=1).tolist()
         return float(np.median(lengths))
 
     def rows(
