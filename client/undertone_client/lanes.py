@@ -59,7 +59,8 @@ def _stop(_steps: int) -> None:
 class Lane:
     """One device at work for one plan.
 
-    `compute` is the method's `rows` at the public state w; `slots` is how many units it gets at a time.
+    `compute` is the method's `rows` at the public state w; `slots` is how many units it gets at a time; `lighter` are
+    the same computation with less to it, and what the study would have to say for it: advice where not even one fits.
     """
 
     device: str
@@ -68,6 +69,7 @@ class Lane:
     compute: RowMaker
     note: Callable[[str], None]
     slots: int = 1
+    lighter: Sequence[tuple[str, RowMaker]] = ()
 
     def settle(self, study: str, micro_batch: MicroBatch, expected_units: int) -> None:
         """Set `slots`, and check them on this device: once per study and process.
@@ -122,10 +124,18 @@ class Lane:
         """Halve `slots` until random data fit."""
         while not self._fits(slots):
             if slots == 1:
-                raise ModelError(f"one unit at a time does not fit into the memory of {self.device}; choose another")
+                raise ModelError(self._too_large())
             slots //= 2
             self.note(f"{self.device}: memory is short, {slots} units at a time from here on")
         return slots
+
+    def _too_large(self) -> str:
+        """What to say where one unit does not fit: which lighter study would."""
+        text = f"one unit at a time does not fit into the memory of {self.device}; choose another"
+        for advice, compute in self.lighter:
+            if replace(self, compute=compute, lighter=())._fits(1):
+                return f"{text}, or plan with {advice}, which fits"
+        return f"{text}, or plan with less of one unit at a time" if self.lighter else text
 
     def _check_slots(self) -> None:
         """On random data: who stands in the other slots must not move a row, not even in its last bit.

@@ -17,7 +17,7 @@ from undertone.captions import fill_caption
 from undertone.failpoints import reached
 from undertone.layout import state_sha256
 from undertone.methods.protocol import Method, Progress, UnitRecords
-from undertone.methods.registry import planned_method
+from undertone.methods.registry import lighter, planned_method
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.devices import check_dtype, choose
 from undertone.models.pinned import PinnedBase, check_pins, pin
@@ -69,8 +69,9 @@ class Preparation:
         config, plan, lanes = self.site.config, self.plan, []
         for device in choose(config.device):
             check_dtype(device, config.dtype)
-            base = _loaded(plan.model.base, plan.model.revision, device, files)
+            base = _loaded(plan.model.base, plan.model.revision, device, files, plan.method.name)
             lane = Lane(device, config.dtype, base, partial(_rows, method, self.state), self.site.note)
+            lane.lighter = [(advice, partial(_rows, less, self.state)) for advice, less in lighter(method)]
             expected = ceil(plan.privacy.sampling_rate * plan.cohort.units[config.site])
             lane.settle(plan.digest, config.micro_batch, expected)
             lanes.append(lane)
@@ -125,10 +126,11 @@ class Preparation:
 
 
 @lru_cache(maxsize=8)  # one copy for each device
-def _loaded(reference: str, revision: str | None, device: str, _files: str) -> LoadedBase:
+def _loaded(reference: str, revision: str | None, device: str, _files: str, _method: str) -> LoadedBase:
     """The base model, loaded once for all requests (and, in simulation, all sites) of a process.
 
-    `_files`, the digest of its pins, is part of the key: other files are another model.
+    `_files`, the digest of its pins, is part of the key: other files are another model. So is the method: those that
+    learn a word lengthen the tokenizer.
     """
     return load_base(pin(reference, revision), device)
 

@@ -35,7 +35,7 @@ class PlannedMethod(Section):
     """The method, all its options, and what it adapts."""
 
     name: str
-    options: dict[str, str | int | float | bool]
+    options: dict[str, str | int | float | bool | list[str]]
     dimension: int = Field(ge=1)
     layout_digest: Sha256
 

@@ -79,9 +79,9 @@ def resolve(
     )
 
 
-def method_options(method: Method) -> dict[str, str | int | float | bool]:
+def method_options(method: Method) -> dict[str, str | int | float | bool | list[str]]:
     """All options of a method, defaults included, as the plan stores them."""
-    dumped: dict[str, str | int | float | bool] = method.options.model_dump(mode="json")
+    dumped: dict[str, str | int | float | bool | list[str]] = method.options.model_dump(mode="json")
     return dumped
 
 
@@ -182,7 +182,7 @@ def _grid(
     clip = study.privacy.clip_norm
     origin: ClipOrigin = "study"
     if clip == "auto":
-        reporter().line('privacy.clip_norm = "auto": inverting public images; a number here makes a plan at once')
+        reporter().line('privacy.clip_norm = "auto": rows of public images; a number here makes a plan at once')
         # Two digits: the same plan on machines whose arithmetic differs in the last bits.
         clip = float(f"{method.public_clip_norm(base, study.data.caption):.2g}")
         origin = "public images"
@@ -203,7 +203,8 @@ def _privacy(
         )
     # Where all sites answer, all shares are in the sum.
     total = sigma_local * sqrt(noise.sites) if sigma_local else sigma
-    length = total * sqrt(noise.dimension) / (grid.scale * wanted.sampling_rate * total_units)
+    # Of T rounds: signals add up in length, noise as a root, so the ratio of one round falls with sqrt(T).
+    length = total * sqrt(noise.dimension / wanted.rounds) / (grid.scale * wanted.sampling_rate * total_units)
     planned = PlannedPrivacy(
         unit=wanted.unit,
         epsilon_target=wanted.epsilon,

@@ -55,7 +55,7 @@ def diagnose(folder: Path) -> dict[str, float]:
         for name, (prompt, state) in variants.items():
             adapted = load_base(pinned, device)
             if state is not None:
-                attach(adapted, method.weights(state))
+                attach(adapted, method.weights(pinned, state))
             images = adapted.sample([prompt] * IMAGES, list(range(IMAGES)), steps=STEPS, guidance=1.0)
             distances[name] = kid(
                 features.of(np.stack([np.asarray(image.convert("RGB")) for image in images])), held_out
@@ -75,18 +75,19 @@ def _variants(
 ) -> dict[str, tuple[str, NDArray[np.float32] | None]]:
     """Name -> (prompt, public state): the release, and what it must be compared with."""
     before, after = method.sample_prompts(plan.data.caption)
-    start, released = method.initial_state(pinned), run.kept_state(plan.privacy.rounds)
+    start, kept = method.initial_state(pinned), run.kept_state(plan.privacy.rounds)
+    w_0, w = method.released(start), None if kept is None else method.released(kept)
     variants: dict[str, tuple[str, NDArray[np.float32] | None]] = {
         "before": (before, None),
-        "after": (after, released),
+        "after": (after, w),
     }
-    rows = _kept_rows(run, plan)
+    rows = _kept_rows(run, plan) if plan.privacy.rounds == 1 else np.zeros(0)
     if rows.size:
-        variants["non-private mean"] = (after, method.step(start, rows.mean(0)))
-    length = float(np.linalg.norm(released - start)) if released is not None else 0.0
+        variants["non-private mean"] = (after, method.released(method.step(start, rows.mean(0))))
+    length = float(np.linalg.norm(w - w_0)) if w is not None else 0.0
     for number in range(1, RANDOM_DIRECTIONS + 1):
-        direction = np.random.Generator(np.random.Philox(key=number)).standard_normal(start.size)
-        moved = start + length * direction / np.linalg.norm(direction)
+        direction = np.random.Generator(np.random.Philox(key=number)).standard_normal(w_0.size)
+        moved = w_0 + length * direction / np.linalg.norm(direction)
         variants[f"random direction {number}"] = (after, moved.astype(np.float32))
     return variants
 

@@ -1,7 +1,10 @@
 """`undertone generate`: images from a release, marked as synthetic."""
 
 import csv
+import re
 import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -17,11 +20,24 @@ from undertone.progress import reporter, reporting
 from undertone_cli.console import Bars, out
 
 _BATCH = 16
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,62}")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """One image to make; the label "" stands for none."""
+
+    label: str
+    prompt: str
+    seed: int
+
+    def file(self, number: int) -> str:
+        return f"{self.label}/{number:05d}.png" if self.label else f"{number:05d}.png"
 
 
 def generate(
     release: Path,
-    prompt: str,
+    prompt: str | Mapping[str, str],
     count: int,
     folder: Path,
     *,
@@ -30,12 +46,13 @@ def generate(
     seed: int | None = None,
     device: str = AUTO,
 ) -> list[Path]:
-    """Make `count` images of one prompt with a release and write them as an imagefolder.
+    """Make `count` images of each prompt with a release and write them as an imagefolder.
 
     Args:
         release: a release folder.
-        prompt: what to draw; the release's token stands for what was learned.
-        count: how many images.
+        prompt: what to draw; or label -> what to draw, and each label gets a folder of its own, as a classifier's
+            training reads them. A release's token, if it has one, stands for what was learned.
+        count: how many images of each prompt.
         folder: where to write; must not exist.
         steps: denoising steps.
         guidance: classifier-free guidance scale; 1 is none.
@@ -53,6 +70,8 @@ def generate(
         raise FolderError(f"{folder} exists already; choose another --out")
     if count < 1:
         raise InputError("-n must be at least 1")
+    prompts = {"": prompt} if isinstance(prompt, str) else dict(prompt)
+    _check_labels(prompts)
     from undertone.models.adapted import attach, read_weights  # torch: not for --help, nor for a wrong folder
     from undertone.models.base import load_base
 
@@ -61,54 +80,97 @@ def generate(
     base = load_base(pinned, choose(device)[0], keep_safety_checker=True)
     attach(base, read_weights(release))
     first = secrets.randbits(31) if seed is None else seed
-    seeds, images = [first + index for index in range(count)], []
-    with reporter().task("drawing", count) as progress:
-        for start in range(0, count, _BATCH):
-            batch = seeds[start : start + _BATCH]
-            images += base.sample([prompt] * len(batch), batch, steps=steps, guidance=guidance)
+    labelled = [(label, text) for label, text in prompts.items() for _ in range(count)]
+    wanted = [_Wanted(label, text, first + index) for index, (label, text) in enumerate(labelled)]
+    images: list[Image.Image] = []
+    with reporter().task("drawing", len(wanted)) as progress:
+        for start in range(0, len(wanted), _BATCH):
+            batch = wanted[start : start + _BATCH]
+            texts, seeds = [one.prompt for one in batch], [one.seed for one in batch]
+            images += base.sample(texts, seeds, steps=steps, guidance=guidance)
             progress(len(batch))
     try:
-        return _write(folder, images, prompt, seeds, plan)
+        return _write(folder, images, wanted, plan)
     except OSError as error:
         raise FolderError(f"{folder} cannot be written: {error.strerror or error}") from None
 
 
-def _write(folder: Path, images: list[Image.Image], prompt: str, seeds: list[int], plan: Plan) -> list[Path]:
+def _check_labels(prompts: Mapping[str, str]) -> None:
+    if not prompts:
+        raise InputError("say what to draw: --prompt TEXT, or --class LABEL TEXT for each class")
+    for label in prompts:
+        if len(prompts) + len(label) > 1 and not _LABEL.fullmatch(label):
+            raise InputError(f'"{label}" cannot name a folder: use letters, digits, spaces, - and _, at most 63')
+
+
+def _write(folder: Path, images: list[Image.Image], wanted: list[_Wanted], plan: Plan) -> list[Path]:
     folder.mkdir(parents=True)
+    labels = list(dict.fromkeys(one.label for one in wanted if one.label))
+    for label in labels:
+        (folder / label).mkdir()
     paths = []
     with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["file_name", "prompt", "seed", "synthetic"])
-        for number, (image, seed) in enumerate(zip(images, seeds, strict=True)):
+        writer.writerow(["file_name", *(["label"] if labels else []), "prompt", "seed", "synthetic"])
+        for number, (image, one) in enumerate(zip(images, wanted, strict=True)):
             marks = PngInfo()
             marks.add_text("Synthetic", "yes; made by Undertone")
-            marks.add_text("Description", prompt)
+            marks.add_text("Description", one.prompt)
             marks.add_text("Undertone-Plan", plan.digest)
-            path = folder / f"{number:05d}.png"
+            path = folder / one.file(number)
             image.save(path, pnginfo=marks)
             paths.append(path)
-            writer.writerow([path.name, prompt, seed, "yes"])
-    save_grid(folder / "grid.png", {prompt: images[:8]})
+            writer.writerow([one.file(number), *([one.label] if labels else []), one.prompt, one.seed, "yes"])
+    if not labels:  # beside folders of classes a grid would be read as one more image
+        save_grid(folder / "grid.png", {wanted[0].prompt: images[:8]})
     return paths
 
 
 @click.command("generate")
 @click.argument("release", type=click.Path(path_type=Path))
-@click.option("--prompt", required=True, help='What to draw, with the release\'s token, as in "a <private>".')
-@click.option("-n", "count", default=8, show_default=True, help="How many images.")
+@click.option("--prompt", help='What to draw, with the release\'s token if it has one, as in "a <private>".')
+@click.option(
+    "--class",
+    "classes",
+    nargs=2,
+    multiple=True,
+    metavar="LABEL TEXT",
+    help="A class and what to draw for it, once for each class; each gets a folder of its own.",
+)
+@click.option("-n", "count", default=8, show_default=True, help="How many images of each prompt.")
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="A new folder for the images.")
 @click.option("--steps", default=25, show_default=True, type=click.IntRange(min=1), help="Denoising steps.")
 @click.option("--guidance", default=1.0, show_default=True, help="Classifier-free guidance; 1 is none.")
 @click.option("--seed", type=click.IntRange(0, 2**62), help="Public seed of the first image; fresh by default.")
 @click.option("--device", default=AUTO, show_default=True, help='A torch device, such as "cpu" or "cuda:0".')
 def command(
-    release: Path, prompt: str, count: int, folder: Path, steps: int, guidance: float, seed: int | None, device: str
+    release: Path,
+    prompt: str | None,
+    classes: tuple[tuple[str, str], ...],
+    count: int,
+    folder: Path,
+    steps: int,
+    guidance: float,
+    seed: int | None,
+    device: str,
 ) -> None:
     """Make images with a RELEASE; each PNG says inside that it is synthetic.
 
     The base model is found again by the plan in the release and checked byte for byte. If it has a safety checker,
     the checker stays on.
     """
+    if (prompt is None) == (not classes):
+        raise InputError("say what to draw: --prompt TEXT, or --class LABEL TEXT for each class, not both")
     with Bars() as bars, reporting(bars):
-        paths = generate(release, prompt, count, folder, steps=steps, guidance=guidance, seed=seed, device=device)
-    out.print(f"{len(paths)} images in {folder}; look at {folder / 'grid.png'}", highlight=False, markup=False)
+        paths = generate(
+            release,
+            dict(classes) if prompt is None else prompt,
+            count,
+            folder,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            device=device,
+        )
+    look = folder if classes else folder / "grid.png"
+    out.print(f"{len(paths)} images in {folder}; look at {look}", highlight=False, markup=False)

@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": ("undertone_cli.plan", "What a study will cost: digest, epsilon, sigma, noise-to-signal."),
     "simulate": ("undertone_cli.simulate", "Run a study with all its sites on this machine."),
     "generate": ("undertone_cli.generate", "Make images from a release."),
+    "export": ("undertone_cli.export", "Write a release and its base together as one pipeline."),
     "verify": ("undertone_cli.verify", "Check a release: files, signatures, ledger, epsilon."),
     "node": ("undertone_cli.node", "For a site: check its data."),
     "demo": ("undertone_cli.demo", "Four sites adapt one model to real handwritten digits."),

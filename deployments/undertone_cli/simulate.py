@@ -121,7 +121,7 @@ def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteD
             data=str(share.training.root),
             metadata="metadata.csv",
             device=machine.device if isinstance(machine.device, str) else list(machine.device),
-            keep_rows=bool(share.holdout.records),
+            keep_rows=bool(share.holdout.records) and plan.privacy.rounds == 1,  # for the diagnostics' mean
         )
         folder = create_site(part / "sites" / site, config, policy, OsEntropy())
         write_metadata(part / "sites" / site / "metadata.csv", share.training.records)

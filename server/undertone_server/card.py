@@ -1,5 +1,6 @@
 """README.md of a release: how to use it, and what it reveals."""
 
+from undertone.models.files import DELTA, EMBEDS, LORA
 from undertone.plan import Plan
 from undertone.statement import trust_assumptions
 
@@ -15,7 +16,7 @@ Adapted from `{base}` by the method `{method}` of Undertone: {sites} sites, none
 ```python
 from diffusers import StableDiffusionPipeline
 pipeline = StableDiffusionPipeline.from_pretrained(BASE)  # the folder or hub id of {base}
-pipeline.load_textual_inversion("learned_embeds.safetensors")
+{load}
 image = pipeline("{prompt}").images[0]
 ```
 
@@ -37,14 +38,22 @@ Not a medical device: no image made with it may support a diagnosis.
 """
 
 
-def model_card(plan: Plan, prompt: str, sites: int) -> str:
-    """The card of a release whose sum holds `sites` sites; facts of the plan."""
+_LOAD = {
+    EMBEDS: f'pipeline.load_textual_inversion("{EMBEDS}")',
+    LORA: f'pipeline.load_lora_weights(".", weight_name="{LORA}")',
+    DELTA: f"# {DELTA} is added to the base's weights: undertone export . --out FOLDER makes a pipeline of it",
+}
+
+
+def model_card(plan: Plan, prompt: str, sites: int, weights: str) -> str:
+    """The card of a release whose last sum holds `sites` sites and whose file is `weights`; facts of the plan."""
     return _CARD.format(
         licence=plan.model.licence,
         base=plan.model.base,
         study=plan.study,
         method=plan.method.name,
         sites=sites,
+        load=_LOAD.get(weights, f"# load {weights}"),
         prompt=prompt,
         unit=plan.privacy.unit,
         epsilon=plan.privacy.epsilon,

@@ -17,7 +17,7 @@ from undertone.models.adapted import attach, read_weights
 from undertone.models.base import load_base
 from undertone.models.devices import choose
 from undertone.models.grid import image_grid
-from undertone.models.pinned import check_pins, pin
+from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
 from undertone.stages import Release
@@ -44,7 +44,10 @@ def release(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     reached("release/part made")
-    for name, tensors in method.weights(state).items():
+    pinned = pin(plan.model.base, plan.model.revision)
+    check_pins(pinned, plan.model.files)
+    weights = method.weights(pinned, method.released(state))
+    for name, tensors in weights.items():
         write_durable(part / name, save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
     reached("release/weights durable")
     for name in ("plan.json", "plan.sig"):
@@ -54,9 +57,9 @@ def release(
     write_durable(part / "privacy.json", canonical_json(statement))
     reached("release/statement durable")
     before, after = method.sample_prompts(plan.data.caption)
-    _draw_samples(plan, part, before, after)
+    _draw_samples(pinned, part, before, after)
     reached("release/samples durable")
-    write_durable(part / "README.md", model_card(plan, after, len(sites)).encode())
+    write_durable(part / "README.md", model_card(plan, after, len(sites), *weights).encode())
     reached("release/card durable")
     write_manifest(part, run.key())
     reached("release/manifest durable")
@@ -82,16 +85,15 @@ def _statement(run: RunFolder, plan: Plan, part: Path, sites: list[str], missing
         )
 
 
-def _draw_samples(plan: Plan, part: Path, before: str, after: str) -> None:
+def _draw_samples(pinned: PinnedBase, part: Path, before: str, after: str) -> None:
     """samples.png: the same public seeds, before and after."""
-    pinned = pin(plan.model.base, plan.model.revision)
-    check_pins(pinned, plan.model.files)
     base = load_base(pinned, choose()[0])
     seeds, rows = list(range(SAMPLES)), {}
-    for label, prompt in ((f'before: "{before}"', before), (f'after: "{after}"', after)):
-        if prompt == after:
+    for label, prompt in (("before", before), ("after", after)):
+        if label == "after":
             attach(base, read_weights(part))
-        rows[label] = base.sample([prompt] * SAMPLES, seeds, steps=SAMPLE_STEPS, guidance=SAMPLE_GUIDANCE)
+        images = base.sample([prompt] * SAMPLES, seeds, steps=SAMPLE_STEPS, guidance=SAMPLE_GUIDANCE)
+        rows[f'{label}: "{prompt}"'] = images
     picture = io.BytesIO()
     image_grid(rows).save(picture, "PNG")
     write_durable(part / "samples.png", picture.getvalue())

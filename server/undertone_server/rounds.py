@@ -38,7 +38,10 @@ class Coordinator:
     entropy: Entropy
 
     def run_rounds(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
-        """From the initial public state w to the last; goes on where an earlier process stopped."""
+        """From the initial public state to the last; goes on where an earlier process stopped.
+
+        A state begins with w [d], which is all that sites get; behind it lies what the method's step remembers.
+        """
         rounds = self.plan.privacy.rounds
         with reporter().task(f"rounds, epsilon {self.plan.privacy.epsilon:.4g} in all", rounds) as progress:
             for round_ in range(1, rounds + 1):
@@ -57,7 +60,7 @@ class Coordinator:
         reached("rounds/updated")
         self.run.keep_state(round_, updated)
         reached("rounds/state durable")
-        self.telemetry.round_done(round_, len(self.ledger.charges(self.plan.digest)), updated)
+        self.telemetry.round_done(round_, len(self.ledger.charges(self.plan.digest)), self._w(updated))
         return updated
 
     def _noised_sum(self, round_: int, state: NDArray[np.float32]) -> NoisedSum:
@@ -126,7 +129,10 @@ class Coordinator:
     def _attempt(self, round_: int, attempt: int, state: NDArray[np.float32]) -> Attempt:
         if self.sites.missing:
             self.sites.find()  # whoever was away in an earlier round may be back
-        return Attempt(self.plan, self.run, self.sites, self.ledger, round_, attempt, state)
+        return Attempt(self.plan, self.run, self.sites, self.ledger, round_, attempt, self._w(state))
+
+    def _w(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        return state[: self.plan.method.dimension]
 
     def _say_who_is_missing(self, round_: int) -> None:
         for site, reason in self.sites.missing.items():

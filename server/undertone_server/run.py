@@ -222,7 +222,7 @@ class RunFolder:
         return None
 
     def keep_state(self, round_: int, state: NDArray[np.float32]) -> None:
-        """The public state w after a round."""
+        """The public state after a round: w, and behind it what the method's step remembers."""
         write_array(self._state(round_), state)
 
     def kept_state(self, round_: int) -> NDArray[np.float32] | None:

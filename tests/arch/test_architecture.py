@@ -49,7 +49,7 @@ CALLERS = {
     "step": {"undertone_server/update.py", "undertone_cli/diagnostics.py", "undertone/methods/inversion.py"},
     "charge": {"undertone_server/gate.py", "undertone_client/attempt.py"},
     "save_file": set(),
-    "save_pretrained": set(),
+    "save_pretrained": {"undertone_cli/export.py"},  # of a release, which is public
 }
 # Public pre-training writes public weights and steps its own optimisers.
 PUBLIC = "undertone/pretraining/"
@@ -67,8 +67,9 @@ WALLS = {
     "ray": {"undertone_cli/ray_engine.py"},
     "dp_accounting": {"undertone/privacy/accounting.py"},
     "scipy": {"undertone/privacy/noise.py"},
-    "opacus": set(),
+    "opacus": {"undertone/gradients/fallback.py"},
     "opendp": set(),
+    "peft": {"undertone/methods/trained.py"},
     "random": set(),
     "secrets": {"undertone_cli/generate.py"},
     "safetensors.numpy": {"undertone_server/release.py", "undertone/models/adapted.py"},
@@ -76,7 +77,12 @@ WALLS = {
 TORCH_FREE = (
     "undertone/privacy/",
     "undertone/secagg/",
+    "undertone/methods/dp_ldm.py",
+    "undertone/methods/dp_lora.py",
     "undertone/methods/dpagg_ti.py",
+    "undertone/methods/dpsgd_ti.py",
+    "undertone/methods/gradient.py",
+    "undertone/methods/optimisers.py",
     "undertone/methods/protocol.py",
     "undertone/methods/registry.py",
     "undertone/models/pinned.py",
@@ -138,7 +144,7 @@ def test_imports_go_one_way(name: str, tree: ast.Module) -> None:
 
 
 def test_only_the_registry_imports_a_method() -> None:
-    methods = {"undertone.methods.dpagg_ti"}
+    methods = {f"undertone.methods.{name}" for name in ("dp_ldm", "dp_lora", "dpagg_ti", "dpsgd_ti")}
     for name, _, tree in MODULES:
         if name != "undertone/methods/registry.py":
             assert not imported(tree) & methods, name
@@ -202,9 +208,11 @@ def test_planning_and_the_round_loop_import_no_torch() -> None:
 
 
 def test_numpy_and_torch_randomness_only_where_it_is_no_noise() -> None:
-    # Rows' own training randomness (PRIVACY 3), public images, public control directions, public sampling seeds.
+    # Rows' own training randomness (PRIVACY 3), LoRA's public start, public images, public control directions, public
+    # sampling seeds.
     allowed = {
         "undertone/privacy/rows.py",
+        "undertone/methods/dp_lora.py",
         "undertone/methods/public.py",
         "undertone/models/base.py",
         "undertone_cli/diagnostics.py",

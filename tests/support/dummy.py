@@ -68,7 +68,11 @@ class DummyMethod:
     def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
         return (state + self.options.rate * mean).astype(np.float32)
 
-    def weights(self, state: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
+    def released(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        return state
+
+    def weights(self, base: PinnedBase, state: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
+        del base
         return {"dummy.safetensors": {"features": state[:FEATURES], "others": state[FEATURES:]}}
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:

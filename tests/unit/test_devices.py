@@ -126,6 +126,16 @@ def unit(number: int) -> UnitRecords:
     return UnitRecords(np.ones((1, 3, 2, 2), np.float32), (str(number),), generator)
 
 
+def test_a_unit_that_does_not_fit_is_answered_with_a_study_that_does(two_cards: None) -> None:
+    lane, _ = lane_on(Card(0))
+    lane.lighter = [("method.draws = 2", Card(0)), ("method.draws = 1", Card(1))]
+    with pytest.raises(ModelError, match=r"cuda:0; choose another, or plan with method\.draws = 1, which fits"):
+        lane.settle("study", "auto", 1000)
+    lane.lighter = [("method.draws = 1", Card(0))]
+    with pytest.raises(ModelError, match="less of one unit"):
+        lane.settle("study", "auto", 1000)
+
+
 @pytest.mark.parametrize(("room", "slots"), [(1, 1), (3, 2), (20, 16), (1000, 128)])
 def test_auto_finds_what_fits_without_seeing_a_record(two_cards: None, room: int, slots: int) -> None:
     card = Card(room)
@@ -255,7 +265,7 @@ def test_two_cards_give_the_rows_of_one(make_world: Make, monkeypatch: pytest.Mo
     threads: set[int] = set()
     rows = DummyMethod.rows
 
-    def load(_reference: str, _revision: Any, device: str, _files: str) -> DummyBase:
+    def load(_reference: str, _revision: Any, device: str, *_key: str) -> DummyBase:
         loaded.append(device)
         return DummyBase()
 

@@ -314,6 +314,6 @@ def test_a_base_model_that_changed_in_place_is_loaded_again(
     monkeypatch.setattr(preparing, "load_base", lambda *_: loads.append(1))
     preparing._loaded.cache_clear()
     for files in ("a", "a", "b"):
-        preparing._loaded(str(tiny_base), None, "cpu", files)
+        preparing._loaded(str(tiny_base), None, "cpu", files, "dpagg-ti")
     preparing._loaded.cache_clear()
     assert len(loads) == 2

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from undertone.captions import caption_fields, fill_caption
-from undertone.errors import StudyError
+from undertone.captions import fill_caption
 from undertone.layout import Layout
 from undertone.methods.protocol import Progress, UnitRecords
+from undertone.methods.token import TokenOptions, check_caption, token_weights
 from undertone.models.pinned import PinnedBase
 from undertone.progress import reporter
 from undertone.study import Section
@@ -29,12 +29,9 @@ _PUBLIC_IMAGES = 32
 _PUBLIC_SEED = 20261122
 
 
-class DPAggTIOptions(Section):
+class DPAggTIOptions(TokenOptions):
     """[method] keys of dpagg-ti."""
 
-    token: str = Field(default="<private>", pattern=r"^<[a-z0-9-]{1,40}>$")
-    initial_word: str = Field(default="picture", min_length=1)
-    vectors: int = Field(default=1, ge=1, le=16)
     # Good on embedded:tiny, where a token's embedding has length 0.8; for Stable Diffusion 1.x start at 500 and 0.005.
     steps: int = Field(default=20, ge=1, le=100_000)
     learning_rate: float = Field(default=0.3, gt=0, le=10)
@@ -63,8 +60,7 @@ class DPAggTI:
         Raises:
             StudyError, ModelError: see above.
         """
-        if caption_fields(caption).count("token") != 1:
-            raise StudyError(f'data.caption = "{caption}" must hold {{token}} once, as in "a {{token}}"')
+        check_caption(caption)
         base.embedding_of(self.options.initial_word)
 
     def layout(self, base: PinnedBase) -> Layout:
@@ -105,10 +101,14 @@ class DPAggTI:
         """v0 + rescale * mean; `rescale` is public post-processing."""
         return np.asarray(state + self.options.rescale * mean, dtype=np.float32)
 
-    def weights(self, state: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
+    def released(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The state itself."""
+        return state
+
+    def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
         """`learned_embeds.safetensors` with the token's [vectors, width] tensor ([width] for one vector)."""
-        tensor = state.reshape(self.options.vectors, -1)
-        return {"learned_embeds.safetensors": {self.options.token: tensor if len(tensor) > 1 else tensor[0]}}
+        del base
+        return token_weights(self.options, w)
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         """The caption with the initial word, and with the token; its columns stay empty."""

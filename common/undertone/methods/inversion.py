@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from undertone.diffusion.losses import denoising_loss
 from undertone.methods.protocol import UnitRecords
 from undertone.models.base import LoadedBase
 from undertone.models.tokens import RowTokens
@@ -64,7 +65,8 @@ def invert(
             adam.param_groups[0]["lr"] = settings.learning_rate * (1 - 0.9 * step / max(settings.steps - 1, 1))
             latents, noise, picked = _draw(units, ids, step)
             times = _times(base, phases, step, settings.min_time)
-            loss = _row_losses(base, latents.to(base.device), noise.to(base.device), times, picked)
+            text = base.pipeline.text_encoder(picked)[0]
+            loss = denoising_loss(base, latents.to(base.device), noise.to(base.device), times, text)
             (rows.grad,) = torch.autograd.grad(loss.sum(), rows)
             adam.step()
             progress(len(units))
@@ -85,18 +87,3 @@ def _times(base: LoadedBase, phases: NDArray[np.float64], step: int, min_time: f
     count = int(base.schedule.config.num_train_timesteps)
     fractions = min_time + (1 - min_time) * ((phases + step * _GOLDEN) % 1.0)
     return torch.from_numpy((fractions * count).astype(np.int64)).to(base.device)
-
-
-def _row_losses(base: LoadedBase, x0: Tensor, noise: Tensor, t: Tensor, ids: Tensor) -> Tensor:
-    """Denoising loss of each row, [n]: epsilon- or v-prediction, as the base was trained."""
-    x_t = base.schedule.add_noise(x0, noise, t)
-    text = base.pipeline.text_encoder(ids)[0]
-    predicted = base.pipeline.unet(x_t, t, encoder_hidden_states=text).sample
-    target = base.schedule.get_velocity(x0, noise, t) if predicts_velocity(base) else noise
-    losses: Tensor = (predicted - target).square().flatten(1).mean(1)
-    return losses
-
-
-def predicts_velocity(base: LoadedBase) -> bool:
-    """Whether the base predicts v (Salimans and Ho 2022) rather than the noise."""
-    return str(base.schedule.config.prediction_type) == "v_prediction"

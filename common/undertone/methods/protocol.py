@@ -52,7 +52,10 @@ class Method(Protocol):
         """Which tensors the study adapts."""
 
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
-        """W before the first round, [d], public."""
+        """What the coordinator starts from, public: w [d], and behind it whatever `step` must remember.
+
+        The array keeps its length; sites get its first d values alone.
+        """
 
     def public_clip_norm(self, base: PinnedBase, caption: str) -> float:
         """C for `clip_norm = "auto"`, from public data alone; deterministic.
@@ -64,12 +67,18 @@ class Method(Protocol):
     def rows(
         self, base: "LoadedBase", state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress
     ) -> NDArray[np.float32]:
-        """x_u = f(w, records of u) for each unit, [n, d]; row j depends on unit j alone."""
+        """x_u = f(w, records of u) for each unit, [n, d]; `state` is w [d]; row j depends on unit j alone."""
 
     def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
-        """W after a round from the mean row V / (s p sum N_i), [d]; post-processing only."""
+        """The array after a round, from that before it and the mean row V / (s p sum N_i), [d]; post-processing only.
 
-    def weights(self, state: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
+        Instances keep nothing between rounds: a run that was killed goes on from this array, to the bit.
+        """
+
+    def released(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The vector [d] that leaves the study: w, or an average of it over rounds."""
+
+    def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
         """File name -> tensors by name, in the formats diffusers loads."""
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:

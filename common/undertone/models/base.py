@@ -18,9 +18,11 @@ from undertone.models.pinned import PinnedBase
 class LoadedBase:
     """A frozen Stable Diffusion pipeline on one device, in eval mode.
 
-    `pipeline` is stock diffusers; `schedule` is the same noise schedule with the training formulas.
+    `pinned` names its files; `pipeline` is stock diffusers; `schedule` is the same noise schedule with the training
+    formulas.
     """
 
+    pinned: PinnedBase
     pipeline: StableDiffusionPipeline
     schedule: DDPMScheduler
     image_size: int
@@ -93,7 +95,7 @@ def load_base(base: PinnedBase, device: str = "cpu", *, keep_safety_checker: boo
         part.requires_grad_(False).eval().float()  # a config's own precision may be half
         _refuse_batch_mixing(part, base.reference)
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
-    return LoadedBase(pipeline, schedule, base.image_size, torch.device(device))
+    return LoadedBase(base, pipeline, schedule, base.image_size, torch.device(device))
 
 
 def _refuse_batch_mixing(part: torch.nn.Module, reference: str) -> None:

@@ -90,6 +90,20 @@ class PinnedBase:
             raise ModelError(f"{weights.name} of {self.reference} has no readable token embeddings: {error}") from None
         return row
 
+    def shapes(self, part: str) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of every tensor of `unet` or `text_encoder`, by names as the loaded module has them.
+
+        Raises:
+            ModelError: the weights cannot be read.
+        """
+        weights = self.folder / self._weights_of(part)
+        try:
+            with safe_open(weights, framework="np") as tensors:
+                found = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - as above
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{weights.name} of {self.reference} cannot be read: {error}") from None
+        return {short_name(name): shape for name, shape in sorted(found.items())}
+
     def _vocabulary(self) -> dict[str, int]:
         listed = self.folder / "tokenizer" / "vocab.json"
         if listed.is_file():
@@ -104,6 +118,11 @@ class PinnedBase:
     def variant(self) -> str | None:
         """`fp16` where the folder holds only half-precision weights under that name."""
         return "fp16" if ".fp16." in self._weights_of("unet") else None
+
+
+def short_name(name: str) -> str:
+    """A tensor's name without the level `text_model`, which transformers 5 no longer has and files do."""
+    return name.removeprefix("text_model.")
 
 
 def pin(reference: str, revision: str | None = None) -> PinnedBase:

@@ -1,0 +1,1 @@
+"""What a diffusion model is trained on: losses, and captions that are left out."""

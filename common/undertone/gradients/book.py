@@ -1,0 +1,130 @@
+"""The book of one backward pass: what each layer said about each unit, and the clipped sum that follows."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from undertone.gradients.batch import UnitBatch
+from undertone.gradients.coverage import TrainedLayer
+from undertone.gradients.rules import GhostRule
+
+STORE = 2.5
+"""Per-unit gradients are stored where they are at most this many times as large as the layer's input and output
+gradient, which would be kept otherwise. So memory follows the activations, never units x parameters."""
+
+
+@dataclass
+class _Kept:
+    """A layer whose weighted sum is made at the end, from its input and output gradient."""
+
+    layer: TrainedLayer
+    rule: GhostRule
+    x: Tensor
+    g: Tensor
+
+
+class Book:
+    """Entries of one backward pass over `batch`.
+
+    Args:
+        batch: which rows belong to which unit.
+        device: where the model is.
+        whole: store every per-unit gradient, for `rows`.
+    """
+
+    def __init__(self, batch: UnitBatch, device: torch.device, *, whole: bool) -> None:
+        self._batch, self._whole = batch, whole
+        self._squared = torch.zeros(batch.units, dtype=torch.float64, device=device)
+        self._kept: list[_Kept] = []
+        self._late: set[int] = set()
+        self.stored: dict[int, Tensor] = {}
+        """Per-unit gradients by place in the layout, [units, ...] float32 or wider."""
+        self.reused: set[TrainedLayer] = set()
+        """Layers that ran more than once: their gradients are added up before any norm."""
+
+    def enter(self, layer: TrainedLayer, x: Tensor, g: Tensor) -> None:
+        """Write down one layer: its input [rows, ...] and the gradient of its output [rows, ...]."""
+        if layer.bias is not None:
+            self._store(
+                layer, layer.bias, [layer.rule.bias(layer.module, b.take(_wide(g))) for b in self._batch.buckets]
+            )
+        if layer.weight is None:
+            return
+        rule, module = layer.rule, layer.module
+        if isinstance(rule, GhostRule) and not self._stores(layer, x, g):
+            parts = [rule.squared_norm(module, b.take(_wide(x)), b.take(_wide(g))) for b in self._batch.buckets]
+            self._squared += self._by_unit(parts).double()
+            self._kept.append(_Kept(layer, rule, x, g))
+            return
+        parts = [rule.weight(module, b.take(_wide(x)), b.take(_wide(g))) for b in self._batch.buckets]
+        self._store(layer, layer.weight, parts)
+
+    def norms(self) -> Tensor:
+        """Norm of each unit's whole gradient, float64 [units]; infinite where it is not finite."""
+        squared = self._squared.clone()
+        for place in self._late:
+            squared += _squares(self.stored[place])
+        return torch.nan_to_num(squared.sqrt(), nan=torch.inf, posinf=torch.inf)
+
+    def weighted_sum(self, factors: Tensor) -> dict[int, Tensor]:
+        """Sum factor * gradient over units, by place in the layout; empties the book.
+
+        Args:
+            factors: float64 [units]; units of factor 0 are left out even if their gradients are not finite.
+        """
+        sums: dict[int, Tensor] = {}
+        out = factors == 0
+        while self.stored:
+            place, part = self.stored.popitem()
+            if out.any():
+                part[out] = 0
+            sums[place] = (factors.to(part.dtype) @ part.flatten(1)).reshape(part.shape[1:])
+        while self._kept:
+            kept = self._kept.pop()
+            x, g = _wide(kept.x), _wide(kept.g)
+            row_factors = factors[self._batch.unit_of_row.to(factors.device)].to(g.dtype)
+            g = g * row_factors.reshape(-1, *[1] * (g.dim() - 1))
+            if out.any():
+                g[row_factors == 0], x = 0, x.clone()
+                x[row_factors == 0] = 0
+            if kept.layer.weight is not None:
+                sums[kept.layer.weight] = kept.rule.weighted_sum(kept.layer.module, x, g)
+        return sums
+
+    def _stores(self, layer: TrainedLayer, x: Tensor, g: Tensor) -> bool:
+        if self._whole or layer.shared or layer in self.reused:
+            return True
+        weight = layer.module.get_parameter("weight")
+        return weight.numel() * self._batch.units <= STORE * (x.numel() + g.numel())
+
+    def _store(self, layer: TrainedLayer, place: int, parts: list[Tensor]) -> None:
+        found = self._by_unit(parts)
+        if layer.shared or layer in self.reused:
+            self._late.add(place)
+            self.stored[place] = self.stored[place] + found if place in self.stored else found
+        else:
+            self.stored[place] = found
+            if not self._whole:
+                self._squared += _squares(found)  # now, while the processor still holds it
+
+    def _by_unit(self, parts: list[Tensor]) -> Tensor:
+        """The buckets' answers [n, ...] put together in the order of the units, [units, ...]."""
+        if len(parts) == 1 and self._batch.buckets[0].units is None:
+            return parts[0]
+        whole = parts[0].new_zeros(self._batch.units, *parts[0].shape[1:])
+        for bucket, part in zip(self._batch.buckets, parts, strict=True):
+            if bucket.units is not None:
+                whole[bucket.units.to(whole.device)] = part
+        return whole
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Half precision becomes float32: norms and sums are never formed in less."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _squares(part: Tensor) -> Tensor:
+    """|part|^2 of each unit, float64 [units]."""
+    norms: Tensor = torch.linalg.vector_norm(part.flatten(1), dim=1)
+    return norms.double().square()

@@ -1,0 +1,94 @@
+"""`dp-ldm`: DP-SGD on whole transformer blocks and the conditioning embedder (DP-LDM, arXiv 2305.15759).
+
+Trained is every parameter of the named blocks: norms, projections, self- and cross-attention, feed-forward; and, with
+`embedder`, of the text encoder. That is what the authors' code trains, not q, k and v alone.
+w is the *difference* to the base, so it starts at zero and AdamW decays towards the base. The release is that
+difference, `delta.safetensors`; `undertone export` makes a whole pipeline of it.
+"""
+
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from undertone.errors import StudyError
+from undertone.layout import Layout
+from undertone.methods.gradient import GradientMethod, GradientOptions
+from undertone.models.files import DELTA
+from undertone.models.pinned import PinnedBase
+from undertone.study import Section
+
+if TYPE_CHECKING:
+    from undertone.methods.unit_gradients import Trained
+    from undertone.models.base import LoadedBase
+
+ALL = "all"
+_BLOCK = re.compile(r"(.+\.attentions\.\d+)\..+")
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class DPLDMOptions(GradientOptions):
+    """[method] keys of dp-ldm. `blocks`: "all", or names such as "up_blocks", "up_blocks.1", "mid_block"."""
+
+    blocks: list[str] = Field(default=[ALL], min_length=1)
+    embedder: bool = True
+
+
+class DPLDM(GradientMethod):
+    """The method `dp-ldm`; see the module's description."""
+
+    name: ClassVar[str] = "dp-ldm"
+    options_type: ClassVar[type[Section]] = DPLDMOptions
+    options: DPLDMOptions
+
+    def layout(self, base: PinnedBase) -> Layout:
+        """The trained tensors, named `unet.` and `text_encoder.` and their names in those parts.
+
+        Raises:
+            StudyError: a block is not there; the message names those that are.
+        """
+        return block_layout(base.shapes("unet"), base.shapes("text_encoder"), self.options)
+
+    def _start(self, base: PinnedBase) -> NDArray[np.float32]:
+        return np.zeros(self.layout(base).size, dtype=np.float32)
+
+    def _trained(self, base: "LoadedBase", w: NDArray[np.float32]) -> AbstractContextManager["Trained"]:
+        from undertone.methods.trained import TrainedBlocks  # torch
+
+        return TrainedBlocks(base, self.layout(base.pinned), w)
+
+    def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
+        """`delta.safetensors`: what to add to the base's tensors."""
+        return {DELTA: self.layout(base).unflatten(w)}
+
+    def _smaller(self) -> str:
+        return 'name fewer blocks, as in blocks = ["mid_block"], say embedder = false, or take dp-lora'
+
+
+def block_layout(unet: Shapes, text_encoder: Shapes, options: DPLDMOptions) -> Layout:
+    """Every tensor of the chosen blocks and, with `embedder`, of the text encoder, in the order of their names.
+
+    Raises:
+        StudyError: see `DPLDM.layout`.
+    """
+    found = {name: match.group(1) for name in unet if (match := _BLOCK.fullmatch(name))}
+    known = sorted(set(found.values()))
+    chosen = {block for wanted in options.blocks for block in _named(wanted, known)}
+    tensors = [(f"unet.{name}", unet[name]) for name, block in sorted(found.items()) if block in chosen]
+    if options.embedder:
+        # Old files keep the numbers 0, 1, 2, ... of the positions beside the weights.
+        weights = {name: shape for name, shape in text_encoder.items() if not name.endswith("position_ids")}
+        tensors += [(f"text_encoder.{name}", shape) for name, shape in sorted(weights.items())]
+    return Layout(tuple(tensors))
+
+
+def _named(wanted: str, known: list[str]) -> list[str]:
+    """The blocks called `wanted`, or lying within it."""
+    named = [block for block in known if wanted == ALL or f"{block}.".startswith(f"{wanted}.")]
+    if not named:
+        raise StudyError(f'method.blocks: the UNet has no transformer block "{wanted}"; it has {", ".join(known)}')
+    return named

@@ -1,0 +1,162 @@
+"""DP-SGD (Abadi et al. 2016) over rounds: one method, and what it trains is all that differs.
+
+    x_u = grad over theta of  mean over u's records and K draws of (epsilon, t) of  L(w + theta)    at theta = 0
+    w  <- optimiser(w, V / (s p sum N_i))
+
+The mean over K draws is taken *before* the clip, so K costs compute and no privacy (DPDM, Dockhorn et al. 2023).
+All records of a unit enter its one row, up to `records`; the batch has the same shape whoever is in it: a unit
+with fewer records fills its places with the same ones again, each record with the same weight in all.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from undertone.captions import caption_fields, fill_caption
+from undertone.errors import StudyError
+from undertone.layout import Layout
+from undertone.methods.optimisers import OptimiserOptions, ServerOptimiser
+from undertone.methods.protocol import Progress, UnitRecords
+from undertone.models.pinned import PinnedBase
+from undertone.progress import reporter
+from undertone.study import Section
+
+if TYPE_CHECKING:
+    from undertone.methods.unit_gradients import Trained
+    from undertone.models.base import LoadedBase
+
+_PUBLIC_IMAGES, _PUBLIC_AT_ONCE = 32, 8
+_PUBLIC_SEED = 20261126
+_MIB = 1 << 20
+
+
+class GradientOptions(OptimiserOptions):
+    """[method] keys that every gradient method has. K = draws.
+
+    draws: (noise, time) pairs for each record of a unit; records: the most records of a unit that enter one row (a
+    random choice where it has more); min_time: times are drawn from [min_time T, T); caption_dropout: the share of
+    captions left out, for guidance; largest_row_mib: rows are kept one by one, and longer ones are refused.
+    """
+
+    draws: int = Field(default=4, ge=1, le=1024)
+    records: int = Field(default=1, ge=1, le=1024)
+    min_time: float = Field(default=0.0, ge=0, lt=1)
+    caption_dropout: float = Field(default=0.0, ge=0, lt=1)
+    largest_row_mib: int = Field(default=64, ge=1, le=4096)
+
+
+class GradientMethod(ABC):
+    """What the gradient methods share. A subclass names the parameters; see `_layout`, `_start`, `_trained`."""
+
+    name: ClassVar[str]
+    options_type: ClassVar[type[Section]]
+    one_shot: ClassVar[bool] = False
+    # Rows of length C that all point one way would have a mean of length C; a plan's figure is relative to that.
+    alignment: ClassVar[float] = 1.0
+    # Whether the caption must hold {token}.
+    has_token: ClassVar[bool] = False
+
+    options: GradientOptions
+
+    def __init__(self, options: GradientOptions) -> None:
+        self.options = options
+        self._optimiser = ServerOptimiser(options)
+
+    # --- what a subclass says ---------------------------------------------------------------------
+
+    @abstractmethod
+    def layout(self, base: PinnedBase) -> Layout:
+        """The tensors that w holds.
+
+        Raises:
+            StudyError: an option names none of the base's parts; the message names them.
+        """
+
+    @abstractmethod
+    def _start(self, base: PinnedBase) -> NDArray[np.float32]:
+        """W before the first round, [d]."""
+
+    @abstractmethod
+    def _trained(self, base: "LoadedBase", w: NDArray[np.float32]) -> AbstractContextManager["Trained"]:
+        """The loaded base with w in it, ready for gradients; as it was before when the context ends."""
+
+    @abstractmethod
+    def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
+        """File name -> tensors by name, in the formats diffusers loads."""
+
+    def _smaller(self) -> str:
+        """What to say in the study so that a row gets shorter."""
+        return "take a method with fewer parameters"
+
+    # --- what they share --------------------------------------------------------------------------
+
+    def check(self, base: PinnedBase, caption: str) -> None:
+        """The caption fits the method, and a row fits into memory.
+
+        Raises:
+            StudyError, ModelError: with what would work.
+        """
+        tokens = caption_fields(caption).count("token")
+        if tokens and not self.has_token:
+            raise StudyError(
+                f'data.caption = "{caption}": {self.name} learns no word, so write one in place of {{token}}'
+            )
+        size = self.layout(base).size
+        if 4 * size > self.options.largest_row_mib * _MIB:
+            raise StudyError(
+                f"{self.name} adapts {size} values of {base.reference}, {4 * size / _MIB:.0f} MiB for each unit's row; "
+                f"method.largest_row_mib allows {self.options.largest_row_mib}. To make rows shorter, {self._smaller()}"
+            )
+
+    def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
+        """W and the optimiser's memory before the first round; w comes first."""
+        return self._optimiser.start(self._start(base))
+
+    def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
+        """One step of the server optimiser against the noised mean gradient."""
+        return self._optimiser.advance(state, mean)
+
+    def released(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The average of w over rounds with `ema`, else the last w; [d]."""
+        return self._optimiser.released(state)
+
+    def public_clip_norm(self, base: PinnedBase, caption: str) -> float:
+        """Median length of 32 public procedural images' gradients at the start; the caption's columns stay empty."""
+        from undertone.methods.public import public_units  # torch: only where C is "auto"
+        from undertone.models.base import load_base
+
+        loaded, start = load_base(base), self._start(base)
+        units = public_units(loaded, _PUBLIC_SEED, _PUBLIC_IMAGES, fill_caption(caption, self._token, {}))
+        lengths: list[float] = []
+        with reporter().task("clip norm from public images", _PUBLIC_IMAGES) as progress:
+            for first in range(0, _PUBLIC_IMAGES, _PUBLIC_AT_ONCE):
+                rows = self.rows(loaded, start, units[first : first + _PUBLIC_AT_ONCE], progress)
+                lengths += np.linalg.norm(rows.astype(np.float64), axis=1).tolist()
+        return float(np.median(lengths))
+
+    def rows(
+        self, base: "LoadedBase", state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress
+    ) -> NDArray[np.float32]:
+        """Each unit's mean gradient at w, [n, d]; `state` begins with w."""
+        from undertone.methods.unit_gradients import unit_gradients  # torch: only where rows are made
+
+        if not units:
+            return np.zeros((0, state.size), dtype=np.float32)
+        with self._trained(base, state) as trained:
+            found = unit_gradients(base, trained, units, self.options)
+        progress(len(units))
+        return found
+
+    def sample_prompts(self, caption: str) -> tuple[str, str]:
+        """The caption, its columns empty, before and after."""
+        prompt = fill_caption(caption, self._token, {})
+        return prompt, prompt
+
+    @property
+    def _token(self) -> str:
+        return str(getattr(self.options, "token", ""))

@@ -1,0 +1,36 @@
+"""What the methods that learn a word share: its options, its caption, its file."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from undertone.captions import caption_fields
+from undertone.errors import StudyError
+from undertone.models.files import EMBEDS
+from undertone.study import Section
+
+
+class TokenOptions(Section):
+    """[method] keys of a learned word: its name, the word it starts at, of how many vectors it is."""
+
+    token: str = Field(default="<private>", pattern=r"^<[a-z0-9-]{1,40}>$")
+    initial_word: str = Field(default="picture", min_length=1)
+    vectors: int = Field(default=1, ge=1, le=16)
+
+
+def check_caption(caption: str) -> None:
+    """The caption names the token once.
+
+    Raises:
+        StudyError: it does not.
+    """
+    if caption_fields(caption).count("token") != 1:
+        raise StudyError(f'data.caption = "{caption}" must hold {{token}} once, as in "a {{token}}"')
+
+
+def token_weights(options: TokenOptions, w: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
+    """`learned_embeds.safetensors` with the token's [vectors, width] tensor ([width] for one vector)."""
+    tensor = w.reshape(options.vectors, -1)
+    return {EMBEDS: {options.token: tensor if len(tensor) > 1 else tensor[0]}}

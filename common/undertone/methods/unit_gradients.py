@@ -1,0 +1,104 @@
+"""Each unit's gradient in fixed slots: K draws for each of `records` places, averaged before anything is clipped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from undertone.diffusion.losses import denoising_loss, drop_captions
+from undertone.gradients.engine import LossPerRow, UnitBatch
+from undertone.methods.gradient import GradientOptions
+from undertone.methods.protocol import UnitRecords
+from undertone.models.base import LoadedBase
+
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+class Trained(Protocol):
+    """A loaded base with w in it: how captions become text states, and how losses become gradients in w."""
+
+    def text(self, captions: Sequence[str], batch: UnitBatch) -> Tensor:
+        """Text states [rows, positions, width] of each row's caption."""
+
+    def gradients(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float32]:
+        """Each unit's gradient in the order of the layout, [units, d]."""
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """One unit's places in the batch: R = draws * records rows."""
+
+    x_0: NDArray[np.float32]
+    epsilon: NDArray[np.float32]
+    fractions: NDArray[np.float64]
+    captions: list[str]
+    weights: NDArray[np.float64]
+
+
+def unit_gradients(
+    base: LoadedBase, trained: Trained, units: Sequence[UnitRecords], options: GradientOptions
+) -> NDArray[np.float32]:
+    """Mean gradient of each unit, [n, d].
+
+    Args:
+        base: the model; what is trained in it asks for gradients.
+        trained: see there.
+        units: n >= 1 units; each brings its own latents, captions and generator.
+        options: draws, records, min_time, caption_dropout.
+    """
+    drawn = [_draw(unit, options) for unit in units]
+    batch = _batch(drawn)
+    x_0, epsilon = (_stack(base, [getattr(one, name) for one in drawn]) for name in ("x_0", "epsilon"))
+    t = _times(base, np.concatenate([one.fractions for one in drawn]), options.min_time)
+    captions = [caption for one in drawn for caption in one.captions]
+
+    def losses() -> Tensor:
+        return denoising_loss(base, x_0, epsilon, t, trained.text(captions, batch))
+
+    return trained.gradients(losses, batch)
+
+
+def _draw(unit: UnitRecords, options: GradientOptions) -> _Drawn:
+    """All randomness of one unit's row, from its own generator; times stratified by a golden-ratio sequence."""
+    generator, rows = unit.generator, options.draws * options.records
+    chosen = generator.permutation(len(unit.captions))[: options.records]
+    records = np.repeat(chosen[np.arange(options.records) % len(chosen)], options.draws)
+    epsilon = generator.standard_normal((rows, *unit.latents.shape[1:]), dtype=np.float32)
+    fractions: NDArray[np.float64] = (generator.random() + np.arange(rows) * _GOLDEN) % 1.0
+    captions = drop_captions([unit.captions[index] for index in records], options.caption_dropout, generator)
+    times_used = np.bincount(records, minlength=len(unit.captions))
+    return _Drawn(unit.latents[records], epsilon, fractions, captions, 1.0 / (len(chosen) * times_used[records]))
+
+
+def _batch(drawn: Sequence[_Drawn]) -> UnitBatch:
+    weights = torch.from_numpy(np.concatenate([one.weights for one in drawn]))
+    unit_of_row = torch.arange(len(drawn)).repeat_interleave(len(drawn[0].weights))
+    return UnitBatch(unit_of_row, weights, len(drawn))
+
+
+def _stack(base: LoadedBase, arrays: Sequence[NDArray[np.float32]]) -> Tensor:
+    return torch.from_numpy(np.concatenate(arrays)).to(base.device)
+
+
+def _times(base: LoadedBase, fractions: NDArray[np.float64], min_time: float) -> Tensor:
+    """Timesteps [rows] in [min_time T, T)."""
+    count = int(base.schedule.config.num_train_timesteps)
+    return torch.from_numpy(((min_time + (1 - min_time) * fractions) * count).astype(np.int64)).to(base.device)
+
+
+def token_ids(base: LoadedBase, captions: Sequence[str]) -> Tensor:
+    """Captions -> token ids [n, positions], padded as the pipeline pads prompts."""
+    tokenizer = base.pipeline.tokenizer
+    encoded = tokenizer(
+        list(captions),
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    )
+    ids: Tensor = encoded.input_ids.to(base.device)
+    return ids

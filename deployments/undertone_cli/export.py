@@ -1,0 +1,66 @@
+"""`undertone export`: a release as a whole pipeline, for programs that load nothing but pipelines."""
+
+import shutil
+from pathlib import Path
+
+import click
+
+from undertone.errors import FolderError
+from undertone.models.pinned import check_pins, pin
+from undertone.plan import Plan
+from undertone.progress import reporting
+from undertone_cli.console import Bars, out
+
+
+def export(release: Path, folder: Path) -> Path:
+    """Write base and release together as a pipeline in the diffusers layout.
+
+    Args:
+        release: a release folder.
+        folder: where to write; must not exist. `unet/` in it is the full adapted UNet.
+
+    Raises:
+        UndertoneError: the release or its base model is not what it should be, or the folder exists.
+    """
+    try:
+        plan = Plan.from_bytes((release / "plan.json").read_bytes())
+    except OSError:
+        raise FolderError(f"{release} is not a release folder: it has no plan.json") from None
+    if folder.exists():
+        raise FolderError(f"{folder} exists already; choose another --out")
+    from undertone.models.adapted import attach, read_weights  # torch: not for --help, nor for a wrong folder
+    from undertone.models.base import load_base
+
+    pinned = pin(plan.model.base, plan.model.revision)
+    check_pins(pinned, plan.model.files)
+    base = load_base(pinned, keep_safety_checker=True)
+    attach(base, read_weights(release))
+    if getattr(base.pipeline.unet, "peft_config", None):
+        base.pipeline.fuse_lora(components=["unet"])
+        base.pipeline.unload_lora_weights()
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        base.pipeline.save_pretrained(part, safe_serialization=True)
+        for name in ("plan.json", "privacy.json", "README.md"):
+            shutil.copyfile(release / name, part / name)
+        part.rename(folder)
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+@click.command("export")
+@click.argument("release", type=click.Path(path_type=Path))
+@click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="A new folder for the pipeline.")
+def command(release: Path, folder: Path) -> None:
+    """Write a RELEASE and its base model together as one pipeline, in float32.
+
+    `StableDiffusionPipeline.from_pretrained(FOLDER)` loads it; FOLDER/unet is the full UNet. This reveals no more than
+    the release does; privacy.json goes with it.
+    """
+    with Bars() as bars, reporting(bars):
+        export(release, folder)
+    out.print(f"pipeline in {folder}", highlight=False, markup=False)

@@ -1,0 +1,112 @@
+"""Each kind of release: simulated, verified, drawn from, exported, and loaded by stock diffusers."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from safetensors.numpy import load_file
+
+from tests.support.gradient import gradient_study
+from tests.support.runs import SITES, call
+from undertone.models.adapted import attach, read_weights
+from undertone.models.base import LoadedBase, load_base
+from undertone.models.pinned import pin
+from undertone_cli.export import export
+
+PROMPT = "a picture, mass"
+
+
+@pytest.fixture(scope="module", params=["dp-lora", "dp-ldm", "dpsgd-ti"])
+def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    study = gradient_study(folder, tiny_base, request.param, SITES, 2)
+    result = call("simulate", study, "--data", folder / "data", "--split-by", "site", "--out", folder / "run")
+    assert result.exit_code == 0, result.output
+    return folder / "run" / "release"
+
+
+def method_of(release: Path) -> str:
+    (name,) = {path.name for path in release.glob("*.safetensors")}
+    return {"pytorch_lora_weights.safetensors": "dp-lora", "delta.safetensors": "dp-ldm"}.get(name, "dpsgd-ti")
+
+
+@torch.no_grad()
+def predicted(pipeline: Any, prompt: str) -> torch.Tensor:
+    text = pipeline.encode_prompt(prompt, "cpu", 1, False)[0]
+    x_t = torch.from_numpy(np.random.Generator(np.random.Philox(key=8)).standard_normal((1, 4, 8, 8), dtype=np.float32))
+    found: torch.Tensor = pipeline.unet(x_t, 600, encoder_hidden_states=text).sample
+    return found
+
+
+def adapted(base: Path, release: Path) -> LoadedBase:
+    loaded = load_base(pin(str(base)))
+    attach(loaded, read_weights(release))
+    return loaded
+
+
+def stock(base: Path) -> Any:
+    return StableDiffusionPipeline.from_pretrained(base, safety_checker=None).to("cpu")
+
+
+def prompt_for(release: Path) -> str:
+    return "a <private>, mass" if method_of(release) == "dpsgd-ti" else PROMPT
+
+
+def test_stock_diffusers_loads_the_release(release: Path, tiny_base: Path) -> None:
+    kind, pipeline = method_of(release), stock(tiny_base)
+    before = predicted(pipeline, PROMPT)
+    if kind == "dp-lora":
+        pipeline.load_lora_weights(release, weight_name="pytorch_lora_weights.safetensors")
+    elif kind == "dpsgd-ti":
+        pipeline.load_textual_inversion(release / "learned_embeds.safetensors")
+    else:
+        for name, delta in load_file(release / "delta.safetensors").items():
+            part, _, tensor = name.partition(".")
+            getattr(pipeline, part).state_dict()[tensor] += torch.from_numpy(delta)  # the model's own storage
+    after = predicted(pipeline, prompt_for(release))
+    torch.testing.assert_close(after, predicted(adapted(tiny_base, release).pipeline, prompt_for(release)))
+    assert not torch.allclose(after, before, atol=1e-4)
+
+
+def test_an_exported_pipeline_is_base_and_release_together(release: Path, tiny_base: Path, tmp_path: Path) -> None:
+    export(release, tmp_path / "pipeline")
+    assert (tmp_path / "pipeline" / "privacy.json").is_file()
+    found = predicted(stock(tmp_path / "pipeline"), prompt_for(release))
+    expected = predicted(adapted(tiny_base, release).pipeline, prompt_for(release))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert call("export", release, "--out", tmp_path / "pipeline").exit_code == 2  # it exists
+    assert call("export", tmp_path, "--out", tmp_path / "other").exit_code == 2  # no release
+
+
+def test_the_release_verifies_and_its_card_says_how_to_load_it(release: Path) -> None:
+    assert call("verify", release).exit_code == 0
+    card = (release / "README.md").read_text(encoding="utf-8")
+    words = {"dp-lora": "load_lora_weights", "dp-ldm": "undertone export", "dpsgd-ti": "load_textual_inversion"}
+    assert words[method_of(release)] in card
+
+
+def test_generate_makes_a_labelled_folder(release: Path, tmp_path: Path) -> None:
+    classes = ["--class", "clear", "a picture, clear", "--class", "mass", "a picture, mass"]
+    result = call("generate", release, *classes, "-n", 2, "--steps", 2, "--out", tmp_path / "images")
+    assert result.exit_code == 0, result.output
+    with (tmp_path / "images" / "metadata.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["label"] for row in rows] == ["clear", "clear", "mass", "mass"]
+    assert {path.parent.name for path in (tmp_path / "images").rglob("*.png")} == {"clear", "mass"}
+    for row in rows:
+        picture = Image.open(tmp_path / "images" / row["file_name"])
+        assert picture.info["Synthetic"].startswith("yes")
+        assert (row["file_name"].split("/")[0], row["synthetic"]) == (row["label"], "yes")
+    assert len({row["seed"] for row in rows}) == 4
+
+
+@pytest.mark.parametrize("wanted", [[], ["--prompt", "a", "--class", "x", "a"], ["--class", "../x", "a"]])
+def test_generate_refuses_what_it_cannot_label(release: Path, tmp_path: Path, wanted: list[str]) -> None:
+    result = call("generate", release, *wanted, "--out", tmp_path / "images")
+    assert result.exit_code == 2
+    assert not (tmp_path / "images").exists()

@@ -1,0 +1,56 @@
+"""What is kept between the backward pass and the sum follows the activations, never units x parameters."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.support.gradients import noise, units_of
+from undertone.gradients.book import STORE, Book
+from undertone.gradients.coverage import cover
+from undertone.gradients.engine import GradientEngine
+
+UNITS = 8
+BATCH = units_of(*[1] * UNITS)
+WIDE = {
+    "linear": (nn.Linear(256, 256), (4, 256), (4, 256)),
+    "conv": (nn.Conv2d(64, 64, 3, padding=1), (64, 4, 4), (64, 4, 4)),
+    "embedding": (nn.Embedding(4096, 8), (4,), (4, 8)),
+}
+
+
+@pytest.mark.parametrize(("layer", "input_shape", "output_shape"), WIDE.values(), ids=WIDE)
+def test_large_layers_store_no_gradient_per_unit(layer, input_shape, output_shape) -> None:
+    x, g = noise(UNITS, *input_shape), noise(UNITS, *output_shape)
+    x = x.abs().long() if isinstance(layer, nn.Embedding) else x
+    (trained,) = cover(layer, ["weight"])
+    entries = Book(BATCH, torch.device("cpu"), whole=False)
+    entries.enter(trained, x, g)
+    assert not entries.stored
+    whole = Book(BATCH, torch.device("cpu"), whole=True)
+    whole.enter(trained, x, g)
+    assert whole.stored[0].numel() == UNITS * layer.weight.numel() > STORE * (x.numel() + g.numel())
+
+
+def test_small_layers_store_less_than_they_would_keep() -> None:
+    layer, x, g = nn.Linear(8, 8), noise(UNITS, 64, 8), noise(UNITS, 64, 8)
+    (trained,) = cover(layer, ["weight"])
+    entries = Book(BATCH, torch.device("cpu"), whole=False)
+    entries.enter(trained, x, g)
+    assert 0 < entries.stored[0].numel() <= STORE * (x.numel() + g.numel())
+
+
+def test_the_sum_empties_the_book(monkeypatch: pytest.MonkeyPatch) -> None:
+    books: list[Book] = []
+    model = nn.Sequential(nn.Linear(8, 64), nn.LayerNorm(64))
+    engine = GradientEngine(model, [name for name, _ in model.named_parameters()])
+    initialise = Book.__init__
+
+    def watched(self: Book, *args: object, **kwargs: object) -> None:
+        books.append(self)
+        initialise(self, *args, **kwargs)
+
+    monkeypatch.setattr(Book, "__init__", watched)
+    engine.clipped_sum(lambda: model(noise(UNITS, 8)).square().sum(1), BATCH, 1.0)
+    (book,) = books
+    assert not book.stored
+    assert not book._kept

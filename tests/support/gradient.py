@@ -1,0 +1,75 @@
+"""Studies of the gradient methods: small options for each, and the centralised run that a federated one must equal."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.support.images import write_folder
+from tests.support.studies import study_with, write_study
+from undertone.captions import fill_caption
+from undertone.methods.protocol import UnitRecords
+from undertone.methods.registry import planned_method
+from undertone.models.base import load_base
+from undertone.models.pinned import pin
+from undertone.plan import Plan
+from undertone.privacy.rows import row_generator, row_key
+from undertone_client.images import load_image
+from undertone_client.registration import register
+from undertone_client.site import SiteDir
+
+FIVE = ("north", "east", "south", "west", "centre")
+SMALL: dict[str, dict[str, Any]] = {
+    "dpagg-ti": {"steps": 3},
+    "dpsgd-ti": {"draws": 2, "records": 2, "learning_rate": 3.0},
+    "dp-lora": {"draws": 2, "rank": 2, "alpha": 2, "learning_rate": 0.3},
+    "dp-ldm": {"draws": 2, "blocks": ["mid_block"], "learning_rate": 0.1},
+}
+CLIP = {"dpagg-ti": 0.1, "dpsgd-ti": 0.02, "dp-lora": 0.1, "dp-ldm": 0.3}
+
+
+def gradient_study(folder: Path, base: Path, name: str, sites: tuple[str, ...], rounds: int, **options: Any) -> Path:
+    """A study of four images, two patients, at each site, with its data beside it; returns its file."""
+    write_folder(folder / "data", 4 * len(sites), 32, sites=sites)
+    caption = "a {token}, {finding}" if name.endswith("-ti") else "a picture, {finding}"
+    changes = {
+        "method": {"name": name, **SMALL[name], **options},
+        "cohort.units": dict.fromkeys(sites, 2),
+        "data.caption": caption,
+        "privacy.epsilon": 50.0,
+        "privacy.clip_norm": CLIP[name],
+        "privacy.rounds": rounds,
+    }
+    return write_study(folder / "study.toml", study_with(changes, str(base)))
+
+
+def centralised(run: Path) -> list[NDArray[np.float32]]:
+    """The state after each round with all rows in one place and no noise: clip, mean, step; float64 throughout.
+
+    For p = 1 and first attempts: the same rows as the sites', because each unit's randomness follows from its name.
+    """
+    plan = Plan.from_bytes((run / "plan.json").read_bytes())
+    pinned, base = pin(plan.model.base), load_base(pin(plan.model.base))
+    method, bound = planned_method(plan, pinned), plan.grid.as_grid().clip_norm * (1 - 2**-10)
+    state, states = method.initial_state(pinned), []
+    for round_ in range(1, plan.privacy.rounds + 1):
+        units = [unit for site in plan.cohort.units for unit in units_of(run / "sites" / site, plan, base, round_)]
+        found = method.rows(base, state[: plan.method.dimension], units, lambda _steps: None).astype(np.float64)
+        factors = np.minimum(1.0, bound / np.linalg.norm(found, axis=1))
+        state = method.step(state, (factors[:, None] * found).sum(0) / sum(plan.cohort.units.values()))
+        states.append(state)
+    return states
+
+
+def units_of(folder: Path, plan: Plan, base: Any, round_: int) -> list[UnitRecords]:
+    site = SiteDir(folder)
+    table, units = register(site, plan), []
+    for unit, positions in table.units().items():
+        records = [table.records[index] for index in positions]
+        latents = base.encode(np.stack([load_image(table.root / record.file, 32) for record in records]))
+        token = str(plan.method.options.get("token", ""))
+        captions = tuple(fill_caption(plan.data.caption, token, record.columns) for record in records)
+        key = row_key(site.secret(), plan.digest, round_, 1, unit)
+        units.append(UnitRecords(latents, captions, row_generator(key)))
+    return units
