@@ -65,6 +65,7 @@ from tests.support.world import build_world, identify  # noqa: E402
 from undertone import failpoints  # noqa: E402
 from undertone.errors import Refused, UndertoneError  # noqa: E402
 from undertone.methods.registry import METHODS  # noqa: E402
+from undertone.models import devices  # noqa: E402
 from undertone.privacy import ledger  # noqa: E402
 from undertone.privacy.entropy import Entropy, OsEntropy  # noqa: E402
 from undertone_cli.inprocess import InProcessGrid  # noqa: E402
@@ -225,6 +226,7 @@ def prepare_this_process() -> None:
     """The dummy method is registered; the odometer's accountant is not asked, and nobody waits long for a lock."""
     METHODS[DummyMethod.name] = DummyMethod
     telemetry.epsilon_spent = lambda *_: 1.0
+    devices.present = lambda: (devices.CPU,)  # looking for others would import torch in every fork
     undertone_client.app.Node = PinnedNode
     ledger._BUSY_SECONDS = state._BUSY_SECONDS = 0.3
 
