@@ -1,4 +1,4 @@
-"""Real size: Stable Diffusion 1.5's UNet and text encoder from their configs, random weights, 64x64 latents, on a CPU."""
+"""Real size: Stable Diffusion 1.5 from its configs with random weights, at 64x64 latents, on a CPU."""
 
 from collections.abc import Callable
 
