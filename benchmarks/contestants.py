@@ -139,7 +139,7 @@ def opacus_ghost(case: Case) -> Step:
     def step() -> list[nn.Parameter]:
         adam.zero_grad()
         losses = row_losses(wrapped(*inputs), target)
-        DPTensorFastGradientClipping(wrapped, adam, losses[:, None], loss_reduction="sum").backward()
+        DPTensorFastGradientClipping(wrapped, adam, losses, loss_reduction="sum").backward()
         adam.step()
         return trained
 

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -159,6 +160,7 @@ def main() -> None:
     arguments.add_argument("--peak", nargs=4, metavar=("SIZE", "TRAINED", "UNITS", "NAME"))
     chosen = arguments.parse_args()
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore", UserWarning)  # the peers' own, at every step
     if chosen.peak:
         size, trained, units, name = chosen.peak
         print_peak(size, trained, int(units), name)

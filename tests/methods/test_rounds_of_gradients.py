@@ -15,13 +15,14 @@ from undertone.models.pinned import pin
 from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
 from undertone_cli.simulate import simulate
-from undertone_server import gate, release
+from undertone_server import gate, release, telemetry
 from undertone_server.run import RunFolder
 
 
 @pytest.fixture
 def no_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures before and after are seconds of drawing that these tests do not look at."""
+    """Pictures before and after, and the odometer of each round, are seconds that these tests do not look at."""
+    monkeypatch.setattr(telemetry, "epsilon_claim", lambda *_: 0.0)
     monkeypatch.setattr(release, "_draw_samples", lambda _pinned, part, *_: (part / "samples.png").write_bytes(b"png"))
 
 
