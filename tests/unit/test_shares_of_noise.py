@@ -53,6 +53,16 @@ def paid_hash(world: World) -> str:
         return ledger.charges(world.plan.digest)[0].entry_hash
 
 
+def test_a_share_has_the_plans_size(world: World) -> None:
+    """The variance of 40,000 draws, to five standard errors; a share smaller by a tenth would be seen."""
+    values = np.zeros(40_000, dtype=np.int64)
+    share = add_share(replace(clipped(world), values=values), paid(world), world.plan, OsEntropy()).values
+    five_errors = 5 * np.sqrt(2 / values.size)
+    assert abs(share.astype(float).var() / SHARE**2 - 1) < five_errors
+    assert abs(0.9**2 - 1) > 2 * five_errors
+    assert abs(share.mean()) < 5 * SHARE / np.sqrt(values.size)
+
+
 def test_shares_of_two_calls_differ(world: World) -> None:
     receipt = paid(world)
     one, other = (add_share(clipped(world), receipt, world.plan, OsEntropy()).values for _ in range(2))
