@@ -1,5 +1,7 @@
 """README.md of a release: how to use it, and what it reveals."""
 
+from collections.abc import Sequence
+
 from undertone.models.files import DELTA, EMBEDS, LORA
 from undertone.plan import Plan
 from undertone.statement import trust_assumptions
@@ -45,15 +47,15 @@ _LOAD = {
 }
 
 
-def model_card(plan: Plan, prompt: str, sites: int, weights: str) -> str:
-    """The card of a release whose last sum holds `sites` sites and whose file is `weights`; facts of the plan."""
+def model_card(plan: Plan, prompt: str, sites: int, weights: Sequence[str]) -> str:
+    """The card of a release whose last sum holds `sites` sites and whose files are `weights`; facts of the plan."""
     return _CARD.format(
         licence=plan.model.licence,
         base=plan.model.base,
         study=plan.study,
         method=plan.method.name,
         sites=sites,
-        load=_LOAD.get(weights, f"# load {weights}"),
+        load="\n".join(_LOAD.get(name, f"# load {name}") for name in weights),
         prompt=prompt,
         unit=plan.privacy.unit,
         epsilon=plan.privacy.epsilon,

@@ -59,7 +59,7 @@ def release(
     before, after = method.sample_prompts(plan.data.caption)
     _draw_samples(pinned, part, before, after)
     reached("release/samples durable")
-    write_durable(part / "README.md", model_card(plan, after, len(sites), *weights).encode())
+    write_durable(part / "README.md", model_card(plan, after, len(sites), list(weights)).encode())
     reached("release/card durable")
     write_manifest(part, run.key())
     reached("release/manifest durable")

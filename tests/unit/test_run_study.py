@@ -126,7 +126,7 @@ def test_a_release_whose_method_writes_more_is_whole(make_world: Make, monkeypat
     """The manifest covers whatever files a method's weights make."""
     world = make_world()
     weights = DummyMethod.weights
-    monkeypatch.setattr(DummyMethod, "weights", lambda self, w: {"extra.safetensors": {}, **weights(self, w)})
+    monkeypatch.setattr(DummyMethod, "weights", lambda self, *w: {"extra.safetensors": {}, **weights(self, *w)})
     run(world)
     (world.run.release / "extra.safetensors").unlink()
     with pytest.raises(NotVerified, match=r"extra\.safetensors"):

@@ -68,7 +68,7 @@ def _draw(unit: UnitRecords, options: GradientOptions) -> _Drawn:
     chosen = generator.permutation(len(unit.captions))[: options.records]
     records = np.repeat(chosen[np.arange(options.records) % len(chosen)], options.draws)
     epsilon = generator.standard_normal((rows, *unit.latents.shape[1:]), dtype=np.float32)
-    fractions = np.asarray((generator.random() + np.arange(rows) * _GOLDEN) % 1.0, dtype=np.float64)
+    fractions = ((generator.random() + np.arange(rows) * _GOLDEN) % 1.0).astype(np.float64)
     captions = drop_captions([unit.captions[index] for index in records], options.caption_dropout, generator)
     times_used = np.bincount(records, minlength=len(unit.captions))
     return _Drawn(unit.latents[records], epsilon, fractions, captions, 1.0 / (len(chosen) * times_used[records]))
