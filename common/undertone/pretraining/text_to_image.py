@@ -1,31 +1,15 @@
 """Stage 2: text encoder and UNet, trained jointly from scratch on the latents (Rombach et al. 2022)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from undertone.pretraining.training import Progress, cosine, initialise, picks
+from undertone.pretraining.loop import Course, train
 
 WIDTH = 64  # of token embeddings and of the text encoder
-
-
-@dataclass(frozen=True)
-class UnetRecipe:
-    """Steps, batch, average and caption dropout; `warm_up` steps pass before averaging starts."""
-
-    steps: int = 2500
-    batch: int = 64
-    learning_rate: float = 1.2e-3
-    average: float = 0.997
-    drop: float = 0.1
-    warm_up: int = 200
-    checkpoint_every: int = 500
 
 
 class TextToImage(nn.Module):
@@ -85,60 +69,49 @@ def v_loss(model: nn.Module, scheduler: DDIMScheduler, z: Tensor, tokens: Tensor
 
     z is float32 [N, 4, h, w], tokens int64 [N, L]; one uniform step t and one noise per image.
     """
-    noise = torch.randn(z.shape, generator=generator)
-    t = picks(scheduler.config.num_train_timesteps, len(z), generator)
+    noise = torch.randn(z.shape, generator=generator).to(z.device)
+    t = torch.randint(scheduler.config.num_train_timesteps, (len(z),), generator=generator).to(z.device)
     z_t = scheduler.add_noise(z, noise, t)
     v = scheduler.get_velocity(z, noise, t)
-    error: Tensor = model(z_t, t, tokens) - v
+    error: Tensor = model(z_t, t, tokens).float() - v
     return error.square().mean()
 
 
 def train_text_to_image(
     latents: Tensor,
-    captions: list[str],
-    tokenizer: CLIPTokenizer,
-    recipe: UnetRecipe,
+    tokens: Tensor,
+    model: TextToImage,
+    drop: float,
+    course: Course,
+    folder: Path,
     generator: torch.Generator,
-    checkpoint: Callable[[TextToImage], None],
 ) -> TextToImage:
-    """Train on latents float32 [N, 4, h, w] and their captions.
+    """Train on latents float32 [N, 4, h, w] and the tokens int64 [N, L] of their captions.
 
     Args:
         latents: whitened latents of the images.
-        captions: one per image.
-        tokenizer: gives the vocabulary and the prompt length.
-        recipe: the settings.
-        generator: start weights, order, noise.
-        checkpoint: called with the averaged model every `checkpoint_every` steps.
+        tokens: one row per image; row N is that of the empty caption.
+        model: as `initialise` left it, on its device.
+        drop: share of captions replaced by the empty one, for classifier-free guidance (Ho and Salimans 2022).
+        course: the settings.
+        folder: of checkpoints and events.
+        generator: source of all randomness, on the CPU.
 
     Returns:
         The averaged model in eval mode.
     """
-    tokens = tokenize(tokenizer, captions)
-    nothing = tokenize(tokenizer, [""])
-    model, scheduler = TextToImage(tokenizer), build_scheduler()
-    initialise(model, generator)
-    averaged = AveragedModel(model, avg_fn=lambda mean, new, _: torch.lerp(mean, new, 1 - recipe.average))
-    result = cast(TextToImage, averaged.module)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate)
-    schedule = cosine(optimiser, recipe.steps)
-    progress = Progress("text and unet", recipe.steps)
-    for step in range(1, recipe.steps + 1):
-        chosen = picks(len(latents), recipe.batch, generator)
-        dropped = torch.rand(recipe.batch, 1, generator=generator) < recipe.drop
+    scheduler = build_scheduler()
+    device = next(model.parameters()).device
+    nothing = tokens[len(latents)]
+
+    def loss(chosen: Tensor, generator: torch.Generator) -> Tensor:
+        dropped = torch.rand(len(chosen), 1, generator=generator) < drop
         prompt = torch.where(dropped, nothing, tokens[chosen])
-        loss = v_loss(model, scheduler, latents[chosen], prompt, generator)
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        if step >= recipe.warm_up:
-            averaged.update_parameters(model)
-        if step % recipe.checkpoint_every == 0:
-            checkpoint(result)
-        progress.step(step, loss.item())
-    return result.eval()
+        return v_loss(model, scheduler, latents[chosen].to(device), prompt.to(device), generator)
+
+    trained = train("unet", model, loss, len(latents), course, folder, generator)
+    assert isinstance(trained, TextToImage)
+    return trained
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
