@@ -24,6 +24,7 @@ COMMANDS = {
     "simulate": ("undertone_cli.simulate", "Run a study with all its sites on this machine."),
     "generate": ("undertone_cli.generate", "Make images from a release."),
     "verify": ("undertone_cli.verify", "Check a release: files, signatures, ledger, epsilon."),
+    "pretrain": ("undertone_cli.pretrain", "Make a base model of one's own from public images."),
     "node": ("undertone_cli.node", "For a site: check its data."),
     "demo": ("undertone_cli.demo", "Four sites adapt one model to real handwritten digits."),
 }

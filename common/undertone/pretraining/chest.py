@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from undertone.pretraining.palette import Mask
 from undertone.pretraining.plate import Plate
 
 _COLUMNS = (0.1, 0.17)  # half width of the bright column of spine and vessels
@@ -31,14 +32,14 @@ def draw_chest(rng: np.random.Generator, plate: Plate) -> None:
         plate.paint(corner, 1.0)
 
 
-def _torso(rng: np.random.Generator, plate: Plate, shift: float, wide: float, body: float) -> np.ndarray:
+def _torso(rng: np.random.Generator, plate: Plate, shift: float, wide: float, body: float) -> Mask:
     """Neck, sloping shoulders and trunk, sometimes with a gap of air between trunk and arms."""
     neck = plate.band(shift, rng.uniform(0.2, 0.3) * wide, soft=0.12)
     slope = rng.uniform(0.25, 0.5)
     reach = np.maximum(np.abs(plate.x - shift) - 0.22 * wide, 0)
     shoulders = np.clip((plate.y - (rng.uniform(-0.92, -0.72) + slope * reach**1.3)) / 0.12 + 0.5, 0, 1)
     side = np.clip((rng.uniform(0.82, 1.25) * wide - np.abs(plate.x - shift)) / 0.12 + 0.5, 0, 1)
-    torso = np.maximum(neck * (plate.y < 0), shoulders * side).astype(np.float32)
+    torso: Mask = np.maximum(neck * (plate.y < 0), shoulders * side).astype(np.float32)
     if rng.random() < 0.4:
         arm = np.clip((np.abs(plate.x - shift) - rng.uniform(0.98, 1.1) * wide) / 0.1 + 0.5, 0, 1) * (plate.y > -0.2)
         torso = np.maximum(torso, 0.9 * arm).astype(np.float32)
@@ -48,7 +49,7 @@ def _torso(rng: np.random.Generator, plate: Plate, shift: float, wide: float, bo
 
 def _lung(
     rng: np.random.Generator, plate: Plate, side: int, shift: float, low: float, wide: float, tall: float
-) -> np.ndarray:
+) -> Mask:
     """One lung: pointed at the top, cut by the dome of the diaphragm below and by the heart on the inside."""
     middle = (shift + side * rng.uniform(0.4, 0.48) * wide, low + rng.uniform(-0.06, 0.06))
     radii = (rng.uniform(0.27, 0.37) * wide, rng.uniform(0.6, 0.78) * tall)
@@ -58,10 +59,11 @@ def _lung(
     dome = plate.ellipse((middle[0] - side * 0.05, top), (rng.uniform(0.42, 0.6) * wide, 0.4), soft=0.15)
     lung *= 1 - dome
     inner = np.clip((side * (plate.x - shift) - 0.14) / 0.12 + 0.5, 0, 1)
-    return (lung * inner).astype(np.float32)
+    cut: Mask = (lung * inner).astype(np.float32)
+    return cut
 
 
-def _vessels(rng: np.random.Generator, plate: Plate, side: int, shift: float, low: float, lung: np.ndarray) -> None:
+def _vessels(rng: np.random.Generator, plate: Plate, side: int, shift: float, low: float, lung: Mask) -> None:
     """The root of the lung and the vessels that leave it."""
     root = plate.ellipse((shift + side * 0.22, low - 0.05), (0.16, 0.26), turn=side * 0.3, soft=1.2)
     plate.add(root, rng.uniform(0.05, 0.2))
@@ -72,7 +74,7 @@ def _vessels(rng: np.random.Generator, plate: Plate, side: int, shift: float, lo
 
 
 def _ribs(
-    rng: np.random.Generator, plate: Plate, side: int, shift: float, low: float, wide: float, where: np.ndarray
+    rng: np.random.Generator, plate: Plate, side: int, shift: float, low: float, wide: float, where: Mask
 ) -> None:
     """Bands that fall and bend outwards."""
     out = side * (plate.x - shift) / wide

@@ -4,48 +4,45 @@ The strokes are written down here, not learned from anybody's writing.
 """
 
 import math
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from undertone.pretraining.palette import Point
-
+Points: TypeAlias = NDArray[np.float64]
 _CANVAS = 128
 _WANDER = 0.035  # deviation of a stroke's points, in units of the digit's height
 _STEPS = 10  # line segments between two points
 
-Stroke = tuple[Point, ...]
-# Corners of the strokes in a unit square, y downwards; several ways to write one digit.
-_WAYS: tuple[tuple[tuple[Stroke, ...], ...], ...] = (
-    (((0.55, 0.0), (0.2, 0.2), (0.15, 0.6), (0.35, 0.97), (0.7, 0.9), (0.85, 0.5), (0.75, 0.12), (0.5, 0.02)),),
-    (((0.5, 0.0), (0.5, 0.5), (0.5, 1.0)),),
-    (((0.3, 0.2), (0.52, 0.0), (0.52, 0.5), (0.52, 1.0)),),
-    (((0.2, 0.25), (0.45, 0.0), (0.78, 0.2), (0.6, 0.55), (0.15, 0.98)), ((0.15, 0.98), (0.5, 0.95), (0.9, 0.97))),
-    (((0.2, 0.2), (0.5, 0.0), (0.8, 0.2), (0.5, 0.7), (0.2, 0.95), (0.25, 0.75), (0.55, 0.88), (0.9, 0.95)),),
-    (
-        ((0.2, 0.1), (0.5, 0.0), (0.78, 0.18), (0.65, 0.4), (0.42, 0.47)),
-        ((0.42, 0.47), (0.78, 0.55), (0.82, 0.8), (0.5, 1.0), (0.15, 0.9)),
+# The strokes of each way to write a digit, as "x y" pairs in hundredths of a square, y downwards.
+_WAYS: dict[int, tuple[str, ...]] = {
+    0: ("55 0  20 20  15 60  35 97  70 90  85 50  75 12  50 2",),
+    1: (
+        "50 0  50 50  50 100",
+        "30 20  52 0  52 50  52 100",
     ),
-    (((0.3, 0.0), (0.2, 0.35), (0.18, 0.58)), ((0.18, 0.58), (0.5, 0.6), (0.88, 0.55)), ((0.72, 0.1), (0.7, 0.6), (0.68, 1.0))),
-    (((0.6, 0.0), (0.35, 0.35), (0.12, 0.65)), ((0.12, 0.65), (0.5, 0.66), (0.88, 0.63)), ((0.62, 0.3), (0.6, 0.7), (0.58, 1.0))),
-    (
-        ((0.8, 0.02), (0.5, 0.02), (0.28, 0.04)),
-        ((0.28, 0.04), (0.25, 0.25), (0.22, 0.45)),
-        ((0.22, 0.45), (0.55, 0.38), (0.82, 0.62), (0.7, 0.92), (0.4, 1.0), (0.15, 0.9)),
+    2: (
+        "20 25  45 0  78 20  60 55  15 98 / 15 98  50 95  90 97",
+        "20 20  50 0  80 20  50 70  20 95  25 75  55 88  90 95",
     ),
-    (((0.65, 0.0), (0.35, 0.3), (0.2, 0.65), (0.35, 0.97), (0.7, 0.92), (0.75, 0.65), (0.5, 0.52), (0.25, 0.7)),),
-    (((0.15, 0.08), (0.5, 0.05), (0.85, 0.05)), ((0.85, 0.05), (0.6, 0.5), (0.42, 1.0))),
-    (((0.15, 0.08), (0.5, 0.05), (0.85, 0.05)), ((0.85, 0.05), (0.6, 0.5), (0.42, 1.0)), ((0.35, 0.52), (0.55, 0.5), (0.78, 0.5))),
-    (
-        (
-            (0.72, 0.12), (0.5, 0.0), (0.26, 0.15), (0.4, 0.4), (0.7, 0.62), (0.75, 0.88),
-            (0.5, 1.0), (0.25, 0.87), (0.35, 0.6), (0.65, 0.38), (0.74, 0.14),
-        ),
+    3: ("20 10  50 0  78 18  65 40  42 47 / 42 47  78 55  82 80  50 100  15 90",),
+    4: (
+        "30 0  20 35  18 58 / 18 58  50 60  88 55 / 72 10  70 60  68 100",
+        "60 0  35 35  12 65 / 12 65  50 66  88 63 / 62 30  60 70  58 100",
     ),
-    (((0.75, 0.2), (0.5, 0.0), (0.22, 0.2), (0.35, 0.48), (0.65, 0.4), (0.77, 0.15), (0.75, 0.55), (0.62, 1.0)),),
-    (((0.75, 0.18), (0.45, 0.02), (0.22, 0.28), (0.5, 0.48), (0.75, 0.2)), ((0.75, 0.2), (0.74, 0.6), (0.6, 0.95), (0.3, 0.98))),
-)  # fmt: skip
-_WAYS_OF_DIGIT = ((0,), (1, 2), (3, 4), (5,), (6, 7), (8,), (9,), (10, 11), (12,), (13, 14))
+    5: ("80 2  50 2  28 4 / 28 4  25 25  22 45 / 22 45  55 38  82 62  70 92  40 100  15 90",),
+    6: ("65 0  35 30  20 65  35 97  70 92  75 65  50 52  25 70",),
+    7: (
+        "15 8  50 5  85 5 / 85 5  60 50  42 100",
+        "15 8  50 5  85 5 / 85 5  60 50  42 100 / 35 52  55 50  78 50",
+    ),
+    8: ("72 12  50 0  26 15  40 40  70 62  75 88  50 100  25 87  35 60  65 38  74 14",),
+    9: (
+        "75 20  50 0  22 20  35 48  65 40  77 15  75 55  62 100",
+        "75 18  45 2  22 28  50 48  75 20 / 75 20  74 60  60 95  30 98",
+    ),
+}
 
 
 def written_digit(rng: np.random.Generator, value: int) -> Image.Image:
@@ -55,8 +52,7 @@ def written_digit(rng: np.random.Generator, value: int) -> Image.Image:
         rng: source of every movement.
         value: 0 to 9.
     """
-    ways = _WAYS_OF_DIGIT[value]
-    strokes = _WAYS[ways[int(rng.integers(len(ways)))]]
+    strokes = _strokes(_WAYS[value][int(rng.integers(len(_WAYS[value])))])
     tall = rng.uniform(0.6, 0.95)
     wide = tall * (rng.uniform(0.3, 0.5) if value == 1 else rng.uniform(0.6, 1.0))
     slant, turn = rng.normal(-0.15, 0.18), rng.normal(0, 0.06)
@@ -65,7 +61,7 @@ def written_digit(rng: np.random.Generator, value: int) -> Image.Image:
     canvas = Image.new("L", (_CANVAS, _CANVAS))
     brush = ImageDraw.Draw(canvas)
     for stroke in strokes:
-        points = np.array(stroke) - 0.5 + rng.normal(0, _WANDER, (len(stroke), 2))
+        points = stroke - 0.5 + rng.normal(0, _WANDER, stroke.shape)
         x = points[:, 0] * wide + slant * points[:, 1] * tall * 0.8
         y = points[:, 1] * tall
         path = _smooth(np.stack([math.cos(turn) * x - math.sin(turn) * y, math.sin(turn) * x + math.cos(turn) * y], 1))
@@ -74,7 +70,12 @@ def written_digit(rng: np.random.Generator, value: int) -> Image.Image:
     return canvas
 
 
-def _smooth(points: np.ndarray) -> np.ndarray:
+def _strokes(way: str) -> list[Points]:
+    """The strokes [n, 2] of one way to write a digit, in units of its square."""
+    return [np.array(stroke.split(), dtype=np.float64).reshape(-1, 2) / 100 for stroke in way.split("/")]
+
+
+def _smooth(points: Points) -> Points:
     """A Catmull-Rom curve through points [n, 2]."""
     held = np.concatenate([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
     t = np.linspace(0, 1, _STEPS, endpoint=False)[:, None]
@@ -84,7 +85,7 @@ def _smooth(points: np.ndarray) -> np.ndarray:
     return np.concatenate([*pieces, points[-1:]])
 
 
-def _draw(brush: ImageDraw.ImageDraw, path: np.ndarray, widths: np.ndarray) -> None:
+def _draw(brush: ImageDraw.ImageDraw, path: Points, widths: Points) -> None:
     for (x, y), width in zip(path, widths, strict=True):
         brush.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=255)
     for start, end, width in zip(path, path[1:], widths, strict=False):

@@ -88,9 +88,7 @@ def train(
 class _Run:
     """Everything that changes from step to step, and its checkpoint."""
 
-    def __init__(
-        self, stage: str, model: nn.Module, course: Course, folder: Path, generator: torch.Generator
-    ) -> None:
+    def __init__(self, stage: str, model: nn.Module, course: Course, folder: Path, generator: torch.Generator) -> None:
         self.stage, self.model, self.course, self.generator = stage, model, course, generator
         self.path = folder / f"{stage}.checkpoint"
         folder.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ def phantom(rng: np.random.Generator, size: int) -> tuple[Pixels, Subject]:
 
 
 def _develop(rng: np.random.Generator, density: Mask, size: int, tone: str) -> Pixels:
-    """Average down to size x size, then what plates differ in: light, tone, contrast, slow unevenness, sharpness, grain."""
+    """Average down to size x size; then what plates differ in: light, tone, contrast, unevenness, sharpness, grain."""
     fine = density.shape[0] // size
     small = density.reshape(size, fine, size, fine).mean(axis=(1, 3))
     slope = np.linspace(-1, 1, size, dtype=np.float32)

@@ -23,7 +23,10 @@ NOUN_SHARE = 0.1  # carry one noun, as in "a chest": where a learned token stand
 _SHORT_SHARE = 0.2  # of captions leave out "a picture of"
 _MIN_SIZE = 16
 
-_FRAME_WORDS = "a an picture of on at the and soft handwritten digit letter phantom - x ray small large".split()
+_FRAME_WORDS = (
+    *("a", "an", "picture", "of", "on", "at", "the", "and", "phantom", "-", "x", "ray"),
+    *("digit", "letter", "soft", "handwritten", "small", "large"),
+)
 _COUNTS = ("two", "three", "four")
 WORDS: tuple[str, ...] = tuple(
     sorted(

@@ -41,7 +41,8 @@ def shape(rng: np.random.Generator, size: int) -> tuple[Pixels, Subject]:
         centre = (0.5 + rng.uniform(-1, 1) * (0.48 - radius), 0.5 + rng.uniform(-1, 1) * (0.48 - radius))
         if big == "small" and rng.random() < _PLACED_SHARE:
             place = pick(rng, tuple(PLACES))
-            centre = tuple(0.5 + offset + rng.uniform(-0.06, 0.06) for offset in PLACES[place])
+            x, y = PLACES[place]
+            centre = (0.5 + x + rng.uniform(-0.06, 0.06), 0.5 + y + rng.uniform(-0.06, 0.06))
             after.append(f"at the {place}")
         mask = _shape_mask(rng, name, size, centre, radius)
     soft = big != "small" and rng.random() < _SOFT_SHARE  # blur leaves nothing of a small one

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from undertone.pretraining.loop import Course, train
-from undertone.pretraining.training import initialise
+from undertone.pretraining.weights import initialise
 from undertone.progress import reporter
 
 _ENCODE_BATCH = 250
@@ -21,7 +21,7 @@ class VaeShape:
     """Channels of each level; every level but the last halves the picture."""
 
     size: int = 64
-    channels: tuple[int, ...] = (24, 48, 96, 96)
+    channels: tuple[int, ...] = (16, 32, 64, 64)
     layers: int = 1
     latent_channels: int = 4
     groups: int = 8
@@ -42,7 +42,7 @@ class VaeWeights:
 
 
 def build_vae(shape: VaeShape) -> AutoencoderKL:
-    """The untrained autoencoder; 2.2 million parameters with the default shape."""
+    """The untrained autoencoder; 1.0 million parameters with the default shape."""
     levels = len(shape.channels)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -94,8 +94,7 @@ def train_vae(
     def loss(chosen: Tensor, generator: torch.Generator) -> Tensor:
         return vae_loss(vae, to_unit_range(pixels[chosen].to(device)), weights, generator)
 
-    trained = train("vae", vae, loss, len(pixels), course, folder, generator)
-    assert isinstance(trained, AutoencoderKL)
+    trained: AutoencoderKL = train("vae", vae, loss, len(pixels), course, folder, generator)
     whiten(trained, encode(trained, pixels[:_WHITEN_IMAGES], generator, "whitening"))
     return trained
 

@@ -15,14 +15,14 @@ class Subject(NamedTuple):
     """One picture in words: `before` stands before the noun ("small", "red"), `after` behind ("on black").
 
     `kind` is what a classifier of kinds is asked for: "circle", "digit", "chest". `noun` is how the caption names it:
-    "digit three", "phantom of a chest". `count` things of the kind are shown.
+    "digit three", "phantom of a chest". `number` things of the kind are shown.
     """
 
     kind: str
     noun: str
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
-    count: int = 1
+    number: int = 1
 
     def words(self) -> str:
         """The full description: "two small red circles on blue"."""
@@ -39,8 +39,8 @@ class Subject(NamedTuple):
         return self._join(before, self.noun, after)
 
     def _join(self, before: tuple[str, ...], noun: str, after: tuple[str, ...]) -> str:
-        if self.count > 1:
-            return " ".join((_NUMBERS[self.count], *before, plural(noun), *after))
+        if self.number > 1:
+            return " ".join((_NUMBERS[self.number], *before, plural(noun), *after))
         words = " ".join((*before, noun, *after))
         return words if noun in PLURAL_KINDS else with_article(words)
 
