@@ -14,7 +14,7 @@ from undertone.methods.registry import method_for
 from undertone.models.adapted import attach
 from undertone.models.base import load_base
 from undertone.models.devices import choose
-from undertone.models.distance import EncoderFeatures, kid
+from undertone.models.distance import PublicFeatures, kid
 from undertone.models.grid import save_grid
 from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.plan import Plan
@@ -45,7 +45,7 @@ def diagnose(folder: Path) -> dict[str, float]:
     check_pins(pinned, plan.model.files)
     public = np.stack([draw(_PUBLIC_SEED, index, pinned.image_size).pixels for index in range(_PUBLIC_IMAGES)])
     (device,) = choose()
-    features = EncoderFeatures.from_public(load_base(pinned, device), public)
+    features = PublicFeatures.from_public(public)
     held_out = features.of(_pixels(run, plan, "holdout", pinned.image_size))
     training = features.of(_pixels(run, plan, "sites", pinned.image_size))
     distances = {"training images (floor)": kid(training, held_out)}
@@ -64,7 +64,8 @@ def diagnose(folder: Path) -> dict[str, float]:
             progress(1)
     save_grid(folder / "diagnostics.png", shown)
     text = json.dumps(
-        {"label": LABEL, "measure": "KID on standardised encoder features", "distance": distances}, indent=1
+        {"label": LABEL, "measure": "KID on standardised features of the public encoder", "distance": distances},
+        indent=1,
     )
     (folder / "diagnostics.json").write_text(text + "\n", encoding="utf-8")
     return distances

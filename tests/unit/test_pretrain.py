@@ -1,22 +1,27 @@
 """`undertone pretrain`: the same curve after any stop, stock folders at the end, one-line errors before the start."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, LDMPipeline, StableDiffusionPipeline, UNet2DModel
+from PIL import Image
 
 from tests.support.pretraining import Fatal, Stopped, stop, write_config
 from tests.support.runs import call
 from undertone.errors import DataError, FolderError, InputError, PlanChanged, StudyError
+from undertone.models.base import load_base
 from undertone.models.pinned import pin
 from undertone.pretraining.config import load_config
 from undertone.pretraining.loop import Course, rate
+from undertone.pretraining.procedural import draw
 from undertone.pretraining.tokenizer import build_tokenizer, common_words
 from undertone.progress import reporting
 from undertone_cli.pretrain import pretrain
@@ -261,3 +266,40 @@ def test_the_command_says_bad_input_in_one_line(tmp_path: Path) -> None:
     ended = call("pretrain", str(path), "--out", str(tmp_path / "out"))
     assert ended.exit_code == 2
     assert "did you mean steps" in ended.stderr
+
+
+# --- the documentation
+
+
+def test_the_examples_are_configurations_and_the_page_shows_the_folder_one() -> None:
+    names = [load_config(path).pretrain.name for path in sorted((ROOT / "examples").glob("pretrain-*.toml"))]
+    assert names == ["kinds", "my-base", "embedded:tiny"]
+    page = (ROOT / "docs" / "pretrain.md").read_text(encoding="utf-8")
+    assert (ROOT / "examples" / "pretrain-folder.toml").read_text(encoding="utf-8") in page
+
+
+@pytest.mark.slow
+def test_two_hundred_images_as_the_page_says(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    lines = ["file_name,text"]
+    for number in range(200):
+        drawn = draw(77, number, 64)
+        Image.fromarray(drawn.pixels).save(images / f"{number:04d}.png")
+        lines.append(f"{number:04d}.png,{drawn.caption}")
+    (images / "metadata.csv").write_text("\n".join(lines) + "\n")
+    shutil.copyfile(ROOT / "examples" / "pretrain-folder.toml", tmp_path / "pretrain.toml")
+    out = tmp_path / "runs" / "my-base"
+    ended = call("pretrain", tmp_path / "pretrain.toml", "--out", out, "--device", "cpu")
+    assert ended.exit_code == 0, ended.output
+    curve = (out / "checkpoints" / "unet.losses.csv").read_text().splitlines()[1:]
+    losses = [float(line.split(",")[1]) for line in curve]
+    assert len(losses) == 500
+    assert sum(losses[-50:]) < 0.7 * sum(losses[:50])
+    base = load_base(pin(str(out / "pipeline")))
+    assert base.image_size == 64
+    assert pin(str(out / "pipeline")).licence == "cc0-1.0"
+    samples = np.stack(
+        [np.asarray(image) for image in base.sample(["a chest", "a digit"], [1, 2], steps=5, guidance=2)]
+    )
+    assert samples.std() > 10

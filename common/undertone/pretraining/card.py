@@ -49,7 +49,7 @@ image = vae.decode(z).sample
 _DRAWN = """{images:,} images of {size} x {size} pixels, drawn by procedure (`undertone.pretraining.procedural`,
 series {seed}); no photograph, no scan, no person. About a third are grey drawings of body parts made of ellipses and
 bands (chest, head, knee, abdomen), 40 % digits and letters (written with drawn strokes, soft, or sharp in fonts that
-matplotlib bundles), 18 % shapes, 10 % textures and backgrounds. 8 % carry the caption "a picture", 10 % one noun
+matplotlib bundles), 18 % shapes, 10 % textures and backgrounds. 8 % carry the caption "a picture", 20 % one noun
 ("a chest"), the others their own with a part left out here and there. Greys have equal channels. How phantoms and
 handwriting look was drawn after looking at public radiographs and digits.
 """

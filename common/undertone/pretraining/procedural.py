@@ -19,7 +19,7 @@ from undertone.pretraining.wording import Subject, plural
 
 NEUTRAL_CAPTION = "a picture"
 NEUTRAL_SHARE = 0.08  # of images carry the neutral caption instead of their own
-NOUN_SHARE = 0.1  # carry one noun, as in "a chest": where a learned token stands, nouns must mean something
+NOUN_SHARE = 0.2  # carry one noun, as in "a chest": where a learned token stands, nouns must mean something
 _SHORT_SHARE = 0.2  # of captions leave out "a picture of"
 _MIN_SIZE = 16
 
