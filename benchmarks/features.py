@@ -42,6 +42,15 @@ def chest_xrays(folder: Path) -> NDArray[np.uint8]:
     return np.stack([load_image(file, SIZE) for file in files])
 
 
+def resized(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Images [n, h, w, 3] at the size of the base."""
+    if images.shape[1] == side:
+        return images
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    small = torch.nn.functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
+    return small.clamp(0, 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
 def agreement(x: NDArray[np.float64], kinds: list[str], known: NDArray[np.float64], known_kinds: list[str]) -> float:
     """Share of rows of x whose five nearest known rows vote for their kind."""
     found, _ = nearest(x, known, NEIGHBOURS)
@@ -59,10 +68,16 @@ def main() -> None:
     fresh = [draw(FRESH_SEED, index, SIZE) for index in range(FRESH)]
     pixels = np.stack([image.pixels for image in known])
     base = load_base(pin("embedded:tiny"))
-    statistics, public = EncoderFeatures.from_public(base, pixels[:512]), PublicFeatures.from_public(pixels[:512])
+    public = PublicFeatures.from_public(pixels[:512])
+    statistics = EncoderFeatures.from_public(base, resized(pixels[:512], base.image_size))
 
     def latents(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return base.encode(images).reshape(len(images), -1).astype(np.float64)
+        small = resized(images, base.image_size)
+        chunks = [base.encode(small[first : first + 64]) for first in range(0, len(small), 64)]
+        return np.concatenate(chunks).reshape(len(images), -1).astype(np.float64)
+
+    def of_stages(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        return statistics.of(resized(images, base.image_size))
 
     cases = {"fresh drawn images": (np.stack([image.pixels for image in fresh]), [i.subject.kind for i in fresh])}
     digits = real_digits()
@@ -70,7 +85,7 @@ def main() -> None:
     if chosen.data is not None:
         xrays = chest_xrays(Path(chosen.data))
         cases["real chest X-rays"] = (xrays, ["chest"] * len(xrays))
-    peers: dict[str, Features] = {"VAE latents": latents, "VAE encoder statistics": statistics.of}
+    peers: dict[str, Features] = {"VAE latents": latents, "VAE encoder statistics": of_stages}
     scores: dict[str, dict[str, float]] = {name: {} for name in ("public encoder", *peers)}
     for name, features in {"public encoder": public.of, **peers}.items():
         of_known = features(pixels)

@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the file of weights")
     parser.add_argument("--checkpoints", type=Path, required=True, help="a folder for checkpoints and events")
     parser.add_argument("--images", type=int, default=16_000)
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)

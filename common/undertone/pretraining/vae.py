@@ -13,7 +13,7 @@ from undertone.pretraining.weights import initialise
 from undertone.progress import reporter
 
 _ENCODE_BATCH = 250
-_WHITEN_IMAGES = 10_000
+_WHITEN_IMAGES = 2_000
 
 
 @dataclass(frozen=True)
