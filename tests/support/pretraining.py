@@ -20,7 +20,7 @@ caption = "{text}"
 class_column = "shape"
 [autoencoder]
 channels = [8, 16]
-steps = 9
+steps = 6
 batch = 4
 warm_up = 2
 [unet]
@@ -28,7 +28,7 @@ kind = "KIND"
 channels = [16, 32]
 width = 16
 text_layers = 1
-steps = 9
+steps = 6
 batch = 4
 warm_up = 2
 [run]
@@ -74,7 +74,7 @@ def write_config(folder: Path, kind: str = "text", count: int = 20) -> Path:
         pixels = rng.integers(0, 60, (16, 16, 3)).astype(np.uint8)
         pixels[4:12, (7 if shape == "bar" else 4) : (9 if shape == "bar" else 12)] = 230
         Image.fromarray(pixels).save(images / f"{number:03d}.png")
-        lines.append(f'{number:03d}.png,"a white {shape}, number {number % 3}",{shape}')
+        lines.append(f'{number:03d}.png,"a white {shape}, number {number % 2}",{shape}')
     (images / "metadata.csv").write_text("\n".join(lines) + "\n")
     path = folder / "config.toml"
     path.write_text(CONFIG.replace("KIND", kind))

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import cast
 
 import click
 import numpy as np
@@ -63,8 +64,7 @@ def train_encoder(count: int, course: Course, folder: Path) -> FeatureEncoder:
         described = functional.binary_cross_entropy_with_logits(encoder.words(features), words[chosen])
         return named + 10 * described
 
-    trained: FeatureEncoder = train("features", encoder, loss, count, course, folder, generator)
-    return trained
+    return cast(FeatureEncoder, train("features", encoder, loss, count, course, folder, generator))
 
 
 def save(encoder: FeatureEncoder, path: Path) -> None:
