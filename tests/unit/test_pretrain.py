@@ -275,7 +275,10 @@ def test_the_examples_are_configurations_and_the_page_shows_the_folder_one() -> 
     names = [load_config(path).pretrain.name for path in sorted((ROOT / "examples").glob("pretrain-*.toml"))]
     assert names == ["kinds", "my-base", "embedded:tiny"]
     page = (ROOT / "docs" / "pretrain.md").read_text(encoding="utf-8")
-    assert (ROOT / "examples" / "pretrain-folder.toml").read_text(encoding="utf-8") in page
+    example = ROOT / "examples" / "pretrain-folder.toml"
+    assert example.read_text(encoding="utf-8") in page
+    # Its autoencoder is that of the base that ships, so its pictures must be of that base's size.
+    assert load_config(example).data.size == pin("embedded:tiny").image_size
 
 
 @pytest.mark.slow
@@ -284,7 +287,7 @@ def test_two_hundred_images_as_the_page_says(tmp_path: Path) -> None:
     images.mkdir()
     lines = ["file_name,text"]
     for number in range(200):
-        drawn = draw(77, number, 64)
+        drawn = draw(77, number, pin("embedded:tiny").image_size)
         Image.fromarray(drawn.pixels).save(images / f"{number:04d}.png")
         lines.append(f"{number:04d}.png,{drawn.caption}")
     (images / "metadata.csv").write_text("\n".join(lines) + "\n")
@@ -297,7 +300,7 @@ def test_two_hundred_images_as_the_page_says(tmp_path: Path) -> None:
     assert len(losses) == 250
     assert sum(losses[-50:]) < 0.7 * sum(losses[:50])
     base = load_base(pin(str(out / "pipeline")))
-    assert base.image_size == 64
+    assert base.image_size == pin("embedded:tiny").image_size
     assert pin(str(out / "pipeline")).licence == "cc0-1.0"
     samples = np.stack(
         [np.asarray(image) for image in base.sample(["a chest", "a digit"], [1, 2], steps=5, guidance=2)]
