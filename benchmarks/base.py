@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from features import chest_xrays, real_digits
+from features import chest_xrays, real_digits, resized
 from numpy.typing import NDArray
 from report import Row, parser, publish
 
@@ -20,7 +20,7 @@ from undertone.models.base import LoadedBase, load_base
 from undertone.models.features import kinds_of
 from undertone.models.grid import save_grid
 from undertone.models.pinned import pin
-from undertone.pretraining.procedural import KINDS, draw
+from undertone.pretraining.procedural import KINDS, PublicImage, draw
 from undertone.pretraining.wording import PLURAL_KINDS, with_article
 
 # The base that shipped before, at 32 x 32 pixels and a quarter of the compression (docs/benchmarks.md).
@@ -65,11 +65,25 @@ def reconstruction(base: LoadedBase, data: Path | None) -> list[Row]:
     """PSNR on real and on drawn images."""
     drawn = np.stack([draw(2026, index, base.image_size).pixels for index in range(300)])
     rows = [
-        Row("scikit-learn digits", "PSNR, dB", psnr(base, real_digits()), EARLIER_DIGITS, "32 x 32 base"),
+        Row(
+            "scikit-learn digits",
+            "PSNR, dB",
+            psnr(base, resized(real_digits(), base.image_size)),
+            EARLIER_DIGITS,
+            "32 x 32 base",
+        ),
         Row("fresh drawn images", "PSNR, dB", psnr(base, drawn), float("nan"), "none"),
     ]
     if data is not None:
-        rows.append(Row("chest X-rays", "PSNR, dB", psnr(base, chest_xrays(data)), EARLIER_XRAYS, "32 x 32 base"))
+        rows.append(
+            Row(
+                "chest X-rays",
+                "PSNR, dB",
+                psnr(base, resized(chest_xrays(data), base.image_size)),
+                EARLIER_XRAYS,
+                "32 x 32 base",
+            )
+        )
     return rows
 
 
@@ -104,7 +118,7 @@ def main() -> None:
         sys.exit(f"only {np.mean(right):.0%} of samples are recognised as what was prompted")
 
 
-def _pixels(images: list) -> NDArray[np.uint8]:
+def _pixels(images: list[PublicImage]) -> NDArray[np.uint8]:
     return np.stack([image.pixels for image in images])
 
 

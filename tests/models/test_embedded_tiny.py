@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from undertone import models
 from undertone.errors import InputError
+from undertone.models.pinned import pin
 from undertone.pretraining.procedural import NEUTRAL_CAPTION, NEUTRAL_SHARE, WORDS, captions, draw
 from undertone.pretraining.tokenizer import build_tokenizer
 from undertone.pretraining.vae import VaeShape, build_vae, to_unit_range, whiten
@@ -21,6 +22,9 @@ from undertone.pretraining.wording import words_of
 
 FOLDER = Path(models.__file__).parent / "embedded" / "tiny"
 FRESH = 2026  # a series that training did not see
+SIZE = pin("embedded:tiny").image_size  # 32 for version 1 of the base, 64 for version 2
+# The drawings and their words are those of version 2; the weights that ship are still version 1's.
+version_2 = pytest.mark.xfail(reason="embedded:tiny version 2 is not trained yet (examples/pretrain-tiny.toml)")
 
 
 def load() -> StableDiffusionPipeline:
@@ -44,11 +48,11 @@ def pipeline() -> StableDiffusionPipeline:
 
 
 def sample(pipeline: StableDiffusionPipeline, prompt: str, count: int, guidance: float = 2.0) -> NDArray[np.float32]:
-    """Images [count, 64, 64, 3] in 0..255."""
+    """Images [count, SIZE, SIZE, 3] in 0..255."""
     images = pipeline(
         prompt,
-        height=64,
-        width=64,
+        height=SIZE,
+        width=SIZE,
         num_inference_steps=10,
         guidance_scale=guidance,
         num_images_per_prompt=count,
@@ -94,6 +98,7 @@ def test_all_parts_load_in_one_precision_without_asking(pipeline: StableDiffusio
 # --- words
 
 
+@version_2
 def test_every_caption_word_is_one_token(pipeline: StableDiffusionPipeline) -> None:
     assert len(WORDS) < 120
     for word in WORDS:
@@ -103,6 +108,7 @@ def test_every_caption_word_is_one_token(pipeline: StableDiffusionPipeline) -> N
         assert len(pipeline.tokenizer.tokenize(caption)) == len(words_of(caption))
 
 
+@version_2
 def test_shipped_tokenizer_is_the_one_the_words_build(pipeline: StableDiffusionPipeline) -> None:
     built = build_tokenizer(WORDS, pipeline.tokenizer.model_max_length)
     assert built.get_vocab() == pipeline.tokenizer.get_vocab()
@@ -156,7 +162,7 @@ def test_autoencoder_keeps_fresh_public_images(pipeline: StableDiffusionPipeline
 
 
 def test_latents_are_white(pipeline: StableDiffusionPipeline) -> None:
-    x = to_unit_range(torch.from_numpy(np.stack([draw(FRESH, index, 64).pixels for index in range(300)])))
+    x = to_unit_range(torch.from_numpy(np.stack([draw(FRESH, index, SIZE).pixels for index in range(300)])))
     with torch.no_grad():
         latents = pipeline.vae.encode(x).latent_dist.mode()
     assert pipeline.vae.config.scaling_factor == 1.0
@@ -242,7 +248,11 @@ def test_the_number_of_shapes_is_the_number_in_words() -> None:
     counted = 0
     for index in range(3000):
         image = draw(FRESH, index, 64)
-        if image.subject.kind in {"circle", "square"} and image.subject.number > 1:
+        if (
+            image.subject.kind in {"circle", "square"}
+            and image.subject.number > 1
+            and "soft" not in image.subject.before
+        ):
             background = image.pixels[0, 0].astype(int)
             mask = np.abs(image.pixels.astype(int) - background).sum(-1) > 90
             counted += 1
@@ -279,5 +289,5 @@ def test_numbers_out_of_range_are_refused(seed: int, index: int, size: int) -> N
 
 def _fresh(word: str) -> NDArray[np.uint8]:
     """Fresh public images whose caption holds the word."""
-    images: Sequence[tuple[NDArray[np.uint8], str]] = [draw(FRESH, index, 64) for index in range(300)]
-    return np.stack([pixels for pixels, caption in images if word in words_of(caption)])
+    images = [draw(FRESH, index, SIZE) for index in range(300)]
+    return np.stack([image.pixels for image in images if word in words_of(image.caption)])
