@@ -149,17 +149,25 @@ def load_study(path: Path) -> Study:
     Raises:
         StudyError: the file is missing, is not TOML, or does not describe a study; one line each.
     """
+    return parse_study(read_tables(path), path.name)
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        StudyError: the file is missing or is not TOML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: cannot read the study file: {_reason(error)}") from None
     try:
-        tables = tomllib.loads(text)
+        return tomllib.loads(text)
     except RecursionError:
         raise StudyError(f"{path.name}: not valid TOML: nested too deeply") from None
     except ValueError as error:  # TOMLDecodeError, and numbers of thousands of digits
         raise StudyError(f"{path.name}: not valid TOML: {shown(str(error))}") from None
-    return parse_study(tables, path.name)
 
 
 def parse_study(tables: dict[str, Any], source: str = "study") -> Study:
@@ -168,7 +176,7 @@ def parse_study(tables: dict[str, Any], source: str = "study") -> Study:
     Raises:
         StudyError: see `load_study`.
     """
-    return _validated(Study, tables, source)
+    return parse_tables(Study, tables, source)
 
 
 def parse_options(model: type[ModelT], options: dict[str, Any]) -> ModelT:
@@ -177,10 +185,15 @@ def parse_options(model: type[ModelT], options: dict[str, Any]) -> ModelT:
     Raises:
         StudyError: an unknown key (names the closest) or a bad value.
     """
-    return _validated(model, options, "[method]")
+    return parse_tables(model, options, "[method]")
 
 
-def _validated(model: type[ModelT], tables: dict[str, Any], source: str) -> ModelT:
+def parse_tables(model: type[ModelT], tables: dict[str, Any], source: str) -> ModelT:
+    """Validate any tables by a model; `source` names them in messages.
+
+    Raises:
+        StudyError: an unknown key (names the closest) or a bad value.
+    """
     try:
         return model.model_validate(tables)
     except ValidationError as error:

@@ -97,8 +97,8 @@ def command(study: Path, as_json: bool) -> None:
 
     The digest is what sites approve and coordinators sign. Noise-to-signal compares the expected length of the
     noise with that of the mean such a method typically finds. For T rounds it is one round's noise over C, divided by
-    the root of T, because signals add up in length and noise as a root. Above 1 the release would be mostly noise and is
-    refused unless the study says privacy.allow_noisy = true.
+    the root of T, because signals add up in length and noise as a root. Above 1 the release would be mostly noise and
+    is refused unless the study says privacy.allow_noisy = true.
     """
     with Bars() as bars, reporting(bars):
         plan = resolve(load_study(study))

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,19 @@ from safetensors.torch import load_file, save_file
 
 from undertone import models
 from undertone.errors import InputError
-from undertone.pretraining.procedural import NEUTRAL_CAPTION, NEUTRAL_SHARE, WORDS, captions, draw, words_of
+from undertone.models.pinned import pin
+from undertone.pretraining.procedural import NEUTRAL_CAPTION, NEUTRAL_SHARE, WORDS, captions, draw
 from undertone.pretraining.tokenizer import build_tokenizer
-from undertone.pretraining.vae import build_vae, to_unit_range, whiten
+from undertone.pretraining.vae import VaeShape, build_vae, to_unit_range, whiten
+from undertone.pretraining.wording import words_of
 
 FOLDER = Path(models.__file__).parent / "embedded" / "tiny"
 FRESH = 2026  # a series that training did not see
+SIZE = pin("embedded:tiny").image_size  # 32 for version 1 of the base, 64 for version 2
+# The drawings and their words are those of version 2; the weights that ship are still version 1's.
+version_2 = pytest.mark.xfail(
+    strict=True, reason="embedded:tiny version 2 is not trained yet (examples/pretrain-tiny.toml)"
+)
 
 
 def load() -> StableDiffusionPipeline:
@@ -43,11 +50,11 @@ def pipeline() -> StableDiffusionPipeline:
 
 
 def sample(pipeline: StableDiffusionPipeline, prompt: str, count: int, guidance: float = 2.0) -> NDArray[np.float32]:
-    """Images [count, 32, 32, 3] in 0..255."""
+    """Images [count, SIZE, SIZE, 3] in 0..255."""
     images = pipeline(
         prompt,
-        height=32,
-        width=32,
+        height=SIZE,
+        width=SIZE,
         num_inference_steps=10,
         guidance_scale=guidance,
         num_images_per_prompt=count,
@@ -67,7 +74,7 @@ def tint(images: NDArray[np.float32]) -> float:
 
 def test_folder_is_small_and_holds_no_pickle() -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 12_000_000
+    assert sum(path.stat().st_size for path in files) <= 20_000_000
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md"}
     assert "apache-2.0" in (FOLDER / "README.md").read_text(encoding="utf-8")
 
@@ -93,6 +100,7 @@ def test_all_parts_load_in_one_precision_without_asking(pipeline: StableDiffusio
 # --- words
 
 
+@version_2
 def test_every_caption_word_is_one_token(pipeline: StableDiffusionPipeline) -> None:
     assert len(WORDS) < 120
     for word in WORDS:
@@ -102,6 +110,7 @@ def test_every_caption_word_is_one_token(pipeline: StableDiffusionPipeline) -> N
         assert len(pipeline.tokenizer.tokenize(caption)) == len(words_of(caption))
 
 
+@version_2
 def test_shipped_tokenizer_is_the_one_the_words_build(pipeline: StableDiffusionPipeline) -> None:
     built = build_tokenizer(WORDS, pipeline.tokenizer.model_max_length)
     assert built.get_vocab() == pipeline.tokenizer.get_vocab()
@@ -155,7 +164,7 @@ def test_autoencoder_keeps_fresh_public_images(pipeline: StableDiffusionPipeline
 
 
 def test_latents_are_white(pipeline: StableDiffusionPipeline) -> None:
-    x = to_unit_range(torch.from_numpy(np.stack([draw(FRESH, index, 32).pixels for index in range(300)])))
+    x = to_unit_range(torch.from_numpy(np.stack([draw(FRESH, index, SIZE).pixels for index in range(300)])))
     with torch.no_grad():
         latents = pipeline.vae.encode(x).latent_dist.mode()
     assert pipeline.vae.config.scaling_factor == 1.0
@@ -164,8 +173,8 @@ def test_latents_are_white(pipeline: StableDiffusionPipeline) -> None:
 
 
 def test_whitening_leaves_the_decoded_image_as_it_was() -> None:
-    vae = build_vae().eval()
-    x = torch.rand((4, 3, 32, 32), generator=torch.Generator().manual_seed(3)) * 2 - 1
+    vae = build_vae(VaeShape()).eval()
+    x = torch.rand((4, 3, 64, 64), generator=torch.Generator().manual_seed(3)) * 2 - 1
     with torch.no_grad():
         before = vae.encode(x).latent_dist
         image = vae.decode(before.mode()).sample
@@ -218,12 +227,54 @@ def test_greys_have_equal_channels() -> None:
     hues = {"red", "green", "blue", "yellow", "orange", "purple"}
     grey = 0
     for index in range(400):
-        image = draw(FRESH, index, 32)
+        image = draw(FRESH, index, 64)
         same = bool((image.pixels == image.pixels[:, :, :1]).all())
         grey += same
-        if len(words_of(image.caption)) > 2:  # neither "a picture" nor one noun, which name no colour
-            assert same == hues.isdisjoint(words_of(image.caption)), image.caption
+        words = words_of(image.subject.words())  # all of it: a caption leaves parts out
+        assert same == hues.isdisjoint(words), image.caption
     assert grey > 0.6 * 400
+
+
+def test_a_caption_says_nothing_that_is_not_so() -> None:
+    """Whatever it leaves out, its words are words of the full description, or of "a picture of"."""
+    frame = {"a", "an", "picture", "of"}
+    for index in range(400):
+        image = draw(FRESH, index, 16)
+        told, true = set(words_of(image.caption)), set(words_of(image.subject.words()))
+        assert told - frame <= true - frame, (image.caption, image.subject.words())
+        if image.subject.number > 1 and image.caption != NEUTRAL_CAPTION:
+            assert told & {"two", "three", "four"}, image.caption
+
+
+def test_the_number_of_shapes_is_the_number_in_words() -> None:
+    counted = 0
+    for index in range(3000):
+        image = draw(FRESH, index, 64)
+        if (
+            image.subject.kind in {"circle", "square"}
+            and image.subject.number > 1
+            and "soft" not in image.subject.before
+        ):
+            background = image.pixels[0, 0].astype(int)
+            mask = np.abs(image.pixels.astype(int) - background).sum(-1) > 90
+            counted += 1
+            assert blobs(mask) == image.subject.number, image.subject.words()
+    assert counted > 5
+
+
+def blobs(mask: NDArray[np.bool_]) -> int:
+    """Connected regions, by flooding one after the other."""
+    left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
+    count = 0
+    while left:
+        count += 1
+        front = [left.pop()]
+        while front:
+            y, x = front.pop()
+            near = {(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)} & left
+            left -= near
+            front += near
+    return count
 
 
 def test_share_of_neutral_captions() -> None:
@@ -240,5 +291,5 @@ def test_numbers_out_of_range_are_refused(seed: int, index: int, size: int) -> N
 
 def _fresh(word: str) -> NDArray[np.uint8]:
     """Fresh public images whose caption holds the word."""
-    images: Sequence[tuple[NDArray[np.uint8], str]] = [draw(FRESH, index, 32) for index in range(300)]
-    return np.stack([pixels for pixels, caption in images if word in words_of(caption)])
+    images = [draw(FRESH, index, SIZE) for index in range(300)]
+    return np.stack([image.pixels for image in images if word in words_of(image.caption)])

@@ -6,9 +6,9 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from undertone.pretraining.text_to_image import build_scheduler
+from undertone.pretraining.denoisers import build_scheduler
 from undertone.pretraining.tokenizer import build_tokenizer
-from undertone.pretraining.training import initialise
+from undertone.pretraining.weights import initialise
 
 WIDTH = 16
 WORDS = ("a", "picture", "of", "clear", "mass", "scan")

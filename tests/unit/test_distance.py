@@ -5,7 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from undertone.models.base import load_base
-from undertone.models.distance import EncoderFeatures, kid
+from undertone.models.distance import EncoderFeatures, PublicFeatures, kid, nearest
+from undertone.models.features import WEIGHTS, kinds_of, public_features
 from undertone.models.pinned import pin
 from undertone.pretraining.procedural import draw
 
@@ -36,16 +37,42 @@ def test_kid_of_one_law_is_near_zero_and_grows_with_the_shift() -> None:
     assert abs(near) < 0.05 < far
 
 
-def test_features_put_a_kind_nearer_to_itself_than_to_others() -> None:
-    base = load_base(pin("embedded:tiny"))
-    drawn = [draw(5, index, 32) for index in range(700)]
-    public = np.stack([draw(6, index, 32).pixels for index in range(128)])
-    features = EncoderFeatures.from_public(base, public)
+def test_nearest_neighbours_are_those_of_a_plain_search() -> None:
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(9, 4)), rng.normal(size=(20, 4))
+    found, distances = nearest(x, y, 3)
+    for row, indices, lengths in zip(x, found, distances, strict=True):
+        slow = sorted((float(np.linalg.norm(row - other)), index) for index, other in enumerate(y))[:3]
+        assert [index for _, index in slow] == indices.tolist()
+        np.testing.assert_allclose(lengths, [length for length, _ in slow], atol=1e-9)
 
-    def of(word: str) -> NDArray[np.float64]:
-        return features.of(np.stack([image.pixels for image in drawn if word in image.caption.split()][:40]))
+
+@pytest.mark.parametrize("which", ["public", "autoencoder"])
+def test_features_put_a_kind_nearer_to_itself_than_to_others(which: str) -> None:
+    drawn = [draw(5, index, 64) for index in range(700)]
+    public = np.stack([draw(6, index, 64).pixels for index in range(128)])
+    features: PublicFeatures | EncoderFeatures = PublicFeatures.from_public(public)
+    if which == "autoencoder":
+        features = EncoderFeatures.from_public(load_base(pin("embedded:tiny")), public)
+
+    def of(kind: str) -> NDArray[np.float64]:
+        return features.of(np.stack([image.pixels for image in drawn if image.subject.kind == kind][:40]))
 
     chests, knees, digits = of("chest"), of("knee"), of("digit")
     same = kid(chests[::2], chests[1::2])
     assert same < kid(chests, knees)
     assert same < kid(chests, digits)
+
+
+def test_the_public_encoder_names_most_fresh_kinds_and_is_small() -> None:
+    drawn = [draw(8, index, 64) for index in range(300)]
+    found = kinds_of(np.stack([image.pixels for image in drawn]))
+    assert np.mean([kind == image.subject.kind for kind, image in zip(found, drawn, strict=True)]) > 0.9
+    assert WEIGHTS.stat().st_size < 600_000
+
+
+def test_public_features_take_images_of_any_size_and_each_by_itself() -> None:
+    small = np.stack([draw(9, index, 32).pixels for index in range(6)])
+    large = np.stack([draw(9, index, 128).pixels for index in range(3)])
+    assert public_features(small).shape[1] == public_features(large).shape[1]
+    np.testing.assert_allclose(public_features(small)[2:3], public_features(small[2:3]), atol=1e-4)

@@ -1,1 +1,1 @@
-"""Public pre-training: procedural images and the script that made `embedded:tiny`."""
+"""Public pre-training: drawn images, the two training stages, stock diffusers folders at the end."""

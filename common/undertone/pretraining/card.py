@@ -1,83 +1,130 @@
-"""The model card of `embedded:tiny`."""
+"""The model card that a pre-trained model is written with."""
 
-from undertone.pretraining.text_to_image import UnetRecipe
-from undertone.pretraining.vae import VaeRecipe
+from collections.abc import Sequence
 
-_CARD = """---
-license: apache-2.0
+from undertone.pretraining.config import AutoencoderTable, Config, UnetTable
+
+_FRONT = """---
+license: {licence}
 library_name: diffusers
-pipeline_tag: text-to-image
-tags: [stable-diffusion, synthetic-data]
+tags: [{tags}]
 ---
 
-# embedded:tiny
+# {name}
 
-A latent diffusion model of 5 million parameters that ships with Undertone, so that examples and tests need
-no download. It is a stock `StableDiffusionPipeline`; any diffusers user can load it:
+A {kind} latent diffusion model of {size} x {size} images, pre-trained by Undertone on public images.
 
-```python
+"""
+
+_USE_TEXT = """```python
 from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
-image = pipeline(
-    "a picture of a bright phantom of a chest",
-    height=32, width=32, num_inference_steps=20, guidance_scale=2.0,
-).images[0]
+image = pipeline("a picture", height={size}, width={size}, num_inference_steps=20, guidance_scale=2.0).images[0]
 ```
+"""
 
-## Data
+_USE_NONE = """```python
+from diffusers import LDMPipeline
 
-{images:,} images, drawn by procedure (`undertone.pretraining.procedural`, series {seed}); no photograph, no
-scan, no person. 34 % are grey drawings of body parts made of ellipses and bands (chest, head, knee,
-abdomen), 38 % digits and letters in fonts that matplotlib bundles (half of them soft and grey), 16 %
-shapes, 12 % textures. 8 % carry the caption "a picture", 30 % one noun
-("a chest"), the others their own. Greys have equal channels.
-Captions use {words} words, each one token; other text falls back to bytes that the model has not seen.
+image = LDMPipeline.from_pretrained(folder)(num_inference_steps=20).images[0]
+```
+"""
 
-## Recipe
+_USE_CLASS = """No stock pipeline takes a class on latents; the parts are stock, `classes.json` names the classes in the
+order of their numbers, and the number after the last says nothing.
 
-| part | shape | training |
-|---|---|---|
-| autoencoder | 32 x 32 RGB to 4 x 8 x 8, blocks (16, 32, 64) | {vae_training} |
-| text encoder | CLIP, width 64, 2 layers, 4 heads, {length} tokens | from scratch, with the UNet |
-| UNet | blocks (64, 128), 1 layer each, cross-attention 64 | {unet_training} |
-| scheduler | DDIM, 1000 steps, v-prediction, betas rescaled to zero final signal | sample with 20 steps |
+```python
+unet = UNet2DModel.from_pretrained(folder, subfolder="unet")
+vae = AutoencoderKL.from_pretrained(folder, subfolder="vae")
+scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+scheduler.set_timesteps(20)
+z = torch.randn(1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+for t in scheduler.timesteps:
+    z = scheduler.step(unet(z, t, class_labels=torch.tensor([number])).sample, t, z).prev_sample
+image = vae.decode(z).sample
+```
+"""
 
-Weights are stored in half precision. Made by `python -m undertone.pretraining.tiny` on CPU (no GPU).
+_DRAWN = """{images:,} images of {size} x {size} pixels, drawn by procedure (`undertone.pretraining.procedural`,
+series {seed}); no photograph, no scan, no person. About a third are grey drawings of body parts made of ellipses and
+bands (chest, head, knee, abdomen), 40 % digits and letters (written with drawn strokes, soft, or sharp in fonts that
+matplotlib bundles), 18 % shapes, 10 % textures and backgrounds. 8 % carry the caption "a picture", 20 % one noun
+("a chest"), the others their own with a part left out here and there. Greys have equal channels. How phantoms and
+handwriting look was drawn after looking at public radiographs and digits.
+"""
 
-## Limits
-
-It knows 32 x 32 drawings and nothing else. Its "chest" is a phantom, not a radiograph; nothing it makes
-has any medical meaning. Shapes come out as blobs of the right colours, small letters and textures are often
-wrong. How its phantoms look was drawn after looking at public radiographs. It has no safety checker
-because its data holds nothing to check for; what you adapt it to may.
+_LIMITS_DRAWN = """It knows drawings and nothing else. Its "chest" is a phantom, not a radiograph; nothing it makes has
+any medical meaning.
 """
 
 
-def model_card(images: int, seed: int, words: int, length: int, vae: VaeRecipe, unet: UnetRecipe) -> str:
+def model_card(config: Config, images: int, *, words: int = 0, length: int = 0, classes: Sequence[str] = ()) -> str:
     """The card as Markdown with YAML front matter.
 
     Args:
-        images: how many public images were drawn.
-        seed: their series.
-        words: distinct words in the captions.
+        config: the settings.
+        images: how many images it was trained on.
+        words: distinct words in the captions, where there is a text encoder.
         length: tokens per prompt.
-        vae: settings of the first stage.
-        unet: settings of the second stage.
+        classes: names of the classes, where there are some.
     """
-    vae_training = (
-        f"{vae.steps} steps of {vae.batch}: squared error + {vae.l1} L1 + {vae.kl} KL + {vae.chroma} squared "
-        "error of the tint; latents then whitened per channel, folded into the weights"
+    drawn, size, kind = config.data.folder is None, config.data.size, config.unet.kind
+    told = {"text": "text-to-image", "class": "class-conditional", "none": "unconditional"}[kind]
+    use = {"text": _USE_TEXT, "class": _USE_CLASS, "none": _USE_NONE}[kind].format(size=size)
+    data = _DRAWN.format(images=images, size=size, seed=config.pretrain.seed) if drawn else _folder(config, images)
+    rows = [
+        ("autoencoder", _autoencoder(config.autoencoder, size)),
+        *([("text encoder", _text_encoder(config.unet, words, length))] if kind == "text" else []),
+        ("UNet", _unet(config.unet, classes)),
+        ("scheduler", "DDIM, 1000 steps, v-prediction, betas rescaled to zero final signal, trailing steps"),
+    ]
+    recipe = "\n".join(f"| {name} | {text} |" for name, text in rows)
+    limits = (_LIMITS_DRAWN if drawn else "") + "It has no safety checker: what you adapt it to may need one.\n"
+    front = _FRONT.format(
+        licence="apache-2.0" if drawn else config.data.licence,
+        tags="stable-diffusion, synthetic-data" if kind == "text" else "synthetic-data",
+        name=config.pretrain.name,
+        kind=told,
+        size=size,
     )
-    unet_training = (
-        f"{unet.steps} steps of {unet.batch}, AdamW {unet.learning_rate} with a cosine, averaged at "
-        f"{unet.average}, {100 * unet.drop:.0f} % of captions dropped"
+    return (
+        f"{front}{use}\n## Data\n\n{data}\n## Recipe\n\n| part | how |\n|---|---|\n{recipe}\n\n"
+        f"Weights are stored in half precision. Made by `undertone pretrain`.\n\n## Limits\n\n{limits}"
     )
-    return _CARD.format(
-        images=images,
-        seed=seed,
-        words=words,
-        length=length,
-        vae_training=vae_training,
-        unet_training=unet_training,
+
+
+def _folder(config: Config, images: int) -> str:
+    return f"{images:,} public images of a folder, captions `{config.data.caption}`. Licence: {config.data.licence}.\n"
+
+
+def _autoencoder(table: AutoencoderTable, size: int) -> str:
+    if table.base is not None:
+        return f"that of {table.base}, unchanged"
+    factor = 2 ** (len(table.channels) - 1)
+    return (
+        f"{size} x {size} RGB to {table.latent_channels} x {size // factor} x {size // factor}, channels "
+        f"{tuple(table.channels)}; {_steps(table.steps, table.batch, table.learning_rate, table.average)}; squared "
+        f"error + {table.l1} L1 + {table.kl} KL + {table.chroma} squared error of the tint; latents whitened per "
+        "channel, folded into the weights"
     )
+
+
+def _text_encoder(table: UnetTable, words: int, length: int) -> str:
+    return (
+        f"CLIP, width {table.width}, {table.text_layers} layers, {length} tokens, {words} words of the captions as one "
+        "token each, anything else as bytes; from scratch, with the UNet"
+    )
+
+
+def _unet(table: UnetTable, classes: Sequence[str]) -> str:
+    told = f"; classes {', '.join(classes)}" if classes else ""
+    return (
+        f"channels {tuple(table.channels)}, {table.layers} layers a level; "
+        f"{_steps(table.steps, table.batch, table.learning_rate, table.average)}; of "
+        f"{100 * table.drop:.0f} % of images it is told nothing{told}"
+    )
+
+
+def _steps(steps: int, batch: int, rate: float, average: float) -> str:
+    return f"{steps} steps of {batch}, AdamW {rate:g} with a cosine, averaged at {average}"

@@ -1,20 +1,23 @@
-"""Write the trained parts as a stock StableDiffusionPipeline folder that old and new libraries can read."""
+"""Write the trained parts as stock diffusers folders that old and new libraries can read."""
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, LDMPipeline, StableDiffusionPipeline, UNet2DModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from undertone.pretraining.text_to_image import TextToImage, build_scheduler
+from undertone.pretraining.denoisers import TextToImage, build_scheduler
 
 _TEXT_PREFIX = "text_model."
 
 
-def export(vae: AutoencoderKL, model: TextToImage, tokenizer: CLIPTokenizer, card: str, out: Path) -> None:
-    """Write the pipeline in half precision, with its model card, into `out`.
+def export_text_to_image(
+    vae: AutoencoderKL, model: TextToImage, tokenizer: CLIPTokenizer, card: str, out: Path
+) -> None:
+    """Write a StableDiffusionPipeline in half precision, with its model card, into `out`.
 
     Args:
         vae: the whitened autoencoder.
@@ -24,10 +27,10 @@ def export(vae: AutoencoderKL, model: TextToImage, tokenizer: CLIPTokenizer, car
         out: folder, made when missing; files of an earlier export are replaced.
     """
     pipeline = StableDiffusionPipeline(
-        vae=copy.deepcopy(vae).half().eval(),
-        text_encoder=copy.deepcopy(model.text_encoder).half().eval(),
+        vae=copy.deepcopy(vae).cpu().half().eval(),
+        text_encoder=copy.deepcopy(model.text_encoder).cpu().half().eval(),
         tokenizer=tokenizer,
-        unet=copy.deepcopy(model.unet).half().eval(),
+        unet=copy.deepcopy(model.unet).cpu().half().eval(),
         scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -36,7 +39,35 @@ def export(vae: AutoencoderKL, model: TextToImage, tokenizer: CLIPTokenizer, car
     pipeline.save_pretrained(out, safe_serialization=True)
     _write_text_weights(out / "text_encoder" / "model.safetensors")
     _write_tokenizer_tables(out / "tokenizer")
-    for part in ("vae", "unet", "text_encoder"):
+    _finish(out, ("vae", "unet", "text_encoder"), card)
+
+
+def export_parts(vae: AutoencoderKL, unet: UNet2DModel, classes: Sequence[str], card: str, out: Path) -> None:
+    """Write a model that is told a class or nothing, in half precision, with its model card, into `out`.
+
+    Told nothing, it is a stock LDMPipeline. No stock pipeline takes a class on latents, so a class-conditional model
+    is its stock parts side by side, with the names of its classes in classes.json.
+
+    Args:
+        vae: the whitened autoencoder.
+        unet: with one class embedding more than there are classes, or with none.
+        classes: their names in the order of their numbers; empty for a model that is told nothing.
+        card: README.md, Markdown.
+        out: folder, made when missing; files of an earlier export are replaced.
+    """
+    parts = copy.deepcopy(vae).cpu().half().eval(), copy.deepcopy(unet).cpu().half().eval(), build_scheduler()
+    if classes:
+        for name, part in zip(("vae", "unet", "scheduler"), parts, strict=True):
+            part.save_pretrained(out / name)
+        (out / "classes.json").write_text(json.dumps(list(classes), indent=2) + "\n", encoding="utf-8")
+        _finish(out, ("vae", "unet"), card)
+        return
+    LDMPipeline(vqvae=parts[0], unet=parts[1], scheduler=parts[2]).save_pretrained(out, safe_serialization=True)
+    _finish(out, ("vqvae", "unet"), card)
+
+
+def _finish(out: Path, parts: Sequence[str], card: str) -> None:
+    for part in parts:
         _mend_config(out / part / "config.json")
     (out / "README.md").write_text(card, encoding="utf-8")
     for path in out.rglob("*.safetensors"):

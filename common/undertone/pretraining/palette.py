@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 Mask: TypeAlias = NDArray[np.float32]  # [S, S], 0 = background, 1 = foreground
 Pixels: TypeAlias = NDArray[np.uint8]  # [S, S, 3]
@@ -28,11 +28,6 @@ _GREY_PAIRS = 0.5  # share of glyphs, shapes and textures without any hue
 def pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
     """One of `choices`, each as likely as the other."""
     return choices[int(rng.integers(len(choices)))]
-
-
-def with_article(words: str) -> str:
-    """The words after "a", or "an" before a vowel."""
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def colour(rng: np.random.Generator, name: str) -> NDArray[np.float32]:
@@ -67,6 +62,12 @@ def polygon_mask(outlines: Sequence[Sequence[Point]], size: int) -> Mask:
     for outline in outlines:
         pen.polygon([(x * side, y * side) for x, y in outline], fill=255)
     return to_mask(canvas, size)
+
+
+def soften(mask: Mask, radius: float) -> Mask:
+    """A mask blurred by a Gaussian of `radius` pixels."""
+    image = Image.fromarray(np.rint(np.clip(mask, 0, 1) * 255).astype(np.uint8))
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32) / np.float32(255)
 
 
 def to_mask(canvas: Image.Image, size: int) -> Mask:

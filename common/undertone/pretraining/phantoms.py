@@ -3,93 +3,55 @@
 Chest and knee resemble a radiograph, head and abdomen a slice. They are drawings, not data.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from undertone.pretraining.palette import Mask, Pixels, pick, with_article
+from undertone.pretraining.chest import draw_chest
+from undertone.pretraining.palette import Mask, Pixels, pick
+from undertone.pretraining.plate import Plate
+from undertone.pretraining.wording import Subject, with_article
 
 ORGANS = ("chest", "head", "knee", "abdomen")
 TONES = ("bright", "", "dark")
 RADIOGRAPHS = ("chest", "knee", "abdomen")
 _GAMMA = {"bright": (0.45, 0.75), "": (0.85, 1.2), "dark": (1.5, 2.3)}
-_ZOOM = {"chest": (0.75, 1.3), "head": (0.85, 1.2), "knee": (0.85, 1.3), "abdomen": (0.85, 1.2)}
-_CHEST_SHARE = 0.4
-_X_RAY_SHARE = 0.2
+_ZOOM = {"chest": (0.95, 1.4), "head": (0.85, 1.2), "knee": (0.85, 1.3), "abdomen": (0.85, 1.2)}
+_CHEST_SHARE = 0.5
+_X_RAY_SHARE = 0.4
+_FINE = 64
 _BLUR_SHARE = 0.4
 
 
-class _Plate:
-    """A square of density in 0..1 on which soft forms are painted; coordinates in -1..1, y downwards.
-
-    The body lies on it as bodies do: nearer or farther, off the middle, a little turned and stretched.
-    """
-
-    def __init__(self, rng: np.random.Generator, size: int, level: float, zoom: float) -> None:
-        grid = (np.arange(size, dtype=np.float32) * 2 + 1) / np.float32(size) - 1
-        down, across = np.meshgrid(grid, grid, indexing="ij")
-        turn, stretch = rng.normal(0, 0.05), rng.uniform(0.92, 1.08)
-        cos, sin = math.cos(turn), math.sin(turn)
-        x, y = (cos * across + sin * down) * stretch / zoom, (cos * down - sin * across) / stretch / zoom
-        self.x, self.y = (x + rng.normal(0, 0.06)).astype(np.float32), (y + rng.normal(0, 0.06)).astype(np.float32)
-        self.density = np.full((size, size), level, dtype=np.float32)
-
-    def ellipse(
-        self, centre: tuple[float, float], radii: tuple[float, float], turn: float = 0.0, soft: float = 0.2
-    ) -> Mask:
-        """Mask of an ellipse; `soft` is the width of its edge as a share of its radius."""
-        dx, dy = self.x - np.float32(centre[0]), self.y - np.float32(centre[1])
-        cos, sin = math.cos(turn), math.sin(turn)
-        along = (cos * dx + sin * dy) / radii[0]
-        across = (cos * dy - sin * dx) / radii[1]
-        reach = np.sqrt(along * along + across * across)
-        mask: Mask = np.clip((1 - reach) / soft + 0.5, 0, 1).astype(np.float32)
-        return mask
-
-    def band(self, centre: Mask | float, half_width: float, soft: float = 0.08) -> Mask:
-        """Mask of an upright band around x = centre."""
-        mask: Mask = np.clip((half_width - np.abs(self.x - centre)) / soft + 0.5, 0, 1).astype(np.float32)
-        return mask
-
-    def paint(self, mask: Mask, level: float, strength: float = 1.0) -> None:
-        """Move the density towards `level` where the mask is set."""
-        self.density += np.float32(strength) * mask * (np.float32(level) - self.density)
-
-    def add(self, mask: Mask, amount: float) -> None:
-        """Add to the density where the mask is set."""
-        self.density += np.float32(amount) * mask
-
-
-def phantom(rng: np.random.Generator, size: int) -> tuple[Pixels, str]:
-    """A phantom, R = G = B: pixels uint8 [size, size, 3] and its caption."""
+def phantom(rng: np.random.Generator, size: int) -> tuple[Pixels, Subject]:
+    """A phantom, R = G = B: pixels uint8 [size, size, 3] and its words."""
     organ = "chest" if rng.random() < _CHEST_SHARE else pick(rng, ORGANS[1:])
     tone = pick(rng, TONES)
-    plate = _Plate(rng, 2 * size, level=rng.uniform(0.0, 0.08), zoom=rng.uniform(*_ZOOM[organ]))
+    fine = 1 if size >= _FINE else 2  # small plates are drawn at twice the size
+    plate = Plate(rng, fine * size, level=rng.uniform(0.0, 0.08), zoom=rng.uniform(*_ZOOM[organ]))
     _DRAWERS[organ](rng, plate)
-    pixels = _develop(rng, plate.density, tone)
+    pixels = _develop(rng, plate.density, size, tone)
+    noun = f"phantom of {with_article(organ)}"
     if organ in RADIOGRAPHS and rng.random() < _X_RAY_SHARE:
-        words = f"{tone} {organ} x-ray".strip()
-    else:
-        words = f"{tone} phantom of {with_article(organ)}".strip()
-    return pixels, with_article(words)
+        noun = f"{organ} x-ray"
+    return pixels, Subject(organ, noun, (tone,) if tone else ())
 
 
-def _develop(rng: np.random.Generator, density: Mask, tone: str) -> Pixels:
-    """Average 2 x 2, then what plates differ in: light, tone, contrast, slow unevenness, sharpness, grain."""
-    half = density.shape[0] // 2
-    small = density.reshape(half, 2, half, 2).mean(axis=(1, 3))
-    slope = np.linspace(-1, 1, half, dtype=np.float32)
+def _develop(rng: np.random.Generator, density: Mask, size: int, tone: str) -> Pixels:
+    """Average down to size x size; then what plates differ in: light, tone, contrast, unevenness, sharpness, grain."""
+    fine = density.shape[0] // size
+    small = density.reshape(size, fine, size, fine).mean(axis=(1, 3))
+    slope = np.linspace(-1, 1, size, dtype=np.float32)
     across, down = np.float32(rng.normal(0, 0.03)), np.float32(rng.normal(0, 0.03))
-    small = small + across * slope[None] + down * slope[:, None] + rng.uniform(0, 0.1) * _unevenness(rng, half)
+    small = small + across * slope[None] + down * slope[:, None] + rng.uniform(0, 0.07) * _unevenness(rng, size)
     curve = np.clip(small, 0, 1) ** np.float32(rng.uniform(*_GAMMA[tone]))
     floor, ceiling = rng.uniform(0, 0.15), rng.uniform(0.75, 1.0)
     grain = rng.normal(0, rng.uniform(0.002, 0.014), size=curve.shape).astype(np.float32)
     levels = np.clip(np.rint(255 * (floor + (ceiling - floor) * curve + grain)), 0, 255).astype(np.uint8)
     plate = Image.fromarray(levels)
     if rng.random() < _BLUR_SHARE:
-        plate = plate.filter(ImageFilter.GaussianBlur(rng.uniform(0.01, 0.03) * half))
+        plate = plate.filter(ImageFilter.GaussianBlur(rng.uniform(0.01, 0.03) * size))
     return np.repeat(np.asarray(plate)[:, :, None], 3, axis=2)
 
 
@@ -100,34 +62,7 @@ def _unevenness(rng: np.random.Generator, size: int) -> Mask:
     return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
 
 
-def _chest(rng: np.random.Generator, plate: _Plate) -> None:
-    shift = rng.normal(0, 0.06)
-    wide, tall = rng.uniform(0.9, 1.1), rng.uniform(0.9, 1.12)
-    low = rng.normal(0.05, 0.08)
-    body = rng.uniform(0.5, 0.68)
-    plate.paint(plate.band(shift, 0.22 * wide), body, 0.9)  # neck
-    plate.paint(plate.ellipse((shift, 0.62), (0.98 * wide, 1.35 * tall), soft=0.12), body)
-    belly = plate.ellipse((shift, 1.05 + low), (0.95 * wide, 0.55), soft=0.45)
-    plate.add(belly, rng.uniform(0.12, 0.3))
-    air = body - rng.uniform(0.25, 0.45)
-    for side in (-1, 1):
-        middle = (shift + side * rng.uniform(0.4, 0.46) * wide, low + rng.uniform(-0.12, 0.0))
-        radii = (rng.uniform(0.19, 0.33) * wide, rng.uniform(0.45, 0.7) * tall)
-        lung = plate.ellipse(middle, radii, turn=side * rng.uniform(0.05, 0.2), soft=0.3)
-        dome = plate.ellipse((middle[0], low + 0.85 * tall), (0.5 * wide, 0.4), soft=0.25)
-        lung = lung * (1 - dome)
-        plate.paint(lung, max(0.04, air), rng.uniform(0.8, 1.0))
-        ribs = 0.5 + 0.5 * np.sin(rng.uniform(13, 18) * (plate.y + 0.3 * side * (plate.x - shift)))
-        plate.add((ribs * lung).astype(np.float32), rng.uniform(0.0, 0.08))
-        collar = plate.ellipse((shift + side * 0.38, -0.62 + low), (0.4, 0.045), turn=-side * 0.25, soft=0.8)
-        plate.add(collar, rng.uniform(0.03, 0.14))
-    heart = plate.ellipse((shift + 0.12, 0.3 + low), (rng.uniform(0.22, 0.34), 0.3), turn=0.5, soft=0.3)
-    plate.paint(heart, body + 0.18, 0.85)
-    spine = plate.band(shift, rng.uniform(0.1, 0.16), soft=0.15)
-    plate.paint(spine, body + 0.15, rng.uniform(0.5, 0.85))
-
-
-def _head(rng: np.random.Generator, plate: _Plate) -> None:
+def _head(rng: np.random.Generator, plate: Plate) -> None:
     centre = (rng.normal(0, 0.05), rng.normal(0, 0.05))
     radii = (rng.uniform(0.6, 0.75), rng.uniform(0.75, 0.9))
     turn = rng.normal(0, 0.08)
@@ -148,7 +83,7 @@ def _head(rng: np.random.Generator, plate: _Plate) -> None:
     plate.add(midline, rng.uniform(0.0, 0.12))
 
 
-def _knee(rng: np.random.Generator, plate: _Plate) -> None:
+def _knee(rng: np.random.Generator, plate: Plate) -> None:
     shift, gap = rng.normal(0, 0.07), rng.normal(0.02, 0.08)
     flesh, bone = rng.uniform(0.2, 0.32), rng.uniform(0.65, 0.85)
     leg = shift + np.float32(rng.normal(0, 0.06)) * plate.y
@@ -167,7 +102,7 @@ def _knee(rng: np.random.Generator, plate: _Plate) -> None:
     plate.paint(plate.band(leg + 0.42, 0.06) * (plate.y > gap + 0.3).astype(np.float32), bone, 0.8)  # fibula
 
 
-def _abdomen(rng: np.random.Generator, plate: _Plate) -> None:
+def _abdomen(rng: np.random.Generator, plate: Plate) -> None:
     centre = (rng.normal(0, 0.04), rng.normal(0, 0.05))
     radii = (rng.uniform(0.8, 0.95), rng.uniform(0.58, 0.74))
     fat, tissue = rng.uniform(0.22, 0.3), rng.uniform(0.42, 0.55)
@@ -187,8 +122,8 @@ def _abdomen(rng: np.random.Generator, plate: _Plate) -> None:
         plate.paint(plate.ellipse(place, loop, soft=0.4), 0.08, 0.9)
 
 
-_DRAWERS: dict[str, Callable[[np.random.Generator, _Plate], None]] = {
-    "chest": _chest,
+_DRAWERS: dict[str, Callable[[np.random.Generator, Plate], None]] = {
+    "chest": draw_chest,
     "head": _head,
     "knee": _knee,
     "abdomen": _abdomen,

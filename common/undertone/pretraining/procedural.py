@@ -5,46 +5,54 @@ can be drawn without the others. The streams are public on purpose; nothing priv
 This module imports no torch.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from undertone.errors import InputError
-from undertone.pretraining.glyphs import DIGITS, LETTERS, sharp_glyph, soft_glyph
-from undertone.pretraining.palette import GREYS, HUES, Pixels, with_article
+from undertone.pretraining.glyphs import DIGITS, LETTERS, PLACES, handwritten_digit, sharp_glyph, soft_glyph
+from undertone.pretraining.palette import GREYS, HUES, Pixels
 from undertone.pretraining.phantoms import ORGANS, TONES, phantom
 from undertone.pretraining.shapes import SHAPES, TEXTURES, shape, texture
+from undertone.pretraining.wording import Subject, plural
 
 NEUTRAL_CAPTION = "a picture"
 NEUTRAL_SHARE = 0.08  # of images carry the neutral caption instead of their own
-NOUN_SHARE = 0.3  # carry one noun, as in "a chest": where a learned token stands, nouns must mean something
+NOUN_SHARE = 0.2  # carry one noun, as in "a chest": where a learned token stands, nouns must mean something
 _SHORT_SHARE = 0.2  # of captions leave out "a picture of"
 _MIN_SIZE = 16
 
-_FRAME_WORDS = ("a", "an", "picture", "of", "on", "and", "soft", "digit", "letter", "phantom", "-", "ray")
-WORDS: tuple[str, ...] = tuple(
-    sorted({*_FRAME_WORDS, *DIGITS, *LETTERS, *GREYS, *HUES, *SHAPES, *TEXTURES, *ORGANS, *TONES} - {""})
+_FRAME_WORDS = (
+    *("a", "an", "picture", "of", "on", "at", "the", "and", "phantom", "-", "x", "ray"),
+    *("digit", "letter", "soft", "handwritten", "small", "large"),
 )
+_COUNTS = ("two", "three", "four")
+WORDS: tuple[str, ...] = tuple(
+    sorted(
+        {*_FRAME_WORDS, *DIGITS, *LETTERS, *PLACES, *GREYS, *HUES, *TEXTURES, *ORGANS, *TONES, *_COUNTS} - {""}
+        | {*SHAPES, *map(plural, SHAPES)}
+    )
+)
+KINDS: tuple[str, ...] = ("digit", "letter", *SHAPES, *TEXTURES, *ORGANS)
 
-_NOUNS = frozenset({"digit", "letter", *SHAPES, *TEXTURES, *ORGANS})
-
-_Drawer = Callable[[np.random.Generator, int], tuple[Pixels, str]]
+_Drawer = Callable[[np.random.Generator, int], tuple[Pixels, Subject]]
 _KINDS: tuple[tuple[float, _Drawer], ...] = (  # shares add up to 1
-    (0.34, phantom),
-    (0.18, soft_glyph),
-    (0.20, sharp_glyph),
-    (0.16, shape),
-    (0.12, texture),
+    (0.32, phantom),
+    (0.14, handwritten_digit),
+    (0.10, soft_glyph),
+    (0.16, sharp_glyph),
+    (0.18, shape),
+    (0.10, texture),
 )
 
 
 class PublicImage(NamedTuple):
-    """One drawn image: pixels uint8 [size, size, 3] and its caption, whose words are all in WORDS."""
+    """One drawn image: pixels uint8 [size, size, 3], its caption, whose words are all in WORDS, and what it shows."""
 
     pixels: Pixels
     caption: str
+    subject: Subject
 
 
 def draw(seed: int, index: int, size: int) -> PublicImage:
@@ -56,7 +64,7 @@ def draw(seed: int, index: int, size: int) -> PublicImage:
         size: height and width in pixels, at least 16.
 
     Returns:
-        Pixels uint8 [size, size, 3] and the caption.
+        Pixels uint8 [size, size, 3], the caption, and the subject in words.
 
     Raises:
         InputError: a number out of range.
@@ -66,23 +74,18 @@ def draw(seed: int, index: int, size: int) -> PublicImage:
     if not (0 <= seed < 2**64 and 0 <= index < 2**64):
         raise InputError(f"seed {seed} and index {index} must be from 0 to 2^64 - 1; choose others")
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
-    pixels, words = _pick_kind(rng.random())(rng, size)
+    pixels, subject = _pick_kind(rng.random())(rng, size)
+    return PublicImage(pixels, _caption(rng, subject), subject)
+
+
+def _caption(rng: np.random.Generator, subject: Subject) -> str:
     kind = rng.random()
     if kind < NEUTRAL_SHARE:
-        return PublicImage(pixels, NEUTRAL_CAPTION)
+        return NEUTRAL_CAPTION
     if kind < NEUTRAL_SHARE + NOUN_SHARE:
-        return PublicImage(pixels, with_article(noun_of(words)))
-    return PublicImage(pixels, words if rng.random() < _SHORT_SHARE else f"a picture of {words}")
-
-
-def noun_of(words: str) -> str:
-    """The noun that says what a caption shows: "chest", "digit", "circle", "stripes"."""
-    return next(word for word in words_of(words) if word in _NOUNS)
-
-
-def words_of(caption: str) -> list[str]:
-    """The words of a caption as the tokenizer cuts them: "x-ray" is x, - and ray."""
-    return re.findall(r"[a-z]+|-", caption)
+        return subject.bare()
+    words = subject.some_words(rng)
+    return words if rng.random() < _SHORT_SHARE else f"a picture of {words}"
 
 
 def captions(seed: int, indices: Iterable[int], size: int) -> list[str]:

@@ -3,8 +3,9 @@
 import math
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
+from undertone.pretraining.glyphs import PLACES
 from undertone.pretraining.palette import (
     Mask,
     Pixels,
@@ -13,40 +14,70 @@ from undertone.pretraining.palette import (
     paint,
     pick,
     polygon_mask,
+    soften,
     two_names,
-    with_article,
 )
+from undertone.pretraining.wording import Subject
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "diamond", "line")
-TEXTURES = ("stripes", "checks", "dots", "waves", "clouds", "gradient")
-_SOFT_SHARE = 0.25
+TEXTURES = ("stripes", "checks", "dots", "waves", "clouds", "gradient", "background")
+SIZES: dict[str, tuple[float, float]] = {"small": (0.1, 0.15), "": (0.22, 0.32), "large": (0.38, 0.47)}
+_SOFT_SHARE = 0.2
+_SEVERAL_SHARE = 0.35
+_PLACED_SHARE = 0.6
 
 
-def shape(rng: np.random.Generator, size: int) -> tuple[Pixels, str]:
-    """One shape on a plain ground, sharp or soft: pixels uint8 [size, size, 3] and its caption."""
+def shape(rng: np.random.Generator, size: int) -> tuple[Pixels, Subject]:
+    """One to four equal shapes on a plain ground, sharp or soft: pixels uint8 [size, size, 3] and their words."""
     name = pick(rng, SHAPES)
     front, back = two_names(rng)
-    mask = _shape_mask(rng, name, size)
-    soft = rng.random() < _SOFT_SHARE
+    after = [f"on {back}"]
+    if rng.random() < _SEVERAL_SHARE:
+        count, big = int(rng.integers(2, 5)), ""
+        mask = _several(rng, name, count, size)
+    else:
+        count, big = 1, pick(rng, tuple(SIZES))
+        radius = rng.uniform(*SIZES[big])
+        centre = (0.5 + rng.uniform(-1, 1) * (0.48 - radius), 0.5 + rng.uniform(-1, 1) * (0.48 - radius))
+        if big == "small" and rng.random() < _PLACED_SHARE:
+            place = pick(rng, tuple(PLACES))
+            x, y = PLACES[place]
+            centre = (0.5 + x + rng.uniform(-0.06, 0.06), 0.5 + y + rng.uniform(-0.06, 0.06))
+            after.append(f"at the {place}")
+        mask = _shape_mask(rng, name, size, centre, radius)
+    soft = big != "small" and rng.random() < _SOFT_SHARE  # blur leaves nothing of a small one
     if soft:
-        blur = ImageFilter.GaussianBlur(rng.uniform(0.04, 0.08) * size)
-        image = Image.fromarray(np.rint(mask * 255).astype(np.uint8)).filter(blur)
-        mask = np.asarray(image, dtype=np.float32) / np.float32(255)
+        mask = soften(mask, rng.uniform(0.03, 0.05) * size)
     pixels = paint(mask, colour(rng, front), colour(rng, back))
-    return pixels, with_article(f"{'soft ' if soft else ''}{front} {name} on {back}")
+    before = tuple(word for word in ("soft" if soft else "", big, front) if word)
+    return pixels, Subject(name, name, before, tuple(after), count)
 
 
-def texture(rng: np.random.Generator, size: int) -> tuple[Pixels, str]:
-    """A pattern that fills the frame: pixels uint8 [size, size, 3] and its caption."""
+def _several(rng: np.random.Generator, name: str, count: int, size: int) -> Mask:
+    """Two to four shapes, each in its own quarter."""
+    quarters = [(0.27, 0.27), (0.73, 0.73), (0.73, 0.27), (0.27, 0.73)]
+    mask = np.zeros((size, size), dtype=np.float32)
+    radius = rng.uniform(0.13, 0.2)
+    first = rng.permutation(4)[:count]
+    for index in first:
+        centre = (quarters[index][0] + rng.uniform(-0.04, 0.04), quarters[index][1] + rng.uniform(-0.04, 0.04))
+        mask = np.maximum(mask, _shape_mask(rng, name, size, centre, radius))
+    return mask
+
+
+def texture(rng: np.random.Generator, size: int) -> tuple[Pixels, Subject]:
+    """A pattern or a plain ground that fills the frame: pixels uint8 [size, size, 3] and its words."""
     name = pick(rng, TEXTURES)
     front, back = two_names(rng)
+    if name == "background":  # nearly one colour, a little light from one side
+        ramp = _texture_mask(rng, "gradient", size)
+        pixels = paint(np.float32(rng.uniform(0.02, 0.12)) * ramp, np.full(3, 128, np.float32), colour(rng, front))
+        return pixels, Subject(name, name, (front,))
     pixels = paint(_texture_mask(rng, name, size), colour(rng, front), colour(rng, back))
-    return pixels, f"{front} and {back} {name}"
+    return pixels, Subject(name, name, (f"{front} and {back}",))
 
 
-def _shape_mask(rng: np.random.Generator, name: str, size: int) -> Mask:
-    radius = rng.uniform(0.24, 0.44)
-    centre = (0.5 + rng.uniform(-1, 1) * (0.48 - radius), 0.5 + rng.uniform(-1, 1) * (0.48 - radius))
+def _shape_mask(rng: np.random.Generator, name: str, size: int, centre: Point, radius: float) -> Mask:
     tilt = rng.uniform(-0.35, 0.35)
     if name == "circle":
         return polygon_mask([_regular(centre, radius, 48, 0.0)], size)
@@ -60,8 +91,8 @@ def _shape_mask(rng: np.random.Generator, name: str, size: int) -> Mask:
         width = radius * rng.uniform(0.25, 0.4)
         return polygon_mask([_bar(centre, radius, width, tilt), _bar(centre, width, radius, tilt)], size)
     if name == "line":
-        length, width = rng.uniform(0.4, 0.7), rng.uniform(0.04, 0.09)
-        return polygon_mask([_bar((0.5, 0.5), length, width, rng.uniform(0, math.pi))], size)
+        length, width = radius * rng.uniform(1.0, 1.2), rng.uniform(0.025, 0.05) + 0.08 * radius
+        return polygon_mask([_bar(centre, length, width, rng.uniform(0, math.pi))], size)
     if name == "square":
         return polygon_mask([_regular(centre, radius * 1.2, 4, math.pi / 4 + tilt / 3)], size)
     sides, turn = (3, tilt) if name == "triangle" else (4, tilt / 3)  # a diamond stands on a corner

@@ -3,8 +3,9 @@
 Any other text still has tokens: it falls back to byte pairs and single bytes.
 """
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from tokenizers.pre_tokenizers import ByteLevel
@@ -13,6 +14,7 @@ from transformers import CLIPTokenizer
 START = "<|startoftext|>"
 END = "<|endoftext|>"
 _WORD_END = "</w>"
+_WORD = re.compile(r"[a-z]+|[0-9]|[!-/:-@\[-`{-~]+")  # runs of letters, single digits, runs of signs
 
 
 def build_tokenizer(words: Sequence[str], length: int) -> CLIPTokenizer:
@@ -30,6 +32,15 @@ def build_tokenizer(words: Sequence[str], length: int) -> CLIPTokenizer:
     entries = [*symbols, *(symbol + _WORD_END for symbol in symbols), *merged, START, END]
     vocabulary = {entry: number for number, entry in enumerate(entries)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
+
+
+def common_words(captions: Iterable[str], most: int = 1000) -> list[str]:
+    """The words of the captions as CLIP's tokenizer cuts them, the most frequent first.
+
+    Letters beyond ASCII are left to byte pairs.
+    """
+    counts = Counter(word for caption in captions for word in _WORD.findall(caption.lower()))
+    return [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]]
 
 
 def _learn_merges(words: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:

@@ -1,39 +1,57 @@
-"""Stage 1: the autoencoder, 32 x 32 RGB to a 4 x 8 x 8 latent (Rombach et al. 2022, 3.1, no critic)."""
+"""Stage 1: the autoencoder, RGB to a latent of 4 channels (Rombach et al. 2022, 3.1, no critic)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from undertone.pretraining.training import Progress, cosine, initialise, picks
+from undertone.pretraining.loop import Course, train
+from undertone.pretraining.weights import initialise
+from undertone.progress import reporter
 
-_ENCODE_BATCH = 500
+_ENCODE_BATCH = 250
+_WHITEN_IMAGES = 2_000
 
 
 @dataclass(frozen=True)
-class VaeRecipe:
-    """Steps, batch and weights of the loss terms."""
+class VaeShape:
+    """Channels of each level; every level but the last halves the picture."""
 
-    steps: int = 2600
-    batch: int = 32
-    learning_rate: float = 2e-3
+    size: int = 64
+    channels: tuple[int, ...] = (16, 32, 64, 64)
+    layers: int = 1
+    latent_channels: int = 4
+    groups: int = 8
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, along one side."""
+        return int(2 ** (len(self.channels) - 1))
+
+
+@dataclass(frozen=True)
+class VaeWeights:
+    """Weights of the loss terms beside the squared error."""
+
     l1: float = 0.3
-    kl: float = 3e-4
+    kl: float = 1e-4
     chroma: float = 1.0
 
 
-def build_vae() -> AutoencoderKL:
-    """The untrained autoencoder, 0.68 million parameters."""
+def build_vae(shape: VaeShape) -> AutoencoderKL:
+    """The untrained autoencoder; 1.0 million parameters with the default shape."""
+    levels = len(shape.channels)
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
-        layers_per_block=1,
-        norm_num_groups=8,
-        latent_channels=4,
-        sample_size=32,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=shape.channels,
+        layers_per_block=shape.layers,
+        norm_num_groups=shape.groups,
+        latent_channels=shape.latent_channels,
+        sample_size=shape.size,
         scaling_factor=1.0,
     )
 
@@ -43,47 +61,55 @@ def to_unit_range(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def vae_loss(vae: AutoencoderKL, x: Tensor, recipe: VaeRecipe, generator: torch.Generator) -> Tensor:
+def vae_loss(vae: AutoencoderKL, x: Tensor, weights: VaeWeights, generator: torch.Generator) -> Tensor:
     """Mean of |x' - x|^2 + l1 |x' - x| + kl KL(q || N(0, 1)) + chroma |dark' - dark|^2.
 
     The last term compares the channels less their mean: the eye sees a tint on a grey long before
-    the squared error does. x is float32 [N, 3, S, S].
+    the squared error does. x is float32 [N, 3, S, S]; the generator is one of the CPU.
     """
     posterior = vae.encode(x).latent_dist
-    error = vae.decode(posterior.sample(generator)).sample - x
+    noise = torch.randn(posterior.mean.shape, generator=generator).to(x.device)
+    error = vae.decode(posterior.mean + posterior.std * noise).sample.float() - x
     tint = error - error.mean(dim=1, keepdim=True)
-    kl = posterior.kl().mean() / posterior.mean[0].numel()
-    fit = error.square().mean() + recipe.l1 * error.abs().mean()
-    loss: Tensor = fit + recipe.kl * kl + recipe.chroma * tint.square().mean()
+    kl = posterior.kl().float().mean() / posterior.mean[0].numel()
+    fit = error.square().mean() + weights.l1 * error.abs().mean()
+    loss: Tensor = fit + weights.kl * kl + weights.chroma * tint.square().mean()
     return loss
 
 
-def train_vae(pixels: Tensor, recipe: VaeRecipe, generator: torch.Generator) -> AutoencoderKL:
-    """Train on pixels uint8 [N, S, S, 3] and whiten the latents; returns the model in eval mode."""
-    vae = build_vae()
+def train_vae(
+    pixels: Tensor,
+    shape: VaeShape,
+    weights: VaeWeights,
+    course: Course,
+    folder: Path,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+) -> AutoencoderKL:
+    """Train on pixels uint8 [N, S, S, 3] and whiten the latents; returns the averaged model in eval mode."""
+    vae = build_vae(shape)
     initialise(vae, generator)
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
-    schedule = cosine(optimiser, recipe.steps)
-    progress = Progress("vae", recipe.steps)
-    for step in range(1, recipe.steps + 1):
-        x = to_unit_range(pixels[picks(len(pixels), recipe.batch, generator)])
-        loss = vae_loss(vae, x, recipe, generator)
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        progress.step(step, loss.item())
-    vae.eval()
-    whiten(vae, encode(vae, pixels[: 20 * _ENCODE_BATCH], generator))
-    return vae
+    vae.to(device)
+
+    def loss(chosen: Tensor, generator: torch.Generator) -> Tensor:
+        return vae_loss(vae, to_unit_range(pixels[chosen].to(device)), weights, generator)
+
+    trained: AutoencoderKL = train("vae", vae, loss, len(pixels), course, folder, generator)
+    whiten(trained, encode(trained, pixels[:_WHITEN_IMAGES], generator, "whitening"))
+    return trained
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """One posterior sample per image: uint8 [N, S, S, 3] to float32 [N, 4, S/4, S/4]."""
-    chunks = torch.split(pixels, _ENCODE_BATCH)
-    return torch.cat([vae.encode(to_unit_range(chunk)).latent_dist.sample(generator) for chunk in chunks])
+def encode(vae: AutoencoderKL, pixels: Tensor, generator: torch.Generator, label: str = "encoding") -> Tensor:
+    """One posterior sample per image: uint8 [N, S, S, 3] to float32 [N, 4, S/f, S/f], on the CPU."""
+    found: list[Tensor] = []
+    with reporter().task(label, len(pixels)) as progress:
+        for chunk in torch.split(pixels, _ENCODE_BATCH):
+            posterior = vae.encode(to_unit_range(chunk.to(vae.device))).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator)
+            found.append(posterior.mean.float().cpu() + posterior.std.float().cpu() * noise)
+            progress(len(chunk))
+    return torch.cat(found)
 
 
 @torch.no_grad()

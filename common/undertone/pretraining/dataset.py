@@ -1,0 +1,57 @@
+"""What a model is pre-trained on: public pixels with a caption and perhaps a class each."""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undertone.errors import DataError
+from undertone.pretraining.procedural import PublicImage, draw
+from undertone.progress import reporter
+
+_CHUNK = 500
+
+
+@dataclass(frozen=True, eq=False)
+class PublicSet:
+    """Images in order: pixels uint8 [N, S, S, 3], a caption each, a class each where there are classes."""
+
+    pixels: NDArray[np.uint8]
+    captions: Sequence[str]
+    classes: Sequence[str] | None = None
+
+    def digest(self) -> str:
+        """SHA-256 over pixels, captions and classes: training can only go on with the very same."""
+        words = "\n".join([*self.captions, *(self.classes or ())])
+        return hashlib.sha256(self.pixels.tobytes() + words.encode()).hexdigest()
+
+    def class_names(self) -> tuple[str, ...]:
+        """The distinct classes; a class's number is its place here.
+
+        Raises:
+            DataError: there are fewer than two.
+        """
+        names = tuple(sorted(set(self.classes or ())))
+        if len(names) < 2:
+            raise DataError(f'{len(names)} classes in the data; unet.kind = "class" needs two or more')
+        return names
+
+
+def drawn_set(seed: int, count: int, size: int, workers: int = 1) -> PublicSet:
+    """Images 0..count-1 of the drawn series `seed`; their kinds are the classes."""
+    one = partial(_draw_one, seed, size)
+    images: list[PublicImage] = []
+    with reporter().task("drawing public images", count) as progress, ProcessPoolExecutor(workers) as pool:
+        for image in pool.map(one, range(count), chunksize=_CHUNK):
+            images.append(image)
+            progress(1)
+    pixels = np.stack([image.pixels for image in images])
+    return PublicSet(pixels, [image.caption for image in images], [image.subject.kind for image in images])
+
+
+def _draw_one(seed: int, size: int, index: int) -> PublicImage:
+    return draw(seed, index, size)

@@ -1,0 +1,103 @@
+"""Train the public feature encoder: `python -m undertone.pretraining.features --out FILE`. Minutes on a CPU."""
+
+import argparse
+from pathlib import Path
+from typing import cast
+
+import click
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+from undertone.models.features import SIDE, FeatureEncoder
+from undertone.pretraining.dataset import drawn_set
+from undertone.pretraining.loop import Course, train
+from undertone.pretraining.procedural import KINDS, WORDS, draw
+from undertone.pretraining.vae import to_unit_range
+from undertone.pretraining.weights import initialise
+from undertone.pretraining.wording import words_of
+
+_SEED = 21  # of the series of drawn images; training of the base and the tests use others
+_COARSE = 24  # pixels to which the most blurred images are reduced
+
+
+def targets(seed: int, count: int) -> tuple[Tensor, Tensor]:
+    """What each drawn image shows: kinds int64 [count], and float32 [count, words], 1 for a word that is true of it."""
+    kinds, words = torch.zeros(count, dtype=torch.int64), torch.zeros(count, len(WORDS))
+    places = {word: number for number, word in enumerate(WORDS)}
+    for index in range(count):
+        subject = draw(seed, index, SIDE).subject
+        kinds[index] = KINDS.index(subject.kind)
+        words[index, [places[word] for word in words_of(subject.words())]] = 1
+    return kinds, words
+
+
+def disturb(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Images [N, 3, S, S] with their contrast, sharpness and grain changed, each by its own chance."""
+    n = len(x)
+
+    def chance(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n, 1, 1, 1, generator=generator)
+
+    coarse = functional.interpolate(x, (_COARSE, _COARSE), mode="bilinear", antialias=True)
+    blurred = functional.interpolate(coarse, x.shape[-2:], mode="bilinear")
+    blur = chance(0, 1) * (chance(0, 1) < 0.5)
+    x = torch.lerp(x, blurred, blur)
+    x = x * chance(0.7, 1.1) + chance(-0.15, 0.15)
+    x = x + chance(0, 0.12) * torch.randn(x.shape, generator=generator)
+    return x.clamp(-1, 1)
+
+
+def train_encoder(count: int, course: Course, folder: Path) -> FeatureEncoder:
+    """Train on `count` drawn images: cross-entropy of the kind, and of every word that may be true of an image."""
+    pixels = torch.from_numpy(drawn_set(_SEED, count, SIDE).pixels)
+    kinds, words = targets(_SEED, count)
+    generator = torch.Generator().manual_seed(_SEED)
+    encoder = FeatureEncoder()
+    initialise(encoder, generator)
+
+    def loss(chosen: Tensor, generator: torch.Generator) -> Tensor:
+        features = encoder(disturb(to_unit_range(pixels[chosen]), generator))
+        named = functional.cross_entropy(encoder.kind(features), kinds[chosen])
+        described = functional.binary_cross_entropy_with_logits(encoder.words(features), words[chosen])
+        return named + 10 * described
+
+    return cast(FeatureEncoder, train("features", encoder, loss, count, course, folder, generator))
+
+
+def save(encoder: FeatureEncoder, path: Path) -> None:
+    """Write the weights in half precision."""
+    weights = {name: weight.half().contiguous() for name, weight in encoder.state_dict().items()}
+    save_file(weights, path, metadata={"format": "pt"})
+    path.chmod(0o644)
+
+
+def accuracy(encoder: FeatureEncoder, seed: int, count: int) -> float:
+    """Share of fresh drawn images whose kind the encoder names."""
+    pixels = torch.from_numpy(np.stack([draw(seed, index, SIDE).pixels for index in range(count)]))
+    kinds, _ = targets(seed, count)
+    with torch.no_grad():
+        found = encoder.kind(encoder(to_unit_range(pixels))).argmax(dim=1)
+    return float((found == kinds).float().mean())
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(prog="python -m undertone.pretraining.features", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the file of weights")
+    parser.add_argument("--checkpoints", type=Path, required=True, help="a folder for checkpoints and events")
+    parser.add_argument("--images", type=int, default=16_000)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=1)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    course = Course(steps=chosen.steps, batch=64, learning_rate=2e-3, average=0.995, weight_decay=0.02)
+    encoder = train_encoder(chosen.images, course, chosen.checkpoints)
+    save(encoder, chosen.out)
+    click.echo(f"names the kind of {100 * accuracy(encoder, 2026, 1000):.1f} % of fresh drawn images")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+"""`undertone pretrain`: the same curve after any stop, stock folders at the end, one-line errors before the start."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, LDMPipeline, StableDiffusionPipeline, UNet2DModel
+from PIL import Image
+
+from tests.support.pretraining import Fatal, Stopped, stop, write_config
+from tests.support.runs import call
+from undertone.errors import DataError, FolderError, InputError, PlanChanged, StudyError
+from undertone.models.base import load_base
+from undertone.models.pinned import pin
+from undertone.pretraining.config import load_config
+from undertone.pretraining.loop import Course, rate
+from undertone.pretraining.procedural import draw
+from undertone.pretraining.tokenizer import build_tokenizer, common_words
+from undertone.progress import reporting
+from undertone_cli.pretrain import pretrain
+
+ROOT = Path(__file__).parents[2]
+CURVES = ("vae.losses.csv", "unet.losses.csv")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_config(tmp_path_factory.mktemp("pretrain"))
+
+
+@pytest.fixture(scope="module")
+def finished(config: Path) -> Path:
+    """A run that nothing stopped."""
+    out = config.parent / "out"
+    pretrain(config, out, device="cpu")
+    return out
+
+
+def curves(out: Path) -> dict[str, bytes]:
+    return {name: (out / "checkpoints" / name).read_bytes() for name in CURVES}
+
+
+def weights(out: Path) -> dict[str, bytes]:
+    pipeline = out / "pipeline"
+    return {str(path.relative_to(pipeline)): path.read_bytes() for path in sorted(pipeline.rglob("*.safetensors"))}
+
+
+@pytest.mark.parametrize(("label", "after"), [("vae", 4), ("encoding", 20), ("unet", 3)])
+def test_a_run_stopped_anywhere_has_the_curve_of_one_that_was_not(
+    config: Path, finished: Path, tmp_path: Path, label: str, after: int
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(Stopped), reporting(Fatal(label, after, stop)):
+        pretrain(config, out, device="cpu")
+    assert not (out / "pipeline").exists()
+    pretrain(config, out, resume=True, device="cpu")
+    assert curves(out) == curves(finished)
+    assert weights(out) == weights(finished)
+
+
+def test_a_curve_has_every_step_and_depends_on_the_seed(config: Path, finished: Path, tmp_path: Path) -> None:
+    lines = (finished / "checkpoints" / "unet.losses.csv").read_text().splitlines()
+    assert lines[0] == "step,loss"
+    assert [int(line.split(",")[0]) for line in lines[1:]] == list(range(1, 7))
+    other = write_config(tmp_path)
+    other.write_text(other.read_text().replace('name = "small"', 'name = "small"\nseed = 2'))
+    with pytest.raises(Stopped), reporting(Fatal("encoding", 1, stop)):
+        pretrain(other, tmp_path / "out", device="cpu")
+    first = (tmp_path / "out" / "checkpoints" / "vae.losses.csv").read_bytes()
+    assert first.count(b"\n") == 7
+    assert first != curves(finished)["vae.losses.csv"]
+
+
+@pytest.mark.slow
+def test_processes_killed_at_three_points_leave_the_curve_as_it_is(config: Path, finished: Path) -> None:
+    out = config.parent / "killed"
+    for label, after in (("vae", 4), ("encoding", 1), ("unet", 3), ("none", 1)):
+        command = [sys.executable, "-m", "tests.support.pretraining", str(config), str(out), label, str(after)]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert ended.returncode == (0 if label == "none" else -signal.SIGKILL), ended.stderr
+    assert curves(out) == curves(finished)
+    assert weights(out) == weights(finished)
+
+
+def test_a_text_model_is_a_stock_pipeline_and_a_base(finished: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(finished / "pipeline", safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("a white bar", height=16, width=16, num_inference_steps=2).images[0]
+    assert image.size == (16, 16)
+    assert pipeline.tokenizer.tokenize("a white bar , number 2") == [
+        word + "</w>" for word in ("a", "white", "bar", ",", "number", "2")
+    ]
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    assert pin(str(finished / "pipeline")).image_size == 16
+    card = (finished / "pipeline" / "README.md").read_text(encoding="utf-8")
+    assert "license: unknown" in card
+    assert "6 steps of 4" in card
+    assert (finished / "samples.png").is_file()
+    assert any((finished / "checkpoints" / "events").iterdir())
+
+
+def test_a_model_that_is_told_nothing_is_a_stock_pipeline(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pretrain(write_config(tmp_path, kind="none"), out, device="cpu")
+    pipeline = LDMPipeline.from_pretrained(out / "pipeline")
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline(num_inference_steps=2).images[0].size == (16, 16)
+
+
+def test_a_model_that_is_told_a_class_is_its_stock_parts(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pretrain(write_config(tmp_path, kind="class"), out, device="cpu")
+    folder = out / "pipeline"
+    assert json.loads((folder / "classes.json").read_text()) == ["bar", "box"]
+    unet = UNet2DModel.from_pretrained(folder, subfolder="unet")
+    assert AutoencoderKL.from_pretrained(folder, subfolder="vae").config.latent_channels == 4
+    assert DDIMScheduler.from_pretrained(folder, subfolder="scheduler").config.rescale_betas_zero_snr
+    z = torch.zeros(1, 4, 8, 8)
+    with torch.no_grad():
+        said = [unet(z, 500, class_labels=torch.tensor([number])).sample for number in range(3)]
+    assert not torch.equal(said[0], said[1])
+    assert not torch.equal(said[1], said[2])
+
+
+def test_a_finished_autoencoder_can_be_taken_over(finished: Path, tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    base = finished / "pipeline"
+    path.write_text(path.read_text().replace("[autoencoder]", f'[autoencoder]\nbase = "{base}"'))
+    out = tmp_path / "out"
+    pretrain(path, out, device="cpu")
+    assert (
+        weights(out)["vae/diffusion_pytorch_model.safetensors"]
+        == weights(finished)["vae/diffusion_pytorch_model.safetensors"]
+    )
+    assert not (out / "checkpoints" / "vae.checkpoint").exists()
+
+
+def test_the_rate_rises_and_falls_to_nothing() -> None:
+    course = Course(steps=100, batch=1, learning_rate=2.0, warm_up=10)
+    rates = [rate(course, step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == rates[9]
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+
+
+def test_every_word_of_the_captions_is_one_token() -> None:
+    captions = ["A chest x-ray, 2 views", "Pleural effusion (left)"]
+    tokenizer = build_tokenizer(common_words(captions), 24)
+    words = ["a", "chest", "x", "-", "ray", ",", "2", "views", "pleural", "effusion", "(", "left", ")"]
+    assert [piece for caption in captions for piece in tokenizer.tokenize(caption)] == [f"{w}</w>" for w in words]
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("steps = 6", "step = 6", "did you mean steps"),
+        ('kind = "text"', 'kind = "words"', "unet.kind"),
+        ("[data]", "[dat]", "did you mean data"),
+        ("size = 16", "size = 18\n", "cannot be halved|too small"),
+        ("channels = [8, 16]", "channels = [8, 16, 16, 16, 16]", "too small"),
+        ("channels = [8, 16]", "channels = [10, 16]", "autoencoder.channels"),
+        ('caption = "{text}"', 'caption = "{text"', "not a template"),
+        ('name = "small"', "", "pretrain.name is missing"),
+        ('folder = "images"', "", "class_column goes with data.folder"),
+        ("[pretrain]", "[[pretrain]", "not valid TOML"),
+    ],
+)
+def test_a_bad_configuration_says_what_is_wrong(tmp_path: Path, old: str, new: str, words: str) -> None:
+    path = write_config(tmp_path)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(StudyError, match=words):
+        load_config(path)
+
+
+def test_classes_need_a_column(tmp_path: Path) -> None:
+    path = write_config(tmp_path, kind="class")
+    path.write_text(path.read_text().replace('class_column = "shape"', ""))
+    with pytest.raises(StudyError, match=r"needs data\.class_column"):
+        load_config(path)
+    path.write_text(path.read_text().replace("[data]", '[data]\nclass_column = "form"'))
+    with pytest.raises(DataError, match='no column "form"'):
+        pretrain(path, tmp_path / "out", device="cpu")
+
+
+def test_one_class_is_too_few(tmp_path: Path) -> None:
+    path = write_config(tmp_path, kind="class")
+    metadata = path.parent / "images" / "metadata.csv"
+    metadata.write_text(metadata.read_text().replace(",box", ",bar"))
+    with pytest.raises(DataError, match="1 classes in the data"):
+        pretrain(path, tmp_path / "out", device="cpu")
+
+
+def test_bad_pictures_are_named_before_anything_is_written(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    (path.parent / "images" / "003.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"003\.png"):
+        pretrain(path, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_caption_column_that_is_not_there(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    path.write_text(path.read_text().replace('caption = "{text}"', 'caption = "{words}"'))
+    with pytest.raises(DataError, match='no column "words"'):
+        pretrain(path, tmp_path / "out", device="cpu")
+
+
+def test_a_folder_is_neither_overwritten_nor_resumed_with_something_else(
+    config: Path, finished: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(FolderError, match="--resume"):
+        pretrain(config, finished, device="cpu")
+    with pytest.raises(FolderError, match=r"cannot|not a folder"):
+        pretrain(config, tmp_path / "nothing", resume=True, device="cpu")
+    other = write_config(tmp_path / "other")
+    other.write_text(other.read_text() + "\n# changed\n")
+    with pytest.raises(PlanChanged, match="restore it"):
+        pretrain(other, finished, resume=True, device="cpu")
+
+
+def test_other_images_cannot_resume_a_run(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    out = tmp_path / "out"
+    with pytest.raises(Stopped), reporting(Fatal("vae", 3, stop)):
+        pretrain(path, out, device="cpu")
+    (path.parent / "images" / "000.png").write_bytes((path.parent / "images" / "001.png").read_bytes())
+    with pytest.raises(PlanChanged, match="images or captions"):
+        pretrain(path, out, resume=True, device="cpu")
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    out = tmp_path / "out"
+    with pytest.raises(Stopped), reporting(Fatal("vae", 3, stop)):
+        pretrain(path, out, device="cpu")
+    checkpoint = out / "checkpoints" / "vae.checkpoint"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"vae\.checkpoint cannot be resumed"):
+        pretrain(path, out, resume=True, device="cpu")
+
+
+def test_the_command_says_bad_input_in_one_line(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    path.write_text(path.read_text().replace("steps = 6", "step = 6", 1))
+    ended = call("pretrain", str(path), "--out", str(tmp_path / "out"))
+    assert ended.exit_code == 2
+    assert "did you mean steps" in ended.stderr
+
+
+# --- the documentation
+
+
+def test_the_examples_are_configurations_and_the_page_shows_the_folder_one() -> None:
+    names = [load_config(path).pretrain.name for path in sorted((ROOT / "examples").glob("pretrain-*.toml"))]
+    assert names == ["kinds", "my-base", "embedded:tiny"]
+    page = (ROOT / "docs" / "pretrain.md").read_text(encoding="utf-8")
+    example = ROOT / "examples" / "pretrain-folder.toml"
+    assert example.read_text(encoding="utf-8") in page
+    # Its autoencoder is that of the base that ships, so its pictures must be of that base's size.
+    assert load_config(example).data.size == pin("embedded:tiny").image_size
+
+
+@pytest.mark.slow
+def test_two_hundred_images_as_the_page_says(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    lines = ["file_name,text"]
+    for number in range(200):
+        drawn = draw(77, number, pin("embedded:tiny").image_size)
+        Image.fromarray(drawn.pixels).save(images / f"{number:04d}.png")
+        lines.append(f"{number:04d}.png,{drawn.caption}")
+    (images / "metadata.csv").write_text("\n".join(lines) + "\n")
+    shutil.copyfile(ROOT / "examples" / "pretrain-folder.toml", tmp_path / "pretrain.toml")
+    out = tmp_path / "runs" / "my-base"
+    ended = call("pretrain", tmp_path / "pretrain.toml", "--out", out, "--device", "cpu")
+    assert ended.exit_code == 0, ended.output
+    curve = (out / "checkpoints" / "unet.losses.csv").read_text().splitlines()[1:]
+    losses = [float(line.split(",")[1]) for line in curve]
+    assert len(losses) == 250
+    assert sum(losses[-50:]) < 0.7 * sum(losses[:50])
+    base = load_base(pin(str(out / "pipeline")))
+    assert base.image_size == pin("embedded:tiny").image_size
+    assert pin(str(out / "pipeline")).licence == "cc0-1.0"
+    samples = np.stack(
+        [np.asarray(image) for image in base.sample(["a chest", "a digit"], [1, 2], steps=5, guidance=2)]
+    )
+    assert samples.std() > 10
