@@ -6,10 +6,9 @@ from pathlib import Path
 import click
 
 from undertone.errors import FolderError
-from undertone.models.pinned import check_pins, pin
-from undertone.plan import Plan
 from undertone.progress import reporting
 from undertone_cli.console import Bars, out
+from undertone_cli.released import adapted_base, released_plan
 
 
 def export(release: Path, folder: Path) -> Path:
@@ -22,19 +21,8 @@ def export(release: Path, folder: Path) -> Path:
     Raises:
         UndertoneError: the release or its base model is not what it should be, or the folder exists.
     """
-    try:
-        plan = Plan.from_bytes((release / "plan.json").read_bytes())
-    except OSError:
-        raise FolderError(f"{release} is not a release folder: it has no plan.json") from None
-    if folder.exists():
-        raise FolderError(f"{folder} exists already; choose another --out")
-    from undertone.models.adapted import attach, read_weights  # torch: not for --help, nor for a wrong folder
-    from undertone.models.base import load_base
-
-    pinned = pin(plan.model.base, plan.model.revision)
-    check_pins(pinned, plan.model.files)
-    base = load_base(pinned, keep_safety_checker=True)
-    attach(base, read_weights(release))
+    plan = released_plan(release, folder)
+    base = adapted_base(release, plan)
     if getattr(base.pipeline.unet, "peft_config", None):
         base.pipeline.fuse_lora(components=["unet"])
         base.pipeline.unload_lora_weights()

@@ -14,10 +14,10 @@ from PIL.PngImagePlugin import PngInfo
 from undertone.errors import FolderError, InputError
 from undertone.models.devices import AUTO, choose
 from undertone.models.grid import save_grid
-from undertone.models.pinned import check_pins, pin
 from undertone.plan import Plan
 from undertone.progress import reporter, reporting
 from undertone_cli.console import Bars, out
+from undertone_cli.released import adapted_base, released_plan
 
 _BATCH = 16
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,62}")
@@ -62,23 +62,12 @@ def generate(
     Raises:
         UndertoneError: the release or its base model is not what it should be, or the folder exists.
     """
-    try:
-        plan = Plan.from_bytes((release / "plan.json").read_bytes())
-    except OSError:
-        raise FolderError(f"{release} is not a release folder: it has no plan.json") from None
-    if folder.exists():
-        raise FolderError(f"{folder} exists already; choose another --out")
+    plan = released_plan(release, folder)
     if count < 1:
         raise InputError("-n must be at least 1")
     prompts = {"": prompt} if isinstance(prompt, str) else dict(prompt)
     _check_labels(prompts)
-    from undertone.models.adapted import attach, read_weights  # torch: not for --help, nor for a wrong folder
-    from undertone.models.base import load_base
-
-    pinned = pin(plan.model.base, plan.model.revision)
-    check_pins(pinned, plan.model.files)
-    base = load_base(pinned, choose(device)[0], keep_safety_checker=True)
-    attach(base, read_weights(release))
+    base = adapted_base(release, plan, choose(device)[0])
     first = secrets.randbits(31) if seed is None else seed
     labelled = [(label, text) for label, text in prompts.items() for _ in range(count)]
     wanted = [_Wanted(label, text, first + index) for index, (label, text) in enumerate(labelled)]
