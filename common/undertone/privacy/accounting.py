@@ -105,14 +105,14 @@ def read_event(fields: Mapping[str, Json]) -> Event:
     return (DistributedEvent if "sigma_local" in fields else GaussianEvent).from_dict(fields)
 
 
-def epsilon_claim(events: Sequence[Event], delta: float) -> float:
-    """The claim: PLD where all noise is central, RDP where any is distributed.
+def epsilon_claim(events: Sequence[Event], delta: float, *, interval: float | None = None) -> float:
+    """The claim: PLD where all noise is central, RDP where any is distributed. `interval` is `epsilon_pld`'s.
 
     Raises:
         StudyError: delta is not in (0, 1).
     """
     central = all(isinstance(event, GaussianEvent) for event in events)
-    return (epsilon_pld if central else epsilon_rdp)(events, delta)
+    return epsilon_pld(events, delta, interval=interval) if central else epsilon_rdp(events, delta)
 
 
 def epsilon_spent(events: Sequence[Event], delta: float) -> float:
@@ -123,8 +123,7 @@ def epsilon_spent(events: Sequence[Event], delta: float) -> float:
     Raises:
         StudyError: delta is not in (0, 1).
     """
-    central = all(isinstance(event, GaussianEvent) for event in events)
-    return epsilon_pld(events, delta, interval=_WIDE_INTERVAL) if central else epsilon_rdp(events, delta)
+    return epsilon_claim(events, delta, interval=_WIDE_INTERVAL)
 
 
 def epsilon_pld(events: Sequence[Event], delta: float, *, interval: float | None = None) -> float:
