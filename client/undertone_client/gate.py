@@ -9,7 +9,7 @@ from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Receipt
 from undertone.privacy.noise import discrete_gaussian
-from undertone.stages import PER_ROW, ClippedSum, NoisedShare, Sensitivity
+from undertone.stages import ClippedSum, NoisedShare
 
 
 def add_share(clipped: ClippedSum, receipt: Receipt, plan: Plan, entropy: Entropy) -> NoisedShare:
@@ -26,10 +26,8 @@ def add_share(clipped: ClippedSum, receipt: Receipt, plan: Plan, entropy: Entrop
     """
     if plan.privacy.noise != "distributed":
         raise MechanismViolation("the plan lets the coordinator add the noise; a share on top would spoil the sum")
-    if clipped.sensitivity != Sensitivity(plan.privacy.sensitivity, PER_ROW):
-        raise MechanismViolation(
-            f"the sum can move by {clipped.sensitivity}, the plan says {plan.privacy.sensitivity}, {PER_ROW}"
-        )
+    if clipped.sensitivity != plan.sensitivity:
+        raise MechanismViolation(f"the sum can move by {clipped.sensitivity}, the plan says {plan.sensitivity}")
     if receipt.event != plan.event or receipt.digest != plan.digest:
         raise MechanismViolation("the receipt paid for another mechanism than the plan's; no noise was drawn")
     noise = discrete_gaussian(entropy, plan.privacy.sigma_local, clipped.values.size)

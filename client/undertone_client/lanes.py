@@ -61,6 +61,7 @@ class Lane:
 
     `compute` is the method's `rows` at the public state w; `slots` is how many units it gets at a time; `lighter` are
     the same computation with less to it, and what the study would have to say for it: advice where not even one fits.
+    `check` stands in for the check of the slots where something else than rows is computed.
     """
 
     device: str
@@ -70,6 +71,7 @@ class Lane:
     note: Callable[[str], None]
     slots: int = 1
     lighter: Sequence[tuple[str, RowMaker]] = ()
+    check: Callable[["Lane"], None] | None = None
 
     def settle(self, study: str, micro_batch: MicroBatch, expected_units: int) -> None:
         """Set `slots`, and check them on this device: once per study and process.
@@ -91,7 +93,7 @@ class Lane:
                 self.note(f"{self.device}: {self.slots} units at a time, by a dry run on random data")
             else:
                 self.slots = micro_batch
-            self._check_slots()
+            (self.check or Lane._check_slots)(self)
             settled[key] = self.slots
         self.slots = settled[key]
 
@@ -148,10 +150,8 @@ class Lane:
         if self.device == CPU or self.slots == 1:
             return
         half = self.slots // 2
-        first = self._compute([_random_unit(self.base, n) for n in range(self.slots)], _ignore)
-        second = self._compute(
-            [_random_unit(self.base, n if n >= half else -n - 1) for n in range(self.slots)], _ignore
-        )
+        first = self._compute([random_unit(self.base, n) for n in range(self.slots)], _ignore)
+        second = self._compute([random_unit(self.base, n if n >= half else -n - 1) for n in range(self.slots)], _ignore)
         if not np.array_equal(first[half:], second[half:], equal_nan=True):
             raise MechanismViolation(
                 f"on {self.device} in {self.dtype} a row changes with its neighbours in the batch, so one unit could "
@@ -162,7 +162,7 @@ class Lane:
         """A dry run: one step on random data; every further step needs the memory that the first one needed."""
         self.slots = slots
         try:
-            found = self._batch([_random_unit(self.base, 0)], _stop)
+            found = self._batch([random_unit(self.base, 0)], _stop)
         except _OneStepDone:
             return True
         return found is not None  # a method that reports no steps has done its whole work
@@ -223,7 +223,7 @@ def _power_of_two(at_least: int) -> int:
     return 1 << max(at_least - 1, 0).bit_length()
 
 
-def _random_unit(base: LoadedBase, number: int) -> UnitRecords:
+def random_unit(base: LoadedBase, number: int) -> UnitRecords:
     """A unit of no one's: Gaussian latents and no words, the same ones for the same number."""
     generator = row_generator(sha256(f"undertone/dry-run/{number}".encode()).digest())
     latents = generator.standard_normal((1, *base.latent_shape), dtype=np.float32)

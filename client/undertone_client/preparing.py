@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from undertone.canonical import digest_of
 from undertone.captions import fill_caption
+from undertone.errors import PlanChanged
 from undertone.failpoints import reached
 from undertone.layout import state_sha256
-from undertone.methods.protocol import Method, Progress, UnitRecords
+from undertone.methods.protocol import Method, Progress, SummingMethod, UnitRecords
 from undertone.methods.registry import lighter, planned_method
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.devices import check_dtype, choose
@@ -24,6 +25,7 @@ from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, poisson_sample
 from undertone.privacy.rows import row_generator, row_key
+from undertone.privacy.slots import place, sum_clip_norm
 from undertone.progress import reporter
 from undertone_client.lanes import Lane, Row, rows_by_lane
 from undertone_client.latents import Latents, cached_latents
@@ -32,6 +34,7 @@ from undertone_client.records import RecordTable
 from undertone_client.registration import present, register
 from undertone_client.site import SiteDir
 from undertone_client.state import Attempt, NodeState
+from undertone_client.summing import ClippedSums, Slots, SlotSums, as_rows, summing_lane
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,51 @@ class Preparation:
         check_pins(pinned, plan.model.files)
         method, units = planned_method(plan, pinned), table.units()
         lanes = self._lanes(method, digest_of(dict(pinned.files)))
-        missing = self._unfinished(units)
+        placed = self._placed(units)
+        if plan.privacy.slots:
+            self._sum(placed, method, lanes, table, pinned)
+        else:
+            self._rows(placed, lanes, table, pinned)
+
+    def _rows(self, placed: list[str | None], lanes: list[Lane], table: RecordTable, pinned: PinnedBase) -> None:
+        """Each sampled unit's row, block by block."""
+        done, units = self.memory.finished(self.attempt), table.units()
+        missing = [unit for unit in placed if unit is not None and unit not in done]
         if not missing:
             return
         latents = self._latents(table, [index for unit in missing for index in units[unit]], pinned, lanes[0].base)
-        with reporter().task(f"{self.site.config.site}: {method.name}", len(missing)) as progress:
+        with reporter().task(f"{self.site.config.site}: {self.plan.method.name}", len(missing)) as progress:
             for rows in rows_by_lane(lanes, missing, lambda unit: self._records(unit, table, units[unit], latents)):
                 reached("preparing/rows computed")
                 self.memory.keep_rows(self.attempt, [(unit, self._or_zero(unit, row)) for unit, row in rows.items()])
                 reached("preparing/rows durable")
                 progress(len(rows))
+
+    def _sum(
+        self, placed: list[str | None], method: Method, lanes: list[Lane], table: RecordTable, pinned: PinnedBase
+    ) -> None:
+        """The sum of all slots, micro-batch by micro-batch."""
+        plan, units = self.plan, table.units()
+        needed = [index for unit in placed if unit is not None for index in units[unit]]
+        latents = self._latents(table, needed, pinned, lanes[0].base)
+
+        def records(unit: str) -> UnitRecords | None:
+            found = self._records(unit, table, units[unit], latents)
+            if found is None:
+                self.site.note(f"zero row: {unit} has no readable record")
+            return found
+
+        grid, sums = plan.grid.as_grid(), self._sums(method)
+        with reporter().task(f"{self.site.config.site}: {method.name}", len(placed)) as progress:
+            SlotSums(lanes, sums, grid, self.attempt, plan.method.dimension, self.memory, self.site.note).run(
+                placed, records, progress
+            )
+
+    def _sums(self, method: Method) -> ClippedSums:
+        """The method's clipped sums at w and C (1 - eta)."""
+        if not isinstance(method, SummingMethod):
+            raise PlanChanged(f"{method.name} does not sum its rows, and the plan has slots for it")
+        return partial(_clipped_sum, method, self.state, sum_clip_norm(self.plan.grid.as_grid()))
 
     def _lanes(self, method: Method, files: str) -> list[Lane]:
         """One lane for each of the site's devices, their slots settled before an image is read (see lanes.py)."""
@@ -70,25 +108,31 @@ class Preparation:
         for device in choose(config.device):
             check_dtype(device, config.dtype)
             base = _loaded(plan.model.base, plan.model.revision, device, files, plan.method.name)
-            lane = Lane(device, config.dtype, base, partial(_rows, method, self.state), self.site.note)
-            lane.lighter = [(advice, partial(_rows, less, self.state)) for advice, less in lighter(method)]
             expected = ceil(plan.privacy.sampling_rate * plan.cohort.units[config.site])
+            if plan.privacy.slots:
+                clip_norm, expected = sum_clip_norm(plan.grid.as_grid()), plan.privacy.slots[config.site]
+                lane = summing_lane(device, config.dtype, base, self._sums(method), clip_norm, self.site.note)
+                lane.lighter = [(advice, as_rows(self._sums(less))) for advice, less in lighter(method)]
+            else:
+                lane = Lane(device, config.dtype, base, partial(_rows, method, self.state), self.site.note)
+                lane.lighter = [(advice, partial(_rows, less, self.state)) for advice, less in lighter(method)]
             lane.settle(plan.digest, config.micro_batch, expected)
             lanes.append(lane)
         return lanes
 
-    def _unfinished(self, units: dict[str, list[int]]) -> list[str]:
-        """The sampled units whose rows are not on disk; draws the coins where they have not fallen."""
+    def _placed(self, units: dict[str, list[int]]) -> list[str | None]:
+        """The sampled units, in their slots where there are any; draws the coins where they have not fallen."""
         plan, digest = self.plan, state_sha256(self.state)
-        chosen = self.memory.sampled(self.attempt, digest)
-        if chosen is None:
+        placed = self.memory.placed(self.attempt, digest)
+        if placed is None:
             coins = poisson_sample(self.entropy, len(units), plan.privacy.sampling_rate)
             chosen = [unit for unit, coin in zip(units, coins, strict=True) if coin]
+            slots = plan.privacy.slots.get(self.site.config.site)
+            placed = place(self.entropy, chosen, slots) if slots else list(chosen)
             reached("preparing/coins drawn")
-            self.memory.keep_sample(self.attempt, digest, chosen)
+            self.memory.keep_sample(self.attempt, digest, placed)
             reached("preparing/coins durable")
-        done = self.memory.finished(self.attempt)
-        return [unit for unit in chosen if unit not in done]
+        return placed
 
     def _or_zero(self, unit: str, row: Row | None) -> Row:
         """The row; a zero row and a log line for a unit that has none (PRIVACY 17)."""
@@ -139,3 +183,9 @@ def _rows(
     method: Method, state: NDArray[np.float32], base: LoadedBase, slots: Sequence[UnitRecords], progress: Progress
 ) -> NDArray[np.float32]:
     return method.rows(base, state, slots, progress)
+
+
+def _clipped_sum(
+    method: SummingMethod, state: NDArray[np.float32], clip_norm: float, base: LoadedBase, slots: Slots
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return method.clipped_sum(base, state, slots, clip_norm)

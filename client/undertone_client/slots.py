@@ -8,14 +8,10 @@ tests/unit/test_slots.py asserts it).
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from undertone.methods.protocol import UnitRecords
-from undertone.privacy.rows import KEY_BYTES, row_generator
+from undertone.methods.protocol import UnitRecords, blank_unit
 
 
 def in_slots(units: Sequence[UnitRecords], size: int) -> list[UnitRecords]:
     """At least one unit, filled up to `size` with dummies of the same shapes: blank latents, blank caption."""
-    latents, generator_key = np.zeros_like(units[0].latents[:1]), bytes(KEY_BYTES)
-    missing = range(size - len(units))
-    return [*units, *(UnitRecords(latents, ("",), row_generator(generator_key)) for _ in missing)]
+    shape = units[0].latents.shape[1:]
+    return [*units, *(blank_unit(shape) for _ in range(size - len(units)))]

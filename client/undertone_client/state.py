@@ -8,11 +8,13 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from undertone.durable import read_array, storage_errors, write_array
 from undertone.errors import FolderError, LedgerUnavailable, PlanChanged
 from undertone.failpoints import reached
 
@@ -77,6 +79,15 @@ class NodeState:
         Raises:
             PlanChanged: the attempt was prepared for another public state w.
         """
+        placed = self.placed(attempt, state_sha256)
+        return None if placed is None else [unit for unit in placed if unit is not None]
+
+    def placed(self, attempt: Attempt, state_sha256: str) -> list[str | None] | None:
+        """The same with the empty slots among them, where the plan has slots: who stands where (PRIVACY 14).
+
+        Raises:
+            PlanChanged: as above.
+        """
         with _explained(self._path):
             found = self._db.execute(
                 "SELECT state_sha256, units FROM samples WHERE digest = ? AND round = ? AND attempt = ?", attempt
@@ -86,13 +97,13 @@ class NodeState:
         if found[0] != state_sha256:
             raise PlanChanged(f"round {attempt[1]}, attempt {attempt[2]} was prepared for another model state")
         try:
-            chosen: list[str] = [str(unit) for unit in json.loads(found[1])]
+            chosen = [None if unit is None else str(unit) for unit in json.loads(found[1])]
         except (TypeError, ValueError):
             raise _damaged(self._path) from None
         return chosen
 
-    def keep_sample(self, attempt: Attempt, state_sha256: str, units: Sequence[str]) -> None:
-        """Store the coins' outcome before it is used."""
+    def keep_sample(self, attempt: Attempt, state_sha256: str, units: Sequence[str | None]) -> None:
+        """Store the coins' outcome, and the slots', before it is used."""
         self._run("INSERT INTO samples VALUES (?, ?, ?, ?, ?)", [(*attempt, state_sha256, json.dumps(list(units)))])
 
     def keep_rows(self, attempt: Attempt, rows: Sequence[tuple[str, NDArray[np.float32]]]) -> None:
@@ -126,6 +137,29 @@ class NodeState:
                 raise _damaged(self._path)
             yield np.frombuffer(b"".join(blobs), dtype="<f4").astype(np.float32).reshape(-1, dimension)
 
+    def keep_sum(self, attempt: Attempt, done: int, total: NDArray[np.int64]) -> None:
+        """Store a sum [d] over the first `done` slots in place of the one before."""
+        with storage_errors(self._path):
+            self._sums.mkdir(exist_ok=True, mode=0o700)
+        write_array(self._sum_of(attempt), np.concatenate([[done], self._sample_words(attempt), total]))
+
+    def kept_sum(self, attempt: Attempt, dimension: int) -> tuple[int, NDArray[np.int64]]:
+        """How many slots are summed, and their sum [d]; 0 and zeros where there is none for these coins.
+
+        A sum that is damaged, or of other coins, is made anew: nobody has seen it.
+        """
+        nothing = 0, np.zeros(dimension, dtype=np.int64)
+        if not self._sum_of(attempt).exists():
+            return nothing
+        try:
+            found = read_array(self._sum_of(attempt)).astype(np.int64)
+        except FolderError:
+            return nothing
+        words = self._sample_words(attempt)
+        if found.shape != (1 + words.size + dimension,) or not np.array_equal(found[1 : 1 + words.size], words):
+            return nothing
+        return int(found[0]), found[1 + words.size :]
+
     def rows(self, attempt: Attempt) -> dict[str, NDArray[np.float32]]:
         """Unit -> finished row [d], all at once: for diagnostics of a simulation.
 
@@ -141,9 +175,26 @@ class NodeState:
         return {unit: np.frombuffer(blob, dtype="<f4").astype(np.float32) for unit, blob in found}
 
     def forget(self, attempt: Attempt) -> None:
-        """Drop the coins' outcome and rows of an attempt that was answered."""
+        """Drop the coins' outcome and rows, or sum, of an attempt that was answered."""
+        self._sum_of(attempt).unlink(missing_ok=True)
         for table in ("rows", "samples"):
             self._run(f"DELETE FROM {table} WHERE digest = ? AND round = ? AND attempt = ?", [attempt])
+
+    @property
+    def _sums(self) -> Path:
+        """Sums lie beside the database, whose values may not be as long."""
+        return self._path.with_name("sums")
+
+    def _sum_of(self, attempt: Attempt) -> Path:
+        digest, round_, number = attempt
+        return self._sums / f"{digest[:16]}-{round_:06d}-{number:03d}.npy"
+
+    def _sample_words(self, attempt: Attempt) -> NDArray[np.int64]:
+        """SHA-256 of the attempt, its public state and its coins, [4]: what a sum belongs to."""
+        query = "SELECT state_sha256, units FROM samples WHERE digest = ? AND round = ? AND attempt = ?"
+        with _explained(self._path):
+            found = self._db.execute(query, attempt).fetchone()
+        return np.frombuffer(sha256(repr((attempt, found)).encode()).digest(), dtype="<i8").astype(np.int64)
 
     def _run(self, statement: str, values: Sequence[tuple[object, ...]]) -> None:
         with _explained(self._path):

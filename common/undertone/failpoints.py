@@ -24,6 +24,8 @@ Failpoint = Literal[
     "latents/durable",
     "preparing/rows computed",
     "preparing/rows durable",
+    "summing/micro-batches summed",
+    "summing/sum durable",
     "state/before commit",
     "node/before charge",
     "node/charge durable",

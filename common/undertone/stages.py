@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PER_ROW = "add/remove one unit, quantised per row"
+FLOAT_SUM = "add/remove one unit, float sums of fixed slots, each rounded once"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger, Receipt, commit_to_sum
 from undertone.privacy.noise import rounded_gaussian
-from undertone.stages import PER_ROW, NoisedSum, Sensitivity, SharedSum, Sum
+from undertone.stages import NoisedSum, SharedSum, Sum
 from undertone_server.run import RunFolder
 
 
@@ -41,10 +41,9 @@ def pass_gate(
         MechanismViolation: bound, noise level or sum are not what the plan and the receipt say.
         BudgetExceeded: the plan's attempts are used up; Q stays where it is.
     """
-    if total.sensitivity != Sensitivity(plan.privacy.sensitivity, PER_ROW):
+    if total.sensitivity != plan.sensitivity:
         raise MechanismViolation(
-            f"the sum can move by {total.sensitivity}, the plan says {plan.privacy.sensitivity}, {PER_ROW}; "
-            "nothing was opened"
+            f"the sum can move by {total.sensitivity}, the plan says {plan.sensitivity}; nothing was opened"
         )
     if plan.privacy.noise != "central":
         raise MechanismViolation("the noise of this plan is added by its sites, not by the gate; nothing was opened")

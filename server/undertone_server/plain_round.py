@@ -28,4 +28,4 @@ def collect(attempt: Attempt) -> Sum:
         else:
             vectors[site] = MaskedVector(words.astype(np.uint32, copy=False), NAME)
     attempt.enough(vectors, attempt.plan.cohort.min_sites)
-    return open_sum(vectors, attempt.plan.grid.as_grid())
+    return open_sum(vectors, attempt.plan.grid.as_grid(), attempt.plan.sensitivity)

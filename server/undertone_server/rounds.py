@@ -13,7 +13,7 @@ from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
 from undertone.progress import reporter
-from undertone.stages import NoisedSum, Sensitivity, Sum
+from undertone.stages import NoisedSum, Sum
 from undertone_server import plain_round, secure_round
 from undertone_server.attempt import Attempt
 from undertone_server.gate import charge_opening, pass_gate, pass_shared, reopen
@@ -72,8 +72,7 @@ class Coordinator:
 
     def _noised_here(self, round_: int, asked: list[int], state: NDArray[np.float32]) -> NoisedSum:
         """Central noise: from a Q that survived a crash, or from the sites."""
-        sensitivity = Sensitivity(self.plan.privacy.sensitivity)
-        kept = self.run.kept_sum(round_, asked[-1], sensitivity) if asked else None
+        kept = self.run.kept_sum(round_, asked[-1], self.plan.sensitivity) if asked else None
         if kept is not None:
             total, salt, attempt = *kept, asked[-1]
         else:

@@ -20,7 +20,7 @@ from undertone.secagg.agreed import parameters_of
 from undertone.secagg.federation import Federation
 from undertone.secagg.prg import unpack24
 from undertone.secagg.server import OpenedSum, ServerSession
-from undertone.stages import Sensitivity, SharedSum, Sum
+from undertone.stages import SharedSum, Sum
 from undertone_server.attempt import Attempt
 
 _T = TypeVar("_T")
@@ -35,9 +35,8 @@ def collect(attempt: Attempt, federation: Federation) -> Sum:
         MechanismViolation: a site did not clamp.
     """
     opened = Session.of(attempt, federation).run(before_opening=lambda _confirmed: None)
-    grid = attempt.plan.grid
-    values = from_ring(opened.words, len(opened.sites), grid.site_clamp)
-    return Sum(values, Sensitivity(grid.clip_units), opened.sites)
+    values = from_ring(opened.words, len(opened.sites), attempt.plan.grid.site_clamp)
+    return Sum(values, attempt.plan.sensitivity, opened.sites)
 
 
 def collect_shared(attempt: Attempt, federation: Federation, before_opening: Callable[[str], object]) -> SharedSum:

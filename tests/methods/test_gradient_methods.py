@@ -1,5 +1,6 @@
 """The gradient methods one by one: rows against plain autograd, optimisers against torch's, options that cannot be."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,15 +177,40 @@ def test_options_that_cannot_be_are_named(
     assert "\n" not in str(raised.value)
 
 
-def test_a_row_that_does_not_fit_is_refused_with_what_would(pinned: PinnedBase) -> None:
+def test_rows_that_are_too_long_to_keep_are_summed(pinned: PinnedBase) -> None:
     text = pinned.shapes("unet")
     large = PinnedBase(pinned.reference, None, pinned.folder, pinned.files)
     object.__setattr__(large, "shapes", lambda part: {n: (4000, 6000) if len(s) > 1 else s for n, s in text.items()})
-    with pytest.raises(StudyError, match=r"method\.largest_row_mib allows 64.*blocks.*embedder.*dp-lora"):
-        made("dp-ldm", embedder=False).check(large, "a picture")
-    with pytest.raises(StudyError, match=r"method\.rank"):
-        made("dp-lora", rank=256).check(large, "a picture")
-    made("dp-ldm", embedder=False, blocks=["mid_block"]).check(pinned, "a picture")
+    assert made("dp-ldm", embedder=False).sums(large)
+    assert made("dp-lora", rank=256).sums(large)
+    assert not made("dp-lora", rank=1).sums(pinned)
+    assert not made("dp-ldm", embedder=False, blocks=["mid_block"]).sums(pinned)
+    assert not made("dpagg-ti").sums(large)
+
+
+@pytest.mark.parametrize("name", ["dpsgd-ti", "dp-lora", "dp-ldm"])
+def test_the_clipped_sum_is_the_sum_of_clipped_rows_and_empty_slots_count_nothing(
+    pinned: PinnedBase, name: str
+) -> None:
+    base, method = load_base(pinned), made(name)  # a word makes the tokenizer longer
+
+    def unit_(number: int) -> UnitRecords:
+        return replace(unit(1, number), captions=("a <private>" if name == "dpsgd-ti" else "a picture",))
+
+    units = [unit_(number) for number in range(4)]
+    w = method.initial_state(pinned)[: method.layout(pinned).size]
+    rows = method.rows(base, w, units, lambda _steps: None).astype(np.float64)
+    lengths = np.linalg.norm(rows, axis=1)
+    bound = float(np.median(lengths))  # two are clipped, two are not
+    slots = [unit_(0), None, unit_(2), unit_(3)]
+    total, norms = method.clipped_sum(base, w, slots, bound)
+    np.testing.assert_allclose(norms[[0, 2, 3]], lengths[[0, 2, 3]], rtol=1e-5)
+    wanted = sum(
+        row * min(1.0, bound / length) for row, length in zip(rows[[0, 2, 3]], lengths[[0, 2, 3]], strict=True)
+    )
+    assert np.linalg.norm(total - wanted) < 1e-5 * bound
+    nobody, _ = method.clipped_sum(base, w, [None] * 4, bound)
+    assert not nobody.any()
 
 
 def test_blocks_and_embedder_choose_the_tensors(pinned: PinnedBase) -> None:

@@ -60,6 +60,22 @@ class DummyMethod:
         progress(len(units))
         return np.array([self.row(state, unit) for unit in units], dtype=np.float32).reshape(-1, DIMENSION)
 
+    def sums(self, base: PinnedBase) -> bool:
+        del base
+        return False
+
+    def clipped_sum(
+        self, base: object, state: NDArray[np.float32], slots: Sequence[UnitRecords | None], clip_norm: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        del base
+        total, norms = np.zeros(DIMENSION), np.zeros(len(slots))
+        for place, unit in enumerate(slots):
+            if unit is not None:
+                row = self.row(state, unit).astype(np.float64)
+                norms[place] = np.linalg.norm(row)
+                total += row * min(1.0, clip_norm / norms[place])
+        return total, norms
+
     @staticmethod
     def row(state: NDArray[np.float32], unit: UnitRecords) -> NDArray[np.float32]:
         features = unit.latents.mean(0).reshape(-1) - state[:FEATURES]

@@ -51,7 +51,8 @@ def centralised(run: Path) -> list[NDArray[np.float32]]:
     """
     plan = Plan.from_bytes((run / "plan.json").read_bytes())
     pinned, base = pin(plan.model.base), load_base(pin(plan.model.base))
-    method, bound = planned_method(plan, pinned), plan.grid.as_grid().clip_norm * (1 - 2**-10)
+    method = planned_method(plan, pinned)
+    bound = plan.grid.as_grid().clip_norm * (1 - (1e-3 if plan.privacy.slots else 2**-10))
     state, states = method.initial_state(pinned), []
     for round_ in range(1, plan.privacy.rounds + 1):
         units = [unit for site in plan.cohort.units for unit in units_of(run / "sites" / site, plan, base, round_)]

@@ -38,7 +38,7 @@ Begin = Callable[..., Story]
 def undisturbed(begin: Begin) -> dict[str, dict[str, bytes]]:
     """Study -> the release of a run that nobody kills."""
     releases = {}
-    for study in ("one shot", "rounds", "secure"):
+    for study in ("one shot", "rounds", "secure", "slots"):
         story = begin(study)
         assert story.finish() == DONE
         releases[study] = story.release()
@@ -75,6 +75,7 @@ def some_fast(values: list[Any], *fast: Any) -> list[Any]:
 FAST = (
     "preparing/coins durable",
     "preparing/rows durable",
+    "summing/sum durable",
     "node/charge durable",
     "node/before answer",
     "rounds/asked durable",
@@ -89,11 +90,17 @@ FAST = (
 )
 
 
+def kind_of(failpoint: str) -> str:
+    """Which kind of study comes by it; "" where all do."""
+    kinds = {"session": "secure", "secure": "secure", "summing": "slots"}
+    return kinds.get(failpoint.split("/")[0], "")
+
+
 @pytest.mark.parametrize("name", some_fast([name for name in NAMES if name not in ELSEWHERE], *FAST))
 def test_a_one_shot_study_killed_anywhere_is_charged_once_or_void(
     begin: Begin, undisturbed: dict[str, dict[str, bytes]], name: str
 ) -> None:
-    study = "secure" if name.startswith(("session/", "secure/")) else "one shot"
+    study = kind_of(name) or "one shot"
     story = begin(study)
     assert story.process(failpoint=name) == KILLED, "a run never comes by this failpoint"
     void, end = is_void(story), story.finish()
@@ -284,7 +291,7 @@ def test_kill_9_at_random_moments_many_times(begin: Begin) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ELSEWHERE])
 def test_every_hit_of_every_failpoint(begin: Begin, name: str) -> None:
-    study = "secure rounds" if name.startswith(("session/", "secure/")) else "rounds"
+    study = {"secure": "secure rounds", "slots": "slots, rounds"}.get(kind_of(name), "rounds")
     for count in range(1, 1000):
         story = begin(study)
         if story.process(failpoint=name, count=count) == DONE:

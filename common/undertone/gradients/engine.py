@@ -70,7 +70,7 @@ class GradientEngine:
         return found
 
     def clipped_sum(
-        self, loss: LossPerRow, batch: UnitBatch, clip_norm: float
+        self, loss: LossPerRow, batch: UnitBatch, clip_norm: float, counted: Sequence[bool] | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Sum g_u * min(1, C / |g_u|) over the units u, in one backward pass.
 
@@ -78,6 +78,7 @@ class GradientEngine:
             loss: the forward pass.
             batch: which rows belong to which unit, with what weight.
             clip_norm: C, positive.
+            counted: which units are summed, all where None; the others hold their place in the batch (PRIVACY 14).
 
         Returns:
             The sum [d] and the norms before clipping [units]. A unit whose gradient is not finite adds nothing, and
@@ -92,7 +93,10 @@ class GradientEngine:
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             norms = book.norms() / self._scale
             # C / 0 is infinite and C / infinity is 0: neither needs a case of its own.
-            sums = book.weighted_sum((clip_norm / norms).clamp(max=1.0) / self._scale)
+            factors = (clip_norm / norms).clamp(max=1.0) / self._scale
+            if counted is not None:
+                factors = factors * torch.tensor(counted, dtype=factors.dtype, device=factors.device)
+            sums = book.weighted_sum(factors)
         total = np.zeros(self.d)
         for place, start, end in self._slices():
             if place in sums:

@@ -65,9 +65,6 @@ class DPLDM(GradientMethod):
         """`delta.safetensors`: what to add to the base's tensors."""
         return {DELTA: self.layout(base).unflatten(w)}
 
-    def _smaller(self) -> str:
-        return 'name fewer blocks, as in blocks = ["mid_block"], say embedder = false, or take dp-lora'
-
 
 def block_layout(unet: Shapes, text_encoder: Shapes, options: DPLDMOptions) -> Layout:
     """Every tensor of the chosen blocks and, with `embedder`, of the text encoder, in the order of their names.

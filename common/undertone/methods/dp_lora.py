@@ -78,9 +78,6 @@ class DPLoRA(GradientMethod):
         scaled = {name: value * scale if ".lora_B." in name else value for name, value in named.items()}
         return {LORA: scaled}
 
-    def _smaller(self) -> str:
-        return "lower method.rank, or name fewer method.targets"
-
 
 def lora_layout(shapes: Shapes, options: DPLoRAOptions) -> Layout:
     """A and B for every layer of the UNet that `targets` name, in the order of their names.

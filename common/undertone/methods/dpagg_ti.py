@@ -97,6 +97,11 @@ class DPAggTI:
         settings = Inversion(options.token, options.vectors, options.steps, options.learning_rate, options.min_time)
         return invert(base, state.reshape(options.vectors, -1), units, settings, progress)
 
+    def sums(self, base: PinnedBase) -> bool:
+        """No: a token's row is short."""
+        del base
+        return False
+
     def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
         """v0 + rescale * mean; `rescale` is public post-processing."""
         return np.asarray(state + self.options.rescale * mean, dtype=np.float32)

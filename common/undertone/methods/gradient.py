@@ -40,7 +40,8 @@ class GradientOptions(OptimiserOptions):
 
     draws: (noise, time) pairs for each record of a unit; records: the most records of a unit that enter one row (a
     random choice where it has more); min_time: times are drawn from [min_time T, T); caption_dropout: the share of
-    captions left out, for guidance; largest_row_mib: rows are kept one by one, and longer ones are refused.
+    captions left out, for guidance; largest_row_mib: longer rows are not kept one by one but summed as they are made,
+    in fixed slots (docs/methods.md).
     """
 
     draws: int = Field(default=4, ge=1, le=1024)
@@ -89,14 +90,10 @@ class GradientMethod(ABC):
     def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
         """File name -> tensors by name, in the formats diffusers loads."""
 
-    def _smaller(self) -> str:
-        """What to say in the study so that a row gets shorter."""
-        return "take a method with fewer parameters"
-
     # --- what they share --------------------------------------------------------------------------
 
     def check(self, base: PinnedBase, caption: str) -> None:
-        """The caption fits the method, and a row fits into memory.
+        """The caption fits the method.
 
         Raises:
             StudyError, ModelError: with what would work.
@@ -106,12 +103,7 @@ class GradientMethod(ABC):
             raise StudyError(
                 f'data.caption = "{caption}": {self.name} learns no word, so write one in place of {{token}}'
             )
-        size = self.layout(base).size
-        if 4 * size > self.options.largest_row_mib * _MIB:
-            raise StudyError(
-                f"{self.name} adapts {size} values of {base.reference}, {4 * size / _MIB:.0f} MiB for each unit's row; "
-                f"method.largest_row_mib allows {self.options.largest_row_mib}. To make rows shorter, {self._smaller()}"
-            )
+        self.layout(base)
 
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
         """W and the optimiser's memory before the first round; w comes first."""
@@ -132,12 +124,27 @@ class GradientMethod(ABC):
 
         loaded, start = load_base(base), self._start(base)
         units = public_units(loaded, _PUBLIC_SEED, _PUBLIC_IMAGES, fill_caption(caption, self._token, {}))
+        at_once = 1 if self.sums(base) else _PUBLIC_AT_ONCE
         lengths: list[float] = []
         with reporter().task("clip norm from public images", _PUBLIC_IMAGES) as progress:
-            for first in range(0, _PUBLIC_IMAGES, _PUBLIC_AT_ONCE):
-                rows = self.rows(loaded, start, units[first : first + _PUBLIC_AT_ONCE], progress)
-                lengths += np.linalg.norm(rows.astype(np.float64), axis=1).tolist()
+            for first in range(0, _PUBLIC_IMAGES, at_once):
+                _, norms = self.clipped_sum(loaded, start, units[first : first + at_once], 1.0)
+                lengths += norms.tolist()
+                progress(len(norms))
         return float(np.median(lengths))
+
+    def sums(self, base: PinnedBase) -> bool:
+        """Rows longer than `largest_row_mib` are summed as they are made."""
+        return 4 * self.layout(base).size > self.options.largest_row_mib * _MIB
+
+    def clipped_sum(
+        self, base: "LoadedBase", state: NDArray[np.float32], slots: Sequence[UnitRecords | None], clip_norm: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The clipped sum of the units' mean gradients at w, [d], and their norms; `state` begins with w."""
+        from undertone.methods.unit_gradients import summed_gradients  # torch: only where rows are made
+
+        with self._trained(base, state) as trained:
+            return summed_gradients(base, trained, slots, self.options, clip_norm)
 
     def rows(
         self, base: "LoadedBase", state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from undertone.layout import Layout
 from undertone.models.pinned import PinnedBase
+from undertone.privacy.rows import KEY_BYTES, row_generator
 from undertone.study import Section
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ class UnitRecords:
     latents: NDArray[np.float32]
     captions: tuple[str, ...]
     generator: np.random.Generator
+
+
+def blank_unit(shape: tuple[int, ...]) -> UnitRecords:
+    """What stands in a slot that no unit took: a blank latent of that shape [c, h, w], a blank caption."""
+    return UnitRecords(np.zeros((1, *shape), dtype=np.float32), ("",), row_generator(bytes(KEY_BYTES)))
 
 
 class Method(Protocol):
@@ -69,6 +75,12 @@ class Method(Protocol):
     ) -> NDArray[np.float32]:
         """x_u = f(w, records of u) for each unit, [n, d]; `state` is w [d]; row j depends on unit j alone."""
 
+    def sums(self, base: PinnedBase) -> bool:
+        """Whether rows are too long to be kept one by one, so that the method is a `SummingMethod` (PRIVACY 14).
+
+        A public fact: it follows from the options and the base alone.
+        """
+
     def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
         """The array after a round, from that before it and the mean row V / (s p sum N_i), [d]; post-processing only.
 
@@ -83,3 +95,17 @@ class Method(Protocol):
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         """The prompts for samples before and after adaptation."""
+
+
+@runtime_checkable
+class SummingMethod(Method, Protocol):
+    """A method that can sum clipped rows as it makes them, none of which is ever held whole."""
+
+    def clipped_sum(
+        self, base: "LoadedBase", state: NDArray[np.float32], slots: Sequence[UnitRecords | None], clip_norm: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Sum x_u min(1, C / |x_u|) over the units in the slots, [d], and the norms [slots]; None is an empty slot.
+
+        Every shape follows from the number of slots alone. A unit whose row is not finite adds nothing, and its norm
+        is infinite.
+        """

@@ -50,6 +50,16 @@ class TrainedToken:
         (found,) = torch.autograd.grad(loss, self._copies)
         return found.reshape(batch.units, -1).cpu().numpy()
 
+    def clipped_sum(
+        self, losses: LossPerRow, batch: UnitBatch, clip_norm: float, counted: Sequence[bool]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """From the rows themselves, which are short."""
+        rows = self.gradients(losses, batch).astype(np.float64)
+        norms = np.nan_to_num(np.linalg.norm(rows, axis=1), nan=np.inf)
+        kept = np.flatnonzero(np.array(counted) & np.isfinite(norms))
+        factors = np.minimum(1.0, clip_norm / np.maximum(norms[kept], np.finfo(np.float64).tiny))
+        return factors @ rows[kept], norms
+
 
 class TrainedLora:
     """LoRA adapters of peft in the UNet, with w's A and B in them."""
@@ -83,6 +93,12 @@ class TrainedLora:
     def gradients(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float32]:
         """Each unit's gradient in A and B."""
         return self._engine.rows(losses, batch)
+
+    def clipped_sum(
+        self, losses: LossPerRow, batch: UnitBatch, clip_norm: float, counted: Sequence[bool]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See `Trained`."""
+        return self._engine.clipped_sum(losses, batch, clip_norm, counted)
 
 
 class TrainedBlocks:
@@ -126,6 +142,12 @@ class TrainedBlocks:
     def gradients(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float32]:
         """Each unit's gradient in the trained tensors."""
         return self._engine.rows(losses, batch)
+
+    def clipped_sum(
+        self, losses: LossPerRow, batch: UnitBatch, clip_norm: float, counted: Sequence[bool]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See `Trained`."""
+        return self._engine.clipped_sum(losses, batch, clip_norm, counted)
 
 
 def _inside(name: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from undertone.diffusion.losses import denoising_loss, drop_captions
 from undertone.gradients.engine import LossPerRow, UnitBatch
 from undertone.methods.gradient import GradientOptions
-from undertone.methods.protocol import UnitRecords
+from undertone.methods.protocol import UnitRecords, blank_unit
 from undertone.models.base import LoadedBase
 
 _GOLDEN = (5**0.5 - 1) / 2
@@ -26,6 +26,11 @@ class Trained(Protocol):
 
     def gradients(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float32]:
         """Each unit's gradient in the order of the layout, [units, d]."""
+
+    def clipped_sum(
+        self, losses: LossPerRow, batch: UnitBatch, clip_norm: float, counted: Sequence[bool]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """As `GradientEngine.clipped_sum`: the sum over the units that are counted, [d], and all norms [units]."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,23 @@ def unit_gradients(
         units: n >= 1 units; each brings its own latents, captions and generator.
         options: draws, records, min_time, caption_dropout.
     """
+    losses, batch = _losses(base, trained, units, options)
+    return trained.gradients(losses, batch)
+
+
+def summed_gradients(
+    base: LoadedBase, trained: Trained, slots: Sequence[UnitRecords | None], options: GradientOptions, clip_norm: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The clipped sum [d] over the units in the slots, and each slot's norm; None is an empty slot."""
+    units = [blank_unit(base.latent_shape) if unit is None else unit for unit in slots]
+    losses, batch = _losses(base, trained, units, options)
+    return trained.clipped_sum(losses, batch, clip_norm, [unit is not None for unit in slots])
+
+
+def _losses(
+    base: LoadedBase, trained: Trained, units: Sequence[UnitRecords], options: GradientOptions
+) -> tuple[LossPerRow, UnitBatch]:
+    """The forward pass over all units' places, and whose they are."""
     drawn = [_draw(unit, options) for unit in units]
     batch = _batch(drawn)
     x_0, epsilon = (_stack(base, [getattr(one, name) for one in drawn]) for name in ("x_0", "epsilon"))
@@ -59,7 +81,7 @@ def unit_gradients(
     def losses() -> Tensor:
         return denoising_loss(base, x_0, epsilon, t, trained.text(captions, batch))
 
-    return trained.gradients(losses, batch)
+    return losses, batch
 
 
 def _draw(unit: UnitRecords, options: GradientOptions) -> _Drawn:

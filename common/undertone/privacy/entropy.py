@@ -69,6 +69,13 @@ def poisson_sample(entropy: Entropy, n: int, p: float) -> NDArray[np.bool_]:
     return np.array([entropy.bits(exponent) < numerator for _ in range(n)], dtype=np.bool_)
 
 
+def below(entropy: Entropy, n: int) -> int:
+    """A uniform integer in [0, n), n >= 1: bits are drawn anew until they are below n."""
+    while (drawn := entropy.bits((n - 1).bit_length())) >= n:
+        pass
+    return drawn
+
+
 def _dyadic(p: float) -> tuple[int, int]:
     """(m, e) with p = m / 2^e exactly."""
     if not 0.0 <= p <= 1.0:

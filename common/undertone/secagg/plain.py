@@ -20,12 +20,13 @@ def mask(clipped: ClippedSum) -> MaskedVector:
     return MaskedVector(to_ring(clipped.values), NAME)
 
 
-def open_sum(vectors: Mapping[str, MaskedVector], grid: Grid) -> Sum:
+def open_sum(vectors: Mapping[str, MaskedVector], grid: Grid, sensitivity: Sensitivity) -> Sum:
     """Add the sites' words mod 2^32 and read the result as signed integers.
 
     Args:
         vectors: site -> its vector; at least one.
-        grid: the plan's; its bound travels with the sum, its clamp bounds what the sum can be.
+        grid: the plan's; its clamp bounds what the sum can be.
+        sensitivity: the plan's; it travels with the sum.
 
     Raises:
         MechanismViolation: a vector is of another aggregation or length, or the sum is out of range.
@@ -37,4 +38,4 @@ def open_sum(vectors: Mapping[str, MaskedVector], grid: Grid) -> Sum:
     for vector in vectors.values():
         total += vector.words
     values = from_ring(total, len(vectors), grid.site_clamp)
-    return Sum(values, Sensitivity(grid.clip_units), tuple(sorted(vectors)))
+    return Sum(values, sensitivity, tuple(sorted(vectors)))
