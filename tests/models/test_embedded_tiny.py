@@ -22,11 +22,7 @@ from undertone.pretraining.wording import words_of
 
 FOLDER = Path(models.__file__).parent / "embedded" / "tiny"
 FRESH = 2026  # a series that training did not see
-SIZE = pin("embedded:tiny").image_size  # 32 for version 1 of the base, 64 for version 2
-# The drawings and their words are those of version 2; the weights that ship are still version 1's.
-version_2 = pytest.mark.xfail(
-    strict=True, reason="embedded:tiny version 2 is not trained yet (examples/pretrain-tiny.toml)"
-)
+SIZE = pin("embedded:tiny").image_size
 
 
 def load() -> StableDiffusionPipeline:
@@ -100,7 +96,6 @@ def test_all_parts_load_in_one_precision_without_asking(pipeline: StableDiffusio
 # --- words
 
 
-@version_2
 def test_every_caption_word_is_one_token(pipeline: StableDiffusionPipeline) -> None:
     assert len(WORDS) < 120
     for word in WORDS:
@@ -110,7 +105,6 @@ def test_every_caption_word_is_one_token(pipeline: StableDiffusionPipeline) -> N
         assert len(pipeline.tokenizer.tokenize(caption)) == len(words_of(caption))
 
 
-@version_2
 def test_shipped_tokenizer_is_the_one_the_words_build(pipeline: StableDiffusionPipeline) -> None:
     built = build_tokenizer(WORDS, pipeline.tokenizer.model_max_length)
     assert built.get_vocab() == pipeline.tokenizer.get_vocab()

@@ -2,9 +2,9 @@
 
 KID is the unbiased squared maximum mean discrepancy with the kernel (x.y/d + 1)^3. The features of simulations are
 mean and deviation of every channel at every stage of the base's autoencoder, each standardised by public images.
-Those of the public encoder (`features.py`) tell drawn kinds apart better and take their place with version 2 of
-`embedded:tiny`. (Raw latents compare place by place and rank a drawn chest no nearer to chest X-rays than a random
-picture; docs/benchmarks.md has the table.)
+Those of the public encoder (`features.py`) tell drawn kinds apart better and real images worse: a blurred chest is no
+nearer to chest X-rays than a picture of nothing. (Raw latents compare place by place and rank a drawn chest no nearer
+to chest X-rays than a random picture; docs/benchmarks.md has the table.)
 """
 
 from dataclasses import dataclass
