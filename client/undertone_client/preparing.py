@@ -58,11 +58,13 @@ class Preparation:
         lanes = self._lanes(method, digest_of(dict(pinned.files)))
         placed = self._placed(units)
         if plan.privacy.slots:
-            self._sum(placed, method, lanes, table, pinned)
+            self._sum_slots(placed, method, lanes, table, pinned)
         else:
-            self._rows(placed, lanes, table, pinned)
+            self._compute_rows(placed, lanes, table, pinned)
 
-    def _rows(self, placed: list[str | None], lanes: list[Lane], table: RecordTable, pinned: PinnedBase) -> None:
+    def _compute_rows(
+        self, placed: list[str | None], lanes: list[Lane], table: RecordTable, pinned: PinnedBase
+    ) -> None:
         """Each sampled unit's row, block by block."""
         done, units = self.memory.finished(self.attempt), table.units()
         missing = [unit for unit in placed if unit is not None and unit not in done]
@@ -76,7 +78,7 @@ class Preparation:
                 reached("preparing/rows durable")
                 progress(len(rows))
 
-    def _sum(
+    def _sum_slots(
         self, placed: list[str | None], method: Method, lanes: list[Lane], table: RecordTable, pinned: PinnedBase
     ) -> None:
         """The sum of all slots, micro-batch by micro-batch."""

@@ -73,20 +73,13 @@ class NodeState:
     def __exit__(self, *_exc: object) -> None:
         self._db.close()
 
-    def sampled(self, attempt: Attempt, state_sha256: str) -> list[str] | None:
+    def placed(self, attempt: Attempt, state_sha256: str) -> list[str | None] | None:
         """The units this attempt's coins chose, or None before they were drawn.
+
+        Where the plan has slots, who stands in each; None in a slot that is empty (PRIVACY 14).
 
         Raises:
             PlanChanged: the attempt was prepared for another public state w.
-        """
-        placed = self.placed(attempt, state_sha256)
-        return None if placed is None else [unit for unit in placed if unit is not None]
-
-    def placed(self, attempt: Attempt, state_sha256: str) -> list[str | None] | None:
-        """The same with the empty slots among them, where the plan has slots: who stands where (PRIVACY 14).
-
-        Raises:
-            PlanChanged: as above.
         """
         with _explained(self._path):
             found = self._db.execute(

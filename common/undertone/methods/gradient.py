@@ -103,7 +103,6 @@ class GradientMethod(ABC):
             raise StudyError(
                 f'data.caption = "{caption}": {self.name} learns no word, so write one in place of {{token}}'
             )
-        self.layout(base)
 
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
         """W and the optimiser's memory before the first round; w comes first."""
