@@ -169,7 +169,9 @@ class NodeState:
 
     def forget(self, attempt: Attempt) -> None:
         """Drop the coins' outcome and rows, or sum, of an attempt that was answered."""
-        self._sum_of(attempt).unlink(missing_ok=True)
+        kept = self._sum_of(attempt)
+        for file in (kept, kept.with_name(kept.name + ".part")):  # the second after a death within a write
+            file.unlink(missing_ok=True)
         for table in ("rows", "samples"):
             self._run(f"DELETE FROM {table} WHERE digest = ? AND round = ? AND attempt = ?", [attempt])
 

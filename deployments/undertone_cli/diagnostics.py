@@ -14,7 +14,7 @@ from undertone.methods.registry import method_for
 from undertone.models.adapted import attach
 from undertone.models.base import load_base
 from undertone.models.devices import choose
-from undertone.models.distance import EncoderFeatures, kid
+from undertone.models.distance import EncoderFeatures, PublicFeatures, kid
 from undertone.models.grid import save_grid
 from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.plan import Plan
@@ -45,10 +45,16 @@ def diagnose(folder: Path) -> dict[str, float]:
     check_pins(pinned, plan.model.files)
     public = np.stack([draw(_PUBLIC_SEED, index, pinned.image_size).pixels for index in range(_PUBLIC_IMAGES)])
     (device,) = choose()
-    features = EncoderFeatures.from_public(load_base(pinned, device), public)
-    held_out = features.of(_pixels(run, plan, "holdout", pinned.image_size))
-    training = features.of(_pixels(run, plan, "sites", pinned.image_size))
-    distances = {"training images (floor)": kid(training, held_out)}
+    measures: tuple[PublicFeatures | EncoderFeatures, ...] = (
+        PublicFeatures.from_public(public),
+        EncoderFeatures.from_public(load_base(pinned, device), public),
+    )
+    held_out = [features.of(_pixels(run, plan, "holdout", pinned.image_size)) for features in measures]
+
+    def distance(images: NDArray[np.uint8]) -> list[float]:
+        return [kid(features.of(images), held) for features, held in zip(measures, held_out, strict=True)]
+
+    found = {"training images (floor)": distance(_pixels(run, plan, "sites", pinned.image_size))}
     shown = {}
     variants = _variants(run, plan, method, pinned)
     with reporter().task("diagnostics (simulation only)", len(variants)) as progress:
@@ -57,17 +63,19 @@ def diagnose(folder: Path) -> dict[str, float]:
             if state is not None:
                 attach(adapted, method.weights(pinned, state))
             images = adapted.sample([prompt] * IMAGES, list(range(IMAGES)), steps=STEPS, guidance=1.0)
-            distances[name] = kid(
-                features.of(np.stack([np.asarray(image.convert("RGB")) for image in images])), held_out
-            )
+            found[name] = distance(np.stack([np.asarray(image.convert("RGB")) for image in images]))
             shown[name] = images[:SHOWN]
             progress(1)
     save_grid(folder / "diagnostics.png", shown)
-    text = json.dumps(
-        {"label": LABEL, "measure": "KID on standardised encoder features", "distance": distances}, indent=1
-    )
-    (folder / "diagnostics.json").write_text(text + "\n", encoding="utf-8")
-    return distances
+    public_kid, own_kid = ({name: values[number] for name, values in found.items()} for number in range(len(measures)))
+    report = {
+        "label": LABEL,
+        "measure": "KID on standardised features of the public encoder",
+        "distance": public_kid,
+        "by the base's own autoencoder": own_kid,
+    }
+    (folder / "diagnostics.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return public_kid
 
 
 def _variants(

@@ -331,7 +331,8 @@ def test_a_folder_of_folders_has_a_site_in_each_and_holdouts_split_by_unit(
     found = json.loads((run / "diagnostics.json").read_text(encoding="utf-8"))
     assert found["label"].startswith("simulation only")
     names = ["training images (floor)", "before", "after", "non-private mean", "random direction 1"]
-    assert list(found["distance"]) == names
+    assert list(found["distance"]) == list(found["by the base's own autoencoder"]) == names
+    assert found["distance"] != found["by the base's own autoencoder"]
     assert not [path for path in (run / "release").iterdir() if "diagnostics" in path.name]
     for site in SITES:
         halves = []

@@ -148,7 +148,7 @@ def test_colour_words_change_the_colour(pipeline: StableDiffusionPipeline) -> No
     assert red > blue + 50
 
 
-@pytest.mark.parametrize(("word", "bound"), [("phantom", 28.0), ("soft", 28.0)])
+@pytest.mark.parametrize(("word", "bound"), [("phantom", 26.0), ("soft", 28.0)])
 def test_autoencoder_keeps_fresh_public_images(pipeline: StableDiffusionPipeline, word: str, bound: float) -> None:
     x = to_unit_range(torch.from_numpy(_fresh(word)))
     with torch.no_grad():
@@ -240,6 +240,20 @@ def test_a_caption_says_nothing_that_is_not_so() -> None:
             assert told & {"two", "three", "four"}, image.caption
 
 
+def test_plates_use_the_range_as_radiographs_do() -> None:
+    """A base that knows washed-out plates alone draws no other; chest radiographs spread over some 56 levels."""
+    plates = [image for image in (draw(FRESH, index, 64) for index in range(500)) if image.subject.kind == "chest"]
+    spread = np.mean([image.pixels[:, :, 0].std() for image in plates])
+    assert len(plates) > 40
+    assert 48 < spread < 64
+
+
+def test_nouns_alone_are_told_with_and_without_a_frame() -> None:
+    told = captions(FRESH, range(2000), 16)
+    assert told.count("a chest") > 5
+    assert told.count("a picture of a chest") > 5
+
+
 def test_the_number_of_shapes_is_the_number_in_words() -> None:
     counted = 0
     for index in range(3000):
@@ -250,9 +264,9 @@ def test_the_number_of_shapes_is_the_number_in_words() -> None:
             and "soft" not in image.subject.before
         ):
             background = image.pixels[0, 0].astype(int)
-            mask = np.abs(image.pixels.astype(int) - background).sum(-1) > 90
+            contrast = np.abs(image.pixels.astype(int) - background).sum(-1)
             counted += 1
-            assert blobs(mask) == image.subject.number, image.subject.words()
+            assert blobs(contrast > contrast.max() / 2) == image.subject.number, image.subject.words()
     assert counted > 5
 
 

@@ -68,7 +68,7 @@ def test_the_public_encoder_names_most_fresh_kinds_and_is_small() -> None:
     drawn = [draw(8, index, 64) for index in range(300)]
     found = kinds_of(np.stack([image.pixels for image in drawn]))
     assert np.mean([kind == image.subject.kind for kind, image in zip(found, drawn, strict=True)]) > 0.9
-    assert WEIGHTS.stat().st_size < 600_000
+    assert WEIGHTS.stat().st_size < 800_000
 
 
 def test_public_features_take_images_of_any_size_and_each_by_itself() -> None:

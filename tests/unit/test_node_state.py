@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.failpoints import at
+from tests.support.faults import Killed
 from undertone.errors import FolderError, LedgerUnavailable
 from undertone_client import state
 from undertone_client.state import NodeState
@@ -42,6 +44,16 @@ def test_commits_sync_the_folder_too_and_what_is_forgotten_is_overwritten(path: 
         assert memory._db.execute("PRAGMA synchronous").fetchone() == (3,)  # EXTRA
         assert memory._db.execute("PRAGMA secure_delete").fetchone() == (1,)
         assert memory._db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+def test_a_forgotten_sum_leaves_nothing_even_after_a_death_within_a_write(path: Path) -> None:
+    with NodeState(path) as memory:
+        memory.keep_sum(ATTEMPT, 1, np.ones(3, dtype=np.int64))
+        with at("durable/written"), pytest.raises(Killed):
+            memory.keep_sum(ATTEMPT, 2, np.ones(3, dtype=np.int64))
+        assert len(list((path.parent / "sums").iterdir())) == 2
+        memory.forget(ATTEMPT)
+        assert list((path.parent / "sums").iterdir()) == []
 
 
 def test_opening_writes_nothing(path: Path) -> None:

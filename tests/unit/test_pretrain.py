@@ -13,16 +13,21 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, LDMPipeline, StableDiffusionPipeline, UNet2DModel
 from PIL import Image
+from safetensors.torch import load_file
 
 from tests.support.pretraining import Fatal, Stopped, stop, write_config
 from tests.support.runs import call
 from undertone.errors import DataError, FolderError, InputError, PlanChanged, StudyError
 from undertone.models.base import load_base
 from undertone.models.pinned import pin
+from undertone.pretraining.alignment import Aligned, Alignment, public_targets
 from undertone.pretraining.config import load_config
+from undertone.pretraining.dataset import PublicSet
+from undertone.pretraining.denoisers import ClassToImage, build_scheduler, v_loss
 from undertone.pretraining.loop import Course, rate
 from undertone.pretraining.procedural import draw
 from undertone.pretraining.tokenizer import build_tokenizer, common_words
+from undertone.pretraining.weights import initialise
 from undertone.progress import reporting
 from undertone_cli.pretrain import pretrain
 
@@ -95,6 +100,137 @@ def test_processes_killed_at_three_points_leave_the_curve_as_it_is(config: Path,
         assert ended.returncode == (0 if label == "none" else -signal.SIGKILL), ended.stderr
     assert curves(out) == curves(finished)
     assert weights(out) == weights(finished)
+
+
+def test_latents_are_encoded_once_for_one_autoencoder(config: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "checkpoints" / "unet.checkpoint").unlink()
+    (kept,) = (out / "checkpoints").glob("latents-*.npy")
+    with reporting(Fatal("encoding", 1, stop)):
+        pretrain(config, out, resume=True, device="cpu")  # would be stopped where it encodes
+    assert weights(out) == weights(finished)
+    kept.write_bytes(kept.read_bytes()[:-40] + bytes(40))
+    with pytest.raises(Stopped), reporting(Fatal("encoding", 1, stop)):
+        pretrain(config, out, resume=True, device="cpu")
+    # Another autoencoder, of fewer steps, has latents of its own.
+    (out / "checkpoints" / "vae.checkpoint").unlink()
+    for path in (config, out / "config.toml"):
+        assert "steps = 6" in path.read_text()
+    fewer = write_config(tmp_path)
+    fewer.write_text(config.read_text().replace("steps = 6", "steps = 5", 1))
+    shutil.copyfile(fewer, out / "config.toml")
+    with pytest.raises(Stopped), reporting(Fatal("encoding", 1, stop)):
+        pretrain(fewer, out, resume=True, device="cpu")
+
+
+# --- alignment
+
+
+@pytest.fixture(scope="module")
+def aligned(config: Path) -> Path:
+    """The same configuration with an aligned UNet."""
+    path = config.with_name("aligned.toml")
+    path.write_text(config.read_text().replace('kind = "text"', 'kind = "text"\nalign = 0.5'))
+    return path
+
+
+def test_an_aligned_run_leaves_a_stock_model_and_resumes_to_the_bit(
+    aligned: Path, finished: Path, tmp_path: Path
+) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    pretrain(aligned, whole, device="cpu")
+    with pytest.raises(Stopped), reporting(Fatal("unet", 3, stop)):
+        pretrain(aligned, halves, device="cpu")
+    pretrain(aligned, halves, resume=True, device="cpu")
+    assert curves(halves) == curves(whole) != curves(finished)
+    assert weights(halves) == weights(whole) != weights(finished)
+    for name in weights(finished):
+        assert load_file(whole / "pipeline" / name).keys() == load_file(finished / "pipeline" / name).keys()
+
+
+def test_the_distance_of_features_is_that_of_their_angle() -> None:
+    maps = torch.randn(5, 7, 4, 4, generator=torch.Generator().manual_seed(2))
+    alignment = Alignment(maps.half(), 0.5)
+    chosen = torch.tensor([3, 1])
+    assert float(alignment.distance(7 * maps[chosen], chosen)) == pytest.approx(0, abs=1e-4)
+    assert float(alignment.distance(-maps[chosen], chosen)) == pytest.approx(2, abs=1e-4)
+    assert float(alignment.distance(maps[[1, 3]], chosen)) > 0.5
+    pooled = torch.nn.functional.avg_pool2d(maps[chosen], 2)  # a middle of fewer places
+    assert float(alignment.distance(pooled, chosen)) == pytest.approx(0, abs=1e-3)
+
+
+def test_the_middle_of_an_aligned_unet_learns_to_foretell_the_features() -> None:
+    """Without the alignment's share of the gradient it does not."""
+    generator = torch.Generator().manual_seed(4)
+    targets = torch.randn(6, 12, 2, 2, generator=generator).half()
+    latents, told = torch.randn(6, 4, 4, 4, generator=generator), torch.zeros(6, 1, dtype=torch.int64)
+    ends = {}
+    for weight in (0.0, 1.0):
+        model = ClassToImage(0, 4, channels=(16, 32))
+        initialise(model, torch.Generator().manual_seed(5))
+        whole = Aligned(model, alignment := Alignment(targets, weight), torch.Generator().manual_seed(6))
+        optimiser = torch.optim.Adam(whole.parameters(), 3e-3)
+        for _ in range(80):
+            v, found = whole(latents, torch.zeros(6), told)
+            far = alignment.distance(found, torch.arange(6))
+            torch.autograd.backward(v.square().mean() + weight * far)
+            optimiser.step()
+            optimiser.zero_grad()
+        ends[weight] = float(far.detach())
+    assert ends[1.0] < 0.3 < 0.7 < ends[0.0]
+
+
+def test_targets_are_standardised_features_of_each_image() -> None:
+    images = [draw(12, index, 64) for index in range(30)]
+    data = PublicSet(np.stack([image.pixels for image in images]), [image.caption for image in images])
+    found = public_targets(data).float()
+    assert found.shape == (30, 112, 4, 4)
+    alive = found.std(dim=(0, 2, 3)) > 0.5  # a channel may never fire on thirty images
+    assert alive.float().mean() > 0.8
+    torch.testing.assert_close(found.mean(dim=(0, 2, 3)), torch.zeros(112), atol=0.01, rtol=0)
+    alone = public_targets(PublicSet(data.pixels[:15], data.captions[:15])).float()
+    torch.testing.assert_close(  # one affine map apart: each image's are its own
+        torch.corrcoef(torch.stack([alone[:, 3].flatten(), found[:15, 3].flatten()]))[0, 1],
+        torch.tensor(1.0),
+        atol=1e-3,
+        rtol=0,
+    )
+
+
+@pytest.mark.slow
+def test_a_compiled_unet_learns_what_a_plain_one_learns(config: Path, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(config.parent / "images", tmp_path / "images")
+    compiled = tmp_path / "config.toml"
+    compiled.write_text(config.read_text().replace('kind = "text"', 'kind = "text"\ncompile = true'))
+    pretrain(compiled, tmp_path / "out", device="cpu")
+    plain, fused = (_losses(out, "unet") for out in (finished, tmp_path / "out"))
+    np.testing.assert_allclose(fused, plain, rtol=1e-3)
+    assert weights(tmp_path / "out").keys() == weights(finished).keys()
+
+
+@pytest.mark.parametrize("time_power", [1.0, 1.5])
+def test_the_steps_that_a_denoiser_learns_at_crowd_as_told(time_power: float) -> None:
+    """u^p with u uniform lies below x with probability x^(1/p)."""
+    asked: list[torch.Tensor] = []
+
+    def denoiser(z_t: torch.Tensor, t: torch.Tensor, _told: torch.Tensor) -> torch.Tensor:
+        asked.append(t)
+        return z_t
+
+    z, told = torch.zeros(40_000, 1, 1, 1), torch.zeros(40_000, 1, dtype=torch.int64)
+    v_loss(denoiser, build_scheduler(), z, told, torch.Generator().manual_seed(1), time_power)
+    (t,) = asked
+    assert 0 <= int(t.min()) <= int(t.max()) <= 999
+    for share in (0.1, 0.4, 0.8):
+        below = float((t < 1000 * share).float().mean())
+        assert abs(below - share ** (1 / time_power)) < 0.01
+        assert abs(below - share ** (1 / (2.5 - time_power))) > 0.01  # the other power's law
+
+
+def _losses(out: Path, stage: str) -> list[float]:
+    lines = (out / "checkpoints" / f"{stage}.losses.csv").read_text().splitlines()[1:]
+    return [float(line.split(",")[1]) for line in lines]
 
 
 def test_a_text_model_is_a_stock_pipeline_and_a_base(finished: Path) -> None:
@@ -295,8 +431,7 @@ def test_two_hundred_images_as_the_page_says(tmp_path: Path) -> None:
     out = tmp_path / "runs" / "my-base"
     ended = call("pretrain", tmp_path / "pretrain.toml", "--out", out, "--device", "cpu")
     assert ended.exit_code == 0, ended.output
-    curve = (out / "checkpoints" / "unet.losses.csv").read_text().splitlines()[1:]
-    losses = [float(line.split(",")[1]) for line in curve]
+    losses = _losses(out, "unet")
     assert len(losses) == 250
     assert sum(losses[-50:]) < 0.7 * sum(losses[:50])
     base = load_base(pin(str(out / "pipeline")))

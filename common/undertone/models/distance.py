@@ -1,10 +1,10 @@
 """KID between sets of images (Binkowski et al. 2018) and nearest neighbours, on features that nothing private shaped.
 
 KID is the unbiased squared maximum mean discrepancy with the kernel (x.y/d + 1)^3. The features of simulations are
-mean and deviation of every channel at every stage of the base's autoencoder, each standardised by public images.
-Those of the public encoder (`features.py`) tell drawn kinds apart better and real images worse: a blurred chest is no
-nearer to chest X-rays than a picture of nothing. (Raw latents compare place by place and rank a drawn chest no nearer
-to chest X-rays than a random picture; docs/benchmarks.md has the table.)
+those of the public encoder (`features.py`), standardised by public images: they name real digits and chests better
+than a base's own encoder does, and are the same whatever the base. Mean and deviation of every channel at every stage
+of the base's autoencoder are the second opinion. (Raw latents compare place by place and rank a drawn chest no nearer
+to chest X-rays than a random picture; docs/benchmarks.md has the tables.)
 """
 
 from dataclasses import dataclass

@@ -18,12 +18,12 @@ from undertone.pretraining.procedural import KINDS, WORDS
 
 WEIGHTS = Path(__file__).parent / "embedded" / "features.safetensors"
 SIDE = 64  # pixels that the encoder sees
-_CHANNELS = (16, 32, 64, 96)
+_CHANNELS = (24, 48, 80, 112)
 _BATCH = 128
 
 
 class FeatureEncoder(nn.Module):
-    """Pixels float32 [N, 3, 64, 64] in -1..1 -> features [N, 96], and two heads that its training asked for."""
+    """Pixels float32 [N, 3, 64, 64] in -1..1 -> features [N, 112], and two heads that its training asked for."""
 
     def __init__(self) -> None:
         """With the library's start values."""
@@ -37,7 +37,7 @@ class FeatureEncoder(nn.Module):
         self.words = nn.Linear(_CHANNELS[-1], len(WORDS))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features [N, 96]: the mean over the last 4 x 4 places."""
+        """Features [N, 112]: the mean over the last 4 x 4 places."""
         features: Tensor = self.body(x).mean(dim=(2, 3))
         return features
 
@@ -60,7 +60,7 @@ def to_encoder(images: NDArray[np.uint8]) -> Tensor:
 
 @torch.no_grad()
 def public_features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Features [n, 96] of images uint8 [n, h, w, 3] of any size."""
+    """Features [n, 112] of images uint8 [n, h, w, 3] of any size."""
     encoder = feature_encoder()
     chunks = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
     found: NDArray[np.float64] = torch.cat([encoder(to_encoder(chunk)) for chunk in chunks]).double().numpy()

@@ -74,6 +74,9 @@ class UnetTable(StageTable):
     width: int = Field(default=64, ge=16, le=1024, multiple_of=16)
     text_layers: int = Field(default=2, ge=1, le=24)
     drop: float = Field(default=0.1, ge=0, lt=1)
+    time_power: float = Field(default=1.0, ge=0.25, le=4)
+    align: float = Field(default=0.0, ge=0)
+    compile: bool = False
     batch: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=1.2e-3, gt=0, le=1)
 

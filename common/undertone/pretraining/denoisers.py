@@ -1,19 +1,22 @@
 """Stage 2: a UNet on the latents, from scratch, told a caption, a class or nothing (Rombach et al. 2022)."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, UNet2DModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from undertone.pretraining.alignment import Aligned, Alignment, Conditioned
 from undertone.pretraining.loop import Course, train
 
 _HEADS = 4
+Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]  # z_t, t and what it is told, to v
 
 
-class TextToImage(nn.Module):
+class TextToImage(Conditioned):
     """Text encoder and UNet, trained and averaged together."""
 
     def __init__(
@@ -72,7 +75,7 @@ class TextToImage(nn.Module):
         return prediction
 
 
-class ClassToImage(nn.Module):
+class ClassToImage(Conditioned):
     """A UNet told one of `classes` numbers; the number `classes` says nothing. With 0 classes it is told none."""
 
     def __init__(
@@ -127,14 +130,22 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def v_loss(model: nn.Module, scheduler: DDIMScheduler, z: Tensor, told: Tensor, generator: torch.Generator) -> Tensor:
+def v_loss(
+    model: Denoiser,
+    scheduler: DDIMScheduler,
+    z: Tensor,
+    told: Tensor,
+    generator: torch.Generator,
+    time_power: float = 1.0,
+) -> Tensor:
     """Mean |v' - v|^2 with v = alpha_t noise - sigma_t z (Salimans and Ho 2022, appendix D).
 
-    z is float32 [N, c, h, w]; `told` is what the model is told, int64 [N, L]; one uniform step t and one noise per
-    image, from a generator of the CPU.
+    z is float32 [N, c, h, w]; `told` is what the model is told, int64 [N, L]; one step t = T u^time_power with u
+    uniform and one noise per image, from a generator of the CPU.
     """
     noise = torch.randn(z.shape, generator=generator).to(z.device)
-    t = torch.randint(scheduler.config.num_train_timesteps, (len(z),), generator=generator).to(z.device)
+    u = torch.rand(len(z), generator=generator)
+    t = (scheduler.config.num_train_timesteps * u**time_power).long().to(z.device)
     z_t = scheduler.add_noise(z, noise, t)
     v = scheduler.get_velocity(z, noise, t)
     error: Tensor = model(z_t, t, told).float() - v
@@ -144,12 +155,16 @@ def v_loss(model: nn.Module, scheduler: DDIMScheduler, z: Tensor, told: Tensor, 
 def train_denoiser(
     latents: Tensor,
     told: Tensor,
-    model: nn.Module,
+    model: Conditioned,
     drop: float,
     course: Course,
     folder: Path,
     generator: torch.Generator,
-) -> nn.Module:
+    *,
+    time_power: float = 1.0,
+    alignment: Alignment | None = None,
+    compiled: bool = False,
+) -> Conditioned:
     """Train on latents float32 [N, c, h, w].
 
     Args:
@@ -160,20 +175,38 @@ def train_denoiser(
         course: the settings.
         folder: of checkpoints and events.
         generator: source of all randomness, on the CPU.
+        time_power: 1 asks for every step t as often; more asks for steps of little noise more often, where edges form
+            (Esser et al. 2024, 3.1, weigh the ends less).
+        alignment: what the UNet's middle is to resemble.
+        compiled: let torch.compile fuse the model's operations.
 
     Returns:
         The averaged model in eval mode.
     """
     scheduler = build_scheduler()
+    whole = model if alignment is None else Aligned(model, alignment, generator)
+    denoiser = torch.compile(whole) if compiled else whole
     device = next(model.parameters()).device
     nothing = told[len(latents)]
 
     def loss(chosen: Tensor, generator: torch.Generator) -> Tensor:
         dropped = torch.rand(len(chosen), 1, generator=generator) < drop
         words = torch.where(dropped, nothing, told[chosen])
-        return v_loss(model, scheduler, latents[chosen].to(device), words.to(device), generator)
+        z, words = latents[chosen].to(device), words.to(device)
+        if alignment is None:
+            return v_loss(denoiser, scheduler, z, words, generator, time_power)
+        far: list[Tensor] = []
 
-    return train("unet", model, loss, len(latents), course, folder, generator)
+        def aligned(z_t: Tensor, t: Tensor, words: Tensor) -> Tensor:
+            v, found = denoiser(z_t, t, words)
+            far.append(alignment.distance(found, chosen))
+            return cast(Tensor, v)
+
+        fit = v_loss(aligned, scheduler, z, words, generator, time_power)
+        return fit + alignment.weight * far[0]
+
+    trained = train("unet", whole, loss, len(latents), course, folder, generator)
+    return trained.model if isinstance(trained, Aligned) else cast(Conditioned, trained)
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:

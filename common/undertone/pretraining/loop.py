@@ -23,6 +23,7 @@ from undertone.progress import reporter
 _LINE_SECONDS = 60.0
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+_Weights = tuple[Tensor, ...] | list[Tensor]
 Loss = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -92,9 +93,9 @@ class _Run:
         self.stage, self.model, self.course, self.generator = stage, model, course, generator
         self.path = folder / f"{stage}.checkpoint"
         folder.mkdir(parents=True, exist_ok=True)
-        self.averaged = AveragedModel(model, avg_fn=self._mean)
+        self.averaged = AveragedModel(model, multi_avg_fn=self._mean)
         self.optimiser = torch.optim.AdamW(
-            model.parameters(), lr=course.learning_rate, weight_decay=course.weight_decay
+            model.parameters(), lr=course.learning_rate, weight_decay=course.weight_decay, fused=True
         )
         self.losses: list[float] = []
         self.writer = Writer(str(folder / "events"))
@@ -145,10 +146,11 @@ class _Run:
         self._began = (time.monotonic(), len(self.losses))
         reporter().line(f"{self.stage}: going on after step {len(self.losses)}")
 
-    def _mean(self, mean: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
-        """Exponential moving average whose first steps forget faster, so that the start leaves no trace."""
+    @torch.no_grad()
+    def _mean(self, means: _Weights, new: _Weights, updates: Tensor | int) -> None:
+        """Exponential moving averages whose first steps forget faster, so that the start leaves no trace."""
         decay = min(self.course.average, (1 + float(updates)) / (10 + float(updates)))
-        return torch.lerp(mean, new, 1 - decay)
+        torch._foreach_lerp_(list(means), list(new), 1 - decay)
 
     def _show(self) -> None:
         """Events every ten steps; a line with the time left every minute."""

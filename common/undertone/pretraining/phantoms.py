@@ -20,6 +20,7 @@ _GAMMA = {"bright": (0.45, 0.75), "": (0.85, 1.2), "dark": (1.5, 2.3)}
 _ZOOM = {"chest": (0.95, 1.4), "head": (0.85, 1.2), "knee": (0.85, 1.3), "abdomen": (0.85, 1.2)}
 _CHEST_SHARE = 0.5
 _X_RAY_SHARE = 0.4
+_WINDOW_SHARE = 0.6
 _FINE = 64
 _BLUR_SHARE = 0.4
 
@@ -45,14 +46,23 @@ def _develop(rng: np.random.Generator, density: Mask, size: int, tone: str) -> P
     slope = np.linspace(-1, 1, size, dtype=np.float32)
     across, down = np.float32(rng.normal(0, 0.03)), np.float32(rng.normal(0, 0.03))
     small = small + across * slope[None] + down * slope[:, None] + rng.uniform(0, 0.07) * _unevenness(rng, size)
+    if rng.random() < _WINDOW_SHARE:
+        small = _window(rng, small)
     curve = np.clip(small, 0, 1) ** np.float32(rng.uniform(*_GAMMA[tone]))
-    floor, ceiling = rng.uniform(0, 0.15), rng.uniform(0.75, 1.0)
+    floor, ceiling = rng.uniform(0, 0.12), rng.uniform(0.8, 1.0)
     grain = rng.normal(0, rng.uniform(0.002, 0.014), size=curve.shape).astype(np.float32)
     levels = np.clip(np.rint(255 * (floor + (ceiling - floor) * curve + grain)), 0, 255).astype(np.uint8)
     plate = Image.fromarray(levels)
     if rng.random() < _BLUR_SHARE:
         plate = plate.filter(ImageFilter.GaussianBlur(rng.uniform(0.01, 0.03) * size))
     return np.repeat(np.asarray(plate)[:, :, None], 3, axis=2)
+
+
+def _window(rng: np.random.Generator, density: Mask) -> Mask:
+    """Stretched over the whole range, as a viewing station shows a plate; a little is cut off at either end."""
+    low, high = np.quantile(density, (rng.uniform(0, 0.08), rng.uniform(0.9, 1)))
+    stretched: Mask = ((density - low) / max(high - low, 0.2)).astype(np.float32)
+    return stretched
 
 
 def _unevenness(rng: np.random.Generator, size: int) -> Mask:

@@ -1,16 +1,20 @@
 """Public pre-training from the images to a pipeline folder: autoencoder, latents, UNet (DP-LDM's first two steps)."""
 
 import math
+from hashlib import sha256
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from undertone.errors import ModelError
+from undertone.durable import read_array, write_array
+from undertone.errors import FolderError, ModelError
 from undertone.models.pinned import pin
+from undertone.pretraining.alignment import Alignment, Conditioned, public_targets
 from undertone.pretraining.card import model_card
 from undertone.pretraining.config import Config, Precision, StageTable
 from undertone.pretraining.dataset import PublicSet
@@ -43,7 +47,7 @@ def pretrain(config: Config, data: PublicSet, folder: Path, device: str = "cpu")
     """
     checkpoints = folder / "checkpoints"
     vae = _autoencoder(config, data, checkpoints, device)
-    latents = encode(vae, torch.from_numpy(data.pixels), _stream(config, "encode"))
+    latents = _latents(config, data, vae, checkpoints)
     pipeline = folder / "pipeline"
     if config.unet.kind == "text":
         _text(config, data, vae, latents, checkpoints, pipeline, device)
@@ -70,6 +74,21 @@ def _autoencoder(config: Config, data: PublicSet, checkpoints: Path, device: str
     )
 
 
+def _latents(config: Config, data: PublicSet, vae: AutoencoderKL, checkpoints: Path) -> Tensor:
+    """The images' latents, encoded once: a run that is resumed finds them beside the checkpoints."""
+    weights = sha256(b"".join(weight.cpu().numpy().tobytes() for weight in vae.state_dict().values())).hexdigest()
+    kept = checkpoints / f"latents-{weights[:16]}.npy"  # another autoencoder has others
+    if kept.is_file():
+        try:
+            return torch.from_numpy(read_array(kept).astype(np.float32))
+        except FolderError:
+            reporter().line(f"{kept} is damaged: encoding anew")
+    latents = encode(vae, torch.from_numpy(data.pixels), _stream(config, "encode"))
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    write_array(kept, latents.numpy())
+    return latents
+
+
 def _text(
     config: Config, data: PublicSet, vae: AutoencoderKL, latents: Tensor, checkpoints: Path, out: Path, device: str
 ) -> None:
@@ -88,8 +107,7 @@ def _text(
     initialise(model, stream)
     model.to(device)
     told = tokenize(tokenizer, [*data.captions, ""])
-    course = _course(config, table, device)
-    trained = cast(TextToImage, train_denoiser(latents, told, model, table.drop, course, checkpoints, stream))
+    trained = cast(TextToImage, _denoiser(config, data, latents, told, model, checkpoints, stream))
     card = model_card(config, len(data.captions), words=len(words), length=length)
     # A fresh tokenizer: the one that is in use would be written with its last padding.
     export_text_to_image(vae, trained, build_tokenizer(words, length), card, out)
@@ -112,9 +130,32 @@ def _classes(
     initialise(model, stream)
     model.to(device)
     told = torch.tensor([*labels, len(names)])[:, None]
-    course = _course(config, table, device)
-    trained = cast(ClassToImage, train_denoiser(latents, told, model, table.drop, course, checkpoints, stream))
+    trained = cast(ClassToImage, _denoiser(config, data, latents, told, model, checkpoints, stream))
     export_parts(vae, trained.unet, names, model_card(config, len(latents), classes=names), out)
+
+
+def _denoiser(
+    config: Config,
+    data: PublicSet,
+    latents: Tensor,
+    told: Tensor,
+    model: Conditioned,
+    checkpoints: Path,
+    stream: torch.Generator,
+) -> Conditioned:
+    table, device = config.unet, next(model.parameters()).device
+    return train_denoiser(
+        latents,
+        told,
+        model,
+        table.drop,
+        _course(config, table, device.type),
+        checkpoints,
+        stream,
+        time_power=table.time_power,
+        alignment=Alignment(public_targets(data), table.align) if table.align else None,
+        compiled=table.compile,
+    )
 
 
 def _vocabulary(data: PublicSet) -> tuple[list[str], int]:

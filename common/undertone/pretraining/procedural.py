@@ -20,7 +20,8 @@ from undertone.pretraining.wording import Subject, plural
 NEUTRAL_CAPTION = "a picture"
 NEUTRAL_SHARE = 0.08  # of images carry the neutral caption instead of their own
 NOUN_SHARE = 0.2  # carry one noun, as in "a chest": where a learned token stands, nouns must mean something
-_SHORT_SHARE = 0.2  # of captions leave out "a picture of"
+_SHORT_SHARE = 0.2  # of descriptions leave out "a picture of"
+_SHORT_NOUN_SHARE = 0.5  # and of single nouns
 _MIN_SIZE = 16
 
 _FRAME_WORDS = (
@@ -38,12 +39,12 @@ KINDS: tuple[str, ...] = ("digit", "letter", *SHAPES, *TEXTURES, *ORGANS)
 
 _Drawer = Callable[[np.random.Generator, int], tuple[Pixels, Subject]]
 _KINDS: tuple[tuple[float, _Drawer], ...] = (  # shares add up to 1
-    (0.32, phantom),
-    (0.14, handwritten_digit),
-    (0.10, soft_glyph),
-    (0.16, sharp_glyph),
-    (0.18, shape),
-    (0.10, texture),
+    (0.24, phantom),
+    (0.12, handwritten_digit),
+    (0.06, soft_glyph),
+    (0.14, sharp_glyph),
+    (0.26, shape),
+    (0.18, texture),
 )
 
 
@@ -83,9 +84,10 @@ def _caption(rng: np.random.Generator, subject: Subject) -> str:
     if kind < NEUTRAL_SHARE:
         return NEUTRAL_CAPTION
     if kind < NEUTRAL_SHARE + NOUN_SHARE:
-        return subject.bare()
-    words = subject.some_words(rng)
-    return words if rng.random() < _SHORT_SHARE else f"a picture of {words}"
+        words, short = subject.bare(), _SHORT_NOUN_SHARE
+    else:
+        words, short = subject.some_words(rng), _SHORT_SHARE
+    return words if rng.random() < short else f"a picture of {words}"
 
 
 def captions(seed: int, indices: Iterable[int], size: int) -> list[str]:

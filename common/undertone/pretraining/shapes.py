@@ -21,7 +21,7 @@ from undertone.pretraining.wording import Subject
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "diamond", "line")
 TEXTURES = ("stripes", "checks", "dots", "waves", "clouds", "gradient", "background")
-SIZES: dict[str, tuple[float, float]] = {"small": (0.1, 0.15), "": (0.22, 0.32), "large": (0.38, 0.47)}
+SIZES: dict[str, tuple[float, float]] = {"small": (0.12, 0.17), "": (0.22, 0.32), "large": (0.38, 0.47)}
 _SOFT_SHARE = 0.2
 _SEVERAL_SHARE = 0.35
 _PLACED_SHARE = 0.6

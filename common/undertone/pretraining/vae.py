@@ -109,7 +109,7 @@ def encode(vae: AutoencoderKL, pixels: Tensor, generator: torch.Generator, label
             noise = torch.randn(posterior.mean.shape, generator=generator)
             found.append(posterior.mean.float().cpu() + posterior.std.float().cpu() * noise)
             progress(len(chunk))
-    return torch.cat(found)
+    return torch.cat(found).contiguous()
 
 
 @torch.no_grad()
