@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
-from undertone.durable import sync
+from undertone.durable import part_of, sync
 from undertone.errors import FolderError
 
 
@@ -90,7 +90,7 @@ class DiskArray:
         return offset if whole and shape == self.shape and dtype == self.dtype else None
 
     def _create(self) -> int:
-        part = self.path.with_name(self.path.name + ".part")
+        part = part_of(self.path)
         header = {"descr": npy.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
         with part.open("wb") as stream:
             npy.write_array_header_1_0(stream, header)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.durable import read_array, storage_errors, write_array
+from undertone.durable import part_of, read_array, storage_errors, write_array
 from undertone.errors import FolderError, LedgerUnavailable, PlanChanged
 from undertone.failpoints import reached
 
@@ -170,7 +170,7 @@ class NodeState:
     def forget(self, attempt: Attempt) -> None:
         """Drop the coins' outcome and rows, or sum, of an attempt that was answered."""
         kept = self._sum_of(attempt)
-        for file in (kept, kept.with_name(kept.name + ".part")):  # the second after a death within a write
+        for file in (kept, part_of(kept)):  # the second after a death within a write
             file.unlink(missing_ok=True)
         for table in ("rows", "samples"):
             self._run(f"DELETE FROM {table} WHERE digest = ? AND round = ? AND attempt = ?", [attempt])

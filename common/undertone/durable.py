@@ -38,13 +38,18 @@ def storage_errors(folder: Path) -> Iterator[None]:
         raise FolderError(f"{where} cannot be used: {why}; make room or fix the rights, then resume") from None
 
 
+def part_of(path: Path) -> Path:
+    """Where something is made before it is renamed to `path`; it stays there after a death in between."""
+    return path.with_name(path.name + ".part")
+
+
 def write_durable(path: Path, data: bytes) -> None:
     """Write next to `path`, flush to disk, rename into place, flush the folder.
 
     Raises:
         FolderError: the disk is full or the folder cannot be written; nothing is left half done.
     """
-    part = path.with_name(path.name + ".part")
+    part = part_of(path)
     with storage_errors(path):
         with part.open("wb") as stream:
             stream.write(data)

@@ -49,7 +49,8 @@ def diagnose(folder: Path) -> dict[str, float]:
         PublicFeatures.from_public(public),
         EncoderFeatures.from_public(load_base(pinned, device), public),
     )
-    held_out = [features.of(_pixels(run, plan, "holdout", pinned.image_size)) for features in measures]
+    private = _pixels(run, plan, "holdout", pinned.image_size)
+    held_out = [features.of(private) for features in measures]
 
     def distance(images: NDArray[np.uint8]) -> list[float]:
         return [kid(features.of(images), held) for features, held in zip(measures, held_out, strict=True)]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from undertone.durable import part_of
 from undertone.errors import FolderError
 from undertone.progress import reporting
 from undertone_cli.console import Bars, out
@@ -26,7 +27,7 @@ def export(release: Path, folder: Path) -> Path:
     if getattr(base.pipeline.unet, "peft_config", None):
         base.pipeline.fuse_lora(components=["unet"])
         base.pipeline.unload_lora_weights()
-    part = folder.with_name(folder.name + ".part")
+    part = part_of(folder)
     shutil.rmtree(part, ignore_errors=True)
     try:
         base.pipeline.save_pretrained(part, safe_serialization=True)

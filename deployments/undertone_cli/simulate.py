@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from undertone.durable import part_of
 from undertone.errors import DataError, FolderError, InputError, PlanChanged, StudyError
 from undertone.keys import public_hex
 from undertone.models.devices import AUTO, Device, choose
@@ -93,7 +94,7 @@ def _prepare(study: Study, study_file: Path, folder: Path, shares: dict[str, Sit
     plan = resolve(study, simulated_units=filled)
     table(f"plan of {plan.study}", ["", ""], describe(plan))
     refuse_noise(plan)
-    part = folder.with_name(folder.name + ".part")
+    part = part_of(folder)
     shutil.rmtree(part, ignore_errors=True)
     try:
         _write_run(part, plan, study_file, shares, machine)

@@ -21,11 +21,12 @@ from undertone.errors import DataError, FolderError, InputError, PlanChanged, St
 from undertone.models.base import load_base
 from undertone.models.pinned import pin
 from undertone.pretraining.alignment import Aligned, Alignment, public_targets
+from undertone.pretraining.card import model_card
 from undertone.pretraining.config import load_config
 from undertone.pretraining.dataset import PublicSet
 from undertone.pretraining.denoisers import ClassToImage, build_scheduler, v_loss
 from undertone.pretraining.loop import Course, rate
-from undertone.pretraining.procedural import draw
+from undertone.pretraining.procedural import SHARES, draw
 from undertone.pretraining.tokenizer import build_tokenizer, common_words
 from undertone.pretraining.weights import initialise
 from undertone.progress import reporting
@@ -147,6 +148,15 @@ def test_an_aligned_run_leaves_a_stock_model_and_resumes_to_the_bit(
     assert weights(halves) == weights(whole) != weights(finished)
     for name in weights(finished):
         assert load_file(whole / "pipeline" / name).keys() == load_file(finished / "pipeline" / name).keys()
+
+
+def test_the_card_of_drawn_images_has_their_shares_and_the_alignment() -> None:
+    card = model_card(load_config(ROOT / "examples" / "pretrain-tiny.toml"), 40_000)
+    assert sum(SHARES.values()) == pytest.approx(1)
+    for words in ("24% are grey drawings", "32% digits", "26% shapes", "18% textures", "8% carry", "20% one noun"):
+        assert words in card
+    assert "aligned with Undertone's public encoder, weight 0.5" in card
+    assert "steps t = T u^1.5" in card
 
 
 def test_the_distance_of_features_is_that_of_their_angle() -> None:

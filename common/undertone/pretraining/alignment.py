@@ -22,13 +22,9 @@ _HIDDEN = 256
 
 
 class Conditioned(nn.Module):
-    """A UNet and what tells it what to draw."""
+    """A UNet and what tells it what to draw; called with z_t, t and what it is told, it predicts v [N, c, h, w]."""
 
     unet: UNet2DConditionModel | UNet2DModel
-
-    def forward(self, z_t: Tensor, t: Tensor, told: Tensor) -> Tensor:
-        """Predicted v, float32 [N, c, h, w]."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)

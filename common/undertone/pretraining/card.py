@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from undertone.pretraining.config import AutoencoderTable, Config, UnetTable
+from undertone.pretraining.procedural import NEUTRAL_SHARE, NOUN_SHARE, SHARES
 
 _FRONT = """---
 license: {licence}
@@ -47,11 +48,11 @@ image = vae.decode(z).sample
 """
 
 _DRAWN = """{images:,} images of {size} x {size} pixels, drawn by procedure (`undertone.pretraining.procedural`,
-series {seed}); no photograph, no scan, no person. About a third are grey drawings of body parts made of ellipses and
-bands (chest, head, knee, abdomen), 40 % digits and letters (written with drawn strokes, soft, or sharp in fonts that
-matplotlib bundles), 18 % shapes, 10 % textures and backgrounds. 8 % carry the caption "a picture", 20 % one noun
-("a chest"), the others their own with a part left out here and there. Greys have equal channels. How phantoms and
-handwriting look was drawn after looking at public radiographs and digits.
+series {seed}); no photograph, no scan, no person. {phantoms:.0%} are grey drawings of body parts made of ellipses
+and bands (chest, head, knee, abdomen), {glyphs:.0%} digits and letters (written with drawn strokes, soft, or sharp in
+fonts that matplotlib bundles), {shapes:.0%} shapes, {textures:.0%} textures and backgrounds. {neutral:.0%} carry the
+caption "a picture", {nouns:.0%} one noun ("a chest"), the others their own with a part left out here and there. Greys
+have equal channels. How phantoms and handwriting look was drawn after looking at public radiographs and digits.
 """
 
 _LIMITS_DRAWN = """It knows drawings and nothing else. Its "chest" is a phantom, not a radiograph; nothing it makes has
@@ -72,7 +73,7 @@ def model_card(config: Config, images: int, *, words: int = 0, length: int = 0, 
     drawn, size, kind = config.data.folder is None, config.data.size, config.unet.kind
     told = {"text": "text-to-image", "class": "class-conditional", "none": "unconditional"}[kind]
     use = {"text": _USE_TEXT, "class": _USE_CLASS, "none": _USE_NONE}[kind].format(size=size)
-    data = _DRAWN.format(images=images, size=size, seed=config.pretrain.seed) if drawn else _folder(config, images)
+    data = _drawn(config, images) if drawn else _folder(config, images)
     rows = [
         ("autoencoder", _autoencoder(config.autoencoder, size)),
         *([("text encoder", _text_encoder(config.unet, words, length))] if kind == "text" else []),
@@ -91,6 +92,20 @@ def model_card(config: Config, images: int, *, words: int = 0, length: int = 0, 
     return (
         f"{front}{use}\n## Data\n\n{data}\n## Recipe\n\n| part | how |\n|---|---|\n{recipe}\n\n"
         f"Weights are stored in half precision. Made by `undertone pretrain`.\n\n## Limits\n\n{limits}"
+    )
+
+
+def _drawn(config: Config, images: int) -> str:
+    return _DRAWN.format(
+        images=images,
+        size=config.data.size,
+        seed=config.pretrain.seed,
+        phantoms=SHARES["phantom"],
+        glyphs=sum(SHARES[name] for name in ("handwritten_digit", "soft_glyph", "sharp_glyph")),
+        shapes=SHARES["shape"],
+        textures=SHARES["texture"],
+        neutral=NEUTRAL_SHARE,
+        nouns=NOUN_SHARE,
     )
 
 
@@ -119,6 +134,10 @@ def _text_encoder(table: UnetTable, words: int, length: int) -> str:
 
 def _unet(table: UnetTable, classes: Sequence[str]) -> str:
     told = f"; classes {', '.join(classes)}" if classes else ""
+    if table.time_power != 1:
+        told += f"; steps t = T u^{table.time_power:g}"
+    if table.align:
+        told += f"; its middle aligned with Undertone's public encoder, weight {table.align:g}"
     return (
         f"channels {tuple(table.channels)}, {table.layers} layers a level; "
         f"{_steps(table.steps, table.batch, table.learning_rate, table.average)}; of "

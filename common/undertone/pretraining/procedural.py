@@ -46,6 +46,7 @@ _KINDS: tuple[tuple[float, _Drawer], ...] = (  # shares add up to 1
     (0.26, shape),
     (0.18, texture),
 )
+SHARES: dict[str, float] = {drawer.__name__: share for share, drawer in _KINDS}
 
 
 class PublicImage(NamedTuple):
