@@ -1,9 +1,11 @@
 """The embedded base: what its autoencoder keeps, whether samples show what the prompt says, whether greys are grey.
 
-    python benchmarks/base.py [--data FOLDER] [--grid FILE] [--base embedded:tiny]
+    python benchmarks/base.py [--data FOLDER] [--grid FILE] [--base embedded:tiny] [--judge WEIGHTS]
 
 FOLDER is an imagefolder of chest X-rays (UNDERTONE_XRAY names it too); FILE gets eight prompts times eight seeds.
-Exit 1 where fewer than 80 % of samples are recognised as what was prompted.
+The public encoder names the samples. A base that was aligned with it may please it alone: WEIGHTS is a second judge,
+which training never saw (`python -m undertone.pretraining.features --seed 77 --out WEIGHTS`).
+Exit 1 where fewer than 80 % of samples are recognised as what was prompted, by either judge.
 """
 
 import os
@@ -17,10 +19,10 @@ from numpy.typing import NDArray
 from report import Row, parser, publish
 
 from undertone.models.base import LoadedBase, load_base
-from undertone.models.features import kinds_of
+from undertone.models.features import SIDE, FeatureEncoder, feature_encoder, kinds_of, load_encoder
 from undertone.models.grid import save_grid
 from undertone.models.pinned import pin
-from undertone.pretraining.procedural import KINDS, PublicImage, draw
+from undertone.pretraining.procedural import KINDS, draw
 from undertone.pretraining.wording import PLURAL_KINDS, with_article
 
 # The base that shipped before, at 32 x 32 pixels and a quarter of the compression (docs/benchmarks.md).
@@ -35,7 +37,7 @@ PROMPTS = (
     "a picture of a chest x-ray",
     "a picture of a bright phantom of a head",
 )
-SEEDS, STEPS, GUIDANCE, WANTED = 8, 20, 2.0, 0.8
+SEEDS, STEPS, GUIDANCE, WANTED = 8, 20, 4.0, 0.8
 
 
 def psnr(base: LoadedBase, images: NDArray[np.uint8]) -> float:
@@ -87,25 +89,35 @@ def reconstruction(base: LoadedBase, data: Path | None) -> list[Row]:
     return rows
 
 
+def recognition(samples: dict[str, NDArray[np.uint8]], judge: FeatureEncoder, measure: str) -> list[Row]:
+    """What share of each kind's samples the judge names by that kind, and of all kinds in the last row."""
+    fresh = [draw(2027, index, SIDE) for index in range(600)]
+    named = kinds_of(np.stack([image.pixels for image in fresh]), judge)
+    ceiling = float(np.mean([kind == image.subject.kind for kind, image in zip(named, fresh, strict=True)]))
+    right = {kind: float(np.mean([found == kind for found in kinds_of(x, judge)])) for kind, x in samples.items()}
+    rows = [Row(kind_prompt(kind), measure, share, ceiling, "fresh drawn images") for kind, share in right.items()]
+    return [*rows, Row("all kinds", measure, float(np.mean(list(right.values()))), WANTED, "wanted")]
+
+
 def main() -> None:
     """Measure, tabulate, draw."""
     arguments = parser(__doc__ or "")
     arguments.add_argument("--data", type=Path, default=os.environ.get("UNDERTONE_XRAY"))
     arguments.add_argument("--grid", type=Path, help="where to draw eight prompts times eight seeds")
     arguments.add_argument("--base", default="embedded:tiny")
+    arguments.add_argument("--judge", type=Path, help="weights of a second encoder")
     arguments.add_argument("--samples", type=int, default=12, help="of each kind")
     chosen = arguments.parse_args()
     torch.set_num_threads(1)
     base = load_base(pin(chosen.base))
     rows = reconstruction(base, None if chosen.data is None else Path(chosen.data))
-    fresh = [draw(2027, index, base.image_size) for index in range(600)]
-    ceiling = np.mean([kind == i.subject.kind for kind, i in zip(kinds_of(_pixels(fresh)), fresh, strict=True)])
-    right: list[float] = []
-    for kind in KINDS:
-        images = sampled(base, kind_prompt(kind), chosen.samples)
-        right.append(float(np.mean([found == kind for found in kinds_of(images)])))
-        rows.append(Row(kind_prompt(kind), "recognised", right[-1], float(ceiling), "fresh drawn images"))
-    rows.append(Row("all kinds", "recognised", float(np.mean(right)), WANTED, "wanted"))
+    judges = {"recognised": feature_encoder()}
+    if chosen.judge is not None:
+        judges["by the second judge"] = load_encoder(chosen.judge)
+    samples = {kind: sampled(base, kind_prompt(kind), chosen.samples) for kind in KINDS}
+    verdicts = [recognition(samples, judge, measure) for measure, judge in judges.items()]
+    shares = [verdict[-1].ours for verdict in verdicts]
+    rows += [row for verdict in verdicts for row in verdict]
     greys = np.concatenate([sampled(base, prompt, SEEDS) for prompt in (PROMPTS[0], PROMPTS[6])]).astype(float)
     rows.append(Row("grey prompts", "tint, levels of 256", float(np.ptp(greys, axis=-1).mean()), 12.0, "limit"))
     if chosen.grid is not None:
@@ -114,12 +126,8 @@ def main() -> None:
             {p: base.sample([p] * SEEDS, list(range(SEEDS)), steps=STEPS, guidance=GUIDANCE) for p in PROMPTS},
         )
     publish("the embedded base", rows, chosen.json)
-    if np.mean(right) < WANTED:
-        sys.exit(f"only {np.mean(right):.0%} of samples are recognised as what was prompted")
-
-
-def _pixels(images: list[PublicImage]) -> NDArray[np.uint8]:
-    return np.stack([image.pixels for image in images])
+    if min(shares) < WANTED:
+        sys.exit(f"only {min(shares):.0%} of samples are recognised as what was prompted")
 
 
 if __name__ == "__main__":

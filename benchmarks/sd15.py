@@ -123,17 +123,18 @@ def main() -> None:
     arguments = parser(__doc__ or "")
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    arguments.add_argument("--largest", type=int, default=64, help="no batch above this")
+    arguments.add_argument("--largest", type=int, help="no batch above this; by default 64 on a graphics card, else 1")
     arguments.add_argument("--repeats", type=int, default=3)
     arguments.add_argument("--tf32", action="store_true", help="let the model's own products be rounded to 10 bits")
     chosen = arguments.parse_args()
     if chosen.device == "cpu":
-        print("no graphics card: a step takes minutes and memory is the machine's; say --largest 1", file=sys.stderr)
+        print("no graphics card: a step takes minutes and memory is the machine's", file=sys.stderr)
     warnings.simplefilter("ignore", UserWarning)  # the peers' own, at every step
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = chosen.tf32
+    largest = chosen.largest or (1 if chosen.device == "cpu" else 64)
     rows = []
     for method in chosen.methods:
-        rows += sweep(method, chosen.device, chosen.repeats, chosen.largest)
+        rows += sweep(method, chosen.device, chosen.repeats, largest)
     publish(f"Stable Diffusion 1.5 on {chosen.device}", rows, chosen.json)
 
 

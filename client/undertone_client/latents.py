@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 
 from undertone.canonical import Json, digest_of
-from undertone.errors import DataError
+from undertone.errors import DataError, MechanismViolation
 from undertone.failpoints import reached
 from undertone.models.base import LoadedBase
 from undertone.models.pinned import PinnedBase
+from undertone.privacy.rows import row_generator
 from undertone_client.disk_array import DiskArray
 from undertone_client.images import read_images
 from undertone_client.records import RecordTable
@@ -32,6 +34,7 @@ _VERIFIED_AT_ONCE = 1 << 24  # bytes
 _SIZE, _DIGEST = 0, slice(2, 4)  # a seal: length, time in ns, 16 bytes of SHA-256 as two numbers
 Seals = NDArray[np.int64]
 Note = Callable[[str], None]
+_checked: WeakSet[LoadedBase] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,9 @@ def cached_latents(
 
     Raises:
         FolderError: the cache cannot be read or written.
+        MechanismViolation: on this device an image's latents change with its place in the batch.
     """
+    _check_encoder(base)
     name = f"latents-{_key(table, pinned)[:16]}"
     latents = DiskArray(cache / f"{name}.npy", (len(table.records), *base.latent_shape), "<f4")
     seals = DiskArray(cache / f"{name}.seals.npy", (len(table.records), 4), "<i8")
@@ -92,6 +97,25 @@ def cached_latents(
         seals.sync()
         reached("latents/durable")
     return Latents(latents, good)
+
+
+def _check_encoder(base: LoadedBase) -> None:
+    """On random images, once for each base in memory: an image's latents must not depend on what is encoded beside it.
+
+    Which images share a batch depends on which are new, so one record more would move others' latents. For CPUs the
+    tests show it (test_slots.py).
+    """
+    if base.device.type == "cpu" or base in _checked:
+        return
+    shape = (_BATCH + _BATCH // 2, base.image_size, base.image_size, 3)
+    pixels = row_generator(hashlib.sha256(b"undertone/encoder").digest()).integers(0, 256, shape, dtype=np.uint8)
+    first, second = base.encode(pixels[:_BATCH]), base.encode(pixels[_BATCH // 2 :])
+    if not np.array_equal(first[_BATCH // 2 :], second[: _BATCH // 2], equal_nan=True):
+        raise MechanismViolation(
+            f"on {base.device} an image's latents change with its place in the batch, so one record could move "
+            'others; say device = "cpu" in node.toml'
+        )
+    _checked.add(base)
 
 
 def _encode(

@@ -9,6 +9,7 @@ from pathlib import Path
 from undertone import PROTOCOL
 from undertone.errors import (
     BudgetExceeded,
+    LedgerRestored,
     NotApproved,
     PlanChanged,
     ProtocolError,
@@ -25,12 +26,14 @@ from undertone.privacy.ledger import Ledger
 from undertone.secagg.prg import pack24
 from undertone.stages import MaskedVector
 from undertone_client.attempt import Answer, OpenAttempt, repeats
+from undertone_client.rollback import head_token, refuse_older
 from undertone_client.site import SiteDir
 from undertone_client.state import NodeState
 
 # What a coordinator is told: facts of plan and protocol. Everything else stays in node.log.
 _TOLD = (
     BudgetExceeded,
+    LedgerRestored,
     NotApproved,
     PlanChanged,
     ProtocolError,
@@ -50,29 +53,32 @@ class Node:
     def handle(self, request: Request) -> Reply:
         """Answer or refuse; what a refusal says never depends on a record (PRIVACY 17)."""
         try:
-            answer = self._answer(request)
+            answer, head = self._answer(request)
         except _TOLD as error:
             return self._refusal(type(error).__name__, str(error))
         except Exception as error:  # noqa: BLE001 - its text may name a record: it stays in node.log
             self.site.note(f"{request.kind} failed: {type(error).__name__}: {error}")
             return self._refusal("SiteFault", "the site cannot take part now; its operator finds why in node.log")
-        return Reply(self.site.config.site, PROTOCOL, words=_on_wire(answer.vector), body=answer.body)
+        return Reply(self.site.config.site, PROTOCOL, words=_on_wire(answer.vector), body=answer.body, head=head)
 
     def _refusal(self, code: str, message: str) -> Reply:
         self.site.note(f"refused: {code}: {message}")
         return Reply(self.site.config.site, PROTOCOL, error=code, message=message)
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request) -> tuple[Answer, str]:
+        """The answer, and the token of the ledger's newest entry."""
         if request.protocol != PROTOCOL:
             raise ProtocolError(f"the coordinator speaks protocol {request.protocol}, this node protocol {PROTOCOL}")
         if request.kind == "hello":
-            return Answer()
-        plan = self._approved_plan(request)
+            return Answer(), ""
+        plan, secret = self._approved_plan(request), self.site.secret()
         with Ledger.open(self.site.ledger) as ledger, NodeState(self.site.state) as memory:
+            refuse_older(ledger, secret, request.heads.get(self.site.config.site, ""))
             if request.kind in ("prepare", "contribute"):
                 _refuse_replay(ledger, plan, request)
             attempt = OpenAttempt(self.site, plan, request, ledger, memory, self._entropy)
-            return attempt.plain() if plan.aggregation.mode == "plain" else attempt.secure()
+            answer = attempt.plain() if plan.aggregation.mode == "plain" else attempt.secure()
+            return answer, head_token(secret, ledger.head)
 
     def _approved_plan(self, request: Request) -> Plan:
         """The request's plan, once everything about it is what this site approved.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from undertone.canonical import digest_of
 from undertone.captions import fill_caption
-from undertone.errors import PlanChanged
+from undertone.errors import NotApproved, PlanChanged
 from undertone.failpoints import reached
 from undertone.layout import state_sha256
 from undertone.methods.protocol import Method, Progress, SummingMethod, UnitRecords
@@ -31,7 +31,7 @@ from undertone_client.lanes import Lane, Row, rows_by_lane
 from undertone_client.latents import Latents, cached_latents
 from undertone_client.notes import few
 from undertone_client.records import RecordTable
-from undertone_client.registration import present, register
+from undertone_client.registration import present, registered
 from undertone_client.site import SiteDir
 from undertone_client.state import Attempt, NodeState
 from undertone_client.summing import ClippedSums, Slots, SlotSums, as_rows, summing_lane
@@ -50,7 +50,7 @@ class Preparation:
 
     def run(self) -> None:
         """Draw the coins once, then compute every sampled unit's row that is not on disk yet."""
-        plan, table = self.plan, register(self.site, self.plan)  # once: later calls find the registration
+        plan, table = self.plan, self._registered()
         pinned = pin(plan.model.base, plan.model.revision)
         # Before the coins: whether a site can take part must not depend on how they fell.
         check_pins(pinned, plan.model.files)
@@ -61,6 +61,17 @@ class Preparation:
             self._sum_slots(placed, method, lanes, table, pinned)
         else:
             self._compute_rows(placed, lanes, table, pinned)
+
+    def _registered(self) -> RecordTable:
+        """The records as they were when a person approved the plan; a request alone registers nothing (PRIVACY 17).
+
+        Raises:
+            NotApproved: none were.
+        """
+        table = registered(self.site, self.plan)
+        if table is None:
+            raise NotApproved(f"{self.site.config.site} has registered no records for this plan; approve it again")
+        return table
 
     def _compute_rows(
         self, placed: list[str | None], lanes: list[Lane], table: RecordTable, pinned: PinnedBase

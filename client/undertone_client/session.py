@@ -6,6 +6,7 @@ reply leave. So a step answers one message, accepted or refused, whatever dies i
 put back from an older copy is found out by the ledger.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from undertone.errors import ProtocolError, ReplayedAttempt
 from undertone.failpoints import reached
 from undertone.messages import Request
 from undertone.plan import Plan
+from undertone.privacy.chain import Entry
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import to_ring
@@ -51,10 +53,8 @@ class SiteSession:
         """
         params = self._parameters(state_sha256)
         agree(self.request.body, params)
-        session, _ = self._newest()
-        if self.request.session <= session:
-            raise ReplayedAttempt(f"session {self.request.session} of this attempt is over; {session} was opened")
         self._note(_OPEN)
+        self._forget_others()
         identity = self.site.identity()
         opened, advert = open_session(params, self.site.config.site, identity, self._federation, entropy)
         self._keep(state_sha256, opened)
@@ -95,11 +95,6 @@ class SiteSession:
 
     def _take(self, step: int, kind: type[_StateT]) -> tuple[str, _StateT]:
         """The stored state of the step before, once: from here on this step is spent."""
-        newest = self._newest()
-        if newest != (self.request.session, step - 1):
-            raise ReplayedAttempt(
-                f"step {step} of session {self.request.session} does not follow step {newest[1]} of session {newest[0]}"
-            )
         self._note(step)
         try:
             data = self._path.read_bytes()
@@ -119,12 +114,29 @@ class SiteSession:
         reached("session/state durable")
 
     def _note(self, step: int) -> None:
-        self.ledger.note(_NOTE, self._key | {"session": self.request.session, "step": step})
+        """Spend a step, if it follows what the ledger noted last; of two processes at one step, one succeeds."""
+        number = self.request.session
+
+        def follows(entries: Sequence[Entry]) -> None:
+            session, done = self._newest(entries)
+            if step == _OPEN and number <= session:
+                raise ReplayedAttempt(f"session {number} of this attempt is over; {session} was opened")
+            if step != _OPEN and (session, done) != (number, step - 1):
+                raise ReplayedAttempt(
+                    f"step {step} of session {number} does not follow step {done} of session {session}"
+                )
+
+        self.ledger.note(_NOTE, self._key | {"session": number, "step": step}, follows)
         reached("session/step noted")
 
-    def _newest(self) -> tuple[int, int]:
-        """(session, step) that the ledger noted last for this attempt; (0, 0) if none."""
-        for entry in reversed(self.ledger.entries()):
+    def _forget_others(self) -> None:
+        """Remove the secrets of this plan's earlier sessions: one that was broken off would keep them for ever."""
+        for path in self.site.sessions.glob(f"{self.plan.digest[:16]}-*"):
+            path.unlink(missing_ok=True)
+
+    def _newest(self, entries: Sequence[Entry]) -> tuple[int, int]:
+        """(session, step) that was noted last for this attempt; (0, 0) if none."""
+        for entry in reversed(entries):
             if entry.kind == _NOTE and all(entry.body.get(name) == value for name, value in self._key.items()):
                 session, step = entry.body.get("session"), entry.body.get("step")
                 if isinstance(session, int) and isinstance(step, int):

@@ -15,7 +15,6 @@ registered/     for each approved plan its records as they were found good
 
 import json
 import logging
-import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -24,14 +23,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, PositiveInt
 
 from undertone.durable import storage_errors, write_durable
-from undertone.errors import FolderError, NotApproved
+from undertone.errors import FolderError, NotApproved, StudyError
 from undertone.keys import create_key, load_key, write_secret
 from undertone.models.devices import AUTO, Dtype
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
 from undertone.secagg.federation import Federation, read_federation
 from undertone.shown import shown
-from undertone.study import Section, SiteName
+from undertone.study import Section, SiteName, parse_tables, read_tables
 
 _ConfigT = TypeVar("_ConfigT", bound=Section)
 _log = logging.getLogger("undertone.node")
@@ -177,7 +176,12 @@ def _toml(section: Section) -> bytes:
 
 
 def _read(path: Path, model: type[_ConfigT]) -> _ConfigT:
+    if not path.is_file():
+        raise FolderError(
+            f"{path.parent} is no SITE_DIR: it has no {path.name}. A SITE_DIR is a node's own folder, such as "
+            "RUN/sites/NAME of a simulation; the images lie where its node.toml says"
+        )
     try:
-        return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:  # of tomllib and pydantic, too
-        raise FolderError(f"{path} cannot be used: {shown(str(error).splitlines()[0])}") from None
+        return parse_tables(model, read_tables(path), str(path))
+    except StudyError as error:
+        raise FolderError(str(error)) from None

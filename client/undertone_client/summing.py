@@ -54,7 +54,7 @@ def as_rows(sums: ClippedSums) -> RowMaker:
 
 
 def check_sums(lane: Lane, *, sums: ClippedSums, clip_norm: float) -> None:
-    """On random data: a unit that leaves its slot takes its own clipped gradient along, and moves no other norm.
+    """On random data: no clipped gradient exceeds C, and a unit that leaves takes its own along and nothing else.
 
     Raises:
         MechanismViolation: the device's floating point is worse than the sensitivity counts.
@@ -66,6 +66,12 @@ def check_sums(lane: Lane, *, sums: ClippedSums, clip_norm: float) -> None:
         alone, _ = sums(lane.base, _fresh(_only(units, 0)))
     deviation = float(np.linalg.norm(everyone - without - alone)) / clip_norm
     same = np.array_equal(norms[1:], other_norms[1:], equal_nan=True)
+    excess = float(np.linalg.norm(alone)) / clip_norm - 1
+    if excess > _LARGEST_DEVIATION:
+        raise MechanismViolation(
+            f"on {lane.device} in {lane.dtype} a clipped gradient is {excess:.1e} of C too long; "
+            f'{_LARGEST_DEVIATION:.0e} is allowed: say device = "cpu" or dtype = "float32" in node.toml'
+        )
     if not (same and deviation < _LARGEST_DEVIATION):
         raise MechanismViolation(
             f"on {lane.device} in {lane.dtype} a unit moves the sum by {deviation:.1e} of C beyond its own gradient"

@@ -97,6 +97,10 @@ class LedgerCorrupt(Refused):
     """The ledger's chain is broken, or it was restored from an old copy."""
 
 
+class LedgerRestored(LedgerCorrupt):
+    """A site's ledger is an older copy than one that has answered before."""
+
+
 class LedgerUnavailable(Refused):
     """The ledger cannot be read or written now."""
 

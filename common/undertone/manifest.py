@@ -32,7 +32,7 @@ def check_manifest(folder: Path) -> str:
         signature = (folder / SIGNATURE).read_text(encoding="ascii")
         listed = json.loads(data)
         coordinator, files = str(listed["coordinator"]), dict(listed["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise NotVerified(
             f"{folder}: {MANIFEST} or {SIGNATURE} is missing or damaged; fetch the release again"
         ) from None

@@ -1,6 +1,7 @@
 """What coordinator and node say to each other, before any transport: one request, one reply (DESIGN 5)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,8 @@ class Request:
     messages (docs/secure-aggregation.md) answer prepare, share, contribute, confirm and unmask.
 
     `plan` is the plan's canonical JSON with the coordinator's signature over its digest; `state` is w, [d]
-    float32, with prepare and contribute; `session` and `body` belong to secure aggregation.
+    float32, with prepare and contribute; `session` and `body` belong to secure aggregation. `heads` are the newest
+    tokens of the sites' ledgers that the coordinator holds, by site (undertone_client/rollback.py).
     """
 
     kind: Kind
@@ -31,19 +33,21 @@ class Request:
     session: int = 0
     state: NDArray[np.float32] | None = None
     body: bytes = b""
+    heads: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Reply:
     """Node -> coordinator. `words` answers `contribute` alone: [d] uint32, or [3d] bytes on a 24-bit wire.
 
-    `body` is the site's message of secure aggregation. `error` and `message` say why a node refused; neither
-    ever depends on a record (PRIVACY 17).
+    `body` is the site's message of secure aggregation, `head` the token of its ledger's newest entry. `error` and
+    `message` say why a node refused; neither ever depends on a record (PRIVACY 17).
     """
 
     site: str
     protocol: int
     words: Words | None = None
     body: bytes = b""
+    head: str = ""
     error: str = ""
     message: str = ""

@@ -54,8 +54,8 @@ class PlannedPrivacy(Section):
 
     unit: Unit
     adjacency: Literal["add/remove one unit"] = "add/remove one unit"
-    epsilon_target: float
-    epsilon: float
+    epsilon_target: float = Field(gt=0, le=100)
+    epsilon: float = Field(ge=0, le=100)
     epsilon_rdp: float
     delta: float
     sampling_rate: float = Field(gt=0, le=1)
@@ -270,5 +270,5 @@ class Plan(Section):
 
 def surplus_delta(privacy: PlannedPrivacy, site: str, units: int) -> float:
     """What units beyond a site's slots cost of delta."""
-    slots, epsilon = privacy.slots[site], privacy.epsilon_target
+    slots, epsilon = privacy.slots[site], max(privacy.epsilon, privacy.epsilon_target)  # the claim, whatever was wanted
     return overflow_delta(units, slots, privacy.sampling_rate, privacy.max_attempts, epsilon)

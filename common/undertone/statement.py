@@ -1,5 +1,7 @@
 """privacy.json: what a release reveals about any one unit, point by point (NIST SP 800-226)."""
 
+from dataclasses import dataclass
+
 from undertone import __version__
 from undertone.canonical import Json
 from undertone.plan import Plan
@@ -29,8 +31,21 @@ _UNITS = {
 }
 
 
+@dataclass(frozen=True)
+class TookPart:
+    """Whose sums were opened: a site may be in the sum of one round and not of another.
+
+    `everywhere` are the sites in every round's sum, `missing` the others of the roster with the reason; `fewest` is how
+    many the smallest sum holds.
+    """
+
+    everywhere: list[str]
+    missing: dict[str, str]
+    fewest: int
+
+
 def privacy_statement(
-    plan: Plan, *, setting: Json, ledger_head: str, charges: int, sites: list[str], missing: dict[str, str]
+    plan: Plan, *, setting: Json, ledger_head: str, charges: int, took_part: TookPart
 ) -> dict[str, Json]:
     """The statement of a release; every figure comes from the plan or the ledger.
 
@@ -39,8 +54,7 @@ def privacy_statement(
         setting: "simulation", or the deployment's own name for itself.
         ledger_head: the hash of the ledger's last entry.
         charges: attempts charged.
-        sites: whose sums were opened.
-        missing: roster sites that were not, with the reason.
+        took_part: whose sums were opened.
     """
     privacy = plan.privacy
     return {
@@ -57,7 +71,7 @@ def privacy_statement(
             "epsilon_rdp": privacy.epsilon_rdp,
             "claim": "the plan's epsilon at max_attempts; stopping early does not lower it",
         },
-        "mechanism": _mechanism(plan, charges, len(sites)),
+        "mechanism": _mechanism(plan, charges, took_part.fewest),
         "aggregation": {
             "mode": plan.aggregation.mode,
             "threshold": plan.aggregation.threshold,
@@ -71,8 +85,9 @@ def privacy_statement(
         "cohort": {
             "units_public": dict(plan.cohort.units),
             "units_origin": plan.cohort.units_origin,
-            "sites_in_the_sum": list(sites),
-            "sites_missing": dict(missing),
+            "sites_in_every_sum": list(took_part.everywhere),
+            "fewest_sites_in_a_sum": took_part.fewest,
+            "sites_missing": dict(took_part.missing),
         },
         "trust": trust_assumptions(plan),
         "evidence": {
@@ -134,7 +149,7 @@ def _distributed(plan: Plan, sites: int) -> Json:
         "sigma_of_a_share": privacy.sigma_local,
         "shares_counted": plan.shares,
         "noise_margin": plan.grid.noise_margin,
-        "remark": f"{sites} sites are in the last sum; if each left its share in, the variance of the noise is "
+        "remark": f"{sites} sites are in the smallest sum; if each left its share in, the variance of the noise is "
         f"{sites / plan.shares:.2f} times what the claim counts",
     }
 

@@ -161,7 +161,7 @@ def read_tables(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: cannot read the study file: {_reason(error)}") from None
+        raise StudyError(f"{path}: cannot be read: {_reason(error)}") from None
     try:
         return tomllib.loads(text)
     except RecursionError:

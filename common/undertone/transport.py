@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from undertone.errors import ProtocolError
 from undertone.messages import Kind, Reply, Request, Words
 
-_T = TypeVar("_T", int, str, bytes)
+_T = TypeVar("_T", int, str, bytes, list[object])
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 # Whatever numpy makes of bytes that are no array: empty ones, zip files, text.
@@ -37,6 +37,8 @@ def request_to_records(request: Request) -> RecordDict:
         "attempt": request.attempt,
         "session": request.session,
         "body": request.body,
+        "sites": list(request.heads),
+        "heads": list(request.heads.values()),
     }
     records = RecordDict({"header": ConfigRecord(header)})
     if request.state is not None:
@@ -62,6 +64,7 @@ def request_from_records(kind: Kind, records: RecordDict) -> Request:
             attempt=_typed(header["attempt"], int),
             session=_typed(header["session"], int),
             body=_typed(header["body"], bytes),
+            heads=dict(zip(_texts(header["sites"]), _texts(header["heads"]), strict=True)),
             state=None if state is None else _array(state, np.float32),
         )
     except _UNREADABLE:
@@ -74,6 +77,7 @@ def reply_to_records(reply: Reply) -> RecordDict:
         "site": reply.site,
         "protocol": reply.protocol,
         "body": reply.body,
+        "head": reply.head,
         "error": reply.error,
         "message": reply.message,
     }
@@ -97,6 +101,7 @@ def reply_from_records(records: RecordDict) -> Reply:
             protocol=_typed(header["protocol"], int),
             words=None if words is None else _words(words),
             body=_typed(header["body"], bytes),
+            head=_typed(header["head"], str),
             error=_typed(header["error"], str),
             message=_typed(header["message"], str),
         )
@@ -108,6 +113,10 @@ def _typed(value: object, wanted: type[_T]) -> _T:
     if type(value) is not wanted:
         raise TypeError(wanted.__name__)
     return value
+
+
+def _texts(value: object) -> list[str]:
+    return [_typed(text, str) for text in _typed(value, list)]
 
 
 def _words(value: NDArray[Any]) -> Words:

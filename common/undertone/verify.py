@@ -8,13 +8,21 @@ from typing import Any
 import numpy as np
 
 from undertone.canonical import Json, canonical_json
-from undertone.errors import LedgerCorrupt, LedgerUnavailable, NotApproved, NotVerified, PlanChanged, StudyError
+from undertone.errors import (
+    FolderError,
+    LedgerCorrupt,
+    LedgerUnavailable,
+    NotApproved,
+    NotVerified,
+    PlanChanged,
+    StudyError,
+)
 from undertone.keys import PLAN_DOMAIN, check_signature
 from undertone.manifest import check_manifest
 from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
 from undertone.resolve import recompute_epsilon
-from undertone.statement import privacy_statement
+from undertone.statement import TookPart, privacy_statement
 
 
 @dataclass(frozen=True)
@@ -41,16 +49,17 @@ def verify(folder: Path, coordinator: str | None = None) -> Verified:
 
     Raises:
         NotVerified: what does not hold, and in which file.
+        FolderError: there is no such folder.
     """
     if not folder.is_dir():
-        raise NotVerified(f"{folder} is not a release folder")
+        raise FolderError(f"there is no folder {folder}; give a release, such as RUN/release")
     signer = check_manifest(folder)
     if coordinator is not None and coordinator != signer:
         raise NotVerified(f"the release is signed by {signer[:16]}, not by {coordinator[:16]}")
     plan = _plan(folder, signer)
     charges, head = _charges(folder, plan)
     statement = _statement(folder)
-    sites, missing = _cohort(statement, plan)
+    took_part = _took_part(statement, plan)
     try:
         epsilon, epsilon_rdp = recompute_epsilon(plan)
     except StudyError as error:
@@ -60,8 +69,7 @@ def verify(folder: Path, coordinator: str | None = None) -> Verified:
         setting=statement.get("setting"),
         ledger_head=head,
         charges=charges,
-        sites=sites,
-        missing=missing,
+        took_part=took_part,
     )
     claimed = (plan.privacy.epsilon, plan.privacy.epsilon_rdp)
     # Another processor may round the last bits of a convolution differently; nothing else may differ.
@@ -114,17 +122,21 @@ def _charges(folder: Path, plan: Plan) -> tuple[int, str]:
     return len(charges), head
 
 
-def _cohort(statement: dict[str, Any], plan: Plan) -> tuple[list[str], dict[str, str]]:
-    """Who was in the sum and who was not: the one thing that only the statement tells, within the roster."""
+def _took_part(statement: dict[str, Any], plan: Plan) -> TookPart:
+    """Who was in the sums and who was not: the one thing that only the statement tells, within the roster."""
     cohort = statement["cohort"]
-    sites, missing = cohort.get("sites_in_the_sum"), cohort.get("sites_missing")
-    if not isinstance(sites, list) or not isinstance(missing, dict):
-        raise NotVerified("privacy.json does not say which sites are in the sum: cohort")
+    sites, missing = cohort.get("sites_in_every_sum"), cohort.get("sites_missing")
+    fewest = cohort.get("fewest_sites_in_a_sum")
+    if not isinstance(sites, list) or not isinstance(missing, dict) or type(fewest) is not int:
+        raise NotVerified("privacy.json does not say which sites are in the sums: cohort")
     if sorted([*map(str, sites), *missing]) != sorted(plan.cohort.units):
         raise NotVerified("privacy.json names other sites than the plan's roster: cohort")
-    if len(sites) < plan.quorum:
-        raise NotVerified(f"privacy.json says that a sum of {len(sites)} sites was used; the plan needs {plan.quorum}")
-    return sites, missing
+    most = len(sites) if plan.privacy.rounds == 1 else len(plan.cohort.units)
+    if not len(sites) <= fewest <= most:
+        raise NotVerified(f"privacy.json counts {fewest} sites in a sum and names {len(sites)} in every one: cohort")
+    if fewest < plan.quorum:
+        raise NotVerified(f"privacy.json says that a sum of {fewest} sites was used; the plan needs {plan.quorum}")
+    return TookPart(sites, missing, fewest)
 
 
 def _statement(folder: Path) -> dict[str, Any]:
@@ -132,6 +144,6 @@ def _statement(folder: Path) -> dict[str, Any]:
         statement: dict[str, Any] = json.loads((folder / "privacy.json").read_text(encoding="utf-8"))
         if not isinstance(statement, dict) or not isinstance(statement.get("cohort"), dict):
             raise ValueError("not a statement")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise NotVerified(f"privacy.json cannot be read: {error}") from None
     return statement

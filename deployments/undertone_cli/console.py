@@ -55,6 +55,12 @@ class Bars:
         self._console.print(text, markup=False)
 
 
+def lines(rows: Sequence[tuple[str, object]]) -> None:
+    """Print what a person copies, a line each: a table folds keys and paths."""
+    for name, value in rows:
+        out.print(f"  {name}: {value}", soft_wrap=True, markup=False, highlight=False)
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a small table; the first column is text, the others numbers or words."""
     drawn = Table(title=escape(title), title_justify="left")

@@ -41,7 +41,9 @@ def write_digits(folder: Path) -> None:
     try:
         from sklearn.datasets import load_digits  # an extra: only the demo needs it
     except ImportError:
-        raise InputError('the demo needs scikit-learn: pip install "undertone[demo]"') from None
+        raise InputError(
+            'the demo needs scikit-learn: in your clone, pip install -c constraints.txt ".[demo]"'
+        ) from None
     digits = load_digits()
     ends = np.cumsum([round(IMAGES * share) for share in SITES.values()])
     for site, start, end in zip(SITES, [0, *ends[:-1]], ends, strict=True):

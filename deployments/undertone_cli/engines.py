@@ -19,7 +19,9 @@ def check_engine(name: str) -> None:
     if name not in ENGINES:
         raise InputError(f'there is no engine "{name}"; there are {", ".join(ENGINES)}')
     if name == RAY and not all(find_spec(library) for library in ("ray", "psutil")):
-        raise InputError('--engine ray needs Ray: pip install "undertone[ray]", or leave --engine out')
+        raise InputError(
+            '--engine ray needs Ray: in your clone, pip install -c constraints.txt ".[ray]", or leave --engine out'
+        )
 
 
 def run_on(engine: str, run: Path, sites: Iterable[Path]) -> None:

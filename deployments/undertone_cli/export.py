@@ -9,21 +9,22 @@ from undertone.durable import part_of
 from undertone.errors import FolderError
 from undertone.progress import reporting
 from undertone_cli.console import Bars, out
-from undertone_cli.released import adapted_base, released_plan
+from undertone_cli.released import BASE_HELP, adapted_base, released_plan
 
 
-def export(release: Path, folder: Path) -> Path:
+def export(release: Path, folder: Path, base_copy: Path | None = None) -> Path:
     """Write base and release together as a pipeline in the diffusers layout.
 
     Args:
         release: a release folder.
         folder: where to write; must not exist. `unet/` in it is the full adapted UNet.
+        base_copy: the base's folder on this machine, if not where the plan says.
 
     Raises:
         UndertoneError: the release or its base model is not what it should be, or the folder exists.
     """
     plan = released_plan(release, folder)
-    base = adapted_base(release, plan)
+    base = adapted_base(release, plan, copy=base_copy)
     if getattr(base.pipeline.unet, "peft_config", None):
         base.pipeline.fuse_lora(components=["unet"])
         base.pipeline.unload_lora_weights()
@@ -44,12 +45,13 @@ def export(release: Path, folder: Path) -> Path:
 @click.command("export")
 @click.argument("release", type=click.Path(path_type=Path))
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="A new folder for the pipeline.")
-def command(release: Path, folder: Path) -> None:
+@click.option("--base", "base_copy", type=click.Path(path_type=Path), help=BASE_HELP)
+def command(release: Path, folder: Path, base_copy: Path | None) -> None:
     """Write a RELEASE and its base model together as one pipeline, in float32.
 
     `StableDiffusionPipeline.from_pretrained(FOLDER)` loads it; FOLDER/unet is the full UNet. This reveals no more than
     the release does; privacy.json goes with it.
     """
     with Bars() as bars, reporting(bars):
-        export(release, folder)
+        export(release, folder, base_copy)
     out.print(f"pipeline in {folder}", highlight=False, markup=False)

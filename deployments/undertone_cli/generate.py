@@ -17,7 +17,7 @@ from undertone.models.grid import save_grid
 from undertone.plan import Plan
 from undertone.progress import reporter, reporting
 from undertone_cli.console import Bars, out
-from undertone_cli.released import adapted_base, released_plan
+from undertone_cli.released import BASE_HELP, adapted_base, released_plan
 
 _BATCH = 16
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,62}")
@@ -45,6 +45,7 @@ def generate(
     guidance: float = 1.0,
     seed: int | None = None,
     device: str = AUTO,
+    base_copy: Path | None = None,
 ) -> list[Path]:
     """Make `count` images of each prompt with a release and write them as an imagefolder.
 
@@ -58,6 +59,7 @@ def generate(
         guidance: classifier-free guidance scale; 1 is none.
         seed: the first image's public seed; by default a fresh one, written to metadata.csv.
         device: "auto", or one torch device.
+        base_copy: the base's folder on this machine, if not where the plan says.
 
     Raises:
         UndertoneError: the release or its base model is not what it should be, or the folder exists.
@@ -67,7 +69,7 @@ def generate(
         raise InputError("-n must be at least 1")
     prompts = {"": prompt} if isinstance(prompt, str) else dict(prompt)
     _check_labels(prompts)
-    base = adapted_base(release, plan, choose(device)[0])
+    base = adapted_base(release, plan, choose(device)[0], base_copy)
     first = secrets.randbits(31) if seed is None else seed
     labelled = [(label, text) for label, text in prompts.items() for _ in range(count)]
     wanted = [_Wanted(label, text, first + index) for index, (label, text) in enumerate(labelled)]
@@ -132,6 +134,7 @@ def _write(folder: Path, images: list[Image.Image], wanted: list[_Wanted], plan:
 @click.option("--guidance", default=1.0, show_default=True, help="Classifier-free guidance; 1 is none.")
 @click.option("--seed", type=click.IntRange(0, 2**62), help="Public seed of the first image; fresh by default.")
 @click.option("--device", default=AUTO, show_default=True, help='A torch device, such as "cpu" or "cuda:0".')
+@click.option("--base", "base_copy", type=click.Path(path_type=Path), help=BASE_HELP)
 def command(
     release: Path,
     prompt: str | None,
@@ -142,11 +145,12 @@ def command(
     guidance: float,
     seed: int | None,
     device: str,
+    base_copy: Path | None,
 ) -> None:
     """Make images with a RELEASE; each PNG says inside that it is synthetic.
 
-    The base model is found again by the plan in the release and checked byte for byte. If it has a safety checker,
-    the checker stays on.
+    The base model is found again by the plan in the release, or where --base says, and checked byte for byte. If it
+    has a safety checker, the checker stays on.
     """
     if (prompt is None) == (not classes):
         raise InputError("say what to draw: --prompt TEXT, or --class LABEL TEXT for each class, not both")
@@ -160,6 +164,7 @@ def command(
             guidance=guidance,
             seed=seed,
             device=device,
+            base_copy=base_copy,
         )
     look = folder if classes else folder / "grid.png"
     out.print(f"{len(paths)} images in {folder}; look at {look}", highlight=False, markup=False)

@@ -9,7 +9,7 @@ from undertone.privacy.distributed import DistributedEvent
 from undertone.progress import reporting
 from undertone.resolve import refuse_noise, resolve, units_for_signal
 from undertone.study import load_study
-from undertone_cli.console import Bars, out, table
+from undertone_cli.console import Bars, lines, out, table
 
 SMALLEST_SHOWN = 1e-300
 
@@ -19,7 +19,6 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
     privacy, grid, total = plan.privacy, plan.grid, sum(plan.cohort.units.values())
     clip = grid.clip_units / grid.scale
     return [
-        ("digest", plan.digest),
         (
             "method",
             f"{plan.method.name}, {plan.method.dimension} values, layout {plan.method.layout_digest[:8]}",
@@ -118,6 +117,8 @@ def command(study: Path, as_json: bool) -> None:
         click.echo(plan.as_bytes().decode())
     else:
         table(f"plan of {plan.study}", ["", ""], describe(plan))
+        lines([("digest", plan.digest)])
     refuse_noise(plan)
     if not as_json:
-        out.print(f"Next: undertone simulate {study} --data FOLDER --out RUN", highlight=False, markup=False)
+        then = f"Next: undertone simulate {study} --data FOLDER [--split-by COLUMN] --out RUN"
+        out.print(then, highlight=False, markup=False, soft_wrap=True)

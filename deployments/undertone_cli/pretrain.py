@@ -80,6 +80,11 @@ def _read_folder(table: DataTable, root: Path) -> "PublicSet":
     from undertone_client.metadata import Problem
     from undertone_client.records import read_records, refuse
 
+    if not root.is_dir():
+        raise DataError(
+            f"{root} is not a folder; data.folder is relative to the configuration: put images and metadata.csv there, "
+            "or copy the configuration to where they are"
+        )
     records = read_records(root, "record", None, table.caption)
     wanted = table.class_column
     if wanted and wanted not in records.records[0].columns:
@@ -146,9 +151,11 @@ def command(config: Path, folder: Path, device: str, threads: int, resume: bool)
 
     The images are a folder in the Hugging Face imagefolder convention (metadata.csv or .jsonl with file_name, a caption
     and perhaps a class), or drawn by Undertone itself. Nothing private may be in it: training is not private.
-    OUT/pipeline is a stock diffusers folder with a model card; name it as the base of a study.
+    OUT/pipeline is a stock diffusers folder with a model card. With unet.kind = "text" it can be named as the base of a
+    study; models of classes or of nothing cannot.
 
-    Example: undertone pretrain examples/pretrain-folder.toml --out runs/my-base
+    Example: undertone pretrain pretrain.toml --out runs/my-base, where pretrain.toml is examples/pretrain-folder.toml,
+    copied to where your folder of images is
     """
     with Bars() as bars, reporting(bars):
         pipeline = pretrain(config, folder, resume=resume, device=device, threads=threads)

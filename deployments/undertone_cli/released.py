@@ -10,6 +10,8 @@ from undertone.plan import Plan
 if TYPE_CHECKING:
     from undertone.models.base import LoadedBase
 
+BASE_HELP = "The base model's folder, if it is not where the plan says; its files must be the same."
+
 
 def released_plan(release: Path, folder: Path) -> Plan:
     """The plan of a release, once the folder to write to is free.
@@ -26,8 +28,14 @@ def released_plan(release: Path, folder: Path) -> Plan:
     return plan
 
 
-def adapted_base(release: Path, plan: Plan, device: str = "cpu") -> "LoadedBase":
+def adapted_base(release: Path, plan: Plan, device: str = "cpu", copy: Path | None = None) -> "LoadedBase":
     """The base that the plan pins, with the release's weights and its own safety checker.
+
+    Args:
+        release: a release folder.
+        plan: its plan.
+        device: a torch device.
+        copy: where the base lies on this machine, if not where the plan says; its files must be the same.
 
     Raises:
         UndertoneError: the release or its base model is not what it should be.
@@ -35,7 +43,7 @@ def adapted_base(release: Path, plan: Plan, device: str = "cpu") -> "LoadedBase"
     from undertone.models.adapted import attach, read_weights  # torch: not for --help, nor for a wrong folder
     from undertone.models.base import load_base
 
-    pinned = pin(plan.model.base, plan.model.revision)
+    pinned = pin(plan.model.base, plan.model.revision) if copy is None else pin(str(copy))
     check_pins(pinned, plan.model.files)
     base = load_base(pinned, device, keep_safety_checker=True)
     attach(base, read_weights(release))

@@ -19,7 +19,7 @@ from undertone.progress import reporter, reporting
 from undertone.resolve import refuse_noise, resolve
 from undertone.statement import SIMULATION
 from undertone.study import SITE_NAME, Study, load_study
-from undertone_cli.console import Bars, out, table
+from undertone_cli.console import Bars, lines, out, table
 from undertone_cli.engines import ENGINES, IN_PROCESS, check_engine, run_on
 from undertone_cli.plan import describe
 from undertone_cli.provisioning import federate
@@ -40,7 +40,7 @@ class Machine:
 
 def simulate(
     study_file: Path,
-    data: Path,
+    data: Path | None,
     run_folder: Path,
     *,
     split_by: str | None = None,
@@ -54,7 +54,8 @@ def simulate(
 
     Args:
         study_file: STUDY.toml.
-        data: a folder of images with metadata, or a folder of such folders, one for each site.
+        data: a folder of images with metadata, or a folder of such folders, one for each site;
+            not needed with `resume`.
         run_folder: where RUN is written; must not exist unless `resume`.
         split_by: the metadata column that names the site.
         sites: into how many sites to split the folder, where no column says.
@@ -70,7 +71,11 @@ def simulate(
     study = load_study(study_file)
     if resume:
         _check_same_study(study_file, run_folder)
+        if data or split_by or sites or holdout:
+            reporter().line(f"--resume: data, split and held-out units are those of {run_folder}")
     else:
+        if data is None:
+            raise InputError("a new RUN needs --data, the folder of images")
         refuse_existing(run_folder, "choose another --out, or --resume to go on with it")
         if device != AUTO:
             choose(device)  # before anything is written
@@ -93,6 +98,7 @@ def _prepare(study: Study, study_file: Path, folder: Path, shares: dict[str, Sit
     filled = {site: round_units(len(share.training.units())) for site, share in shares.items()}
     plan = resolve(study, simulated_units=filled)
     table(f"plan of {plan.study}", ["", ""], describe(plan))
+    lines([("digest", plan.digest)])
     refuse_noise(plan)
     part = part_of(folder)
     shutil.rmtree(part, ignore_errors=True)
@@ -162,7 +168,7 @@ def _check_all_images(study: Study, shares: dict[str, SiteData]) -> None:
 
 @click.command("simulate")
 @click.argument("study", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Images with metadata.csv or .jsonl.")
+@click.option("--data", type=click.Path(path_type=Path), help="Images with metadata.csv or .jsonl; for a new RUN.")
 @click.option("--split-by", metavar="COLUMN", help="The metadata column that names each image's site.")
 @click.option("--sites", type=click.IntRange(min=2), help="Split into this many equal sites instead.")
 @click.option("--holdout", type=float, default=0.0, show_default=True, help="Fraction of units kept for diagnostics.")
@@ -174,7 +180,7 @@ def _check_all_images(study: Study, shares: dict[str, SiteData]) -> None:
 @click.option("--resume", is_flag=True, help="Go on with a RUN that was interrupted.")
 def command(
     study: Path,
-    data: Path,
+    data: Path | None,
     split_by: str | None,
     sites: int | None,
     holdout: float,
@@ -212,7 +218,7 @@ def command(
 
 def show_result(run_folder: Path, release: Path) -> None:
     """Say where to look."""
-    lines = [
+    where = [
         ("pictures before and after", release / "samples.png"),
         ("what it reveals", release / "privacy.json"),
         ("check it", f"undertone verify {release}"),
@@ -220,7 +226,6 @@ def show_result(run_folder: Path, release: Path) -> None:
         ("watch it", f"tensorboard --logdir {run_folder / 'events'}"),
     ]
     if (run_folder / "diagnostics.json").exists():
-        lines.append(("diagnostics (simulation only)", run_folder / "diagnostics.json"))
+        where.append(("diagnostics (simulation only)", run_folder / "diagnostics.json"))
     out.print(f"\ndone in {os.fspath(run_folder)}", style="bold", markup=False)
-    for name, where in lines:  # not a table: a folded path cannot be copied
-        out.print(f"  {name}: {where}", soft_wrap=True, markup=False, highlight=False)
+    lines(where)

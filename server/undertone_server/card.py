@@ -13,7 +13,7 @@ tags: [undertone, differential-privacy, synthetic]
 ---
 # {study}
 
-Adapted from `{base}` by the method `{method}` of Undertone: {sites} sites, none of which shared an image.
+Adapted from `{base}` by the method `{method}` of Undertone: {sites} sites or more, none of which shared an image.
 
 ```python
 from diffusers import StableDiffusionPipeline
@@ -48,7 +48,7 @@ _LOAD = {
 
 
 def model_card(plan: Plan, prompt: str, sites: int, weights: Sequence[str]) -> str:
-    """The card of a release whose last sum holds `sites` sites and whose files are `weights`; facts of the plan."""
+    """The card of a release whose smallest sum holds `sites` sites and whose files are `weights`; facts of the plan."""
     return _CARD.format(
         licence=plan.model.licence,
         base=plan.model.base,

@@ -21,7 +21,7 @@ from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
 from undertone.stages import Release
-from undertone.statement import privacy_statement
+from undertone.statement import TookPart, privacy_statement
 from undertone_server.card import model_card
 from undertone_server.run import RunFolder
 
@@ -33,8 +33,7 @@ def release(
     plan: Plan,
     method: Method,
     state: NDArray[np.float32],
-    sites: list[str],
-    missing: dict[str, str],
+    took_part: TookPart,
 ) -> Release:
     """Write RUN/release: weights, statement, plan, ledger, samples, card, and a signed manifest of them all.
 
@@ -53,13 +52,13 @@ def release(
     for name in ("plan.json", "plan.sig"):
         write_durable(part / name, read_bytes(run.folder / name))
     reached("release/plan copied")
-    statement = _statement(run, plan, part, sites, missing)
+    statement = _statement(run, plan, part, took_part)
     write_durable(part / "privacy.json", canonical_json(statement))
     reached("release/statement durable")
     before, after = method.sample_prompts(plan.data.caption)
     _draw_samples(pinned, part, before, after)
     reached("release/samples durable")
-    write_durable(part / "README.md", model_card(plan, after, len(sites), list(weights)).encode())
+    write_durable(part / "README.md", model_card(plan, after, took_part.fewest, list(weights)).encode())
     reached("release/card durable")
     write_manifest(part, run.key())
     reached("release/manifest durable")
@@ -70,7 +69,7 @@ def release(
     return Release(run.release)
 
 
-def _statement(run: RunFolder, plan: Plan, part: Path, sites: list[str], missing: dict[str, str]) -> dict[str, Json]:
+def _statement(run: RunFolder, plan: Plan, part: Path, took_part: TookPart) -> dict[str, Json]:
     with Ledger.open(run.ledger) as ledger:
         ledger.copy_to(part / "ledger.sqlite")
         sync(part / "ledger.sqlite")  # SQLite need not flush a copy
@@ -80,8 +79,7 @@ def _statement(run: RunFolder, plan: Plan, part: Path, sites: list[str], missing
             setting=run.facts()["setting"],
             ledger_head=ledger.head,
             charges=len(ledger.charges(plan.digest)),
-            sites=sites,
-            missing=missing,
+            took_part=took_part,
         )
 
 

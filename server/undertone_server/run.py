@@ -230,10 +230,10 @@ class RunFolder:
         path = self._state(round_)
         return read_array(path).astype(np.float32) if path.is_file() else None
 
-    def sites_opened(self, rounds: int) -> set[str]:
-        """The sites that are in every opened sum."""
+    def sites_opened(self, rounds: int) -> list[set[str]]:
+        """The sites in each round's opened sum."""
         kept = [self.kept_noised(round_) for round_ in range(1, rounds + 1)]
-        return set.intersection(*(set(found[2]) for found in kept if found is not None))
+        return [set(found[2]) for found in kept if found is not None]
 
     def _keep_sites(self, round_: int, attempt: int, sites: tuple[str, ...]) -> None:
         write_durable(self._round(round_) / f"sites-{attempt:03d}.json", canonical_json(list(sites)))

@@ -1,7 +1,8 @@
 """Asking sites: who is there, and one exchange of messages with all of them."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import replace
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -17,9 +18,13 @@ _POLL_SECONDS = 0.5
 class Sites:
     """The roster's sites as Flower nodes; a missing or refusing site is named, never hidden."""
 
-    def __init__(self, grid: Grid, roster: tuple[str, ...], timeout: float) -> None:
+    def __init__(
+        self, grid: Grid, roster: tuple[str, ...], timeout: float, heads: MutableMapping[str, str] | None = None
+    ) -> None:
+        """`heads` holds the newest token of each site's ledger, and is told of newer ones."""
         self._grid = grid
         self._timeout = timeout
+        self._heads: MutableMapping[str, str] = {} if heads is None else heads
         self._nodes: dict[str, int] = {}
         self.missing: dict[str, str] = dict.fromkeys(roster, "did not answer")
 
@@ -51,14 +56,17 @@ class Sites:
         A reply is not kept here: who reads them one by one holds one vector at a time.
         """
         by_node = {self._nodes[site]: site for site in requests if site in self._nodes}
-        silent = set(by_node.values())
-        for node, reply in self._exchange({node: requests[site] for node, site in by_node.items()}):
+        silent, heads = set(by_node.values()), dict(self._heads)
+        # One request that goes to many sites stays one: its model state is packed once.
+        dated = {id(request): replace(request, heads=heads) for request in requests.values()}
+        for node, reply in self._exchange({node: dated[id(requests[site])] for node, site in by_node.items()}):
             site = by_node[node]
             silent.discard(site)
             reason = _fault(reply, site)
             if reason:
                 self.drop(site, reason)
             else:
+                self._heads[site] = reply.head
                 yield site, reply
         for site in silent:
             self.drop(site, "did not answer")

@@ -13,6 +13,8 @@ from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.stages import Release
+from undertone.statement import TookPart
+from undertone_server.heads import Heads
 from undertone_server.release import release
 from undertone_server.rounds import Coordinator
 from undertone_server.run import RunFolder
@@ -43,7 +45,7 @@ def _run(grid: Grid, run: RunFolder, plan: Plan, entropy: Entropy) -> Release:
     base = pin(plan.model.base, plan.model.revision)
     check_pins(base, plan.model.files)
     method = planned_method(plan, base)
-    sites = Sites(grid, tuple(plan.cohort.units), TIMEOUT_SECONDS)
+    sites = Sites(grid, tuple(plan.cohort.units), TIMEOUT_SECONDS, Heads(run.folder / "checkpoints" / "heads"))
     telemetry = Telemetry(run.folder / "events", plan)
     with Ledger.open(run.ledger) as ledger:
         sites.find()
@@ -51,5 +53,8 @@ def _run(grid: Grid, run: RunFolder, plan: Plan, entropy: Entropy) -> Release:
         state = study.run_rounds(method.initial_state(base))
     telemetry.close()
     opened = run.sites_opened(plan.privacy.rounds)
-    missing = {site: sites.missing.get(site, "not in every sum") for site in plan.cohort.units if site not in opened}
-    return release(run, plan, method, state, sorted(opened), missing)
+    everywhere = set.intersection(*opened)
+    missing = {
+        site: sites.missing.get(site, "not in every sum") for site in plan.cohort.units if site not in everywhere
+    }
+    return release(run, plan, method, state, TookPart(sorted(everywhere), missing, min(map(len, opened))))

@@ -197,7 +197,7 @@ def test_a_study_of_noise_is_refused(tmp_path: Path, tiny_base: Path, data: Path
 @pytest.mark.parametrize("command", ["plan", "simulate"])
 def test_a_study_file_that_is_not_there(tmp_path: Path, command: str, name: str) -> None:
     more = ["--data", tmp_path, "--out", tmp_path / "RUN"] if command == "simulate" else []
-    assert_one_line(call(command, tmp_path / name, *more), 2, "StudyError", "cannot read the study file")
+    assert_one_line(call(command, tmp_path / name, *more), 2, "StudyError", "cannot be read")
 
 
 def test_planning_needs_the_sites_numbers(tmp_path: Path, tiny_base: Path) -> None:
@@ -243,7 +243,7 @@ def test_resuming_with_a_changed_plan_is_refused(finished_run: FinishedRun, tmp_
     data = bytearray((run / name).read_bytes())
     data[len(data) // 2] ^= 1
     (run / name).write_bytes(data)
-    result = call("simulate", finished_run.study, "--data", finished_run.data, "--out", run, "--resume")
+    result = call("simulate", finished_run.study, "--out", run, "--resume")
     assert_one_line(result, 3)
     assert not (run / "release").exists()
 
@@ -313,6 +313,29 @@ def test_generate_refuses_a_base_that_changed(tmp_path: Path, finished_run: Fini
 
 
 # --- splits, help ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["generate", "export"])
+def test_a_base_that_lies_elsewhere_is_named_and_checked(
+    finished_run: FinishedRun, tmp_path: Path, command: str
+) -> None:
+    plan = json.loads((finished_run.release / "plan.json").read_bytes())
+    copied = Path(shutil.copytree(plan["model"]["base"], tmp_path / "copied"))
+    options = ["--prompt", "a <private>", "-n", 1, "--steps", 1] if command == "generate" else []
+    arguments = [command, finished_run.release, *options, "--base", copied]
+    assert call(*arguments, "--out", tmp_path / "good").exit_code == 0
+    with (copied / "scheduler" / "scheduler_config.json").open("a", encoding="utf-8") as stream:
+        stream.write(" ")
+    assert_one_line(call(*arguments, "--out", tmp_path / "bad"), 3, "PlanChanged", "scheduler_config.json")
+
+
+def test_a_resumed_run_needs_no_data_again(finished_run: FinishedRun, tmp_path: Path) -> None:
+    result = call("simulate", finished_run.study, "--out", finished_run.run, "--resume")
+    assert result.exit_code == 0
+    told = call("simulate", finished_run.study, "--data", tmp_path, "--out", finished_run.run, "--resume")
+    assert told.exit_code == 0
+    assert "are those of" in told.stderr
+    assert_one_line(call("simulate", finished_run.study, "--out", tmp_path / "new"), 2, "InputError", "--data")
 
 
 def test_a_folder_of_folders_has_a_site_in_each_and_holdouts_split_by_unit(

@@ -91,7 +91,7 @@ def test_several_rounds_go_on_without_a_site_and_name_it(make_world: Make, no_sa
     assert run(world, engine) == []
     check_manifest(world.run.release)
     cohort = json.loads((world.run.release / "privacy.json").read_text(encoding="utf-8"))["cohort"]
-    assert cohort["sites_in_the_sum"] == ["east", "north"]
+    assert cohort["sites_in_every_sum"] == ["east", "north"]
     assert cohort["sites_missing"]["south"].startswith("NotApproved")
     assert world.charges() == [(1, 1), (2, 1), (3, 1)]
 
@@ -102,7 +102,7 @@ def test_thirty_sites_on_ray(make_world: Make, no_samples: None) -> None:
     world = make_world(sizes, rounds=2, max_attempts=3, sampling_rate=0.5)
     assert run(world, "ray") == []
     cohort = json.loads((world.run.release / "privacy.json").read_text(encoding="utf-8"))["cohort"]
-    assert cohort["sites_in_the_sum"] == sorted(sizes)
+    assert cohort["sites_in_every_sum"] == sorted(sizes)
     for site in sizes:  # each node wrote into its own SITE_DIR
         assert world.charges(site) == [(1, 1), (2, 1)]
 
@@ -118,7 +118,7 @@ def test_ray_that_is_not_installed_is_one_line_that_says_what_to_install(
     options = ["--data", tmp_path, "--sites", 3, "--out", tmp_path / "RUN"]
     result = call("simulate", study, *options, "--engine", "ray")
     assert result.exit_code == 2
-    assert 'pip install "undertone[ray]"' in result.stderr
+    assert 'pip install -c constraints.txt ".[ray]"' in result.stderr
     assert not (tmp_path / "RUN").exists()
 
 

@@ -14,12 +14,12 @@ from safetensors.numpy import load_file
 
 from tests.support.runs import SITES, FinishedRun, call
 from undertone.canonical import canonical_json, file_sha256, sha256_hex
-from undertone.errors import NotVerified
+from undertone.errors import FolderError, NotVerified
 from undertone.keys import create_key, load_key, public_hex
 from undertone.manifest import MANIFEST, SIGNATURE, write_manifest
 from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
-from undertone.statement import privacy_statement
+from undertone.statement import TookPart, privacy_statement
 from undertone.verify import verify
 
 FILES = {
@@ -120,9 +120,17 @@ def test_verifying_changes_nothing(finished_run: FinishedRun) -> None:
 
 
 def test_a_folder_that_is_no_release(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(NotVerified):
-            verify(folder)
+    with pytest.raises(NotVerified):
+        verify(tmp_path)
+    with pytest.raises(FolderError, match="RUN/release"):
+        verify(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b"[]", b"\xff"])
+def test_a_manifest_that_is_none_is_refused(copy: Path, data: bytes) -> None:
+    (copy / MANIFEST).write_bytes(data)
+    with pytest.raises(NotVerified, match="damaged"):
+        verify(copy)
 
 
 # --- forgeries that are signed --------------------------------------------------------------------
@@ -158,10 +166,14 @@ def test_another_key_signs_a_release_that_only_the_key_betrays(
         (lambda s: s["trust"].pop(), "trust"),
         (lambda s: s.pop("utility"), "utility"),
         (lambda s: s.update(extra=1), "extra"),
-        (lambda s: s["cohort"].update(sites_in_the_sum=7), "cohort"),
+        (lambda s: s["cohort"].update(sites_in_every_sum=7), "cohort"),
         (lambda s: s["cohort"].update(sites_missing=["north"]), "cohort"),
-        (lambda s: s["cohort"].update(sites_in_the_sum=["stranger"]), "cohort"),
-        (lambda s: s["cohort"].update(sites_in_the_sum=[]), "cohort"),
+        (lambda s: s["cohort"].update(fewest_sites_in_a_sum=len(SITES) - 1), "cohort"),
+        (lambda s: s["cohort"].update(fewest_sites_in_a_sum=len(SITES) + 1), "cohort"),
+        (lambda s: s["cohort"].update(fewest_sites_in_a_sum=True), "cohort"),
+        (lambda s: s["cohort"].pop("fewest_sites_in_a_sum"), "cohort"),
+        (lambda s: s["cohort"].update(sites_in_every_sum=["stranger"]), "cohort"),
+        (lambda s: s["cohort"].update(sites_in_every_sum=[]), "cohort"),
         (lambda s: s.update(cohort=None), "privacy"),
     ],
 )
@@ -177,7 +189,9 @@ def test_a_statement_that_says_something_else_is_refused_though_signed(
 def test_a_sum_of_too_few_sites_is_refused_though_signed(copy: Path, finished_run: FinishedRun) -> None:
     def one_site_alone(statement: Any) -> None:
         first, *others = sorted(SITES)
-        statement["cohort"].update(sites_in_the_sum=[first], sites_missing=dict.fromkeys(others, "did not answer"))
+        statement["cohort"].update(
+            sites_in_every_sum=[first], fewest_sites_in_a_sum=1, sites_missing=dict.fromkeys(others, "did not answer")
+        )
 
     change_statement(copy, one_site_alone)
     sign_again(copy, key_of(finished_run))
@@ -185,7 +199,7 @@ def test_a_sum_of_too_few_sites_is_refused_though_signed(copy: Path, finished_ru
         verify(copy)
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"{", b"7"])
+@pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"{", b"7", b"[" * 100_000])
 def test_a_statement_that_is_none_is_refused(copy: Path, finished_run: FinishedRun, data: bytes) -> None:
     (copy / "privacy.json").write_bytes(data)
     sign_again(copy, key_of(finished_run))
@@ -209,7 +223,8 @@ def test_a_plan_with_a_false_claim_is_refused_though_signed(
     ledger(copy, false, [(1, 1)])
     with Ledger.open(copy / "ledger.sqlite", read_only=True) as made:
         head = made.head
-    said = privacy_statement(false, setting="simulation", ledger_head=head, charges=1, sites=sorted(SITES), missing={})
+    everyone = TookPart(sorted(SITES), {}, len(SITES))
+    said = privacy_statement(false, setting="simulation", ledger_head=head, charges=1, took_part=everyone)
     (copy / "privacy.json").write_bytes(canonical_json(said))  # the whole release tells one story, a false one
     sign_again(copy, key_of(finished_run))
     with pytest.raises(NotVerified, match=r"plan\.json claims"):
@@ -292,7 +307,7 @@ def test_the_statement_makes_the_points_of_the_contract(finished_run: FinishedRu
     assert statement["setting"] == "simulation"
     assert statement["guarantee"]["unit"] == "patient"
     assert "two sites is two units" in statement["guarantee"]["unit_means"]
-    assert statement["cohort"]["sites_in_the_sum"] == sorted(SITES)
+    assert statement["cohort"]["sites_in_every_sum"] == sorted(SITES)
     assert statement["cohort"]["sites_missing"] == {}
     trust = " ".join(statement["trust"])
     for point in ("trusted with the sum before noise", "trusted to clip", "tuned on the private images", "protected"):

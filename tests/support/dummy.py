@@ -6,6 +6,7 @@ The only seam that is patched is `undertone_client.preparing._loaded`, which put
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -100,6 +101,7 @@ class DummyBase:
 
     image_size = SIZE
     latent_shape = (3, 2, 2)
+    device = SimpleNamespace(type="cpu")  # torch.device without torch
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         blocks = images.reshape(-1, 2, 4, 2, 4, 3).mean((2, 4)) / 255

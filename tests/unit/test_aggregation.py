@@ -25,7 +25,7 @@ from undertone.privacy.ledger import Ledger
 from undertone.privacy.noise import LARGEST_SIGMA
 from undertone.resolve import recompute_epsilon, resolve
 from undertone.stages import Sensitivity, Sum
-from undertone.statement import privacy_statement
+from undertone.statement import TookPart, privacy_statement
 from undertone.study import DEFAULT_MODE, parse_study
 from undertone_cli.plan import describe
 from undertone_server.gate import pass_gate
@@ -280,10 +280,8 @@ def test_plan_prints_aggregation_and_noise(distributed: Plan, planned: Callable[
 
 def stated(plan: Plan, sites: int) -> dict[str, Any]:
     roster = sorted(plan.cohort.units)
-    missing = dict.fromkeys(roster[sites:], "away")
-    return privacy_statement(
-        plan, setting="simulation", ledger_head="0" * 64, charges=1, sites=roster[:sites], missing=missing
-    )
+    took_part = TookPart(roster[:sites], dict.fromkeys(roster[sites:], "away"), sites)
+    return privacy_statement(plan, setting="simulation", ledger_head="0" * 64, charges=1, took_part=took_part)
 
 
 def test_the_statement_says_who_sees_what(distributed: Plan, planned: Callable[..., Plan]) -> None:

@@ -224,10 +224,19 @@ def test_a_card_on_which_neighbours_show_is_refused_before_it_sees_a_record(two_
             rows[:, 1] += np.float32(1e-3) * rows[:, 1].mean()
             return rows
 
+    class Slanting(Card):
+        """A unit that comes or goes pushes the others to other places, where this card answers otherwise."""
+
+        def __call__(self, base: Any, slots: Sequence[UnitRecords], progress: Any) -> NDArray[np.float32]:
+            rows = super().__call__(base, slots, progress)
+            rows[:, 1] *= 1 + np.float32(1e-3) * np.arange(len(rows))
+            return rows
+
     for size in ("auto", 4):
-        lane, _ = lane_on(Mixing(8))
-        with pytest.raises(MechanismViolation, match="changes with its neighbours"):
-            lane.settle("study", size, 1000)  # type: ignore[arg-type]
+        for card in (Mixing(8), Slanting(8)):
+            lane, _ = lane_on(card)
+            with pytest.raises(MechanismViolation, match="changes with its place in the batch"):
+                lane.settle("study", size, 1000)  # type: ignore[arg-type]
         lane, _ = lane_on(Card(8))
         lane.settle("study", size, 1000)  # type: ignore[arg-type]
 

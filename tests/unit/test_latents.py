@@ -4,6 +4,7 @@ import os
 import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from tests.support.dummy import DummyBase
 from tests.support.faults import Killed
 from tests.support.images import pixels, write_images
-from undertone.errors import FolderError
+from undertone.errors import FolderError, MechanismViolation
 from undertone.models.base import load_base
 from undertone.models.pinned import PinnedBase, pin
 from undertone_client.disk_array import DiskArray
@@ -79,6 +80,26 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, dummy_base: Path) -> Site:
     return Site(tmp_path, dummy_base)
+
+
+class SlantingBase(DummyBase):
+    """A card whose encoder answers by an image's place in the batch."""
+
+    device = SimpleNamespace(type="cuda")
+
+    def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        places = np.arange(len(images), dtype=np.float32)[:, None, None, None]
+        return super().encode(images) * (1 + np.float32(1e-6) * places)
+
+
+def test_a_card_whose_latents_depend_on_the_batch_is_refused_before_it_sees_an_image(site: Site) -> None:
+    with pytest.raises(MechanismViolation, match="change with its place in the batch"):
+        site.latents(SlantingBase())
+    steady = CountingBase()
+    steady.device = SimpleNamespace(type="cuda")
+    _, encoded = site.latents(steady)
+    assert sum(encoded[2:]) == COUNT, "two batches of random images come first"
+    assert sum(site.latents(steady, needed=[])[1]) == sum(encoded)
 
 
 def test_every_image_is_encoded_once(site: Site) -> None:

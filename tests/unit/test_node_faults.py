@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.dummy import DIMENSION, DummyMethod
 from tests.support.world import World, oracle_row
+from undertone.messages import Reply
 
 Make = Callable[..., World]
 
@@ -34,7 +35,7 @@ def test_an_image_lost_after_approval_is_a_zero_row_and_shows_nowhere_else(make_
     assert "zero row" in world.log()
     assert lost[0] in world.log()
     for ours, theirs in zip(good, bad, strict=True):
-        assert replace(ours, words=None, site="") == replace(theirs, words=None, site="")
+        assert _public(ours) == _public(theirs)
         assert (ours.words is None) == (theirs.words is None)
     assert bad[1].words is not None
     assert bad[1].words.dtype == np.uint32
@@ -91,9 +92,7 @@ def secrets_of(world: World) -> list[str]:
     return [*names, "patient-", "scan-", str(world.folder)]
 
 
-@pytest.mark.parametrize(
-    "fault", ["unregistered metadata", "registration", "crash", "cache", "state", "ledger", "secret", "base"]
-)
+@pytest.mark.parametrize("fault", ["registration", "crash", "cache", "state", "ledger", "secret", "base"])
 def test_no_fault_tells_the_coordinator_a_file_or_a_unit(
     make_world: Make, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
@@ -102,10 +101,6 @@ def test_no_fault_tells_the_coordinator_a_file_or_a_unit(
     (registration,) = (site / "registered").iterdir()
     if fault == "registration":
         registration.write_bytes(registration.read_bytes().replace(b"patient-1", b"patient-2"))
-    elif fault == "unregistered metadata":
-        registration.unlink()
-        path = world.folder / "data" / "north" / "metadata.csv"
-        path.write_text(path.read_text(encoding="utf-8").replace("patient-1", ""), encoding="utf-8")
     elif fault == "crash":
 
         def crash(*_: Any) -> None:
@@ -140,3 +135,9 @@ def test_every_fault_has_the_same_message(make_world: Make, monkeypatch: pytest.
     first = world.ask("prepare")
     (world.sites["north"] / "secret.key").unlink()
     assert world.ask("prepare") == first
+
+
+def _public(reply: Reply) -> Reply:
+    """A reply without the site's name, its vector, and its token, which is a MAC and differs in every SITE_DIR."""
+    assert len(reply.head) == 64
+    return replace(reply, words=None, site="", head="")

@@ -25,7 +25,8 @@ from undertone.pretraining.card import model_card
 from undertone.pretraining.config import load_config
 from undertone.pretraining.dataset import PublicSet
 from undertone.pretraining.denoisers import ClassToImage, build_scheduler, v_loss
-from undertone.pretraining.loop import Course, rate
+from undertone.pretraining.loop import Course, _pick, rate
+from undertone.pretraining.pretrain import favoured
 from undertone.pretraining.procedural import SHARES, draw
 from undertone.pretraining.tokenizer import build_tokenizer, common_words
 from undertone.pretraining.weights import initialise
@@ -125,6 +126,25 @@ def test_latents_are_encoded_once_for_one_autoencoder(config: Path, finished: Pa
         pretrain(fewer, out, resume=True, device="cpu")
 
 
+# --- what is picked how often
+
+
+def test_images_of_favoured_words_are_picked_more_often() -> None:
+    captions = ["a red star", "a star at the left", "a circle"]
+    assert favoured(captions, {"left": 6, "star": 2}).tolist() == [2, 6, 1]
+    with pytest.raises(StudyError, match="no caption holds stair"):
+        favoured(captions, {"stair": 2})
+
+
+def test_picking_follows_the_weights() -> None:
+    generator = torch.Generator().manual_seed(1)
+    picked = torch.cat([_pick(3, 500, torch.tensor([1.0, 6.0, 1.0]), generator) for _ in range(20)])
+    shares = torch.bincount(picked, minlength=3) / len(picked)
+    assert torch.allclose(shares, torch.tensor([0.125, 0.75, 0.125]), atol=0.015)
+    alike = torch.bincount(_pick(3, 10_000, None, generator), minlength=3) / 10_000
+    assert torch.allclose(alike, torch.full((3,), 1 / 3), atol=0.02)
+
+
 # --- alignment
 
 
@@ -132,7 +152,7 @@ def test_latents_are_encoded_once_for_one_autoencoder(config: Path, finished: Pa
 def aligned(config: Path) -> Path:
     """The same configuration with an aligned UNet."""
     path = config.with_name("aligned.toml")
-    path.write_text(config.read_text().replace('kind = "text"', 'kind = "text"\nalign = 0.5'))
+    path.write_text(config.read_text().replace('kind = "text"', 'kind = "text"\nalign = 0.5\nfavour = { bar = 2 }'))
     return path
 
 

@@ -1,6 +1,7 @@
 """From RUN to release: refused where plan, code or folder are not what they should be."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,19 @@ from tests.support.dummy import DummyMethod, DummyOptions
 from tests.support.secure import fails_at, plain_sum
 from tests.support.world import START, World, identify, secure
 from undertone.canonical import canonical_json
-from undertone.errors import FolderError, NotApproved, NotVerified, PlanChanged, Refused
+from undertone.errors import FolderError, LedgerRestored, NotApproved, NotVerified, PlanChanged, Refused
 from undertone.manifest import check_manifest
+from undertone.privacy.ledger import Ledger
 from undertone.transport import reply_from_records
+from undertone.verify import _took_part
 from undertone_cli.inprocess import InProcessGrid, run_inprocess
 from undertone_client.app import app as client_app
+from undertone_client.node import Node
+from undertone_client.rollback import head_token, refuse_older
+from undertone_client.site import SiteDir
 from undertone_server import release
 from undertone_server.app import app as server_app
+from undertone_server.heads import Heads
 from undertone_server.run import RunFolder
 
 Make = Callable[..., World]
@@ -61,9 +68,67 @@ def test_the_missing_sites_are_in_the_statement_with_their_reason(make_world: Ma
     policy.write_text(policy.read_text(encoding="utf-8").replace(world.plan.digest, "0" * 64), encoding="utf-8")
     run(world)
     cohort = json.loads((world.run.release / "privacy.json").read_text(encoding="utf-8"))["cohort"]
-    assert cohort["sites_in_the_sum"] == ["east", "north"]
+    assert cohort["sites_in_every_sum"] == ["east", "north"]
     assert list(cohort["sites_missing"]) == ["south"]
     assert cohort["sites_missing"]["south"].startswith("NotApproved")
+
+
+def test_sites_that_miss_different_rounds_leave_a_release_that_can_be_verified(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(dict.fromkeys("abcde", 4), aggregation=secure(5), rounds=2, max_attempts=2)
+    away, handle = {1: "b", 2: "d"}, Node.handle
+
+    def sometimes(node: Node, request: Any) -> Any:
+        if away.get(request.round) == node.site.config.site:
+            raise ConnectionError
+        return handle(node, request)
+
+    monkeypatch.setattr(Node, "handle", sometimes)
+    run(world)
+    statement = json.loads((world.run.release / "privacy.json").read_text(encoding="utf-8"))
+    assert statement["cohort"]["sites_in_every_sum"] == ["a", "c", "e"]
+    assert statement["cohort"]["fewest_sites_in_a_sum"] == world.plan.quorum == 4
+    assert _took_part(statement, world.plan).fewest == 4
+    statement["cohort"]["fewest_sites_in_a_sum"] = 3
+    with pytest.raises(NotVerified, match="a sum of 3 sites was used"):
+        _took_part(statement, world.plan)
+
+
+def test_a_site_that_is_put_back_to_a_backup_is_refused(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It forgot that it answered round 1, and would answer it again."""
+    world = make_world(dict.fromkeys("abcde", 4), aggregation=secure(5), rounds=2, max_attempts=3)
+    site, backup, handle = world.sites["d"], world.folder / "backup", Node.handle
+
+    def restoring(node: Node, request: Any) -> Any:
+        if node.site.config.site == "d" and request.kind == "prepare":
+            if not backup.exists():
+                shutil.copytree(site, backup)
+            elif request.round == 2:
+                shutil.rmtree(site)
+                shutil.copytree(backup, site)
+        return handle(node, request)
+
+    monkeypatch.setattr(Node, "handle", restoring)
+    run(world)
+    cohort = json.loads((world.run.release / "privacy.json").read_text(encoding="utf-8"))["cohort"]
+    assert cohort["sites_in_every_sum"] == ["a", "b", "c", "e"]
+    assert cohort["sites_missing"]["d"].startswith("LedgerRestored: this site's ledger is an older copy")
+
+
+def test_tokens_of_ledgers_are_kept_by_the_run_and_say_nothing_without_the_secret(make_world: Make) -> None:
+    world = make_world()
+    run(world)
+    kept = Heads(world.run.folder / "checkpoints" / "heads")
+    assert set(kept) == set(world.sites)
+    for name, folder in world.sites.items():
+        site = SiteDir(folder)
+        with Ledger.open(site.ledger, read_only=True) as ledger:
+            assert kept[name] == head_token(site.secret(), ledger.head) != head_token(bytes(32), ledger.head)
+            refuse_older(ledger, site.secret(), kept[name])
+            refuse_older(ledger, site.secret(), "")
+            with pytest.raises(LedgerRestored, match="restore the newest"):
+                refuse_older(ledger, site.secret(), "0" * 64)
 
 
 def test_ten_sites_of_which_three_drop_release_what_seven_give(
@@ -76,7 +141,7 @@ def test_ten_sites_of_which_three_drop_release_what_seven_give(
     run(world)
     seven = sorted(set(ten) - set(dropped))
     cohort = json.loads((world.run.release / "privacy.json").read_text(encoding="utf-8"))["cohort"]
-    assert cohort["sites_in_the_sum"] == seven
+    assert cohort["sites_in_every_sum"] == seven
     assert sorted(cohort["sites_missing"]) == sorted(dropped)
     noised = plain_sum(world, seven) + draws[-1]
     expected = DummyMethod(DummyOptions()).step(START, noised / world.plan.denominator(seven))

@@ -1,7 +1,9 @@
 """Secure aggregation with real nodes: Flower's records, SITE_DIRs on disk and the coordinator's round loop."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from tests.support.secure import HandSession, changed, fails_at, plain_sum, said
 from tests.support.world import START, World, secure
 from undertone.errors import BudgetExceeded, TooFewSites
 from undertone.messages import Reply
+from undertone.privacy.ledger import Ledger
 from undertone.secagg.federation import Federation
 from undertone.secagg.transcript import check_transcript
 from undertone_client.node import Node
@@ -235,6 +238,32 @@ def test_each_step_answers_once(make_world: Make) -> None:
     assert session.ask("confirm", "north", lists).error == "ReplayedAttempt"
     session.open(signatures)
     assert session.ask("unmask", "north", signatures).error == "ReplayedAttempt"
+
+
+def test_of_two_requests_at_one_step_one_is_answered(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two signatures on two lists of survivors would open what must stay closed; both requests wait at the ledger."""
+    session = HandSession(five(make_world))
+    lists = session.contribute(session.share(session.prepare()))
+    both, note = Barrier(2, timeout=60), Ledger.note
+
+    def together(ledger: Ledger, *arguments: Any) -> str:
+        both.wait()
+        return note(ledger, *arguments)
+
+    monkeypatch.setattr(Ledger, "note", together)
+    with ThreadPoolExecutor(2) as pool:
+        replies = list(pool.map(lambda _: session.ask("confirm", "north", lists), range(2)))
+    assert sorted(reply.error for reply in replies) == ["", "ReplayedAttempt"]
+
+
+def test_a_session_that_was_broken_off_keeps_no_secrets_once_another_opens(make_world: Make) -> None:
+    world = five(make_world, max_attempts=2)
+    first = HandSession(world)
+    first.share(first.prepare())
+    (broken_off,) = (world.sites["north"] / "sessions").iterdir()
+    HandSession(world, attempt=2).prepare()
+    (stored,) = (world.sites["north"] / "sessions").iterdir()
+    assert stored.name != broken_off.name
 
 
 def test_a_refused_message_ends_the_session_at_that_site(make_world: Make) -> None:

@@ -259,7 +259,7 @@ def test_what_is_not_toml_is_one_line(tmp_path: Path, text: str) -> None:
 def test_a_study_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b'[study]\nname = "\xe9"\n')
     for name in ("missing.toml", "latin.toml", "."):
-        with pytest.raises(StudyError, match="cannot read the study file"):
+        with pytest.raises(StudyError, match="cannot be read"):
             load_study(tmp_path / name)
 
 

@@ -204,15 +204,17 @@ def test_a_device_that_keeps_slots_apart_passes() -> None:
     check_sums(lane(), sums=dummy_sums, clip_norm=0.5)
 
 
-@pytest.mark.parametrize("fault", ["a neighbour's norm", "too coarse"])
+@pytest.mark.parametrize("fault", ["a neighbour's norm", "too coarse", "too long"])
 def test_a_device_whose_slots_touch_is_refused(fault: str) -> None:
     def sums(base: Any, slots: Any) -> Any:
         total, norms = dummy_sums(base, slots)
         if fault == "a neighbour's norm":
             return total, norms * (1 + 1e-12 * sum(unit is not None for unit in slots))
+        if fault == "too long":
+            return total * 1.01, norms
         return total.astype(np.float16).astype(np.float64), norms
 
-    with pytest.raises(MechanismViolation, match="moves the sum by"):
+    with pytest.raises(MechanismViolation, match=r"moves the sum by|of C too long"):
         check_sums(lane(), sums=sums, clip_norm=0.5)
 
 
@@ -226,6 +228,7 @@ def test_a_device_whose_slots_touch_is_refused(fault: str) -> None:
         ({"slots": {"north": 6}}, "other sites than the roster's"),
         ({"slots": {}}, "the sensitivity is not the clip bound"),
         ({"delta_for_surplus": 1e-9}, "what surplus units cost"),
+        ({"epsilon_target": 1e6}, "epsilon_target"),
     ],
 )
 def test_a_plan_whose_numbers_do_not_agree_is_refused(world: World, change: dict[str, Any], named: str) -> None:
@@ -249,6 +252,10 @@ def test_surplus_comes_off_delta_before_noise_is_counted(make_world: Make) -> No
     assert privacy.delta_for_noise == privacy.delta - privacy.delta_for_surplus
     assert set(privacy.slots) == {"north", "east"}
     assert 10 < privacy.slots["east"] <= privacy.slots["north"] < 40
+    # The cost grows with the claim: a target below it must not hide that.
+    hidden = privacy.model_copy(update={"epsilon": privacy.epsilon_target + 7})
+    with pytest.raises(PlanChanged, match="what surplus units cost"):
+        Plan.from_bytes(world.plan.model_copy(update={"privacy": hidden}).as_bytes())
 
 
 def test_a_study_runs_to_its_end_in_slots(make_world: Make, tmp_path: Path) -> None:

@@ -82,8 +82,18 @@ def test_long_vectors_survive_the_wire() -> None:
     assert same(reply_from_records(over_the_wire(reply_to_records(reply))), reply)
 
 
-REQUEST = {"protocol": 1, "plan": b"{}", "signature": "ab", "round": 1, "attempt": 1, "session": 1, "body": b""}
-REPLY = {"site": "north", "protocol": 1, "body": b"", "error": "", "message": ""}
+REQUEST = {
+    "protocol": 1,
+    "plan": b"{}",
+    "signature": "ab",
+    "round": 1,
+    "attempt": 1,
+    "session": 1,
+    "body": b"",
+    "sites": ["north"],
+    "heads": ["0f"],
+}
+REPLY = {"site": "north", "protocol": 1, "body": b"", "head": "0f", "error": "", "message": ""}
 
 
 def read(which: dict[str, Any], records: RecordDict) -> Any:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from undertone.gradients.batch import UnitBatch
 from undertone.gradients.coverage import TrainedLayer
@@ -12,6 +12,8 @@ from undertone.gradients.rules import GhostRule
 STORE = 2.5
 """Per-unit gradients are stored where they are at most this many times as large as the layer's input and output
 gradient, which would be kept otherwise. So memory follows the activations, never units x parameters."""
+
+_BLOCK = 1024  # values whose squares are added in float32: off by 2^-14 at most
 
 
 @dataclass
@@ -53,15 +55,18 @@ class Book:
             return
         rule, module = layer.rule, layer.module
         if isinstance(rule, GhostRule) and not self._stores(layer, x, g):
-            parts = [rule.squared_norm(module, b.take(_wide(x)), b.take(_wide(g))) for b in self._batch.buckets]
-            self._squared += self._by_unit(parts).double()
+            parts = [_ghost_squares(rule, module, b.take(_wide(x)), b.take(_wide(g))) for b in self._batch.buckets]
+            self._squared += self._by_unit(parts)
             self._kept.append(_Kept(layer, rule, x, g))
             return
         parts = [rule.weight(module, b.take(_wide(x)), b.take(_wide(g))) for b in self._batch.buckets]
         self._store(layer, layer.weight, parts)
 
     def norms(self) -> Tensor:
-        """Norm of each unit's whole gradient, float64 [units]; infinite where it is not finite."""
+        """Norm of each unit's whole gradient, float64 [units], as long as its sum can come out; infinite if not finite.
+
+        In float32 a norm can be low by a percent, and a unit would then be clipped to more than C.
+        """
         squared = self._squared.clone()
         for place in self._late:
             squared += _squares(self.stored[place])
@@ -124,7 +129,21 @@ def _wide(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
+def _ghost_squares(rule: GhostRule, module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
+    """|weight gradient|^2 as long as its float32 sum can come out, float64 [n]: a norm is never too low."""
+    length = rule.squared_norm(module, x, g).clamp(min=0).sqrt()
+    return (length + rule.rounding(module, x, g)).square()
+
+
 def _squares(part: Tensor) -> Tensor:
-    """|part|^2 of each unit, float64 [units]."""
-    norms: Tensor = torch.linalg.vector_norm(part.flatten(1), dim=1)
-    return norms.double().square()
+    """|part|^2 of each unit, float64 [units]: in blocks, because float32 sums of millions of squares come out low."""
+    flat = part.flatten(1)
+    whole = flat.shape[1] // _BLOCK * _BLOCK
+    blocks = flat[:, :whole].reshape(len(flat), whole // _BLOCK, _BLOCK)
+    norms = torch.cat([torch.linalg.vector_norm(blocks, dim=2), _norms(flat[:, whole:])[:, None]], dim=1)
+    return norms.double().square().sum(1)
+
+
+def _norms(flat: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(flat, dim=1)
+    return norms

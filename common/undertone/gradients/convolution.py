@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from undertone.gradients.rules import GhostRule
+from undertone.gradients.rules import UNIT_ROUNDOFF, GhostRule
 
 _CHUNK = 1 << 20  # values of Gram matrices at a time: what a processor's cache holds
 
@@ -44,6 +44,17 @@ class ConvRule(GhostRule):
         chunk = max(1, _CHUNK // size)
         starts = range(0, len(x), chunk)
         return torch.cat([_squared_norm(conv, x[i : i + chunk], g[i : i + chunk]) for i in starts])
+
+    def rounding(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
+        """K u sum |patch_t| |g_t| over the k pixels of a unit's outputs, [n]; patches are taken over all groups."""
+        conv = cast(nn.Conv2d, layer)
+        x, padding = _padded(conv, x)
+        pixels = x.double().square().sum(2).flatten(0, 1)[:, None]
+        window = pixels.new_ones(1, 1, *conv.kernel_size)
+        patches = F.conv2d(pixels, window, None, conv.stride, padding, conv.dilation).sqrt()
+        lengths = torch.linalg.vector_norm(g, dim=2).double()
+        products: Tensor = (patches.reshape(lengths.shape) * lengths).flatten(1)
+        return products.shape[1] * UNIT_ROUNDOFF * products.sum(1)
 
     def weighted_sum(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
         """The ordinary weight gradient, [out, in / groups, k_h, k_w]."""
@@ -80,7 +91,7 @@ def _weight_gradient(conv: nn.Conv2d, x: Tensor, g: Tensor, units: int) -> Tenso
 def _squared_norm(conv: nn.Conv2d, x: Tensor, g: Tensor) -> Tensor:
     """The same for some of the units, x already padded."""
     n, k, _, high, wide = x.shape
-    out = g.shape[-2:]
+    x, g, out = x.double(), g.double(), g.shape[-2:]
     a = _by_group(x, conv.groups)  # [n * groups, channels, k * pixels]
     pixels = torch.bmm(a.transpose(1, 2), a).reshape(-1, k, high, wide, k, high, wide)
     rows = sum(_shift(pixels, 2, i * conv.dilation[0], conv.stride[0], out[0]) for i in range(conv.kernel_size[0]))

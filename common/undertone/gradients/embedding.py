@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from undertone.gradients.rules import GhostRule
+from undertone.gradients.rules import UNIT_ROUNDOFF, GhostRule
 
 
 class EmbeddingRule(GhostRule):
@@ -28,11 +28,17 @@ class EmbeddingRule(GhostRule):
     def squared_norm(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
         """Sum the gradients of equal ids within a unit, then square: as exact as the table itself, [n]."""
         table = cast(nn.Embedding, layer)
-        ids, g = _flat(table, x, g)
+        ids, g = _flat(table, x, g.double())
         units = torch.arange(x.shape[0], device=ids.device)[:, None]
         keys, slots = torch.unique(ids + table.num_embeddings * units, return_inverse=True)
         squares = _added(slots, g, len(keys)).square().sum(1)
         return _added(torch.div(keys, table.num_embeddings, rounding_mode="floor"), squares, x.shape[0])
+
+    def rounding(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
+        """K u sum |g_t| over the k tokens of a unit, [n]."""
+        _, g = _flat(cast(nn.Embedding, layer), x, g)
+        lengths: Tensor = torch.linalg.vector_norm(g, dim=2).double().sum(1)
+        return g.shape[1] * UNIT_ROUNDOFF * lengths
 
     def weighted_sum(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
         """[entries, width]."""

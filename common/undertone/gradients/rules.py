@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from undertone.errors import ModelError
 
+UNIT_ROUNDOFF = 2.0**-24
+"""u of float32, in which gradients are summed."""
+
 
 class Rule(ABC):
     """How one type of layer answers. A layer whose per-unit gradients are small needs no more than this."""
@@ -35,7 +38,15 @@ class GhostRule(Rule):
 
     @abstractmethod
     def squared_norm(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-        """|weight gradient|^2 of each unit, [n]."""
+        """|weight gradient|^2 of each unit, float64 [n]: terms cancel, so products and sums are formed in float64."""
+
+    @abstractmethod
+    def rounding(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
+        """How long the error can be that a unit's part of `weighted_sum` has in float32, float64 [n].
+
+        A sum of k products in floating point is off by at most k u of the sum of their absolute values, u = 2^-24
+        (Higham 2002, section 3.1): k u sum |x_t| |g_t| over the unit's k tokens or pixels t.
+        """
 
     @abstractmethod
     def weighted_sum(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:

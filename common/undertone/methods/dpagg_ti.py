@@ -32,12 +32,12 @@ _PUBLIC_SEED = 20261122
 class DPAggTIOptions(TokenOptions):
     """[method] keys of dpagg-ti."""
 
-    # Good on embedded:tiny, where a token's embedding has length 0.8; for Stable Diffusion 1.x start at 500 and 0.005.
-    steps: int = Field(default=20, ge=1, le=100_000)
-    learning_rate: float = Field(default=0.3, gt=0, le=10)
+    # Good on embedded:tiny, where a token's embedding has length 1; for Stable Diffusion 1.x start at 500 and 0.005.
+    steps: int = Field(default=30, ge=1, le=100_000)
+    learning_rate: float = Field(default=0.2, gt=0, le=10)
     # At low noise the image itself shows what it is; at high noise only the words can say. Inverting at
     # t in [min_time T, T) alone is what made neutral prompts find the subject (docs/benchmarks.md).
-    min_time: float = Field(default=0.5, ge=0, lt=1)
+    min_time: float = Field(default=0.3, ge=0, lt=1)
     rescale: float = Field(default=1.0, gt=0, le=100)
 
 

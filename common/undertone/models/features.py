@@ -45,8 +45,13 @@ class FeatureEncoder(nn.Module):
 @lru_cache(maxsize=1)
 def feature_encoder() -> FeatureEncoder:
     """The encoder that ships, frozen, on the CPU."""
+    return load_encoder(WEIGHTS)
+
+
+def load_encoder(path: Path) -> FeatureEncoder:
+    """An encoder that `undertone.pretraining.features` wrote, frozen, on the CPU."""
     encoder = FeatureEncoder()
-    encoder.load_state_dict({name: weight.float() for name, weight in load_file(WEIGHTS).items()})
+    encoder.load_state_dict({name: weight.float() for name, weight in load_file(path).items()})
     return encoder.eval().requires_grad_(False)
 
 
@@ -68,9 +73,14 @@ def public_features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 @torch.no_grad()
-def kinds_of(images: NDArray[np.uint8]) -> list[str]:
-    """The kind of drawn thing that each image uint8 [n, h, w, 3] shows most likely, one of `KINDS`."""
-    encoder = feature_encoder()
+def kinds_of(images: NDArray[np.uint8], encoder: FeatureEncoder | None = None) -> list[str]:
+    """The kind of drawn thing that each image uint8 [n, h, w, 3] shows most likely, one of `KINDS`.
+
+    Args:
+        images: pixels of any size.
+        encoder: who judges; the one that ships if none is named.
+    """
+    encoder = encoder or feature_encoder()
     chunks = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
     scores = torch.cat([encoder.kind(encoder(to_encoder(chunk))) for chunk in chunks])
     return [KINDS[number] for number in scores.argmax(dim=1).tolist()]

@@ -179,7 +179,10 @@ def _folder_of(reference: str, revision: str | None) -> Path:
             f'model.base = "{reference}" is neither a folder here, nor a hub id, nor one of {", ".join(EMBEDDED)}'
         )
     if revision is None:
-        raise ModelError(f'model.base = "{reference}" is a hub id: add model.revision, the commit to use')
+        raise ModelError(
+            f'model.base = "{reference}": there is no such folder here; if it is a hub id, add model.revision, the '
+            "commit to use"
+        )
     from huggingface_hub import snapshot_download  # slow to import: only for a hub id
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

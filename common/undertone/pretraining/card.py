@@ -21,7 +21,7 @@ _USE_TEXT = """```python
 from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
-image = pipeline("a picture", height={size}, width={size}, num_inference_steps=20, guidance_scale=2.0).images[0]
+image = pipeline("a picture", height={size}, width={size}, num_inference_steps=20, guidance_scale=4.0).images[0]
 ```
 """
 
@@ -138,6 +138,9 @@ def _unet(table: UnetTable, classes: Sequence[str]) -> str:
         told += f"; steps t = T u^{table.time_power:g}"
     if table.align:
         told += f"; its middle aligned with Undertone's public encoder, weight {table.align:g}"
+    if table.favour:
+        told += "; images picked more often for a word: "
+        told += ", ".join(f"{word} {factor:g}" for word, factor in table.favour.items())
     return (
         f"channels {tuple(table.channels)}, {table.layers} layers a level; "
         f"{_steps(table.steps, table.batch, table.learning_rate, table.average)}; of "

@@ -77,6 +77,7 @@ class UnetTable(StageTable):
     time_power: float = Field(default=1.0, ge=0.25, le=4)
     align: float = Field(default=0.0, ge=0)
     compile: bool = False
+    favour: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(default_factory=dict)
     batch: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=1.2e-3, gt=0, le=1)
 

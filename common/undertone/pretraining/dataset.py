@@ -41,14 +41,20 @@ class PublicSet:
         return names
 
 
-def drawn_set(seed: int, count: int, size: int, workers: int = 1) -> PublicSet:
-    """Images 0..count-1 of the drawn series `seed`; their kinds are the classes."""
+def drawn_images(seed: int, count: int, size: int, workers: int = 1) -> list[PublicImage]:
+    """Images 0..count-1 of the drawn series `seed`, `size` pixels a side."""
     one = partial(_draw_one, seed, size)
     images: list[PublicImage] = []
     with reporter().task("drawing public images", count) as progress, ProcessPoolExecutor(workers) as pool:
         for image in pool.map(one, range(count), chunksize=_CHUNK):
             images.append(image)
             progress(1)
+    return images
+
+
+def drawn_set(seed: int, count: int, size: int, workers: int = 1) -> PublicSet:
+    """What `drawn_images` draws; their kinds are the classes."""
+    images = drawn_images(seed, count, size, workers)
     pixels = np.stack([image.pixels for image in images])
     return PublicSet(pixels, [image.caption for image in images], [image.subject.kind for image in images])
 

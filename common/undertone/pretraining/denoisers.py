@@ -164,6 +164,7 @@ def train_denoiser(
     time_power: float = 1.0,
     alignment: Alignment | None = None,
     compiled: bool = False,
+    weights: Tensor | None = None,
 ) -> Conditioned:
     """Train on latents float32 [N, c, h, w].
 
@@ -179,6 +180,7 @@ def train_denoiser(
             (Esser et al. 2024, 3.1, weigh the ends less).
         alignment: what the UNet's middle is to resemble.
         compiled: let torch.compile fuse the model's operations.
+        weights: how likely each image is picked, [N]; all alike without.
 
     Returns:
         The averaged model in eval mode.
@@ -205,7 +207,7 @@ def train_denoiser(
         fit = v_loss(aligned, scheduler, z, words, generator, time_power)
         return fit + alignment.weight * far[0]
 
-    trained = train("unet", whole, loss, len(latents), course, folder, generator)
+    trained = train("unet", whole, loss, len(latents), course, folder, generator, weights)
     return trained.model if isinstance(trained, Aligned) else cast(Conditioned, trained)
 
 

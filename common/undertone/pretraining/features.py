@@ -1,6 +1,7 @@
 """Train the public feature encoder: `python -m undertone.pretraining.features --out FILE`. Minutes on a CPU."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -12,25 +13,24 @@ from torch import Tensor
 from torch.nn import functional
 
 from undertone.models.features import SIDE, FeatureEncoder
-from undertone.pretraining.dataset import drawn_set
+from undertone.pretraining.dataset import drawn_images
 from undertone.pretraining.loop import Course, train
-from undertone.pretraining.procedural import KINDS, WORDS, draw
+from undertone.pretraining.procedural import KINDS, WORDS, PublicImage
 from undertone.pretraining.vae import to_unit_range
 from undertone.pretraining.weights import initialise
 from undertone.pretraining.wording import words_of
 
-_SEED = 21  # of the series of drawn images; training of the base and the tests use others
+_SEED = 21  # of the encoder that ships; training of the base and the tests use others
 _COARSE = 24  # pixels to which the most blurred images are reduced
 
 
-def targets(seed: int, count: int) -> tuple[Tensor, Tensor]:
-    """What each drawn image shows: kinds int64 [count], and float32 [count, words], 1 for a word that is true of it."""
-    kinds, words = torch.zeros(count, dtype=torch.int64), torch.zeros(count, len(WORDS))
+def targets(images: Sequence[PublicImage]) -> tuple[Tensor, Tensor]:
+    """What each drawn image shows: kinds int64 [n], and float32 [n, words], 1 for a word that is true of it."""
+    kinds, words = torch.zeros(len(images), dtype=torch.int64), torch.zeros(len(images), len(WORDS))
     places = {word: number for number, word in enumerate(WORDS)}
-    for index in range(count):
-        subject = draw(seed, index, SIDE).subject
-        kinds[index] = KINDS.index(subject.kind)
-        words[index, [places[word] for word in words_of(subject.words())]] = 1
+    for index, image in enumerate(images):
+        kinds[index] = KINDS.index(image.subject.kind)
+        words[index, [places[word] for word in words_of(image.subject.words())]] = 1
     return kinds, words
 
 
@@ -50,11 +50,12 @@ def disturb(x: Tensor, generator: torch.Generator) -> Tensor:
     return x.clamp(-1, 1)
 
 
-def train_encoder(count: int, course: Course, folder: Path) -> FeatureEncoder:
+def train_encoder(seed: int, count: int, course: Course, folder: Path) -> FeatureEncoder:
     """Train on `count` drawn images: cross-entropy of the kind, and of every word that may be true of an image."""
-    pixels = torch.from_numpy(drawn_set(_SEED, count, SIDE).pixels)
-    kinds, words = targets(_SEED, count)
-    generator = torch.Generator().manual_seed(_SEED)
+    images = drawn_images(seed, count, SIDE)
+    pixels = _pixels(images)
+    kinds, words = targets(images)
+    generator = torch.Generator().manual_seed(seed)
     encoder = FeatureEncoder()
     initialise(encoder, generator)
 
@@ -76,11 +77,15 @@ def save(encoder: FeatureEncoder, path: Path) -> None:
 
 def accuracy(encoder: FeatureEncoder, seed: int, count: int) -> float:
     """Share of fresh drawn images whose kind the encoder names."""
-    pixels = torch.from_numpy(np.stack([draw(seed, index, SIDE).pixels for index in range(count)]))
-    kinds, _ = targets(seed, count)
+    images = drawn_images(seed, count, SIDE)
+    kinds, _ = targets(images)
     with torch.no_grad():
-        found = encoder.kind(encoder(to_unit_range(pixels))).argmax(dim=1)
+        found = encoder.kind(encoder(to_unit_range(_pixels(images)))).argmax(dim=1)
     return float((found == kinds).float().mean())
+
+
+def _pixels(images: Sequence[PublicImage]) -> Tensor:
+    return torch.from_numpy(np.stack([image.pixels for image in images]))
 
 
 def main() -> None:
@@ -88,13 +93,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m undertone.pretraining.features", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the file of weights")
     parser.add_argument("--checkpoints", type=Path, required=True, help="a folder for checkpoints and events")
+    parser.add_argument("--seed", type=int, default=_SEED, help="of the drawn images, the start and the order")
     parser.add_argument("--images", type=int, default=24_000)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     course = Course(steps=chosen.steps, batch=64, learning_rate=2e-3, average=0.995, weight_decay=0.02)
-    encoder = train_encoder(chosen.images, course, chosen.checkpoints)
+    encoder = train_encoder(chosen.seed, chosen.images, course, chosen.checkpoints)
     save(encoder, chosen.out)
     click.echo(f"names the kind of {100 * accuracy(encoder, 2026, 1000):.1f} % of fresh drawn images")
 

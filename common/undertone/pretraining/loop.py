@@ -46,7 +46,14 @@ class Course:
 
 
 def train(
-    stage: str, model: nn.Module, loss: Loss, images: int, course: Course, folder: Path, generator: torch.Generator
+    stage: str,
+    model: nn.Module,
+    loss: Loss,
+    images: int,
+    course: Course,
+    folder: Path,
+    generator: torch.Generator,
+    weights: Tensor | None = None,
 ) -> nn.Module:
     """Train a model, from the folder's checkpoint where there is one.
 
@@ -58,6 +65,7 @@ def train(
         course: the settings.
         folder: of checkpoints and events.
         generator: source of all randomness, on the CPU whatever the model's device.
+        weights: how likely each image is picked, [images]; all alike without.
 
     Returns:
         The averaged model in eval mode.
@@ -72,7 +80,7 @@ def train(
     with reporter().task(stage, course.steps) as progress:
         progress(len(state.losses))
         for _ in range(len(state.losses), course.steps):
-            chosen = torch.randint(images, (course.batch,), generator=generator)
+            chosen = _pick(images, course.batch, weights, generator)
             with torch.autocast(device.type, _PRECISIONS[course.precision], enabled=course.precision != "float32"):
                 value = loss(chosen, generator)
             state.step(value)
@@ -84,6 +92,12 @@ def train(
     state.writer.close()
     result: nn.Module = state.averaged.module
     return result.eval()
+
+
+def _pick(images: int, batch: int, weights: Tensor | None, generator: torch.Generator) -> Tensor:
+    if weights is None:
+        return torch.randint(images, (batch,), generator=generator)
+    return torch.multinomial(weights, batch, replacement=True, generator=generator)
 
 
 class _Run:
@@ -99,7 +113,8 @@ class _Run:
         )
         self.losses: list[float] = []
         self.writer = Writer(str(folder / "events"))
-        self._began, self._shown = (time.monotonic(), 0), time.monotonic()
+        self._began: tuple[float, int] | None = None  # when the first step of this process was done, and its number
+        self._shown = time.monotonic()
 
     def step(self, loss: Tensor) -> None:
         """One step of AdamW, clipped at norm 1, and of the average."""
@@ -143,7 +158,6 @@ class _Run:
         except (RuntimeError, KeyError, ValueError, EOFError, OSError, TypeError) as error:
             raise FolderError(f"{self.path} cannot be resumed: {error}; remove it to train this stage anew") from None
         self.losses = [float(loss) for loss in found["losses"]]
-        self._began = (time.monotonic(), len(self.losses))
         reporter().line(f"{self.stage}: going on after step {len(self.losses)}")
 
     @torch.no_grad()
@@ -160,10 +174,12 @@ class _Run:
             self.writer.add_scalar(f"{self.stage}/loss", sum(recent) / len(recent), number)
             self.writer.add_scalar(f"{self.stage}/learning_rate", rate(self.course, number), number)
         now = time.monotonic()
-        if now - self._shown < _LINE_SECONDS and number != self.course.steps:
+        self._began = self._began or (now, number)  # a first step may compile: it is no measure of the others
+        began, first = self._began
+        if number != self.course.steps and (number == first or now - self._shown < _LINE_SECONDS):
             return
         self._shown = now
-        pace = (now - self._began[0]) / max(1, number - self._began[1])
+        pace = (now - began) / max(1, number - first)
         recent = self.losses[-200:]
         left = pace * (self.course.steps - number) / 60
         reporter().line(

@@ -1,6 +1,7 @@
 """Public pre-training from the images to a pipeline folder: autoencoder, latents, UNet (DP-LDM's first two steps)."""
 
 import math
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import cast
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from undertone.durable import read_array, write_array
-from undertone.errors import FolderError, ModelError
+from undertone.errors import FolderError, ModelError, StudyError
 from undertone.models.pinned import pin
 from undertone.pretraining.alignment import Alignment, Conditioned, public_targets
 from undertone.pretraining.card import model_card
@@ -24,6 +25,7 @@ from undertone.pretraining.loop import Course
 from undertone.pretraining.tokenizer import build_tokenizer, common_words
 from undertone.pretraining.vae import VaeShape, VaeWeights, encode, train_vae
 from undertone.pretraining.weights import initialise
+from undertone.pretraining.wording import words_of
 from undertone.progress import reporter
 
 _STAGES = {"vae": 11, "encode": 12, "unet": 13}  # each stage has a random stream of its own
@@ -46,6 +48,7 @@ def pretrain(config: Config, data: PublicSet, folder: Path, device: str = "cpu")
         UndertoneError: the data do not fit the settings, or a checkpoint is damaged.
     """
     checkpoints = folder / "checkpoints"
+    favoured(data.captions, config.unet.favour)  # a word that no caption holds shows before hours of training
     vae = _autoencoder(config, data, checkpoints, device)
     latents = _latents(config, data, vae, checkpoints)
     pipeline = folder / "pipeline"
@@ -155,7 +158,21 @@ def _denoiser(
         time_power=table.time_power,
         alignment=Alignment(public_targets(data), table.align) if table.align else None,
         compiled=table.compile,
+        weights=favoured(data.captions, table.favour) if table.favour else None,
     )
+
+
+def favoured(captions: Sequence[str], favour: Mapping[str, float]) -> Tensor:
+    """How likely each image is picked, float64 [N]: the largest factor of its caption's words, 1 for other words.
+
+    Raises:
+        StudyError: a word that no caption holds.
+    """
+    words = [set(words_of(caption)) for caption in captions]
+    strangers = favour.keys() - set().union(*words)
+    if strangers:
+        raise StudyError(f"unet.favour: no caption holds {', '.join(sorted(strangers))}")
+    return torch.tensor([max((favour.get(word, 1.0) for word in told), default=1.0) for told in words]).double()
 
 
 def _vocabulary(data: PublicSet) -> tuple[list[str], int]:

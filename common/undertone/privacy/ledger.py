@@ -14,7 +14,7 @@ import hmac
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -199,8 +199,15 @@ class Ledger:
             entry_hash = self._append(_CHARGE, body)
         return Receipt(digest, round_, attempt, event, sum_sha256, entry_hash)
 
-    def note(self, kind: str, body: Mapping[str, Json]) -> str:
+    def note(
+        self, kind: str, body: Mapping[str, Json], allowed: Callable[[Sequence[Entry]], None] | None = None
+    ) -> str:
         """Append any other entry, durably, and return its hash.
+
+        Args:
+            kind: of the entry.
+            body: of the entry.
+            allowed: sees all entries, within the transaction, and raises where this one must not follow them.
 
         Raises:
             MechanismViolation: `kind` is reserved for the ledger itself.
@@ -208,6 +215,8 @@ class Ledger:
         if kind in (_OPEN, _CHARGE):
             raise MechanismViolation(f"a note cannot be of kind {kind!r}; only the ledger writes those")
         with self._transaction("IMMEDIATE"):
+            if allowed is not None:
+                allowed(self._entries)
             return self._append(kind, body)
 
     def receipt(self, digest: str, round_: int, attempt: int) -> Receipt | None:
