@@ -20,7 +20,6 @@ from undertone.failpoints import NAMES
 SEED = 7
 # Where a site is asked for its vector and Q is not yet durable: a death here makes the attempt void.
 VOIDING = {
-    "durable/renamed",  # its first hit is the mark itself
     "ledger/before commit",  # its first hit is a node's
     "secure/confirmed",
     "rounds/asked durable",
