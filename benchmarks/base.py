@@ -22,7 +22,7 @@ from undertone.models.base import LoadedBase, load_base
 from undertone.models.features import SIDE, FeatureEncoder, feature_encoder, kinds_of, load_encoder
 from undertone.models.grid import save_grid
 from undertone.models.pinned import pin
-from undertone.pretraining.procedural import KINDS, draw
+from undertone.pretraining.procedural import KINDS, PublicImage, draw
 from undertone.pretraining.wording import PLURAL_KINDS, with_article
 
 # The base that shipped before, at 32 x 32 pixels and a quarter of the compression (docs/benchmarks.md).
@@ -89,9 +89,10 @@ def reconstruction(base: LoadedBase, data: Path | None) -> list[Row]:
     return rows
 
 
-def recognition(samples: dict[str, NDArray[np.uint8]], judge: FeatureEncoder, measure: str) -> list[Row]:
+def recognition(
+    samples: dict[str, NDArray[np.uint8]], fresh: list[PublicImage], judge: FeatureEncoder, measure: str
+) -> list[Row]:
     """What share of each kind's samples the judge names by that kind, and of all kinds in the last row."""
-    fresh = [draw(2027, index, SIDE) for index in range(600)]
     named = kinds_of(np.stack([image.pixels for image in fresh]), judge)
     ceiling = float(np.mean([kind == image.subject.kind for kind, image in zip(named, fresh, strict=True)]))
     right = {kind: float(np.mean([found == kind for found in kinds_of(x, judge)])) for kind, x in samples.items()}
@@ -115,7 +116,8 @@ def main() -> None:
     if chosen.judge is not None:
         judges["by the second judge"] = load_encoder(chosen.judge)
     samples = {kind: sampled(base, kind_prompt(kind), chosen.samples) for kind in KINDS}
-    verdicts = [recognition(samples, judge, measure) for measure, judge in judges.items()]
+    fresh = [draw(2027, index, SIDE) for index in range(600)]
+    verdicts = [recognition(samples, fresh, judge, measure) for measure, judge in judges.items()]
     shares = [verdict[-1].ours for verdict in verdicts]
     rows += [row for verdict in verdicts for row in verdict]
     greys = np.concatenate([sampled(base, prompt, SEEDS) for prompt in (PROMPTS[0], PROMPTS[6])]).astype(float)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from undertone.gradients.batch import UnitBatch
 from undertone.gradients.coverage import TrainedLayer
-from undertone.gradients.rules import GhostRule
+from undertone.gradients.rules import GhostRule, lengths
 
 STORE = 2.5
 """Per-unit gradients are stored where they are at most this many times as large as the layer's input and output
@@ -140,10 +140,4 @@ def _squares(part: Tensor) -> Tensor:
     flat = part.flatten(1)
     whole = flat.shape[1] // _BLOCK * _BLOCK
     blocks = flat[:, :whole].reshape(len(flat), whole // _BLOCK, _BLOCK)
-    norms = torch.cat([torch.linalg.vector_norm(blocks, dim=2), _norms(flat[:, whole:])[:, None]], dim=1)
-    return norms.double().square().sum(1)
-
-
-def _norms(flat: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(flat, dim=1)
-    return norms
+    return lengths(blocks, 2).square().sum(1) + lengths(flat[:, whole:], 1).square()

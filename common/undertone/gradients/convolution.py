@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from undertone.gradients.rules import UNIT_ROUNDOFF, GhostRule
+from undertone.gradients.rules import UNIT_ROUNDOFF, GhostRule, lengths
 
 _CHUNK = 1 << 20  # values of Gram matrices at a time: what a processor's cache holds
 
@@ -46,14 +46,14 @@ class ConvRule(GhostRule):
         return torch.cat([_squared_norm(conv, x[i : i + chunk], g[i : i + chunk]) for i in starts])
 
     def rounding(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-        """K u sum |patch_t| |g_t| over the k pixels of a unit's outputs, [n]; patches are taken over all groups."""
+        """Bound k u sum |patch_t| |g_t| over the k pixels of a unit's outputs, [n]; patches of all groups."""
         conv = cast(nn.Conv2d, layer)
         x, padding = _padded(conv, x)
         pixels = x.double().square().sum(2).flatten(0, 1)[:, None]
         window = pixels.new_ones(1, 1, *conv.kernel_size)
         patches = F.conv2d(pixels, window, None, conv.stride, padding, conv.dilation).sqrt()
-        lengths = torch.linalg.vector_norm(g, dim=2).double()
-        products: Tensor = (patches.reshape(lengths.shape) * lengths).flatten(1)
+        outputs = lengths(g, 2)
+        products = (patches.reshape(outputs.shape) * outputs).flatten(1)
         return products.shape[1] * UNIT_ROUNDOFF * products.sum(1)
 
     def weighted_sum(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from undertone.gradients.rules import UNIT_ROUNDOFF, GhostRule
+from undertone.gradients.rules import UNIT_ROUNDOFF, GhostRule, lengths
 
 
 class EmbeddingRule(GhostRule):
@@ -35,10 +35,9 @@ class EmbeddingRule(GhostRule):
         return _added(torch.div(keys, table.num_embeddings, rounding_mode="floor"), squares, x.shape[0])
 
     def rounding(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-        """K u sum |g_t| over the k tokens of a unit, [n]."""
+        """Bound k u sum |g_t| over the k tokens of a unit, [n]."""
         _, g = _flat(cast(nn.Embedding, layer), x, g)
-        lengths: Tensor = torch.linalg.vector_norm(g, dim=2).double().sum(1)
-        return g.shape[1] * UNIT_ROUNDOFF * lengths
+        return g.shape[1] * UNIT_ROUNDOFF * lengths(g, 2).sum(1)
 
     def weighted_sum(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
         """[entries, width]."""

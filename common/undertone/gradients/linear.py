@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from undertone.gradients.rules import UNIT_ROUNDOFF, GhostRule
+from undertone.gradients.rules import UNIT_ROUNDOFF, GhostRule, lengths
 
 
 class LinearRule(GhostRule):
@@ -26,20 +26,13 @@ class LinearRule(GhostRule):
         return (torch.bmm(a, a.transpose(1, 2)) * torch.bmm(b, b.transpose(1, 2))).sum((1, 2))
 
     def rounding(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-        """K u sum |a_t| |g_t| over the k tokens of a unit, [n]."""
+        """Bound k u sum |a_t| |g_t| over the k tokens of a unit, [n]."""
         a, b = _sequences(x, g)
-        lengths: Tensor = (_lengths(a) * _lengths(b)).sum(1)
-        return a.shape[1] * UNIT_ROUNDOFF * lengths
+        return a.shape[1] * UNIT_ROUNDOFF * (lengths(a, 2) * lengths(b, 2)).sum(1)
 
     def weighted_sum(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
         """One product over all rows and tokens, [out, in]."""
         return g.reshape(-1, g.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
-
-
-def _lengths(tokens: Tensor) -> Tensor:
-    """|token| of each, float64 [n, k]."""
-    lengths: Tensor = torch.linalg.vector_norm(tokens, dim=2).double()
-    return lengths
 
 
 def _sequences(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,19 @@ loss with respect to its output. A unit's gradient is the sum over its k rows. d
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from undertone.errors import ModelError
 
 UNIT_ROUNDOFF = 2.0**-24
 """u of float32, in which gradients are summed."""
+
+
+def lengths(values: Tensor, dim: int) -> Tensor:
+    """Euclidean lengths along one axis, each formed in the values' precision, as float64."""
+    found: Tensor = torch.linalg.vector_norm(values, dim=dim)
+    return found.double()
 
 
 class Rule(ABC):
