@@ -18,6 +18,7 @@ from torch.func import functional_call, grad, vmap
 from undertone.gradients.engine import GradientEngine, UnitBatch
 
 CLIP = 0.05
+SCALE = 1 << 26  # of the integers that our sums consist of
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 """Noisy latents, timesteps, tokens or text states, and the target, each [rows, ...]."""
 
@@ -95,8 +96,10 @@ def ours(case: Case) -> Step:
     batch = UnitBatch(torch.arange(rows) // case.draws, weight, units)
 
     def step() -> list[nn.Parameter]:
-        total, _ = engine.clipped_sum(lambda: row_losses(model(*inputs), target), batch, CLIP)
-        flat = torch.from_numpy(total).to(target.device, torch.float32)
+        total = engine.clipped_sum(
+            lambda: row_losses(model(*inputs), target), batch, scale=SCALE, clip_units=int(CLIP * SCALE)
+        )
+        flat = torch.from_numpy(total / SCALE).to(target.device, torch.float32)
         for parameter, part in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
             parameter.grad = part.view_as(parameter)
         adam.step()

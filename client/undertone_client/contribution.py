@@ -1,15 +1,14 @@
-"""From an attempt's finished rows to the site's clamped sum, in memory that does not grow with the site (PRIVACY 4)."""
+"""From an attempt's finished rows to the site's clamped sum, in memory that does not grow with the site (rule 4)."""
 
 from undertone.errors import ProtocolError
 from undertone.plan import Plan
-from undertone.privacy.quantise import site_sum_of_blocks
-from undertone.privacy.slots import site_sum_of_slots
+from undertone.privacy.quantise import site_sum_of_blocks, site_sum_of_integers
 from undertone.stages import ClippedSum, Contributions
 from undertone_client.state import Attempt, NodeState
 
 
 def site_total(plan: Plan, attempt: Attempt, state_digest: str, memory: NodeState) -> ClippedSum:
-    """Clip, quantise and sum the rows of exactly the units that the coins chose; or the sum of all slots.
+    """Clip, quantise and sum the rows of exactly the units that the coins chose; or clamp their sum, where it is kept.
 
     Args:
         plan: the approved plan.
@@ -18,19 +17,19 @@ def site_total(plan: Plan, attempt: Attempt, state_digest: str, memory: NodeStat
         memory: the node's state; its rows are read some at a time.
 
     Raises:
-        ProtocolError: coins, rows or slots are missing: the attempt was not prepared, or not to its end.
+        ProtocolError: coins, rows or sum are missing: the attempt was not prepared, or not to its end.
         PlanChanged: it was prepared for another state.
     """
-    placed = memory.placed(attempt, state_digest)
+    chosen, dimension = memory.sampled(attempt, state_digest), plan.method.dimension
     not_prepared = ProtocolError(f"round {attempt[1]}, attempt {attempt[2]} was not prepared")
-    if placed is None:
+    if chosen is None:
         raise not_prepared
-    if plan.privacy.slots:
-        done, total = memory.kept_sum(attempt, plan.method.dimension)
-        if done != len(placed):
+    if memory.holds_sum(attempt):
+        summed, total = memory.kept_sum(attempt, len(chosen), dimension)
+        if not summed.all():
             raise not_prepared
-        return site_sum_of_slots(total, plan.grid.as_grid())
-    if memory.finished(attempt) != set(placed):
+        return site_sum_of_integers(total, plan.grid.as_grid())
+    if memory.finished(attempt) != set(chosen):
         raise not_prepared
-    blocks = (Contributions(rows) for rows in memory.row_blocks(attempt, plan.method.dimension))
-    return site_sum_of_blocks(blocks, plan.method.dimension, plan.grid.as_grid())
+    blocks = (Contributions(rows) for rows in memory.row_blocks(attempt, dimension))
+    return site_sum_of_blocks(blocks, dimension, plan.grid.as_grid())

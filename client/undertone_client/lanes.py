@@ -1,40 +1,39 @@
-"""Lanes: a device, its copy of the base model, and the fixed slots in which it computes rows (PRIVACY 3, 14, 17).
+"""Lanes: a device, its copy of the base model, and the fixed slots in which it works (docs/PRIVACY.md, rules 3 and 17).
 
 What a batch's shape may depend on: the plan, the device, and a dry run on random data. What it may not depend on:
-any record. So the slots are settled before an image is read, a unit's lane follows from its own name, and where
-memory ends in the middle of real work the question "is it the shape or is it a unit?" is put to random data again:
+any record. So the slots are settled before an image is read and stay as they are, a unit's lane follows from its own
+name, and where something fails in the middle of real work the question "is it the device or is it a unit?" is put to
+random data:
 
-    random data no longer fits   memory is short for whoever is in the batch: fewer slots from here on
-    random data still fits       one of these units is too large: each is computed alone in the *same* slots, so
-                                 the rows of the others are to the bit what they would have been beside anyone,
-                                 and the one that fails is a zero row
+    random data fail too      the device is at fault, whoever is in the batch: an error with advice
+    random data still work    one of these units is at fault: each is computed alone in the *same* slots, so the
+                              rows of the others are to the bit what they would have been beside anyone, and
+                              the one that fails is a zero row, whatever it was that failed
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import zip_longest
-from typing import Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
-import numpy as np
-from numpy.typing import NDArray
-
 from undertone.canonical import sha256_hex
-from undertone.errors import MechanismViolation, ModelError
+from undertone.errors import ModelError
 from undertone.methods.protocol import Progress, UnitRecords
 from undertone.models.base import LoadedBase
 from undertone.models.devices import CPU, Dtype, free_memory, out_of_memory, precision
 from undertone.privacy.rows import row_generator
-from undertone_client.memory import Meter, available
-from undertone_client.slots import in_slots
+from undertone_client.memory import allocated_by, installed
 
-Row = NDArray[np.float32]
-RowMaker = Callable[[LoadedBase, Sequence[UnitRecords], Progress], NDArray[np.float32]]
 MicroBatch = int | Literal["auto"]
 T = TypeVar("T")
+FoundT = TypeVar("FoundT")
+LaneT = TypeVar("LaneT", bound="Lane[Any]")
+UnitT = TypeVar("UnitT", UnitRecords, UnitRecords | None)
 
 # More gains nothing: a processor is busy with fewer, a graphics card with these.
 _MOST_ON_CPU, _MOST_ELSEWHERE = 32, 128
@@ -47,7 +46,7 @@ class _OneStepDone(Exception):
     """Ends a dry run: every step needs the memory that the first one needed."""
 
 
-def _ignore(_steps: int) -> None:
+def ignore(_steps: int) -> None:
     """Nobody watches."""
 
 
@@ -56,34 +55,43 @@ def _stop(_steps: int) -> None:
 
 
 @dataclass
-class Lane:
-    """One device at work for one plan.
+class Lane(ABC, Generic[FoundT]):
+    """One device at work for one plan; a subclass says what it computes of the units in its slots.
 
-    `compute` is the method's `rows` at the public state w; `slots` is how many units it gets at a time; `lighter` are
-    the same computation with less to it, and what the study would have to say for it: advice where not even one fits.
-    `check` stands in for the check of the slots where something else than rows is computed.
+    `slots` is how many units it gets at a time; `lighter` are the same work with less to it, and what the study would
+    have to say for it: advice where not even one unit fits.
     """
 
     device: str
     dtype: Dtype
     base: LoadedBase
-    compute: RowMaker
     note: Callable[[str], None]
     slots: int = 1
-    lighter: Sequence[tuple[str, RowMaker]] = ()
-    check: Callable[["Lane"], None] | None = None
+    lighter: Sequence[tuple[str, "Lane[FoundT]"]] = ()
+
+    @abstractmethod
+    def compute(self, units: Sequence[UnitRecords], progress: Progress) -> FoundT:
+        """The work on at most `slots` units, in a batch of the lane's shape whoever is in it."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """On random data: nothing of a unit's part may move with its neighbours or its place in the batch.
+
+        Raises:
+            MechanismViolation: something moved.
+        """
 
     def settle(self, study: str, micro_batch: MicroBatch, expected_units: int) -> None:
         """Set `slots`, and check them on this device: once per study and process.
 
         Args:
             study: the plan's digest.
-            micro_batch: a number, or "auto" for dry runs on random data, doubled from 1 as long as they fit.
+            micro_batch: a number, or "auto" for dry runs on random data.
             expected_units: how many units the *public* figures let expect; further slots would stay empty.
 
         Raises:
             ModelError: not even one unit fits.
-            MechanismViolation: see `_check_slots`.
+            MechanismViolation: see `check`.
         """
         settled = _settled.setdefault(self.base, {})
         key = (study, self.dtype, micro_batch, _power_of_two(expected_units))
@@ -93,122 +101,109 @@ class Lane:
                 self.note(f"{self.device}: {self.slots} units at a time, by a dry run on random data")
             else:
                 self.slots = micro_batch
-            (self.check or Lane._check_slots)(self)
+            self.check()
             settled[key] = self.slots
         self.slots = settled[key]
 
-    def rows(self, units: Sequence[UnitRecords]) -> list[Row | None]:
-        """Each unit's row [d], or None where it alone does not fit into memory.
+    def each(self, units: Sequence[UnitRecords]) -> Iterator[tuple[Sequence[UnitRecords], FoundT | None]]:
+        """Work on `units`, some at a time; those of a part that failed alone, None where a unit failed by itself.
 
         Raises:
-            ModelError: random data do not fit either, not even in one slot.
+            ModelError: random data fail too.
         """
-        return [row for part in blocks(units, self.slots) for row in self._rows(part)]
+        for part in blocks(units, self.slots):
+            found = self._tried(part)
+            if found is not None:
+                yield part, found
+                continue
+            self._blame_the_device()
+            for unit in part:
+                yield [unit], self._tried([unit])
 
-    def _rows(self, units: Sequence[UnitRecords]) -> list[Row | None]:
-        found = self._batch(units)
-        if found is not None:
-            return list(found[: len(units)])
-        before = self.slots
-        self._shrink(before)
-        if self.slots < before:
-            return self.rows(units)
-        alone = [self._batch([unit]) for unit in units]
-        return [None if row is None else row[0] for row in alone]
+    def _tried(self, units: Sequence[UnitRecords]) -> FoundT | None:
+        """The work, or None where anything failed; every try draws from the start of a unit's randomness."""
+        try:
+            return self._within(units, ignore)
+        except Exception as error:  # noqa: BLE001 - whatever a record causes must not show outside (rule 17)
+            self.note(f"{self.device}: {type(error).__name__} with {len(units)} units at a time: {error}")
+        free_memory(self.device)  # not in the handler: until it ends, the error's frames hold the batch
+        return None
+
+    def _blame_the_device(self) -> None:
+        """Raise where random data fail as well: then it is nobody's record."""
+        if not self._fits(self.slots):
+            raise ModelError(
+                f"memory of {self.device} ran out with {self.slots} units at a time; say a smaller micro_batch in "
+                "node.toml"
+            )
 
     def _grow(self, most: int) -> None:
-        meter, fitting = Meter(), self._shrink(1)
-        while fitting < most and self._has_room(meter) and self._fits(2 * fitting):
-            fitting *= 2
+        """On a processor by the bytes that one unit's step makes, elsewhere by doubling until memory ends."""
+        if not self._fits(1):
+            raise ModelError(self._too_large())
+        fitting = 1
+        if self.device == CPU:
+            most = min(most, installed() // 2 // max(allocated_by(lambda: self._fits(1)), 1))
+            fitting = 1 << max(most.bit_length() - 1, 0)
+        else:
+            while fitting < most and self._fits(2 * fitting):
+                fitting *= 2
         self.slots = fitting
-
-    def _shrink(self, slots: int) -> int:
-        """Halve `slots` until random data fit."""
-        while not self._fits(slots):
-            if slots == 1:
-                raise ModelError(self._too_large())
-            slots //= 2
-            self.note(f"{self.device}: memory is short, {slots} units at a time from here on")
-        return slots
 
     def _too_large(self) -> str:
         """What to say where one unit does not fit: which lighter study would."""
         text = f"one unit at a time does not fit into the memory of {self.device}; choose another"
-        for advice, compute in self.lighter:
-            if replace(self, compute=compute, lighter=())._fits(1):
+        for advice, lane in self.lighter:
+            if lane._fits(1):
                 return f"{text}, or plan with {advice}, which fits"
         return f"{text}, or plan with less of one unit at a time" if self.lighter else text
-
-    def _check_slots(self) -> None:
-        """On random data: neither the units in the other slots nor a unit's own slot may move a row in its last bit.
-
-        A unit that comes or goes pushes those behind it to other slots. For CPUs the tests show it (test_slots.py); any
-        other device shows it here before it sees a record.
-
-        Raises:
-            MechanismViolation: a row moved.
-        """
-        if self.device == CPU or self.slots == 1:
-            return
-        kept = self.slots // 2  # of the first run's units; each moves to another slot, beside strangers
-        others = [*range(kept), *range(-1, kept - self.slots - 1, -1)]
-        first = self._compute([random_unit(self.base, n) for n in range(self.slots)], _ignore)
-        second = self._compute([random_unit(self.base, n) for n in others[-1:] + others[:-1]], _ignore)
-        if not np.array_equal(first[:kept], second[1 : kept + 1], equal_nan=True):
-            raise MechanismViolation(
-                f"on {self.device} in {self.dtype} a row changes with its place in the batch, so one unit could "
-                'move more than its own row; say device = "cpu" or micro_batch = 1 in node.toml'
-            )
 
     def _fits(self, slots: int) -> bool:
         """A dry run: one step on random data; every further step needs the memory that the first one needed."""
         self.slots = slots
         try:
-            found = self._batch([random_unit(self.base, 0)], _stop)
+            self._within([random_unit(self.base, 0)], _stop)
         except _OneStepDone:
             return True
-        return found is not None  # a method that reports no steps has done its whole work
-
-    def _has_room(self, meter: Meter) -> bool:
-        return self.device != CPU or 2 * meter.grown() < available()
-
-    def _batch(self, units: Sequence[UnitRecords], progress: Progress = _ignore) -> NDArray[np.float32] | None:
-        """Rows of all slots, or None where memory ran out; every try draws from the start of a unit's randomness."""
-        units = [replace(unit, generator=deepcopy(unit.generator)) for unit in units]
-        try:
-            return self._compute(in_slots(units, self.slots), progress)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-        free_memory(self.device)  # not in the handler: until it ends, the error's frames hold the batch
-        return None
+        else:
+            return True  # a method that reports no steps has done its whole work
+        free_memory(self.device)
+        return False
 
-    def _compute(self, slots: Sequence[UnitRecords], progress: Progress) -> NDArray[np.float32]:
+    def _within(self, units: Sequence[UnitRecords], progress: Progress) -> FoundT:
         with precision(self.device, self.dtype):
-            return self.compute(self.base, slots, progress)
+            return self.compute(fresh(units), progress)
 
 
-def rows_by_lane(
-    lanes: Sequence[Lane], units: Sequence[str], records_of: Callable[[str], UnitRecords | None]
-) -> Iterator[dict[str, Row | None]]:
-    """Compute all rows, the lanes side by side; yields each finished block: unit -> row, None without one.
+def fresh(units: Sequence[UnitT]) -> list[UnitT]:
+    """The same units, each at the start of its randomness; None stays None."""
+    return [unit and replace(unit, generator=deepcopy(unit.generator)) for unit in units]
 
-    Which lane computes a unit follows from the unit's name alone: two cards may differ in the last bit, so a
+
+def turns(lanes: Sequence[Lane[Any]], units: Sequence[str]) -> Iterator[list[Sequence[str]]]:
+    """One block of units for each lane at a time, [lanes]; empty where a lane has no more.
+
+    Which lane a unit goes to follows from the unit's name alone: two cards may differ in the last bit, so a
     unit that comes or goes must not push another one to another card.
     """
     shares = [[unit for unit in units if _lane_of(unit, len(lanes)) == number] for number in range(len(lanes))]
+    of_lanes = (blocks(share, lane.slots) for lane, share in zip(lanes, shares, strict=True))
+    for turn in zip_longest(*of_lanes, fillvalue=()):
+        yield list(turn)
 
-    def compute(lane: Lane, block: Sequence[str]) -> dict[str, Row | None]:
-        records = {unit: found for unit in block if (found := records_of(unit)) is not None}
-        return dict.fromkeys(block) | dict(zip(records, lane.rows(list(records.values())), strict=True))
 
-    turns = zip_longest(*(blocks(share, lane.slots) for lane, share in zip(lanes, shares, strict=True)), fillvalue=())
+def side_by_side(
+    lanes: Sequence[LaneT], turn: Sequence[Sequence[str]], work: Callable[[LaneT, Sequence[str]], T]
+) -> Iterator[T]:
+    """`work` on each lane and its block, all lanes at once."""
     if len(lanes) == 1:
-        yield from (compute(lanes[0], block) for (block,) in turns)
+        yield work(lanes[0], turn[0])
         return
     with ThreadPoolExecutor(len(lanes)) as pool:
-        for turn in turns:
-            yield from pool.map(compute, lanes, turn)
+        yield from pool.map(work, lanes, turn)
 
 
 def blocks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -228,5 +223,5 @@ def _power_of_two(at_least: int) -> int:
 def random_unit(base: LoadedBase, number: int) -> UnitRecords:
     """A unit of no one's: Gaussian latents and no words, the same ones for the same number."""
     generator = row_generator(sha256(f"undertone/dry-run/{number}".encode()).digest())
-    latents = generator.standard_normal((1, *base.latent_shape), dtype=np.float32)
+    latents = generator.standard_normal((1, *base.latent_shape), dtype="float32")
     return UnitRecords(latents, ("",), generator)

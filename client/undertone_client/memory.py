@@ -1,38 +1,41 @@
-"""How much main memory is left, for machines that kill a process rather than refuse it memory (Linux does)."""
+"""How much memory a batch takes and how much a machine has, both by what is public: shapes, and what is installed.
+
+Never what is free at the moment: that depends on what this process read before, and so on records.
+"""
 
 import os
-import resource
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-_STATUS, _MEMINFO = Path("/proc/self/statm"), Path("/proc/meminfo")
-_LIMIT, _USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-
-
-class Meter:
-    """Bounds from above what the work since its start held at its peak, in bytes."""
-
-    def __init__(self) -> None:
-        self._before = _resident()
-
-    def grown(self) -> int:
-        """The process's peak so far less what it held at the start."""
-        unit = 1 if sys.platform == "darwin" else 1024
-        return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - self._before, 0)
+_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
-def available() -> int:
-    """Bytes that can be had without swapping: of the machine, and of the container around this process."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    free = os.sysconf("SC_PHYS_PAGES") * page // 2
-    if _MEMINFO.exists():
-        line = next(line for line in _MEMINFO.read_text().splitlines() if line.startswith("MemAvailable"))
-        free = int(line.split()[1]) * 1024
-    if _LIMIT.exists() and (limit := _LIMIT.read_text().strip()).isdigit():
-        free = min(free, int(limit) - int(_USED.read_text()))
-    return max(free, 0)
+def installed() -> int:
+    """Bytes of main memory that this machine has, or that the container around this process may have."""
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = _LIMIT.read_text().strip() if _LIMIT.exists() else ""
+    return min(found, int(limit)) if limit.isdigit() else found
 
 
-def _resident() -> int:
-    """Bytes in main memory now; 0 where the system does not say, which only makes the bound larger."""
-    return int(_STATUS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if _STATUS.exists() else 0
+def allocated_by(work: Callable[[], object]) -> int:
+    """Bytes of every tensor that `work` makes, those too that it frees again: an upper bound, by shapes alone."""
+    from torch.utils._python_dispatch import TorchDispatchMode  # torch: only where tensors are made
+
+    sizes: list[int] = []
+
+    class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self,
+            func: Callable[..., object],
+            _types: object,
+            args: Any = (),  # noqa: ANN401 - as torch has it
+            kwargs: Any = None,  # noqa: ANN401
+        ) -> object:
+            made = func(*args, **(kwargs or {}))
+            sizes.extend(getattr(one, "nbytes", 0) for one in (made if isinstance(made, tuple | list) else (made,)))
+            return made
+
+    with Counting():  # type: ignore[no-untyped-call]
+        work()
+    return sum(sizes)

@@ -1,11 +1,11 @@
-"""Preparing an attempt: the coins, then each sampled unit's row, durable block by block (PRIVACY 2, 3, 17).
+"""Preparing an attempt: the coins, then each sampled unit's row, durable block by block (rules 2, 3 and 17).
 
 The long part of a round. It can be interrupted and asked for again: coins fall once, finished rows stay,
 and nothing that depends on a record leaves the site.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import ceil
 
@@ -14,27 +14,30 @@ from numpy.typing import NDArray
 
 from undertone.canonical import digest_of
 from undertone.captions import fill_caption
-from undertone.errors import NotApproved, PlanChanged
+from undertone.errors import NotApproved
 from undertone.failpoints import reached
 from undertone.layout import state_sha256
 from undertone.methods.protocol import Method, Progress, SummingMethod, UnitRecords
 from undertone.methods.registry import lighter, planned_method
 from undertone.models.base import LoadedBase, load_base
-from undertone.models.devices import check_dtype, choose
+from undertone.models.devices import Dtype, check_dtype, choose
 from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, poisson_sample
 from undertone.privacy.rows import row_generator, row_key
-from undertone.privacy.slots import place, sum_clip_norm
 from undertone.progress import reporter
-from undertone_client.lanes import Lane, Row, rows_by_lane
+from undertone_client.lanes import side_by_side, turns
 from undertone_client.latents import Latents, cached_latents
 from undertone_client.notes import few
 from undertone_client.records import RecordTable
 from undertone_client.registration import present, registered
+from undertone_client.row_lane import Row, RowLane
 from undertone_client.site import SiteDir
 from undertone_client.state import Attempt, NodeState
-from undertone_client.summing import ClippedSums, Slots, SlotSums, as_rows, summing_lane
+from undertone_client.sum_lane import Sum, SumLane, SumMaker
+from undertone_client.summing import AttemptSum
+
+State = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Preparation:
     site: SiteDir
     plan: Plan
     attempt: Attempt
-    state: NDArray[np.float32]
+    state: State
     memory: NodeState
     entropy: Entropy
 
@@ -54,13 +57,18 @@ class Preparation:
         pinned = pin(plan.model.base, plan.model.revision)
         # Before the coins: whether a site can take part must not depend on how they fell.
         check_pins(pinned, plan.model.files)
-        method, units = planned_method(plan, pinned), table.units()
-        lanes = self._lanes(method, digest_of(dict(pinned.files)))
-        placed = self._placed(units)
-        if plan.privacy.slots:
-            self._sum_slots(placed, method, lanes, table, pinned)
+        method, units, files = planned_method(plan, pinned), table.units(), digest_of(dict(pinned.files))
+        if isinstance(method, SummingMethod) and method.sums(pinned):
+            adding = self._sum_lanes(method, files)
+            chosen = self._sampled(units)
+            self._sum_rows(chosen, adding, self._reader(chosen, method, table, pinned, adding[0].base))
         else:
-            self._compute_rows(placed, lanes, table, pinned)
+            lanes = self._row_lanes(method, files)
+            chosen = self._sampled(units)
+            done = self.memory.finished(self.attempt)
+            missing = [unit for unit in chosen if unit not in done]
+            if missing:
+                self._keep_rows(missing, lanes, self._reader(missing, method, table, pinned, lanes[0].base))
 
     def _registered(self) -> RecordTable:
         """The records as they were when a person approved the plan; a request alone registers nothing (PRIVACY 17).
@@ -73,113 +81,140 @@ class Preparation:
             raise NotApproved(f"{self.site.config.site} has registered no records for this plan; approve it again")
         return table
 
-    def _compute_rows(
-        self, placed: list[str | None], lanes: list[Lane], table: RecordTable, pinned: PinnedBase
-    ) -> None:
-        """Each sampled unit's row, block by block."""
-        done, units = self.memory.finished(self.attempt), table.units()
-        missing = [unit for unit in placed if unit is not None and unit not in done]
-        if not missing:
-            return
-        latents = self._latents(table, [index for unit in missing for index in units[unit]], pinned, lanes[0].base)
+    def _keep_rows(self, missing: list[str], lanes: list[RowLane], read: "_Reader") -> None:
+        """Each unit's row, block by block."""
+
+        def work(lane: RowLane, block: Sequence[str]) -> dict[str, Row | None]:
+            records = {unit: found for unit in block if (found := read.unit(unit)) is not None}
+            return dict.fromkeys(block) | dict(zip(records, lane.rows(list(records.values())), strict=True))
+
         with reporter().task(f"{self.site.config.site}: {self.plan.method.name}", len(missing)) as progress:
-            for rows in rows_by_lane(lanes, missing, lambda unit: self._records(unit, table, units[unit], latents)):
-                reached("preparing/rows computed")
-                self.memory.keep_rows(self.attempt, [(unit, self._or_zero(unit, row)) for unit, row in rows.items()])
-                reached("preparing/rows durable")
-                progress(len(rows))
+            for turn in turns(lanes, missing):
+                for rows in side_by_side(lanes, turn, work):
+                    reached("preparing/rows computed")
+                    kept = [(unit, self._or_zero(unit, row)) for unit, row in rows.items()]
+                    self.memory.keep_rows(self.attempt, kept)
+                    reached("preparing/rows durable")
+                    progress(len(rows))
 
-    def _sum_slots(
-        self, placed: list[str | None], method: Method, lanes: list[Lane], table: RecordTable, pinned: PinnedBase
-    ) -> None:
-        """The sum of all slots, micro-batch by micro-batch."""
-        plan, units = self.plan, table.units()
-        needed = [index for unit in placed if unit is not None for index in units[unit]]
-        latents = self._latents(table, needed, pinned, lanes[0].base)
+    def _sum_rows(self, chosen: list[str], lanes: list[SumLane], read: "_Reader") -> None:
+        """The sum of all rows, batch by batch."""
+        dimension = self.plan.method.dimension
+        with reporter().task(f"{self.site.config.site}: {self.plan.method.name}", len(chosen)) as progress:
+            AttemptSum(lanes, self.attempt, dimension, self.memory, self.site.note).run(chosen, read.unit, progress)
 
-        def records(unit: str) -> UnitRecords | None:
-            found = self._records(unit, table, units[unit], latents)
-            if found is None:
-                self.site.note(f"zero row: {unit} has no readable record")
-            return found
-
-        grid, sums = plan.grid.as_grid(), self._sums(method)
-        with reporter().task(f"{self.site.config.site}: {method.name}", len(placed)) as progress:
-            SlotSums(lanes, sums, grid, self.attempt, plan.method.dimension, self.memory, self.site.note).run(
-                placed, records, progress
-            )
-
-    def _sums(self, method: Method) -> ClippedSums:
-        """The method's clipped sums at w and C (1 - eta)."""
-        if not isinstance(method, SummingMethod):
-            raise PlanChanged(f"{method.name} does not sum its rows, and the plan has slots for it")
-        return partial(_clipped_sum, method, self.state, sum_clip_norm(self.plan.grid.as_grid()))
-
-    def _lanes(self, method: Method, files: str) -> list[Lane]:
-        """One lane for each of the site's devices, their slots settled before an image is read (see lanes.py)."""
-        config, plan, lanes = self.site.config, self.plan, []
-        for device in choose(config.device):
-            check_dtype(device, config.dtype)
-            base = _loaded(plan.model.base, plan.model.revision, device, files, plan.method.name)
-            expected = ceil(plan.privacy.sampling_rate * plan.cohort.units[config.site])
-            if plan.privacy.slots:
-                clip_norm, expected = sum_clip_norm(plan.grid.as_grid()), plan.privacy.slots[config.site]
-                lane = summing_lane(device, config.dtype, base, self._sums(method), clip_norm, self.site.note)
-                lane.lighter = [(advice, as_rows(self._sums(less))) for advice, less in lighter(method)]
-            else:
-                lane = Lane(device, config.dtype, base, partial(_rows, method, self.state), self.site.note)
-                lane.lighter = [(advice, partial(_rows, less, self.state)) for advice, less in lighter(method)]
-            lane.settle(plan.digest, config.micro_batch, expected)
-            lanes.append(lane)
+    def _row_lanes(self, method: Method, files: str) -> list[RowLane]:
+        """One lane for each device, for rows at w that are kept."""
+        lanes = [RowLane(*where, make=partial(_rows, method, self.state)) for where in self._places(files)]
+        for lane in lanes:
+            lane.lighter = [
+                (advice, replace(lane, make=partial(_rows, less, self.state))) for advice, less in lighter(method)
+            ]
+            self._settle(lane)
         return lanes
 
-    def _placed(self, units: dict[str, list[int]]) -> list[str | None]:
-        """The sampled units, in their slots where there are any; draws the coins where they have not fallen."""
-        plan, digest = self.plan, state_sha256(self.state)
-        placed = self.memory.placed(self.attempt, digest)
-        if placed is None:
-            coins = poisson_sample(self.entropy, len(units), plan.privacy.sampling_rate)
+    def _sum_lanes(self, method: SummingMethod, files: str) -> list[SumLane]:
+        """One lane for each device, for integer sums at w and on the plan's grid."""
+        grid = self.plan.grid
+
+        def make(of: SummingMethod) -> SumMaker:
+            return partial(_clipped_sum, of, self.state, grid.scale, grid.clip_units)
+
+        lanes = [SumLane(*where, make=make(method)) for where in self._places(files)]
+        for lane in lanes:
+            lane.lighter = [
+                (advice, replace(lane, make=make(less)))
+                for advice, less in lighter(method)
+                if isinstance(less, SummingMethod)
+            ]
+            self._settle(lane)
+        return lanes
+
+    def _places(self, files: str) -> list[tuple[str, Dtype, LoadedBase, Callable[[str], None]]]:
+        """Each of the site's devices with its own copy of the base."""
+        config, model, name = self.site.config, self.plan.model, self.plan.method.name
+        devices = choose(config.device)
+        for device in devices:
+            check_dtype(device, config.dtype)
+        return [
+            (device, config.dtype, _loaded(model.base, model.revision, device, files, name), self.site.note)
+            for device in devices
+        ]
+
+    def _settle(self, lane: RowLane | SumLane) -> None:
+        """Settle a lane's slots, before an image is read."""
+        plan, config = self.plan, self.site.config
+        expected = ceil(plan.privacy.sampling_rate * plan.cohort.units[config.site])
+        lane.settle(plan.digest, config.micro_batch, expected)
+
+    def _sampled(self, units: dict[str, list[int]]) -> list[str]:
+        """The sampled units; draws the coins where they have not fallen."""
+        digest = state_sha256(self.state)
+        chosen = self.memory.sampled(self.attempt, digest)
+        if chosen is None:
+            coins = poisson_sample(self.entropy, len(units), self.plan.privacy.sampling_rate)
             chosen = [unit for unit, coin in zip(units, coins, strict=True) if coin]
-            slots = plan.privacy.slots.get(self.site.config.site)
-            placed = place(self.entropy, chosen, slots) if slots else list(chosen)
             reached("preparing/coins drawn")
-            self.memory.keep_sample(self.attempt, digest, placed)
+            self.memory.keep_sample(self.attempt, digest, chosen)
             reached("preparing/coins durable")
-        return placed
+        return chosen
 
     def _or_zero(self, unit: str, row: Row | None) -> Row:
         """The row; a zero row and a log line for a unit that has none (PRIVACY 17)."""
         if row is not None and np.isfinite(row).all():
             return row
-        self.site.note(f"zero row: {unit} has no finite row, or does not fit into memory")
+        self.site.note(f"zero row: {unit} has no finite row, or could not be computed")
         return np.zeros(self.plan.method.dimension, dtype=np.float32)
 
-    def _latents(self, table: RecordTable, needed: list[int], pinned: PinnedBase, base: LoadedBase) -> Latents:
-        """The latents of the records that are still what was registered; the others have none (PRIVACY 17)."""
-        plan, checked = self.plan, np.zeros(len(table.records), dtype=np.bool_)
-        checked[needed] = True
+    def _reader(
+        self, needed: list[str], method: Method, table: RecordTable, pinned: PinnedBase, base: LoadedBase
+    ) -> "_Reader":
+        """Reads units whose records are still what was registered; the others have none (rule 17)."""
+        plan, units, checked = self.plan, table.units(), np.zeros(len(table.records), dtype=np.bool_)
+        checked[[index for unit in needed for index in units[unit]]] = True
         label = f"{self.site.config.site}: reading images"
         with few(self.site.note) as note, reporter().task(label, len(table.records)) as progress:
             listed = present(table, plan.privacy.unit, plan.data.unit_column, note)
             for index in np.flatnonzero(~listed):
                 note(f"zero row: {table.source} no longer lists {table.records[index].file} with its unit")
-            return cached_latents(self.site.cache, table, listed, checked, pinned, base, note, progress)
+            latents = cached_latents(self.site.cache, table, listed, checked, pinned, base, note, progress)
+        return _Reader(self, method, table, units, latents)
 
-    def _records(
-        self,
-        unit: str,
-        table: RecordTable,
-        positions: list[int],
-        latents: Latents,
-    ) -> UnitRecords | None:
-        """One unit's readable records with randomness of its own; None where no record can be read."""
-        readable = [index for index in positions if latents.readable[index]]
+
+@dataclass(frozen=True)
+class _Reader:
+    """One unit's records at a time, those alone that enter its row."""
+
+    preparation: Preparation
+    method: Method
+    table: RecordTable
+    units: dict[str, list[int]]
+    latents: Latents
+
+    def unit(self, unit: str) -> UnitRecords | None:
+        """The unit's records with randomness of its own; None, and a line in node.log, where there are none.
+
+        Whatever goes wrong here goes wrong with this unit alone, and must not show outside (rule 17).
+        """
+        note = self.preparation.site.note
+        try:
+            found = self._read(unit)
+        except Exception as error:  # noqa: BLE001 - as above
+            note(f"zero row: {unit} cannot be read: {type(error).__name__}: {error}")
+            return None
+        if found is None:
+            note(f"zero row: {unit} has no readable record")
+        return found
+
+    def _read(self, unit: str) -> UnitRecords | None:
+        plan, readable = self.preparation.plan, [index for index in self.units[unit] if self.latents.readable[index]]
         if not readable:
             return None
-        token = str(self.plan.method.options.get("token", ""))
-        captions = [fill_caption(self.plan.data.caption, token, table.records[index].columns) for index in readable]
-        key = row_key(self.site.secret(), *self.attempt, unit)
-        return UnitRecords(latents.of(readable), tuple(captions), row_generator(key))
+        generator = row_generator(row_key(self.preparation.site.secret(), *self.preparation.attempt, unit))
+        entering = [readable[place] for place in self.method.entering(len(readable), generator)]
+        token = str(plan.method.options.get("token", ""))
+        captions = [fill_caption(plan.data.caption, token, self.table.records[index].columns) for index in entering]
+        return UnitRecords(self.latents.of(entering), tuple(captions), generator)
 
 
 @lru_cache(maxsize=8)  # one copy for each device
@@ -193,12 +228,17 @@ def _loaded(reference: str, revision: str | None, device: str, _files: str, _met
 
 
 def _rows(
-    method: Method, state: NDArray[np.float32], base: LoadedBase, slots: Sequence[UnitRecords], progress: Progress
+    method: Method, state: State, base: LoadedBase, slots: Sequence[UnitRecords], progress: Progress
 ) -> NDArray[np.float32]:
     return method.rows(base, state, slots, progress)
 
 
 def _clipped_sum(
-    method: SummingMethod, state: NDArray[np.float32], clip_norm: float, base: LoadedBase, slots: Slots
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return method.clipped_sum(base, state, slots, clip_norm)
+    method: SummingMethod,
+    state: State,
+    scale: int,
+    clip_units: int,
+    base: LoadedBase,
+    slots: Sequence[UnitRecords | None],
+) -> Sum:
+    return method.clipped_sum(base, state, slots, scale=scale, clip_units=clip_units)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from undertone.canonical import canonical_json, sha256_hex
 from undertone.captions import caption_fields
 from undertone.durable import sync, write_durable
-from undertone.errors import DataError, FolderError
+from undertone.errors import FolderError
 from undertone.plan import Plan
 from undertone.shown import shown
 from undertone.study import Unit
@@ -62,7 +62,6 @@ def register(site: SiteDir, plan: Plan) -> RecordTable:
     table = RecordTable(root, tuple(records), found.source)
     lost = ~present(table, unit, column, lambda _text: None)
     refuse([_not_alone(table, table.records[index]) for index in np.flatnonzero(lost)])
-    _check_slots(site, plan, table)
     try:
         (site.folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
         sync(site.folder)
@@ -129,16 +128,6 @@ def _read(site: SiteDir, path: Path) -> Registration:
     source = (metadata_of(root, metadata) or root / METADATA_NAMES[0]) if values["metadata"] else None
     table = RecordTable(root, tuple(_record(json.loads(line)) for line in lines), source)
     return Registration(values["plan"], values["unit"], values["unit_column"], values["caption"], table)
-
-
-def _check_slots(site: SiteDir, plan: Plan, table: RecordTable) -> None:
-    """Fixed slots count on a site to have no more units than it publishes (PRIVACY 14)."""
-    published, found = plan.cohort.units[site.config.site], len(table.units())
-    if plan.privacy.slots and found > published:
-        raise DataError(
-            f"{site.config.site} has {found} units and the plan says {published}: its slots are too few, and what "
-            "surplus units cost was counted for that figure. Publish a higher one and plan the study anew"
-        )
 
 
 def _spans(table: RecordTable) -> set[tuple[int, int]]:

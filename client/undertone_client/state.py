@@ -73,10 +73,8 @@ class NodeState:
     def __exit__(self, *_exc: object) -> None:
         self._db.close()
 
-    def placed(self, attempt: Attempt, state_sha256: str) -> list[str | None] | None:
+    def sampled(self, attempt: Attempt, state_sha256: str) -> list[str] | None:
         """The units this attempt's coins chose, or None before they were drawn.
-
-        Where the plan has slots, who stands in each; None in a slot that is empty (PRIVACY 14).
 
         Raises:
             PlanChanged: the attempt was prepared for another public state w.
@@ -90,13 +88,12 @@ class NodeState:
         if found[0] != state_sha256:
             raise PlanChanged(f"round {attempt[1]}, attempt {attempt[2]} was prepared for another model state")
         try:
-            chosen = [None if unit is None else str(unit) for unit in json.loads(found[1])]
+            return [str(unit) for unit in json.loads(found[1])]
         except (TypeError, ValueError):
             raise _damaged(self._path) from None
-        return chosen
 
-    def keep_sample(self, attempt: Attempt, state_sha256: str, units: Sequence[str | None]) -> None:
-        """Store the coins' outcome, and the slots', before it is used."""
+    def keep_sample(self, attempt: Attempt, state_sha256: str, units: Sequence[str]) -> None:
+        """Store the coins' outcome before it is used."""
         self._run("INSERT INTO samples VALUES (?, ?, ?, ?, ?)", [(*attempt, state_sha256, json.dumps(list(units)))])
 
     def keep_rows(self, attempt: Attempt, rows: Sequence[tuple[str, NDArray[np.float32]]]) -> None:
@@ -130,18 +127,18 @@ class NodeState:
                 raise _damaged(self._path)
             yield np.frombuffer(b"".join(blobs), dtype="<f4").astype(np.float32).reshape(-1, dimension)
 
-    def keep_sum(self, attempt: Attempt, done: int, total: NDArray[np.int64]) -> None:
-        """Store a sum [d] over the first `done` slots in place of the one before."""
+    def keep_sum(self, attempt: Attempt, summed: NDArray[np.bool_], total: NDArray[np.int64]) -> None:
+        """Store a sum [d] over those of the chosen units that `summed` [chosen] marks, in place of the one before."""
         with storage_errors(self._path):
             self._sums.mkdir(exist_ok=True, mode=0o700)
-        write_array(self._sum_of(attempt), np.concatenate([[done], self._sample_words(attempt), total]))
+        write_array(self._sum_of(attempt), np.concatenate([self._sample_words(attempt), summed, total]))
 
-    def kept_sum(self, attempt: Attempt, dimension: int) -> tuple[int, NDArray[np.int64]]:
-        """How many slots are summed, and their sum [d]; 0 and zeros where there is none for these coins.
+    def kept_sum(self, attempt: Attempt, chosen: int, dimension: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Which of the chosen units are summed, [chosen], and their sum [d]; none and zeros before that.
 
         A sum that is damaged, or of other coins, is made anew: nobody has seen it.
         """
-        nothing = 0, np.zeros(dimension, dtype=np.int64)
+        nothing = np.zeros(chosen, dtype=np.bool_), np.zeros(dimension, dtype=np.int64)
         if not self._sum_of(attempt).exists():
             return nothing
         try:
@@ -149,9 +146,13 @@ class NodeState:
         except FolderError:
             return nothing
         words = self._sample_words(attempt)
-        if found.shape != (1 + words.size + dimension,) or not np.array_equal(found[1 : 1 + words.size], words):
+        if found.shape != (words.size + chosen + dimension,) or not np.array_equal(found[: words.size], words):
             return nothing
-        return int(found[0]), found[1 + words.size :]
+        return found[words.size : words.size + chosen] != 0, found[words.size + chosen :]
+
+    def holds_sum(self, attempt: Attempt) -> bool:
+        """Whether a sum, finished or not, was begun for this attempt."""
+        return self._sum_of(attempt).exists()
 
     def rows(self, attempt: Attempt) -> dict[str, NDArray[np.float32]]:
         """Unit -> finished row [d], all at once: for diagnostics of a simulation.

@@ -24,7 +24,7 @@ Failpoint = Literal[
     "latents/durable",
     "preparing/rows computed",
     "preparing/rows durable",
-    "summing/micro-batches summed",
+    "summing/batch summed",
     "summing/sum durable",
     "state/before commit",
     "node/before charge",

@@ -4,7 +4,6 @@ Only the plan is signed, approved and charged; its SHA-256 is *the digest*. Noth
 privacy is decided anywhere else, and nothing here is a matter of speed or place (device, folders).
 """
 
-from math import isclose
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
@@ -16,9 +15,8 @@ from undertone.errors import MechanismViolation, PlanChanged
 from undertone.privacy.accounting import Event, GaussianEvent
 from undertone.privacy.distributed import DistributedEvent, noise_margin, share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
-from undertone.privacy.quantise import Grid
-from undertone.privacy.slots import overflow_delta, sum_sensitivity
-from undertone.stages import FLOAT_SUM, PER_ROW, Sensitivity
+from undertone.privacy.quantise import Grid, too_coarse
+from undertone.stages import PER_ROW, Sensitivity
 from undertone.study import Mode, Section, SiteName, Unit
 
 ClipOrigin = Literal["study", "public images"]
@@ -47,9 +45,7 @@ class PlannedPrivacy(Section):
     """The claim (epsilon, delta) and the mechanism behind it. Delta = `sensitivity`, in integers.
 
     `epsilon` is the claim: by PLD with central noise, by RDP (and then equal to `epsilon_rdp`) with distributed.
-    `sigma` is what the claim needs; `sigma_local` is a site's share of it, 0 with central noise. `slots` is L of each
-    site where rows are summed as floats, and `delta_for_surplus` what that takes off delta (PRIVACY 14); else both
-    are empty.
+    `sigma` is what the claim needs; `sigma_local` is a site's share of it, 0 with central noise.
     """
 
     unit: Unit
@@ -65,16 +61,9 @@ class PlannedPrivacy(Section):
     sigma: int = Field(ge=SMALLEST_SIGMA, le=LARGEST_SIGMA)
     sigma_local: int = Field(ge=0, le=LARGEST_SIGMA)
     sensitivity: int = Field(ge=1)
-    slots: dict[SiteName, Annotated[int, Field(ge=1)]]
-    delta_for_surplus: float = Field(ge=0)
     clip_origin: ClipOrigin
     noise_to_signal: float
     allow_noisy: bool
-
-    @property
-    def delta_for_noise(self) -> float:
-        """What is left of delta for the accountant."""
-        return self.delta - self.delta_for_surplus
 
     def event(self, shares: int, dimension: int) -> Event:
         """What one attempt costs; `shares` and `dimension` matter with distributed noise alone."""
@@ -148,24 +137,16 @@ class Plan(Section):
             raise ValueError("the roster is smaller than min_sites")
         if self.grid.site_clamp * len(self.cohort.units) + self.grid.noise_margin >= 1 << (self.grid.modulus_bits - 1):
             raise ValueError("the clamped sums of all sites and the noise margin do not fit the modulus")
-        self._check_slots()
+        self._check_grid()
         self._check_aggregation()
         self._check_noise()
 
-    def _check_slots(self) -> None:
-        """Delta and what is set aside of delta are those of the relation: rows one by one, or float sums."""
-        privacy = self.privacy
-        if not privacy.slots:
-            if (privacy.sensitivity, privacy.delta_for_surplus) != (self.grid.clip_units, 0):
-                raise ValueError("the sensitivity is not the clip bound of the grid")
-            return
-        if privacy.slots.keys() != self.cohort.units.keys():
-            raise ValueError("slots are planned for other sites than the roster's")
-        if privacy.sensitivity != sum_sensitivity(self.grid.clip_units, self.method.dimension):
-            raise ValueError("the sensitivity is not that of a float sum")
-        largest = max(surplus_delta(privacy, site, units) for site, units in self.cohort.units.items())
-        if not isclose(privacy.delta_for_surplus, largest, rel_tol=1e-6, abs_tol=0.0):
-            raise ValueError("what surplus units cost is not what is set aside of delta")
+    def _check_grid(self) -> None:
+        """Delta is s C, and the grid is fine enough for rows of this length."""
+        if self.privacy.sensitivity != self.grid.clip_units:
+            raise ValueError("the sensitivity is not the clip bound of the grid")
+        if too_coarse(self.grid.clip_units, self.method.dimension):
+            raise ValueError("the grid is too coarse for rows of this length")
 
     def _check_aggregation(self) -> None:
         aggregation, sites = self.aggregation, len(self.cohort.units)
@@ -199,7 +180,7 @@ class Plan(Section):
     @property
     def sensitivity(self) -> Sensitivity:
         """Delta and its relation; gate and receipt insist on both (PRIVACY 5)."""
-        return Sensitivity(self.privacy.sensitivity, FLOAT_SUM if self.privacy.slots else PER_ROW)
+        return Sensitivity(self.privacy.sensitivity, PER_ROW)
 
     @property
     def shares(self) -> int:
@@ -266,9 +247,3 @@ class Plan(Section):
         if strangers or not sites:
             raise MechanismViolation(f"{sorted(strangers) or 'no site'} cannot be in a sum of this plan")
         return self.grid.scale * self.privacy.sampling_rate * sum(self.cohort.units[site] for site in sites)
-
-
-def surplus_delta(privacy: PlannedPrivacy, site: str, units: int) -> float:
-    """What units beyond a site's slots cost of delta."""
-    slots, epsilon = privacy.slots[site], max(privacy.epsilon, privacy.epsilon_target)  # the claim, whatever was wanted
-    return overflow_delta(units, slots, privacy.sampling_rate, privacy.max_attempts, epsilon)

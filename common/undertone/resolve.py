@@ -24,8 +24,7 @@ from undertone.plan import (
 from undertone.privacy.accounting import calibrate, epsilon_claim, epsilon_rdp
 from undertone.privacy.distributed import noise_margin, share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
-from undertone.privacy.quantise import Grid, choose_grid
-from undertone.privacy.slots import overflow_delta, slots_for, sum_sensitivity
+from undertone.privacy.quantise import RING_BITS, Grid, choose_grid, too_coarse
 from undertone.progress import reporter
 from undertone.study import Study
 
@@ -52,8 +51,7 @@ def resolve(
     _check_rounds(study, method)
     layout = method.layout(base)
     aggregation = _aggregation(study, len(units))
-    slots = _slots(study, method, units) if method.sums(base) else _Slots({}, 0.0)
-    noise = _noise(study, method, aggregation, len(units), layout.size, slots)
+    noise = _noise(study, method, aggregation, len(units), layout.size)
     grid, origin = _grid(study, method, base, units, noise)
     options = method_options(method)
     return Plan(
@@ -63,7 +61,7 @@ def resolve(
         study=study.study.name,
         model=PlannedModel(base=base.reference, revision=base.revision, files=dict(base.files), licence=base.licence),
         method=PlannedMethod(name=method.name, options=options, dimension=layout.size, layout_digest=layout.digest),
-        privacy=_privacy(study, method, grid, noise, sum(units.values()), origin, slots),
+        privacy=_privacy(study, method, grid, noise, sum(units.values()), origin),
         grid=PlannedGrid(
             scale=grid.scale,
             clip_units=grid.clip_units,
@@ -145,22 +143,6 @@ def _aggregation(study: Study, sites: int) -> PlannedAggregation:
 
 
 @dataclass(frozen=True)
-class _Slots:
-    """L of each site, and what surplus units cost of delta; empty where rows are kept one by one."""
-
-    of_site: dict[str, int]
-    delta: float
-
-
-def _slots(study: Study, method: Method, units: dict[str, int]) -> _Slots:
-    """Float sums (PRIVACY 14): fixed slots. A unit is in one site's sum, so the worst site counts, not all together."""
-    wanted, attempts = study.privacy, _attempts(study, method)
-    public = (wanted.sampling_rate, attempts, wanted.epsilon)
-    slots = {site: slots_for(count, *public, wanted.delta) for site, count in units.items()}
-    return _Slots(slots, max(overflow_delta(count, slots[site], *public) for site, count in units.items()))
-
-
-@dataclass(frozen=True)
 class _Noise:
     """The noise multiplier z, and what follows from it for a grid of `clip_units`.
 
@@ -171,15 +153,10 @@ class _Noise:
     shares: int
     sites: int
     dimension: int
-    slots: _Slots
-
-    def sensitivity(self, clip_units: int) -> int:
-        """Delta: s C for rows one by one, more for float sums."""
-        return sum_sensitivity(clip_units, self.dimension) if self.slots.of_site else clip_units
 
     def sigma(self, clip_units: int) -> int:
-        """Sigma = ceil(z Delta)."""
-        return max(SMALLEST_SIGMA, ceil(self.multiplier * self.sensitivity(clip_units)))
+        """Sigma = ceil(z Delta), Delta = s C."""
+        return max(SMALLEST_SIGMA, ceil(self.multiplier * clip_units))
 
     def sigma_local(self, clip_units: int) -> int:
         """A site's share; 0 with central noise."""
@@ -190,15 +167,12 @@ class _Noise:
         return noise_margin(self.sigma_local(clip_units), self.sites, self.dimension) if self.shares else 0
 
 
-def _noise(
-    study: Study, method: Method, aggregation: PlannedAggregation, sites: int, dimension: int, slots: _Slots
-) -> _Noise:
+def _noise(study: Study, method: Method, aggregation: PlannedAggregation, sites: int, dimension: int) -> _Noise:
     wanted, distributed = study.privacy, study.privacy.noise == "distributed"
     attempts = _attempts(study, method)
-    delta = wanted.delta - slots.delta
-    z = calibrate(wanted.epsilon, delta, wanted.sampling_rate, attempts, by_rdp=distributed)
+    z = calibrate(wanted.epsilon, wanted.delta, wanted.sampling_rate, attempts, by_rdp=distributed)
     shares = aggregation.threshold - aggregation.colluders if distributed else 0
-    return _Noise(z, shares, sites, dimension, slots)
+    return _Noise(z, shares, sites, dimension)
 
 
 def _grid(
@@ -213,11 +187,18 @@ def _grid(
         clip = float(f"{method.public_clip_norm(base, study.data.caption):.2g}")
         origin = "public images"
     largest, bits = max(units.values()), study.aggregation.wire_bits
-    return choose_grid(clip, study.privacy.sampling_rate, largest, len(units), bits, noise.margin), origin
+    grid = choose_grid(clip, study.privacy.sampling_rate, largest, len(units), bits, noise.margin)
+    if too_coarse(grid.clip_units, noise.dimension):
+        raise StudyError(
+            f"{noise.dimension} values on a grid of {grid.clip_units} units per clip norm would be mostly cut to zero; "
+            "lower privacy.sampling_rate or adapt fewer values"
+            + (", or say aggregation.wire_bits = 32" if bits < RING_BITS else "")
+        )
+    return grid, origin
 
 
 def _privacy(
-    study: Study, method: Method, grid: Grid, noise: _Noise, total_units: int, origin: ClipOrigin, slots: _Slots
+    study: Study, method: Method, grid: Grid, noise: _Noise, total_units: int, origin: ClipOrigin
 ) -> PlannedPrivacy:
     """Sigma = ceil(z Delta) and a site's share of it, then the claim recomputed from the integers that will run."""
     wanted = study.privacy
@@ -243,15 +224,13 @@ def _privacy(
         noise=wanted.noise,
         sigma=sigma,
         sigma_local=sigma_local,
-        sensitivity=noise.sensitivity(grid.clip_units),
-        slots=slots.of_site,
-        delta_for_surplus=slots.delta,
+        sensitivity=grid.clip_units,
         clip_origin=origin,
         noise_to_signal=length / (method.alignment * grid.clip_norm),
         allow_noisy=wanted.allow_noisy,
     )
     events = [replace(planned.event(noise.shares, noise.dimension), count=planned.max_attempts)]
-    delta = planned.delta_for_noise
+    delta = planned.delta
     claim = {"epsilon": epsilon_claim(events, delta), "epsilon_rdp": epsilon_rdp(events, delta)}
     return planned.model_copy(update=claim)
 
@@ -259,5 +238,5 @@ def _privacy(
 def recompute_epsilon(plan: Plan) -> tuple[float, float]:
     """The claim and its RDP from the plan's integers alone: what `verify` compares with the statement."""
     events = [replace(plan.event, count=plan.privacy.max_attempts)]
-    delta = plan.privacy.delta_for_noise
+    delta = plan.privacy.delta
     return epsilon_claim(events, delta), epsilon_rdp(events, delta)

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 PER_ROW = "add/remove one unit, quantised per row"
-FLOAT_SUM = "add/remove one unit, float sums of fixed slots, each rounded once"
 
 
 @dataclass(frozen=True)

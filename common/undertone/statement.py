@@ -15,14 +15,11 @@ _MECHANISMS = {
     "central": "rounded Gaussian noise on a sum of clipped integer rows",
     "distributed": "a sum of discrete Gaussian shares, one from each site, on a sum of clipped integer rows",
 }
-# By whether the plan has slots (PRIVACY 14).
-_FLOATING_POINT = {
-    False: "rows are computed in batches of fixed shape, and that a row does not depend on its neighbours is measured, "
-    "not proved; from clipping on there are only integers, and noise is drawn exactly",
-    True: "floating point measured, not proved: gradients are clipped and summed as floats in slots of fixed shape, "
-    "and that a unit moves nothing but its slot is measured on each device; a thousandth of the clip norm is set aside "
-    "for it. From each micro-batch's sum on there are only integers, and noise is drawn exactly",
-}
+_FLOATING_POINT = (
+    "rows are computed in batches of fixed shape, and that a row does not depend on its neighbours is measured, not "
+    "proved; from clipping on there are only integers: the length of each unit's row is checked in integers before it "
+    "is added, and noise is drawn exactly"
+)
 _UNITS = {
     "record": "one image",
     "patient": "one patient at one site, with all her images there; the same person at two sites is two units, "
@@ -119,21 +116,7 @@ def _mechanism(plan: Plan, charges: int, sites: int) -> dict[str, Json]:
         "rounds": privacy.rounds,
         "max_attempts": privacy.max_attempts,
         "attempts_charged": charges,
-        "slots": _slots(plan),
-        "floating_point": _FLOATING_POINT[bool(privacy.slots)],
-    }
-
-
-def _slots(plan: Plan) -> Json:
-    """Slots of each site and what their surplus costs; None where rows are kept one by one."""
-    privacy = plan.privacy
-    if not privacy.slots:
-        return None
-    return {
-        "of_site": dict(privacy.slots),
-        "delta_for_surplus": privacy.delta_for_surplus,
-        "means": "a round sums so many units of a site at most; more are left out at random, and the odds of that are "
-        "taken off delta. Holds for a site that has no more units than it publishes, which it checked on approval",
+        "floating_point": _FLOATING_POINT,
     }
 
 
@@ -168,10 +151,7 @@ def trust_assumptions(plan: Plan) -> list[Json]:
         f"Hyper-parameters ({', '.join(sorted(plan.method.options))}, clip norm, rounds) are taken as public: if they "
         "were tuned on the private images, that tuning cost budget which is not counted here.",
         "The same people's images in other studies or data sets add to what is revealed: this covers one plan.",
-        "How long a node takes is not protected."
-        if not plan.privacy.slots
-        else "How long a node computes depends on its slots, not on how many units were sampled; how long it takes to "
-        "read their images is not protected.",
+        "How long a node takes is not protected: it grows with the number of units that were sampled.",
     ]
 
 

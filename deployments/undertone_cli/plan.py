@@ -33,7 +33,6 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("clip norm C", f"{clip:.6g} (from {privacy.clip_origin})"),
         ("sigma", f"{privacy.sigma} grid units = {privacy.sigma / privacy.sensitivity:.4f} x Delta"),
         ("sensitivity Delta", f"{privacy.sensitivity} grid units"),
-        *_slots(plan),
         ("scale s", f"{grid.scale} grid units per 1.0"),
         ("site clamp B", f"{grid.site_clamp} grid units"),
         ("sampling rate p", f"{privacy.sampling_rate:g}"),
@@ -55,17 +54,6 @@ def _claim(plan: Plan) -> list[tuple[str, str]]:
     return [
         ("epsilon (PLD, the claim)", f"{privacy.epsilon:.6f} at delta {privacy.delta:g}"),
         ("epsilon (RDP)", f"{privacy.epsilon_rdp:.6f}"),
-    ]
-
-
-def _slots(plan: Plan) -> list[tuple[str, str]]:
-    """Float sums alone have slots (PRIVACY 14)."""
-    privacy = plan.privacy
-    if not privacy.slots:
-        return []
-    return [
-        ("slots a round", ", ".join(f"{site} {count}" for site, count in privacy.slots.items())),
-        ("delta for surplus", f"{privacy.delta_for_surplus:.2g}: rows are too long to keep and are summed as floats"),
     ]
 
 

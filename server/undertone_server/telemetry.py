@@ -20,7 +20,7 @@ class Telemetry:
 
     def round_done(self, round_: int, charges: int, state: NDArray[np.float32]) -> None:
         """One round: what has been spent, and the length of the public state."""
-        spent = epsilon_spent([replace(self._plan.event, count=charges)], self._plan.privacy.delta_for_noise)
+        spent = epsilon_spent([replace(self._plan.event, count=charges)], self._plan.privacy.delta)
         # Within the plan's attempts nothing above the claim was spent: what the wider steps add is no spending.
         self._writer.add_scalar("privacy/epsilon_spent_so_far", min(spent, self._plan.privacy.epsilon), round_)
         self._writer.add_scalar("privacy/epsilon_claim", self._plan.privacy.epsilon, round_)

@@ -25,7 +25,7 @@ MAY_IMPORT = {
 # Who may build a stage (or a receipt): a step cannot be skipped by accident.
 DOORS = {
     "Contributions": {"undertone_client/contribution.py"},
-    "ClippedSum": {"undertone/privacy/quantise.py", "undertone/privacy/slots.py"},
+    "ClippedSum": {"undertone/privacy/quantise.py"},
     "NoisedShare": {"undertone_client/gate.py"},
     "MaskedVector": {
         "undertone/secagg/plain.py",
@@ -66,7 +66,7 @@ WALLS = {
     },
     "ray": {"undertone_cli/ray_engine.py"},
     "dp_accounting": {"undertone/privacy/accounting.py"},
-    "scipy": {"undertone/privacy/noise.py", "undertone/privacy/slots.py"},
+    "scipy": {"undertone/privacy/noise.py"},
     "opacus": {"undertone/gradients/fallback.py"},
     "opendp": set(),
     "peft": {"undertone/methods/trained.py"},

@@ -7,7 +7,6 @@ from torch import nn
 from tests.support.gradients import noise, units_of
 from undertone.gradients.book import STORE, Book
 from undertone.gradients.coverage import cover
-from undertone.gradients.engine import GradientEngine
 
 UNITS = 8
 BATCH = units_of(*[1] * UNITS)
@@ -37,20 +36,3 @@ def test_small_layers_store_less_than_they_would_keep() -> None:
     entries = Book(BATCH, torch.device("cpu"), whole=False)
     entries.enter(trained, x, g)
     assert 0 < entries.stored[0].numel() <= STORE * (x.numel() + g.numel())
-
-
-def test_the_sum_empties_the_book(monkeypatch: pytest.MonkeyPatch) -> None:
-    books: list[Book] = []
-    model = nn.Sequential(nn.Linear(8, 64), nn.LayerNorm(64))
-    engine = GradientEngine(model, [name for name, _ in model.named_parameters()])
-    initialise = Book.__init__
-
-    def watched(self: Book, *args: object, **kwargs: object) -> None:
-        books.append(self)
-        initialise(self, *args, **kwargs)
-
-    monkeypatch.setattr(Book, "__init__", watched)
-    engine.clipped_sum(lambda: model(noise(UNITS, 8)).square().sum(1), BATCH, 1.0)
-    (book,) = books
-    assert not book.stored
-    assert not book._kept

@@ -11,9 +11,10 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.support.gradients import assert_agrees, noise, relative, rows_in, units_of
+from tests.support.gradients import NORM_TOLERANCE, assert_agrees, clipped_sum, noise, relative, rows_in, units_of
 from undertone.gradients.engine import GradientEngine, LossPerRow, UnitBatch
 from undertone.gradients.fallback import rows_by_opacus
+from undertone.gradients.integers import MARGIN
 from undertone.gradients.oracle import clip_and_sum, rows_one_at_a_time
 from undertone.models.base import load_base
 from undertone.models.pinned import pin
@@ -93,13 +94,12 @@ def test_checkpointing_changes_no_bit_and_recomputes(both: nn.ModuleDict) -> Non
     runs: list[int] = []
     both["unet"].down_blocks[0].resnets[0].register_forward_pre_hook(lambda *_: runs.append(1))
     engine = GradientEngine(both, parameters)
-    total, norms = engine.clipped_sum(loss, DRAWS, 0.1)
+    total = clipped_sum(engine, loss, DRAWS, 0.1)
     assert len(runs) == 1
     checkpointed(both)
-    again, norms_again = engine.clipped_sum(loss, DRAWS, 0.1)
+    again = clipped_sum(engine, loss, DRAWS, 0.1)
     assert len(runs) == 3  # once forward, once more on the way back
     np.testing.assert_array_equal(total, again)
-    np.testing.assert_array_equal(norms, norms_again)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_checkpointing_changes_no_bit_and_recomputes(both: nn.ModuleDict) -> Non
     ],
 )
 def test_half_precision(both: nn.ModuleDict, dtype: torch.dtype, selection: str, checkpointing: bool) -> None:
-    """The forward pass rounds, so sums are near the oracle's; norms are exact for the gradients that are summed."""
+    """The forward pass rounds, so sums are near the oracle's; and are the sums of the gradients that it finds."""
     if selection == "lora":
         add_lora(both)
     if checkpointing:
@@ -121,19 +121,19 @@ def test_half_precision(both: nn.ModuleDict, dtype: torch.dtype, selection: str,
     parameters, plain = names(both, SELECTIONS[selection]), denoising(both, DRAWS)
     scale = 2.0**10 if dtype == torch.float16 else 1.0
     engine = GradientEngine(both, parameters, loss_scale=scale)
-    expected, _ = clip_and_sum(rows_one_at_a_time(both, parameters, plain, DRAWS), 0.1)
+    expected, _ = clip_and_sum(rows_one_at_a_time(both, parameters, plain, DRAWS), 0.1 * MARGIN)
 
     def half() -> Tensor:
         with torch.autocast("cpu", dtype=dtype):
             return plain()
 
-    total, norms = engine.clipped_sum(half, DRAWS, 0.1)
+    total, norms = clipped_sum(engine, half, DRAWS, 0.1), engine.norms(half, DRAWS)
     # bfloat16 has 8 bits of mantissa, float16 11; errors of some dozens of layers add up.
     assert 1e-6 < relative(total, expected) < (0.1 if dtype == torch.bfloat16 else 0.02)
     rows = engine.rows(half, DRAWS).astype(np.float64)
-    clipped, row_norms = clip_and_sum(rows, 0.1)
-    assert np.abs(norms / row_norms - 1).max() < 1e-5
-    assert relative(total, clipped) < 1e-5
+    clipped, row_norms = clip_and_sum(rows, 0.1 * MARGIN)
+    assert np.abs(norms / row_norms - 1).max() < NORM_TOLERANCE
+    assert relative(total, clipped) < 2e-3  # values are cut to integers
 
 
 def test_autocast_around_the_call_makes_no_half_precision_sums(both: nn.ModuleDict) -> None:
@@ -144,18 +144,17 @@ def test_autocast_around_the_call_makes_no_half_precision_sums(both: nn.ModuleDi
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return plain()
 
-    inside, norms = engine.clipped_sum(half, DRAWS, 0.1)
+    inside = clipped_sum(engine, half, DRAWS, 0.1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        outside, norms_outside = engine.clipped_sum(plain, DRAWS, 0.1)
+        outside = clipped_sum(engine, plain, DRAWS, 0.1)
     np.testing.assert_array_equal(inside, outside)
-    np.testing.assert_array_equal(norms, norms_outside)
 
 
 def test_the_model_is_left_as_it_was(both: nn.ModuleDict) -> None:
     loss = denoising(both, DRAWS)
     before = loss().detach()
     engine = GradientEngine(both, names(both, attention))
-    engine.clipped_sum(loss, DRAWS, 0.1)
+    clipped_sum(engine, loss, DRAWS, 0.1)
     assert all(parameter.grad is None for parameter in both.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in both.modules())
     assert {n for n, p in both.named_parameters() if p.requires_grad} == set(names(both, attention))
@@ -195,7 +194,7 @@ def test_one_forward_pass_and_no_summed_weight_gradient_that_nobody_reads(both: 
         return plain()
 
     with ConvolutionMasks() as ours:
-        engine.clipped_sum(counted, DRAWS, 0.1)
+        clipped_sum(engine, counted, DRAWS, 0.1)
     assert calls == [1]
     assert (True, False, False) in ours.seen
     assert (True, True, True) not in ours.seen

@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.support.gradients import grid_for
 from tests.support.studies import study_with
 from undertone.diffusion.losses import drop_captions, epsilon_loss, v_loss
 from undertone.errors import ModelError, StudyError
@@ -18,6 +19,7 @@ from undertone.methods.protocol import Method, UnitRecords
 from undertone.methods.registry import lighter, method_for
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import PinnedBase, pin
+from undertone.privacy.quantise import Grid, clip_and_quantise
 from undertone.resolve import resolve
 from undertone.study import MethodTable, parse_study
 
@@ -79,13 +81,19 @@ def oracle_row(base: LoadedBase, method: Method, w: NDArray[np.float32], one: Un
     return np.mean([np.mean(found, axis=0) for found in by_record.values()], axis=0)
 
 
+def as_read(method: Method, one: UnitRecords) -> UnitRecords:
+    """The records of a unit that enter its row, as a node reads them."""
+    chosen = list(method.entering(len(one.captions), one.generator))
+    return UnitRecords(one.latents[chosen], tuple(one.captions[index] for index in chosen), one.generator)
+
+
 @pytest.mark.parametrize(("images", "records", "draws"), [(1, 1, 3), (2, 3, 1), (5, 2, 2)])
 def test_a_row_is_the_mean_over_records_of_the_mean_over_draws(
     base: LoadedBase, pinned: PinnedBase, images: int, records: int, draws: int
 ) -> None:
     method = made("dp-ldm", blocks=["mid_block"], embedder=False, draws=draws, records=records, min_time=0.3)
     w = (0.05 * np.random.Generator(np.random.Philox(key=4)).standard_normal(method.layout(pinned).size)).astype("f4")
-    (row,) = method.rows(base, w, [unit(images)], lambda _steps: None)
+    (row,) = method.rows(base, w, [as_read(method, unit(images))], lambda _steps: None)
     expected = oracle_row(base, method, w, unit(images))
     np.testing.assert_allclose(row, expected, atol=2e-5 * np.abs(expected).max())
 
@@ -203,14 +211,11 @@ def test_the_clipped_sum_is_the_sum_of_clipped_rows_and_empty_slots_count_nothin
     lengths = np.linalg.norm(rows, axis=1)
     bound = float(np.median(lengths))  # two are clipped, two are not
     slots = [unit_(0), None, unit_(2), unit_(3)]
-    total, norms = method.clipped_sum(base, w, slots, bound)
-    np.testing.assert_allclose(norms[[0, 2, 3]], lengths[[0, 2, 3]], rtol=1e-5)
-    wanted = sum(
-        row * min(1.0, bound / length) for row, length in zip(rows[[0, 2, 3]], lengths[[0, 2, 3]], strict=True)
-    )
-    assert np.linalg.norm(total - wanted) < 1e-5 * bound
-    nobody, _ = method.clipped_sum(base, w, [None] * 4, bound)
-    assert not nobody.any()
+    scale, clip_units = grid_for(bound)
+    total = method.clipped_sum(base, w, slots, scale=scale, clip_units=clip_units)
+    rows_kept = clip_and_quantise(rows[[0, 2, 3]], Grid(scale, clip_units, 1 << 30, 32))
+    assert np.abs(total - rows_kept.sum(axis=0)).max() <= 0.001 * clip_units  # norms in float32, and a cut of each
+    assert not method.clipped_sum(base, w, [None] * 4, scale=scale, clip_units=clip_units).any()
 
 
 def test_blocks_and_embedder_choose_the_tensors(pinned: PinnedBase) -> None:

@@ -24,11 +24,11 @@ STUDIES: dict[str, dict[str, Any]] = {
     "rounds": {"sizes": SITES, "rounds": 3, "max_attempts": 9, "sampling_rate": 0.9},
     "pair": {"sizes": {"north": 4, "east": 4}, "rounds": 2, "max_attempts": 5, "sampling_rate": 0.9},
     "pair, p = 1": {"sizes": {"north": 4, "east": 4}, "max_attempts": 3},
-    "slots": {"sizes": SITES, "micro_batch": 2, "keep_rows": False, "slots": 5},
-    "slots, rounds": {
+    "summing": {"sizes": SITES, "micro_batch": 2, "keep_rows": False, "summing": True},
+    "summing, rounds": {
         "sizes": SITES,
         "micro_batch": 2,
-        "slots": 5,
+        "summing": True,
         "rounds": 3,
         "max_attempts": 9,
         "sampling_rate": 0.9,

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from undertone.layout import Layout
 from undertone.methods.protocol import Progress, UnitRecords
 from undertone.models.pinned import PinnedBase
+from undertone.privacy.quantise import Grid, clip_and_quantise
 from undertone.study import Section
 
 FEATURES = 12  # the latents [3, 2, 2] of a dummy base, flat
@@ -26,6 +27,7 @@ SIZE = 8
 class DummyOptions(Section):
     token: str = "<dummy>"
     rate: float = 1.0
+    summing: bool = False
 
 
 class DummyMethod:
@@ -63,19 +65,25 @@ class DummyMethod:
 
     def sums(self, base: PinnedBase) -> bool:
         del base
-        return False
+        return self.options.summing
+
+    def entering(self, records: int, generator: np.random.Generator) -> Sequence[int]:
+        del generator
+        return range(records)
 
     def clipped_sum(
-        self, base: object, state: NDArray[np.float32], slots: Sequence[UnitRecords | None], clip_norm: float
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        self,
+        base: object,
+        state: NDArray[np.float32],
+        slots: Sequence[UnitRecords | None],
+        *,
+        scale: int,
+        clip_units: int,
+    ) -> NDArray[np.int64]:
         del base
-        total, norms = np.zeros(DIMENSION), np.zeros(len(slots))
-        for place, unit in enumerate(slots):
-            if unit is not None:
-                row = self.row(state, unit).astype(np.float64)
-                norms[place] = np.linalg.norm(row)
-                total += row * min(1.0, clip_norm / norms[place])
-        return total, norms
+        rows = np.array([self.row(state, unit) for unit in slots if unit is not None], dtype=np.float32)
+        grid = Grid(scale, clip_units, 1 << 30, 32)
+        return clip_and_quantise(rows.reshape(-1, DIMENSION), grid).sum(axis=0)
 
     @staticmethod
     def row(state: NDArray[np.float32], unit: UnitRecords) -> NDArray[np.float32]:

@@ -52,7 +52,7 @@ def centralised(run: Path) -> list[NDArray[np.float32]]:
     plan = Plan.from_bytes((run / "plan.json").read_bytes())
     pinned, base = pin(plan.model.base), load_base(pin(plan.model.base))
     method = planned_method(plan, pinned)
-    bound = plan.grid.as_grid().clip_norm * (1 - (1e-3 if plan.privacy.slots else 2**-10))
+    bound = plan.grid.as_grid().clip_norm * (1 - 2**-10)
     state, states = method.initial_state(pinned), []
     for round_ in range(1, plan.privacy.rounds + 1):
         units = [unit for site in plan.cohort.units for unit in units_of(run / "sites" / site, plan, base, round_)]
@@ -64,13 +64,14 @@ def centralised(run: Path) -> list[NDArray[np.float32]]:
 
 
 def units_of(folder: Path, plan: Plan, base: Any, round_: int) -> list[UnitRecords]:
-    site = SiteDir(folder)
+    site, method = SiteDir(folder), planned_method(plan, pin(plan.model.base))
     table, units = register(site, plan), []
     for unit, positions in table.units().items():
-        records = [table.records[index] for index in positions]
+        key = row_key(site.secret(), plan.digest, round_, 1, unit)
+        generator = row_generator(key)
+        records = [table.records[positions[place]] for place in method.entering(len(positions), generator)]
         latents = base.encode(np.stack([load_image(table.root / record.file, 32) for record in records]))
         token = str(plan.method.options.get("token", ""))
         captions = tuple(fill_caption(plan.data.caption, token, record.columns) for record in records)
-        key = row_key(site.secret(), plan.digest, round_, 1, unit)
-        units.append(UnitRecords(latents, captions, row_generator(key)))
+        units.append(UnitRecords(latents, captions, generator))
     return units

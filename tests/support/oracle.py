@@ -16,7 +16,6 @@ from undertone.plan import Plan
 from undertone.privacy.entropy import poisson_sample
 from undertone.privacy.noise import rounded_gaussian
 from undertone.privacy.rows import row_generator, row_key
-from undertone.privacy.slots import place
 from undertone_client.images import load_image
 
 
@@ -55,10 +54,7 @@ def keyed(seed: int, stream: str) -> KeyedEntropy:
 def site_total(
     folder: Path, plan: Plan, coins: KeyedEntropy, state: NDArray[np.float32], round_: int, attempt: int
 ) -> NDArray[np.int64]:
-    """One site's sum of clipped integer rows, one image and one patient at a time.
-
-    Where the plan has slots: of float rows, two slots rounded together.
-    """
+    """One site's sum of clipped integer rows, one image and one patient at a time."""
     data = Path(json.loads((folder / "node.toml").read_text("utf-8").split("data = ")[1].splitlines()[0]))
     with (data / "metadata.csv").open(newline="", encoding="utf-8") as stream:
         files: dict[str, list[str]] = {}
@@ -77,12 +73,6 @@ def site_total(
     units = sorted(files)
     fallen = zip(units, poisson_sample(coins, len(units), plan.privacy.sampling_rate), strict=True)
     chosen = [unit for unit, coin in fallen if coin]
-    if plan.privacy.slots:
-        placed = place(coins, chosen, plan.privacy.slots[folder.name])
-        for pair in (placed[start : start + 2] for start in range(0, len(placed), 2)):
-            both = sum((row(unit, grid.clip_norm * 0.999) for unit in pair if unit), start=np.zeros(total.size))
-            total += np.rint(both * grid.scale).astype(np.int64)
-        return total
     for unit in chosen:
         total += np.trunc(row(unit, grid.clip_norm * (1 - 2**-10)) * grid.scale).astype(np.int64)
     return total

@@ -25,7 +25,6 @@ from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import choose_grid
 from undertone.privacy.rows import row_generator, row_key
-from undertone.privacy.slots import overflow_delta, slots_for, sum_sensitivity
 from undertone_cli.inprocess import InProcessGrid
 from undertone_cli.provisioning import federate
 from undertone_client.app import app as client_app
@@ -70,11 +69,12 @@ def make_plan(
     aggregation: Mapping[str, Any] = PLAIN,
     wire_bits: int = 32,
     min_sites: int = 2,
+    summing: bool = False,
     **privacy: Any,
 ) -> Plan:
     """A consistent plan whose noise is set by hand: no calibration, which takes seconds.
 
-    `slots` = True plans float sums, with the slots that the rule gives; a number plans as many at every site.
+    `summing` = True: rows count as too long to be kept.
     """
     wanted = {"sampling_rate": 1.0, "rounds": 1, "max_attempts": 1, "unit": "patient", "sigma": 64} | privacy
     shared = wanted.get("noise") == "distributed"
@@ -87,7 +87,6 @@ def make_plan(
     pinned = pin(str(base))
     method = DummyMethod(DummyOptions())
     layout = method.layout(pinned)
-    slots, surplus = _slots(units, wanted)
     return Plan.model_validate(
         {
             "protocol": PROTOCOL,
@@ -97,7 +96,7 @@ def make_plan(
             "model": {"base": str(base), "revision": None, "files": dict(pinned.files), "licence": "apache-2.0"},
             "method": {
                 "name": "dummy",
-                "options": {"token": "<dummy>", "rate": 1.0},
+                "options": {"token": "<dummy>", "rate": 1.0, "summing": summing},
                 "dimension": layout.size,
                 "layout_digest": layout.digest,
             },
@@ -108,14 +107,12 @@ def make_plan(
                 "delta": 1e-5,
                 "noise": "central",
                 "sigma_local": share,
-                "sensitivity": sum_sensitivity(grid.clip_units, layout.size) if slots else grid.clip_units,
-                "slots": slots,
-                "delta_for_surplus": surplus,
+                "sensitivity": grid.clip_units,
                 "clip_origin": "study",
                 "noise_to_signal": 0.5,
                 "allow_noisy": False,
             }
-            | {key: value for key, value in wanted.items() if key != "slots"},
+            | wanted,
             "grid": {
                 "scale": grid.scale,
                 "clip_units": grid.clip_units,
@@ -131,19 +128,6 @@ def make_plan(
             "aggregation": {**aggregation, "wire_bits": wire_bits},
         }
     )
-
-
-def _slots(units: Mapping[str, int], wanted: Mapping[str, Any]) -> tuple[dict[str, int], float]:
-    """L of each site and what surplus costs, as `resolve` finds them; empty without `slots`."""
-    public = (wanted["sampling_rate"], wanted["max_attempts"], 4.0)
-    match wanted.get("slots"):
-        case None:
-            return {}, 0.0
-        case True:
-            slots = {site: slots_for(count, *public, 1e-5) for site, count in units.items()}
-        case number:
-            slots = dict.fromkeys(units, number)
-    return slots, max(overflow_delta(count, slots[site], *public) for site, count in units.items())
 
 
 @dataclass

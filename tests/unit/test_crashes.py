@@ -37,7 +37,7 @@ Begin = Callable[..., Story]
 def undisturbed(begin: Begin) -> dict[str, dict[str, bytes]]:
     """Study -> the release of a run that nobody kills."""
     releases = {}
-    for study in ("one shot", "rounds", "secure", "slots"):
+    for study in ("one shot", "rounds", "secure", "summing"):
         story = begin(study)
         assert story.finish() == DONE
         releases[study] = story.release()
@@ -91,7 +91,7 @@ FAST = (
 
 def kind_of(failpoint: str) -> str:
     """Which kind of study comes by it; "" where all do."""
-    kinds = {"session": "secure", "secure": "secure", "summing": "slots"}
+    kinds = {"session": "secure", "secure": "secure", "summing": "summing"}
     return kinds.get(failpoint.split("/")[0], "")
 
 
@@ -290,7 +290,7 @@ def test_kill_9_at_random_moments_many_times(begin: Begin) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ELSEWHERE])
 def test_every_hit_of_every_failpoint(begin: Begin, name: str) -> None:
-    study = {"secure": "secure rounds", "slots": "slots, rounds"}.get(kind_of(name), "rounds")
+    study = {"secure": "secure rounds", "summing": "summing, rounds"}.get(kind_of(name), "rounds")
     for count in range(1, 1000):
         story = begin(study)
         if story.process(failpoint=name, count=count) == DONE:

@@ -20,7 +20,9 @@ from undertone.models.base import load_base
 from undertone.models.devices import check_dtype, choose, out_of_memory, precision
 from undertone.models.pinned import pin
 from undertone_client import lanes, preparing
-from undertone_client.lanes import Lane, rows_by_lane
+from undertone_client.lanes import side_by_side, turns
+from undertone_client.memory import allocated_by
+from undertone_client.row_lane import RowLane
 
 Make = Callable[..., World]
 CARDS = ("cuda:0", "cuda:1", "cpu")
@@ -115,10 +117,10 @@ class Card:
         return np.array([[n, d, len(slots)] for n, d in zip(numbers, draws, strict=True)], dtype=np.float32)
 
 
-def lane_on(card: Card, device: str = "cuda:0", slots: int = 1) -> tuple[Lane, list[str]]:
+def lane_on(card: Card, device: str = "cuda:0", slots: int = 1) -> tuple[RowLane, list[str]]:
     notes: list[str] = []
     base: Any = DummyBase()
-    return Lane(device, "float32", base, card, notes.append, slots), notes
+    return RowLane(device, "float32", base, notes.append, slots, make=card), notes
 
 
 def unit(number: int) -> UnitRecords:
@@ -128,10 +130,10 @@ def unit(number: int) -> UnitRecords:
 
 def test_a_unit_that_does_not_fit_is_answered_with_a_study_that_does(two_cards: None) -> None:
     lane, _ = lane_on(Card(0))
-    lane.lighter = [("method.draws = 2", Card(0)), ("method.draws = 1", Card(1))]
+    lane.lighter = [("method.draws = 2", lane_on(Card(0))[0]), ("method.draws = 1", lane_on(Card(1))[0])]
     with pytest.raises(ModelError, match=r"cuda:0; choose another, or plan with method\.draws = 1, which fits"):
         lane.settle("study", "auto", 1000)
-    lane.lighter = [("method.draws = 1", Card(0))]
+    lane.lighter = [("method.draws = 1", lane_on(Card(0))[0])]
     with pytest.raises(ModelError, match="less of one unit"):
         lane.settle("study", "auto", 1000)
 
@@ -153,17 +155,45 @@ def test_auto_makes_no_more_slots_than_public_figures_fill(expected: int, slots:
     assert lane.slots == slots
 
 
-def test_auto_on_a_processor_stops_before_the_system_would_kill_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Growing:
-        def grown(self) -> int:
-            return 100 * card.shapes[-1]
-
-    card = Card(1000)
-    monkeypatch.setattr(lanes, "Meter", Growing)
-    monkeypatch.setattr(lanes, "available", lambda: 1000)
-    lane, _ = lane_on(card, "cpu")
+def test_auto_on_a_processor_takes_half_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane, _ = lane_on(Card(1000), "cpu")
+    monkeypatch.setattr(lanes, "allocated_by", lambda work: work() and 100)
+    monkeypatch.setattr(lanes, "installed", lambda: 2000)
     lane.settle("study", "auto", 1000)
     assert lane.slots == 8  # 16 slots would take 1600
+
+
+def test_what_was_read_before_changes_no_number_of_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large record in the process, whether kept or given back, is nothing that a batch may depend on."""
+
+    class Allocating(Card):
+        def __call__(self, base: Any, slots: Sequence[UnitRecords], progress: Any) -> NDArray[np.float32]:
+            torch.zeros(len(slots), 1 << 20).add_(1.0).mul(2.0)
+            return super().__call__(base, slots, progress)
+
+    def settled() -> int:
+        lane, _ = lane_on(Allocating(1000), "cpu")
+        lane.settle("study", "auto", 1000)
+        return lane.slots
+
+    monkeypatch.setattr(lanes, "installed", lambda: 200 << 20)
+    before = settled()
+    assert 1 < before < 32
+    large = np.ones(1 << 27)  # a gigabyte: more than is "installed"
+    assert settled() == before
+    del large
+    assert settled() == before
+
+
+def test_bytes_of_a_step_are_counted_from_shapes() -> None:
+    parameter = torch.zeros(1000, requires_grad=True)
+
+    def step() -> None:
+        (parameter * 2).sum().backward()
+
+    first = allocated_by(step)
+    assert 3 * 4000 <= first <= 8 * 4000
+    assert allocated_by(step) <= first + 4000
 
 
 def test_what_was_settled_holds_for_the_study_and_the_process(two_cards: None) -> None:
@@ -171,7 +201,7 @@ def test_what_was_settled_holds_for_the_study_and_the_process(two_cards: None) -
     lane, _ = lane_on(card)
     lane.settle("study", "auto", 1000)
     asked = len(card.shapes)
-    again = Lane(lane.device, lane.dtype, lane.base, card, lambda _text: None)
+    again = RowLane(lane.device, lane.dtype, lane.base, lambda _text: None, make=card)
     again.settle("study", "auto", 1000)
     assert (again.slots, len(card.shapes)) == (4, asked)
     again.settle("another study", "auto", 1000)
@@ -184,15 +214,13 @@ def test_one_slot_that_does_not_fit_is_an_error_with_advice(two_cards: None) -> 
         lane.settle("study", "auto", 10)
 
 
-def test_memory_that_is_short_for_everybody_makes_fewer_slots(two_cards: None) -> None:
+def test_memory_that_is_short_for_everybody_is_the_devices_fault_and_changes_no_shape(two_cards: None) -> None:
+    """How many units stand in a batch is a fixed number: never what is left while records are read."""
     card = Card(5)
-    lane, notes = lane_on(card, slots=16)
-    rows = lane.rows([unit(number) for number in range(7)])
-    assert lane.slots == 4
-    assert [row[0] for row in rows if row is not None] == list(range(7))
-    assert [row[2] for row in rows if row is not None] == [4] * 7
-    assert [row[1] for row in rows if row is not None] == [np.float32(unit(n).generator.random()) for n in range(7)]
-    assert "memory is short" in notes[0]
+    lane, _ = lane_on(card, slots=16)
+    with pytest.raises(ModelError, match="16 units at a time; say a smaller micro_batch"):
+        lane.rows([unit(number) for number in range(7)])
+    assert set(card.shapes) == {16}
 
 
 def test_a_unit_too_large_moves_no_other_row(two_cards: None) -> None:
@@ -208,13 +236,34 @@ def test_a_unit_too_large_moves_no_other_row(two_cards: None) -> None:
         np.testing.assert_array_equal(rows[number], expected[number])
 
 
-def test_an_error_that_is_not_about_memory_is_raised(two_cards: None) -> None:
+def test_an_error_of_the_device_is_raised(two_cards: None) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     lane, _ = lane_on(broken)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="illegal memory access"):
         lane.rows([unit(1)])
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("The size of tensor a must match"), MemoryError(), IndexError(), ZeroDivisionError()]
+)
+def test_whatever_one_unit_causes_is_its_own_row_alone(two_cards: None, error: Exception) -> None:
+    class Failing(Card):
+        def __call__(self, base: Any, slots: Sequence[UnitRecords], progress: Any) -> NDArray[np.float32]:
+            rows = super().__call__(base, slots, progress)
+            if any(unit.captions[0] == "3" for unit in slots):
+                raise error
+            return rows
+
+    with_it, notes = lane_on(Failing(8), slots=8)
+    without, _ = lane_on(Card(8), slots=8)
+    rows = with_it.rows([unit(number) for number in range(5)])
+    expected = without.rows([unit(number) for number in (0, 1, 2, 4)])
+    assert rows[3] is None
+    assert type(error).__name__ in notes[0]
+    for found, row in zip([row for row in rows if row is not None], expected, strict=True):
+        np.testing.assert_array_equal(found, row)
 
 
 def test_a_card_on_which_neighbours_show_is_refused_before_it_sees_a_record(two_cards: None) -> None:
@@ -249,15 +298,15 @@ def test_cards_share_the_units_by_their_names_alone(two_cards: None) -> None:
         where: dict[str, int] = {}
         pair = [lane_on(Card(4), device, 4)[0] for device in CARDS[:2]]
         for number, lane in enumerate(pair):
-            compute = lane.compute
+            make = lane.make
 
-            def recorded(base: Any, slots: Any, progress: Any, number: int = number, compute: Any = compute) -> Any:
+            def recorded(base: Any, slots: Any, progress: Any, number: int = number, make: Any = make) -> Any:
                 where.update({f"u{s.captions[0]}": number for s in slots if s.captions[0]})
-                return compute(base, slots, progress)
+                return make(base, slots, progress)
 
-            lane.compute = recorded
-        for _ in rows_by_lane(pair, names, lambda name: unit(int(name[1:]))):
-            pass
+            lane.make = recorded
+        for turn in turns(pair, names):
+            list(side_by_side(pair, turn, lambda lane, block: lane.rows([unit(int(name[1:])) for name in block])))
         return where
 
     names = [f"u{number}" for number in range(60)]
@@ -328,7 +377,7 @@ def test_half_precision_rows_are_float32_near_the_others_and_blind_to_neighbours
             rng = np.random.Generator(np.random.Philox(key=number))
             latents = rng.standard_normal((1, *base.latent_shape), dtype=np.float32)
             units.append(UnitRecords(latents, ("a <private>",), rng))
-        lane = Lane("cpu", precision, base, lambda b, u, p: method.rows(b, state, u, p), lambda _text: None, 8)
+        lane = RowLane("cpu", precision, base, lambda _text: None, 8, make=lambda b, u, p: method.rows(b, state, u, p))
         return lane.rows(units)
 
     full, half = rows(range(8), "float32"), rows(range(8), dtype)

@@ -33,10 +33,10 @@ def alter(path: Path, statement: str) -> None:
 
 def test_what_was_stored_is_there_for_the_next_process(path: Path) -> None:
     with NodeState(path) as memory:
-        assert memory.placed(ATTEMPT, "hash") == ["a", "b"]
+        assert memory.sampled(ATTEMPT, "hash") == ["a", "b"]
         np.testing.assert_array_equal(memory.rows(ATTEMPT)["b"], ROW + 1)
         memory.forget(ATTEMPT)
-        assert memory.placed(ATTEMPT, "hash") is None
+        assert memory.sampled(ATTEMPT, "hash") is None
 
 
 def test_commits_sync_the_folder_too_and_what_is_forgotten_is_overwritten(path: Path) -> None:
@@ -48,9 +48,9 @@ def test_commits_sync_the_folder_too_and_what_is_forgotten_is_overwritten(path: 
 
 def test_a_forgotten_sum_leaves_nothing_even_after_a_death_within_a_write(path: Path) -> None:
     with NodeState(path) as memory:
-        memory.keep_sum(ATTEMPT, 1, np.ones(3, dtype=np.int64))
+        memory.keep_sum(ATTEMPT, np.array([True, False]), np.ones(3, dtype=np.int64))
         with at("durable/written"), pytest.raises(Killed):
-            memory.keep_sum(ATTEMPT, 2, np.ones(3, dtype=np.int64))
+            memory.keep_sum(ATTEMPT, np.array([True, True]), np.ones(3, dtype=np.int64))
         assert len(list((path.parent / "sums").iterdir())) == 2
         memory.forget(ATTEMPT)
         assert list((path.parent / "sums").iterdir()) == []
@@ -82,7 +82,7 @@ def test_a_newer_state_is_refused_with_both_numbers(path: Path) -> None:
 def test_content_that_is_none_is_damage(path: Path, statement: str) -> None:
     alter(path, statement)
     with NodeState(path) as memory, pytest.raises(FolderError, match="move it away"):
-        (memory.placed(ATTEMPT, "hash"), memory.rows(ATTEMPT))
+        (memory.sampled(ATTEMPT, "hash"), memory.rows(ATTEMPT))
 
 
 @pytest.mark.parametrize("data", [b"damaged " * 1000, b"SQLite format 3\0" + b"\xff" * 8192])
@@ -108,7 +108,7 @@ def test_of_two_processes_that_prepare_one_attempt_the_second_is_told(path: Path
             memory.keep_sample(ATTEMPT, "hash", ["b"])
         with pytest.raises(LedgerUnavailable, match="another process prepares"):
             memory.keep_rows(ATTEMPT, [("c", ROW), ("a", ROW)])
-        assert memory.placed(ATTEMPT, "hash") == ["a", "b"]
+        assert memory.sampled(ATTEMPT, "hash") == ["a", "b"]
         assert set(memory.rows(ATTEMPT)) == {"a", "b"}  # all or none
 
 

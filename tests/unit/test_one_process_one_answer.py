@@ -20,7 +20,7 @@ from undertone.privacy.entropy import OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.stages import PER_ROW, Sensitivity, Sum
 from undertone_cli.console import Bars
-from undertone_client import lanes, node, preparing
+from undertone_client import node, preparing, row_lane
 from undertone_server.gate import pass_gate
 
 Make = Callable[..., World]
@@ -113,7 +113,7 @@ def test_taking_part_says_nothing_about_the_coins(
 def test_a_withdrawn_unit_and_an_emptied_site_are_zero_rows(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     world = make_world()
     with monkeypatch.context() as patch:
-        patch.setattr(lanes, "in_slots", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(row_lane, "in_slots", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             world.ask("prepare")
     metadata = world.folder / "data" / "north" / "metadata.csv"

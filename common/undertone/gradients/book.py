@@ -1,27 +1,29 @@
-"""The book of one backward pass: what each layer said about each unit, and the clipped sum that follows."""
+"""The book of one backward pass: what each layer said about each unit, and the rows that follow from it."""
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from undertone.gradients.batch import UnitBatch
 from undertone.gradients.coverage import TrainedLayer
-from undertone.gradients.rules import GhostRule, lengths
+from undertone.gradients.integers import IntegerSum
+from undertone.gradients.rules import GhostRule, columns
 
 STORE = 2.5
 """Per-unit gradients are stored where they are at most this many times as large as the layer's input and output
 gradient, which would be kept otherwise. So memory follows the activations, never units x parameters."""
 
-_BLOCK = 1024  # values whose squares are added in float32: off by 2^-14 at most
+_BLOCK = 1024  # values whose squares are added in float32: a norm of millions of values would come out low
 
 
 @dataclass
 class _Kept:
-    """A layer whose weighted sum is made at the end, from its input and output gradient."""
+    """A layer whose per-unit gradients are made at the end, in pieces, from its input and output gradient."""
 
     layer: TrainedLayer
     rule: GhostRule
+    place: int
     x: Tensor
     g: Tensor
 
@@ -55,47 +57,41 @@ class Book:
             return
         rule, module = layer.rule, layer.module
         if isinstance(rule, GhostRule) and not self._stores(layer, x, g):
-            parts = [_ghost_squares(rule, module, b.take(_wide(x)), b.take(_wide(g))) for b in self._batch.buckets]
-            self._squared += self._by_unit(parts)
-            self._kept.append(_Kept(layer, rule, x, g))
+            parts = [rule.squared_norm(module, b.take(_wide(x)), b.take(_wide(g))) for b in self._batch.buckets]
+            self._squared += self._by_unit(parts).clamp(min=0)
+            self._kept.append(_Kept(layer, rule, layer.weight, x, g))
             return
         parts = [rule.weight(module, b.take(_wide(x)), b.take(_wide(g))) for b in self._batch.buckets]
         self._store(layer, layer.weight, parts)
 
     def norms(self) -> Tensor:
-        """Norm of each unit's whole gradient, float64 [units], as long as its sum can come out; infinite if not finite.
+        """Norm of each unit's whole gradient, float64 [units]; infinite if not finite.
 
-        In float32 a norm can be low by a percent, and a unit would then be clipped to more than C.
+        In float32 it can be off by a percent where terms cancel: the integers that follow are checked by themselves.
         """
         squared = self._squared.clone()
         for place in self._late:
             squared += _squares(self.stored[place])
         return torch.nan_to_num(squared.sqrt(), nan=torch.inf, posinf=torch.inf)
 
-    def weighted_sum(self, factors: Tensor) -> dict[int, Tensor]:
-        """Sum factor * gradient over units, by place in the layout; empties the book.
+    def fill(self, total: IntegerSum) -> None:
+        """Add every unit's row, scaled by the sum's factors, piece by piece; the book keeps what it holds."""
+        for place, part in self.stored.items():
+            scaled = total.factors.to(part.dtype)[:, None]
+            for units, start, values in columns(slice(0, len(part)), part.flatten(1)):
+                total.add(place, units, start, values * scaled)
+        for kept in self._kept:
+            self._fill_kept(kept, total)
 
-        Args:
-            factors: float64 [units]; units of factor 0 are left out even if their gradients are not finite.
-        """
-        sums: dict[int, Tensor] = {}
-        out = factors == 0
-        while self.stored:
-            place, part = self.stored.popitem()
-            if out.any():
-                part[out] = 0
-            sums[place] = (factors.to(part.dtype) @ part.flatten(1)).reshape(part.shape[1:])
-        while self._kept:
-            kept = self._kept.pop()
-            x, g = _wide(kept.x), _wide(kept.g)
-            row_factors = factors[self._batch.unit_of_row.to(factors.device)].to(g.dtype)
-            g = g * row_factors.reshape(-1, *[1] * (g.dim() - 1))
-            if out.any():
-                g[row_factors == 0], x = 0, x.clone()
-                x[row_factors == 0] = 0
-            if kept.layer.weight is not None:
-                sums[kept.layer.weight] = kept.rule.weighted_sum(kept.layer.module, x, g)
-        return sums
+    def _fill_kept(self, kept: _Kept, total: IntegerSum) -> None:
+        """Make a layer's per-unit gradients from its input and output gradient; the factors go into the latter."""
+        x, g = _wide(kept.x), _wide(kept.g)
+        factors = total.factors[self._batch.unit_of_row.to(g.device)].to(g.dtype)
+        g = g * factors.reshape(-1, *[1] * (g.dim() - 1))
+        for bucket in self._batch.buckets:
+            for units, start, values in kept.rule.pieces(kept.layer.module, bucket.take(x), bucket.take(g)):
+                named = units if bucket.units is None else bucket.units.to(g.device)[units]
+                total.add(kept.place, named, start, values)
 
     def _stores(self, layer: TrainedLayer, x: Tensor, g: Tensor) -> bool:
         if self._whole or layer.shared or layer in self.reused:
@@ -129,15 +125,11 @@ def _wide(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def _ghost_squares(rule: GhostRule, module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-    """|weight gradient|^2 as long as its float32 sum can come out, float64 [n]: a norm is never too low."""
-    length = rule.squared_norm(module, x, g).clamp(min=0).sqrt()
-    return (length + rule.rounding(module, x, g)).square()
-
-
 def _squares(part: Tensor) -> Tensor:
     """|part|^2 of each unit, float64 [units]: in blocks, because float32 sums of millions of squares come out low."""
     flat = part.flatten(1)
     whole = flat.shape[1] // _BLOCK * _BLOCK
     blocks = flat[:, :whole].reshape(len(flat), whole // _BLOCK, _BLOCK)
-    return lengths(blocks, 2).square().sum(1) + lengths(flat[:, whole:], 1).square()
+    in_blocks, rest = torch.linalg.vector_norm(blocks, dim=2), torch.linalg.vector_norm(flat[:, whole:], dim=1)
+    squares: Tensor = in_blocks.double().square().sum(1) + rest.double().square()
+    return squares

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from undertone.gradients.rules import UNIT_ROUNDOFF, GhostRule, lengths
+from undertone.gradients.integers import equal_parts
+from undertone.gradients.rules import GhostRule
 
 _CHUNK = 1 << 20  # values of Gram matrices at a time: what a processor's cache holds
 
@@ -41,24 +42,7 @@ class ConvRule(GhostRule):
         x, padding = _padded(conv, x)
         x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
         size = x[0, :, 0].numel() ** 2 * conv.groups
-        chunk = max(1, _CHUNK // size)
-        starts = range(0, len(x), chunk)
-        return torch.cat([_squared_norm(conv, x[i : i + chunk], g[i : i + chunk]) for i in starts])
-
-    def rounding(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-        """Bound k u sum |patch_t| |g_t| over the k pixels of a unit's outputs, [n]; patches of all groups."""
-        conv = cast(nn.Conv2d, layer)
-        x, padding = _padded(conv, x)
-        pixels = x.double().square().sum(2).flatten(0, 1)[:, None]
-        window = pixels.new_ones(1, 1, *conv.kernel_size)
-        patches = F.conv2d(pixels, window, None, conv.stride, padding, conv.dilation).sqrt()
-        outputs = lengths(g, 2)
-        products = (patches.reshape(outputs.shape) * outputs).flatten(1)
-        return products.shape[1] * UNIT_ROUNDOFF * products.sum(1)
-
-    def weighted_sum(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-        """The ordinary weight gradient, [out, in / groups, k_h, k_w]."""
-        return _weight_gradient(cast(nn.Conv2d, layer), x, g, 1)
+        return torch.cat([_squared_norm(conv, x[part], g[part]) for part in equal_parts(len(x), _CHUNK // size)])
 
 
 def _pointwise(conv: nn.Conv2d) -> bool:
@@ -91,7 +75,7 @@ def _weight_gradient(conv: nn.Conv2d, x: Tensor, g: Tensor, units: int) -> Tenso
 def _squared_norm(conv: nn.Conv2d, x: Tensor, g: Tensor) -> Tensor:
     """The same for some of the units, x already padded."""
     n, k, _, high, wide = x.shape
-    x, g, out = x.double(), g.double(), g.shape[-2:]
+    out = g.shape[-2:]
     a = _by_group(x, conv.groups)  # [n * groups, channels, k * pixels]
     pixels = torch.bmm(a.transpose(1, 2), a).reshape(-1, k, high, wide, k, high, wide)
     rows = sum(_shift(pixels, 2, i * conv.dilation[0], conv.stride[0], out[0]) for i in range(conv.kernel_size[0]))

@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from undertone.gradients.rules import UNIT_ROUNDOFF, GhostRule, lengths
+from undertone.gradients.rules import GhostRule
 
 
 class EmbeddingRule(GhostRule):
@@ -28,22 +28,11 @@ class EmbeddingRule(GhostRule):
     def squared_norm(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
         """Sum the gradients of equal ids within a unit, then square: as exact as the table itself, [n]."""
         table = cast(nn.Embedding, layer)
-        ids, g = _flat(table, x, g.double())
+        ids, g = _flat(table, x, g)
         units = torch.arange(x.shape[0], device=ids.device)[:, None]
         keys, slots = torch.unique(ids + table.num_embeddings * units, return_inverse=True)
         squares = _added(slots, g, len(keys)).square().sum(1)
         return _added(torch.div(keys, table.num_embeddings, rounding_mode="floor"), squares, x.shape[0])
-
-    def rounding(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-        """Bound k u sum |g_t| over the k tokens of a unit, [n]."""
-        _, g = _flat(cast(nn.Embedding, layer), x, g)
-        return g.shape[1] * UNIT_ROUNDOFF * lengths(g, 2).sum(1)
-
-    def weighted_sum(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-        """[entries, width]."""
-        table = cast(nn.Embedding, layer)
-        ids, g = _flat(table, x, g)
-        return _added(ids, g, table.num_embeddings)
 
 
 def _flat(table: nn.Embedding, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,7 +44,7 @@ def _flat(table: nn.Embedding, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _added(where: Tensor, values: Tensor, size: int) -> Tensor:
-    """Sums of the values that go to the same place, [size, ...], in an order that never changes (PRIVACY 14)."""
+    """Sums of the values that go to the same place, [size, ...], in an order that never changes (rule 3)."""
     where, values = where.flatten(), values.reshape(where.numel(), *values.shape[where.dim() :])
     before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)  # a graphics card would use atomic sums

@@ -1,8 +1,9 @@
-"""The gradient engine: clipped sums in one backward pass, and per-unit rows where they fit.
+"""The gradient engine: clipped integer sums in one backward pass, and per-unit rows where they fit.
 
 Book-keeping after Bu et al. 2023 (arXiv 2210.00038): one forward and one backward pass; norms from what each layer saw;
-then the weighted sum from the same tensors. Units are groups of rows: K noise draws, A augmentations and a patient's
-images are summed before the norm is taken. docs/gradients.md has formulas, costs and pitfalls.
+then every unit's row from the same tensors, piece by piece, as integers (`integers.py`). Units are groups of rows: K
+noise draws, A augmentations and a patient's images are summed before the norm is taken. docs/gradients.md has formulas,
+costs and pitfalls.
 """
 
 import math
@@ -17,6 +18,7 @@ from undertone.errors import ModelError
 from undertone.gradients.batch import UnitBatch
 from undertone.gradients.book import Book
 from undertone.gradients.coverage import cover
+from undertone.gradients.integers import clipped_integers
 from undertone.gradients.taps import Taps
 
 __all__ = ["GradientEngine", "LossPerRow", "UnitBatch"]
@@ -55,7 +57,7 @@ class GradientEngine:
         """Gradient of each unit's weighted loss, for models whose rows fit (token, LoRA, small models).
 
         Returns:
-            [units, d] float32, not clipped; a row that is not finite is left so, for the clip to drop (PRIVACY 4).
+            [units, d] float32, not clipped; a row that is not finite is left so, for the clip to drop.
 
         Raises:
             ModelError: see `clipped_sum`.
@@ -70,38 +72,46 @@ class GradientEngine:
         return found
 
     def clipped_sum(
-        self, loss: LossPerRow, batch: UnitBatch, clip_norm: float, counted: Sequence[bool] | None = None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Sum g_u * min(1, C / |g_u|) over the units u, in one backward pass.
+        self,
+        loss: LossPerRow,
+        batch: UnitBatch,
+        *,
+        scale: int,
+        clip_units: int,
+        counted: Sequence[bool] | None = None,
+    ) -> NDArray[np.int64]:
+        """Sum trunc(s min(1, C / |g_u|) g_u) over the units u, each row of length s C at most, in one backward pass.
 
         Args:
             loss: the forward pass.
             batch: which rows belong to which unit, with what weight.
-            clip_norm: C, positive.
-            counted: which units are summed, all where None; the others hold their place in the batch (PRIVACY 14).
+            scale: s, grid units for one unit of a gradient's value.
+            clip_units: s C, an integer.
+            counted: which units are summed, all where None; the others hold their place in the batch.
 
         Returns:
-            The sum [d] and the norms before clipping [units]. A unit whose gradient is not finite adds nothing, and
-            its norm is infinite.
+            The sum [d] in grid units. A unit whose gradient is not finite adds nothing.
 
         Raises:
             ModelError: the loss is not [rows]; a trained layer did not run, or sees no axis of rows; dropout is active.
+            MechanismViolation: the batch or the grid is too large for 32 bits.
         """
         if not batch.units:
-            return np.zeros(self.d), np.zeros(0)
+            return np.zeros(self.d, dtype=np.int64)
         book = self._backward(loss, batch, whole=False)
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+            sizes = [math.prod(shape) for shape in self._shapes]
             norms = book.norms() / self._scale
-            # C / 0 is infinite and C / infinity is 0: neither needs a case of its own.
-            factors = (clip_norm / norms).clamp(max=1.0) / self._scale
-            if counted is not None:
-                factors = factors * torch.tensor(counted, dtype=factors.dtype, device=factors.device)
-            sums = book.weighted_sum(factors)
-        total = np.zeros(self.d)
-        for place, start, end in self._slices():
-            if place in sums:
-                total[start:end] = sums.pop(place).flatten().cpu().numpy()
-        return total, norms.cpu().numpy()
+            return clipped_integers(book.fill, norms, sizes, scale, clip_units, counted, loss_scale=self._scale)
+
+    def norms(self, loss: LossPerRow, batch: UnitBatch) -> NDArray[np.float64]:
+        """Length of each unit's gradient, [units], infinite where it is not finite; see `clipped_sum`.
+
+        In float32 it can be off by a percent where terms cancel: it serves to choose C on public
+        data, never as a bound.
+        """
+        book = self._backward(loss, batch, whole=False)
+        return (book.norms() / self._scale).cpu().numpy()
 
     def _backward(self, loss: LossPerRow, batch: UnitBatch, *, whole: bool) -> Book:
         """One forward and one backward pass, heard by a book."""

@@ -1,9 +1,12 @@
 """Linear layers: W_u = sum over tokens of g_t a_t^T (Goodfellow 2015, arXiv 1510.01799; Li et al. 2022, 2110.05679)."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
-from undertone.gradients.rules import UNIT_ROUNDOFF, GhostRule, lengths
+from undertone.gradients.integers import equal_parts, values_at_once
+from undertone.gradients.rules import GhostRule, Piece
 
 
 class LinearRule(GhostRule):
@@ -22,17 +25,19 @@ class LinearRule(GhostRule):
 
     def squared_norm(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
         """|G^T A|^2 = <A A^T, G G^T>: two Gram matrices of the sequence, [n]."""
-        a, b = _sequences(x.double(), g.double())
+        a, b = _sequences(x, g)
         return (torch.bmm(a, a.transpose(1, 2)) * torch.bmm(b, b.transpose(1, 2))).sum((1, 2))
 
-    def rounding(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-        """Bound k u sum |a_t| |g_t| over the k tokens of a unit, [n]."""
+    def pieces(self, layer: nn.Module, x: Tensor, g: Tensor) -> Iterator[Piece]:
+        """G^T A, some rows of the weight and some units at a time, each product small enough for the cache."""
         a, b = _sequences(x, g)
-        return a.shape[1] * UNIT_ROUNDOFF * (lengths(a, 2) * lengths(b, 2)).sum(1)
-
-    def weighted_sum(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-        """One product over all rows and tokens, [out, in]."""
-        return g.reshape(-1, g.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
+        n, out, into = len(a), b.shape[2], a.shape[2]
+        at_once = values_at_once(x.device)
+        height, parts = max(at_once // into, 1), equal_parts(n, at_once // (out * into))
+        for start in range(0, out, height):
+            rows = b[:, :, start : start + height].transpose(1, 2)
+            for units in parts:
+                yield units, start * into, torch.bmm(rows[units], a[units]).flatten(1)
 
 
 def _sequences(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,20 +5,15 @@ loss with respect to its output. A unit's gradient is the sum over its k rows. d
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from undertone.errors import ModelError
+from undertone.gradients.integers import equal_parts, values_at_once
 
-UNIT_ROUNDOFF = 2.0**-24
-"""u of float32, in which gradients are summed."""
-
-
-def lengths(values: Tensor, dim: int) -> Tensor:
-    """Euclidean lengths along one axis, each formed in the values' precision, as float64."""
-    found: Tensor = torch.linalg.vector_norm(values, dim=dim)
-    return found.double()
+Piece = tuple[slice, int, Tensor]
+"""(units, start, values): the gradients [n, m] of those units, from `start` on in the flat weight."""
 
 
 class Rule(ABC):
@@ -41,20 +36,21 @@ class Rule(ABC):
 
 
 class GhostRule(Rule):
-    """A layer that also knows the norms of its per-unit gradients, and their weighted sum, without making them."""
+    """A layer that also knows the norms of its per-unit gradients without making them, and makes them in pieces."""
 
     @abstractmethod
     def squared_norm(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-        """|weight gradient|^2 of each unit, float64 [n]: terms cancel, so products and sums are formed in float64."""
+        """|weight gradient|^2 of each unit, [n]. Terms may cancel: it is a guess, which the integers check."""
 
-    @abstractmethod
-    def rounding(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-        """How long the error can be that a unit's part of `weighted_sum` has in float32, float64 [n].
+    def pieces(self, layer: nn.Module, x: Tensor, g: Tensor) -> Iterator[Piece]:
+        """Each unit's gradient of the weight, some units at a time: memory stays beside that of one gradient."""
+        weight = layer.get_parameter("weight")
+        for units in equal_parts(len(x), values_at_once(x.device) // weight.numel()):
+            yield from columns(units, self.weight(layer, x[units], g[units]).flatten(1))
 
-        A sum of k products in floating point is off by at most k u of the sum of their absolute values, u = 2^-24
-        (Higham 2002, section 3.1): k u sum |x_t| |g_t| over the unit's k tokens or pixels t.
-        """
 
-    @abstractmethod
-    def weighted_sum(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-        """The weight gradient summed over all rows: x [rows, ...], g [rows, ...] with the factors already in g."""
+def columns(units: slice, values: Tensor) -> Iterator[Piece]:
+    """`values` [n, d] of those units in pieces that stay in a processor's cache."""
+    width = max(values_at_once(values.device) // len(values), 1)
+    for start in range(0, values.shape[1], width):
+        yield units, start, values[:, start : start + width]

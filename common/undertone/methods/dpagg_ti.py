@@ -83,6 +83,11 @@ class DPAggTI:
             rows = self.rows(loaded, self.initial_state(base), units, progress)
         return float(np.median(np.linalg.norm(rows.astype(np.float64), axis=1)))
 
+    def entering(self, records: int, generator: np.random.Generator) -> Sequence[int]:
+        """One image a step, in turn: at most as many as there are steps."""
+        del generator
+        return range(min(records, self.options.steps))
+
     def rows(
         self,
         base: "LoadedBase",

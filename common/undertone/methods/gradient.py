@@ -40,8 +40,8 @@ class GradientOptions(OptimiserOptions):
 
     draws: (noise, time) pairs for each record of a unit; records: the most records of a unit that enter one row (a
     random choice where it has more); min_time: times are drawn from [min_time T, T); caption_dropout: the share of
-    captions left out, for guidance; largest_row_mib: longer rows are not kept one by one but summed as they are made,
-    in fixed slots (docs/methods.md).
+    captions left out, for guidance; largest_row_mib: longer rows are not kept one by one but summed as they are made
+    (docs/methods.md).
     """
 
     draws: int = Field(default=4, ge=1, le=1024)
@@ -119,6 +119,7 @@ class GradientMethod(ABC):
     def public_clip_norm(self, base: PinnedBase, caption: str) -> float:
         """Median length of 32 public procedural images' gradients at the start; the caption's columns stay empty."""
         from undertone.methods.public import public_units  # torch: only where C is "auto"
+        from undertone.methods.unit_gradients import gradient_norms
         from undertone.models.base import load_base
 
         loaded, start = load_base(base), self._start(base)
@@ -127,23 +128,35 @@ class GradientMethod(ABC):
         lengths: list[float] = []
         with reporter().task("clip norm from public images", _PUBLIC_IMAGES) as progress:
             for first in range(0, _PUBLIC_IMAGES, at_once):
-                _, norms = self.clipped_sum(loaded, start, units[first : first + at_once], 1.0)
-                lengths += norms.tolist()
-                progress(len(norms))
+                part = units[first : first + at_once]
+                with self._trained(loaded, start) as trained:
+                    lengths += gradient_norms(loaded, trained, part, self.options).tolist()
+                progress(len(part))
         return float(np.median(lengths))
 
     def sums(self, base: PinnedBase) -> bool:
         """Rows longer than `largest_row_mib` are summed as they are made."""
         return 4 * self.layout(base).size > self.options.largest_row_mib * _MIB
 
+    def entering(self, records: int, generator: np.random.Generator) -> Sequence[int]:
+        """A random choice of `records` of them, where there are more."""
+        chosen: list[int] = generator.permutation(records)[: self.options.records].tolist()
+        return chosen
+
     def clipped_sum(
-        self, base: "LoadedBase", state: NDArray[np.float32], slots: Sequence[UnitRecords | None], clip_norm: float
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The clipped sum of the units' mean gradients at w, [d], and their norms; `state` begins with w."""
+        self,
+        base: "LoadedBase",
+        state: NDArray[np.float32],
+        slots: Sequence[UnitRecords | None],
+        *,
+        scale: int,
+        clip_units: int,
+    ) -> NDArray[np.int64]:
+        """The clipped integer sum of the units' mean gradients at w, [d]; `state` begins with w."""
         from undertone.methods.unit_gradients import summed_gradients  # torch: only where rows are made
 
         with self._trained(base, state) as trained:
-            return summed_gradients(base, trained, slots, self.options, clip_norm)
+            return summed_gradients(base, trained, slots, self.options, scale=scale, clip_units=clip_units)
 
     def rows(
         self, base: "LoadedBase", state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress

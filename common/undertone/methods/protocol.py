@@ -70,13 +70,19 @@ class Method(Protocol):
             StudyError: this method cannot set it.
         """
 
+    def entering(self, records: int, generator: np.random.Generator) -> Sequence[int]:
+        """Which of a unit's `records` enter its row, in order; drawn, if at all, from the unit's own randomness.
+
+        No others are read: a patient with thousands of images takes no more memory than one with a few.
+        """
+
     def rows(
         self, base: "LoadedBase", state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress
     ) -> NDArray[np.float32]:
         """x_u = f(w, records of u) for each unit, [n, d]; `state` is w [d]; row j depends on unit j alone."""
 
     def sums(self, base: PinnedBase) -> bool:
-        """Whether rows are too long to be kept one by one, so that the method is a `SummingMethod` (PRIVACY 14).
+        """Whether rows are too long to be kept one by one, so that the method is a `SummingMethod` (rule 14).
 
         A public fact: it follows from the options and the base alone.
         """
@@ -102,10 +108,16 @@ class SummingMethod(Method, Protocol):
     """A method that can sum clipped rows as it makes them, none of which is ever held whole."""
 
     def clipped_sum(
-        self, base: "LoadedBase", state: NDArray[np.float32], slots: Sequence[UnitRecords | None], clip_norm: float
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Sum x_u min(1, C / |x_u|) over the units in the slots, [d], and the norms [slots]; None is an empty slot.
+        self,
+        base: "LoadedBase",
+        state: NDArray[np.float32],
+        slots: Sequence[UnitRecords | None],
+        *,
+        scale: int,
+        clip_units: int,
+    ) -> NDArray[np.int64]:
+        """Sum trunc(s min(1, C / |x_u|) x_u) over the units in the slots, [d], s C = `clip_units`; None: an empty slot.
 
-        Every shape follows from the number of slots alone. A unit whose row is not finite adds nothing, and its norm
-        is infinite.
+        Each unit's integers are of length s C at most, checked in integers, and follow from that unit alone; every
+        shape follows from the number of slots. A unit whose row is not finite adds nothing.
         """

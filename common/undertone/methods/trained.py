@@ -13,6 +13,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from undertone.gradients.engine import GradientEngine, LossPerRow, UnitBatch
+from undertone.gradients.integers import IntegerSum, clipped_integers
 from undertone.layout import Layout
 from undertone.methods.unit_gradients import token_ids
 from undertone.models.base import LoadedBase
@@ -50,15 +51,22 @@ class TrainedToken:
         (found,) = torch.autograd.grad(loss, self._copies)
         return found.reshape(batch.units, -1).cpu().numpy()
 
-    def clipped_sum(
-        self, losses: LossPerRow, batch: UnitBatch, clip_norm: float, counted: Sequence[bool]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def norms(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float64]:
         """From the rows themselves, which are short."""
-        rows = self.gradients(losses, batch).astype(np.float64)
-        norms = np.nan_to_num(np.linalg.norm(rows, axis=1), nan=np.inf)
-        kept = np.flatnonzero(np.array(counted) & np.isfinite(norms))
-        factors = np.minimum(1.0, clip_norm / np.maximum(norms[kept], np.finfo(np.float64).tiny))
-        return factors @ rows[kept], norms
+        found: NDArray[np.float64] = np.linalg.norm(self.gradients(losses, batch).astype(np.float64), axis=1)
+        return np.nan_to_num(found, nan=np.inf)
+
+    def clipped_sum(
+        self, losses: LossPerRow, batch: UnitBatch, *, scale: int, clip_units: int, counted: Sequence[bool]
+    ) -> NDArray[np.int64]:
+        """From the rows themselves, which are short."""
+        rows = torch.from_numpy(self.gradients(losses, batch))
+
+        def fill(total: IntegerSum) -> None:
+            total.add(0, slice(0, batch.units), 0, rows * total.factors[:, None])
+
+        norms = torch.linalg.vector_norm(rows.double(), dim=1).nan_to_num(nan=torch.inf)
+        return clipped_integers(fill, norms, [rows.shape[1]], scale, clip_units, counted)
 
 
 class TrainedLora:
@@ -94,11 +102,15 @@ class TrainedLora:
         """Each unit's gradient in A and B."""
         return self._engine.rows(losses, batch)
 
-    def clipped_sum(
-        self, losses: LossPerRow, batch: UnitBatch, clip_norm: float, counted: Sequence[bool]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def norms(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float64]:
         """See `Trained`."""
-        return self._engine.clipped_sum(losses, batch, clip_norm, counted)
+        return self._engine.norms(losses, batch)
+
+    def clipped_sum(
+        self, losses: LossPerRow, batch: UnitBatch, *, scale: int, clip_units: int, counted: Sequence[bool]
+    ) -> NDArray[np.int64]:
+        """See `Trained`."""
+        return self._engine.clipped_sum(losses, batch, scale=scale, clip_units=clip_units, counted=counted)
 
 
 class TrainedBlocks:
@@ -143,11 +155,15 @@ class TrainedBlocks:
         """Each unit's gradient in the trained tensors."""
         return self._engine.rows(losses, batch)
 
-    def clipped_sum(
-        self, losses: LossPerRow, batch: UnitBatch, clip_norm: float, counted: Sequence[bool]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def norms(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float64]:
         """See `Trained`."""
-        return self._engine.clipped_sum(losses, batch, clip_norm, counted)
+        return self._engine.norms(losses, batch)
+
+    def clipped_sum(
+        self, losses: LossPerRow, batch: UnitBatch, *, scale: int, clip_units: int, counted: Sequence[bool]
+    ) -> NDArray[np.int64]:
+        """See `Trained`."""
+        return self._engine.clipped_sum(losses, batch, scale=scale, clip_units=clip_units, counted=counted)
 
 
 def _inside(name: str) -> str:

@@ -27,10 +27,13 @@ class Trained(Protocol):
     def gradients(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float32]:
         """Each unit's gradient in the order of the layout, [units, d]."""
 
+    def norms(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float64]:
+        """Length of each unit's gradient, [units]."""
+
     def clipped_sum(
-        self, losses: LossPerRow, batch: UnitBatch, clip_norm: float, counted: Sequence[bool]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """As `GradientEngine.clipped_sum`: the sum over the units that are counted, [d], and all norms [units]."""
+        self, losses: LossPerRow, batch: UnitBatch, *, scale: int, clip_units: int, counted: Sequence[bool]
+    ) -> NDArray[np.int64]:
+        """As `GradientEngine.clipped_sum`: the integer sum over the units that are counted, [d]."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,28 @@ def unit_gradients(
     return trained.gradients(losses, batch)
 
 
+def gradient_norms(
+    base: LoadedBase, trained: Trained, units: Sequence[UnitRecords], options: GradientOptions
+) -> NDArray[np.float64]:
+    """Length of each unit's mean gradient, [n]; arguments as in `unit_gradients`."""
+    losses, batch = _losses(base, trained, units, options)
+    return trained.norms(losses, batch)
+
+
 def summed_gradients(
-    base: LoadedBase, trained: Trained, slots: Sequence[UnitRecords | None], options: GradientOptions, clip_norm: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The clipped sum [d] over the units in the slots, and each slot's norm; None is an empty slot."""
+    base: LoadedBase,
+    trained: Trained,
+    slots: Sequence[UnitRecords | None],
+    options: GradientOptions,
+    *,
+    scale: int,
+    clip_units: int,
+) -> NDArray[np.int64]:
+    """The clipped integer sum [d] over the units in the slots; None is an empty slot."""
     units = [blank_unit(base.latent_shape) if unit is None else unit for unit in slots]
     losses, batch = _losses(base, trained, units, options)
-    return trained.clipped_sum(losses, batch, clip_norm, [unit is not None for unit in slots])
+    counted = [unit is not None for unit in slots]
+    return trained.clipped_sum(losses, batch, scale=scale, clip_units=clip_units, counted=counted)
 
 
 def _losses(
@@ -87,7 +105,7 @@ def _losses(
 def _draw(unit: UnitRecords, options: GradientOptions) -> _Drawn:
     """All randomness of one unit's row, from its own generator; times stratified by a golden-ratio sequence."""
     generator, rows = unit.generator, options.draws * options.records
-    chosen = generator.permutation(len(unit.captions))[: options.records]
+    chosen = np.arange(min(len(unit.captions), options.records))  # the node chose those that enter
     records = np.repeat(chosen[np.arange(options.records) % len(chosen)], options.draws)
     epsilon = generator.standard_normal((rows, *unit.latents.shape[1:]), dtype=np.float32)
     fractions = ((generator.random() + np.arange(rows) * _GOLDEN) % 1.0).astype(np.float64)

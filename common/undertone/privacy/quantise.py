@@ -22,11 +22,13 @@ _MARGIN = 1.0 - 2.0**-10
 _LARGEST_CLIP_UNITS = 1 << 22
 # Below this the grid is coarse: cutting towards zero would cost more than one part in a thousand of C.
 _SMALLEST_CLIP_UNITS = 1 << 10
+# A row of d values of like size has them at s C / sqrt(d): below this, cutting would cost a good part of each.
+_SMALLEST_VALUE_UNITS = 64
 # Every |q| is at most 2^22, so 2^18 squares sum to at most 2^62 and fit an int64.
 _ROWS_AT_ONCE = 256
 _SQUARES_PER_BLOCK = 1 << 18
-_RING_BITS = 32
-_RING_MASK = (1 << _RING_BITS) - 1
+RING_BITS = 32
+_RING_MASK = (1 << RING_BITS) - 1
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Grid:
             raise MechanismViolation(f"scale {self.scale} is not a power of two below 2^63; plan again")
         if not _SMALLEST_CLIP_UNITS <= self.clip_units <= _LARGEST_CLIP_UNITS:
             raise MechanismViolation(f"clip_units {self.clip_units} is outside [2^10, 2^22]; plan again")
-        if not (1 <= self.modulus_bits <= _RING_BITS and 0 < self.site_clamp < 1 << (self.modulus_bits - 1)):
+        if not (1 <= self.modulus_bits <= RING_BITS and 0 < self.site_clamp < 1 << (self.modulus_bits - 1)):
             raise MechanismViolation(
                 f"site_clamp {self.site_clamp} does not fit a modulus of {self.modulus_bits} bits; plan the study anew"
             )
@@ -109,9 +111,14 @@ def choose_grid(
             f"privacy.clip_norm {clip_norm} with {sites} sites of up to {largest_site} units at "
             f"privacy.sampling_rate {sampling_rate} leaves {clip_units} grid units per clip norm, fewer than "
             f"{_SMALLEST_CLIP_UNITS}; lower the sampling rate, or give a clip_norm between 1e-6 and 1000"
-            + (", or aggregation.wire_bits = 32" if modulus_bits < _RING_BITS else "")
+            + (", or aggregation.wire_bits = 32" if modulus_bits < RING_BITS else "")
         )
     return Grid(scale=1 << exponent, clip_units=clip_units, site_clamp=clamp, modulus_bits=modulus_bits)
+
+
+def too_coarse(clip_units: int, dimension: int) -> bool:
+    """Whether s C / sqrt(d) is below 64: values of a clipped row would fall between few integers, or to zero."""
+    return clip_units**2 < _SMALLEST_VALUE_UNITS**2 * dimension
 
 
 def clip_and_quantise(rows: NDArray[np.floating], grid: Grid) -> NDArray[np.int64]:
@@ -157,6 +164,14 @@ def site_sum_of_blocks(blocks: Iterable[Contributions], dimension: int, grid: Gr
     return ClippedSum(
         values=np.clip(total, -grid.site_clamp, grid.site_clamp), sensitivity=Sensitivity(l2=grid.clip_units)
     )
+
+
+def site_sum_of_integers(total: NDArray[np.int64], grid: Grid) -> ClippedSum:
+    """`site_sum` of rows that were cut to integers and summed as they were made, [d] (`undertone/gradients`).
+
+    Each of them was at most clip_units long, in integers: so is what one unit moves, before and after the clamp.
+    """
+    return ClippedSum(np.clip(total, -grid.site_clamp, grid.site_clamp), Sensitivity(l2=grid.clip_units))
 
 
 def to_ring(values: NDArray[np.int64]) -> NDArray[np.uint32]:
@@ -230,5 +245,5 @@ def _check_study(clip_norm: float, sampling_rate: float, largest_site: int, site
         raise StudyError(f"privacy.sampling_rate is {sampling_rate}; give a number above 0 and at most 1")
     if largest_site < 1 or sites < 1:
         raise StudyError("cohort.units must name at least one site with at least one unit")
-    if not 1 < modulus_bits <= _RING_BITS:
-        raise StudyError(f"a modulus of {modulus_bits} bits is not supported; use {_RING_BITS}")
+    if not 1 < modulus_bits <= RING_BITS:
+        raise StudyError(f"a modulus of {modulus_bits} bits is not supported; use {RING_BITS}")
