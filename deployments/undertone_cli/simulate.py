@@ -112,9 +112,9 @@ def _prepare(study: Study, study_file: Path, folder: Path, shares: dict[str, Sit
 
 
 def round_units(count: int) -> int:
-    """A public round figure N_i for a simulated site: the count rounded up to tens, to two digits from 1,000 on."""
+    """A public round figure N_i for a simulated site: from 10 on the count rounded up, to tens or to two digits."""
     step: int = 10 ** max(len(str(count)) - 2, 1)
-    return -(-count // step) * step
+    return count if count < step else -(-count // step) * step
 
 
 def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteData], machine: Machine) -> None:

@@ -369,7 +369,7 @@ def test_a_folder_of_folders_has_a_site_in_each_and_holdouts_split_by_unit(
     assert call("verify", run / "release").exit_code == 0
 
 
-@pytest.mark.parametrize(("count", "figure"), [(1, 1), (9, 9), (99, 90), (101, 100), (287, 280), (1999, 1900)])
+@pytest.mark.parametrize(("count", "figure"), [(1, 1), (9, 9), (10, 10), (99, 100), (101, 110), (287, 290), (1999, 2000), (12345, 13000)])
 def test_public_figures_are_round(count: int, figure: int) -> None:
     assert round_units(count) == figure
 
