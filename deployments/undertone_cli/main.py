@@ -26,6 +26,7 @@ COMMANDS = {
     "export": ("undertone_cli.export", "Write a release and its base together as one pipeline."),
     "verify": ("undertone_cli.verify", "Check a release: files, signatures, ledger, epsilon."),
     "pretrain": ("undertone_cli.pretrain", "Make a base model of one's own from public images."),
+    "model": ("undertone_cli.model", "Put a base model on this machine; the one command that goes online."),
     "node": ("undertone_cli.node", "For a site: check its data."),
     "demo": ("undertone_cli.demo", "Four sites adapt one model to real handwritten digits."),
 }
