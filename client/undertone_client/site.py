@@ -28,6 +28,7 @@ from undertone.keys import create_key, load_key, write_secret
 from undertone.models.devices import AUTO, Dtype
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
+from undertone.quoting import toml_text
 from undertone.secagg.federation import Federation, read_federation
 from undertone.shown import shown
 from undertone.study import Section, SiteName, parse_tables, read_tables
@@ -151,8 +152,9 @@ def create_site(folder: Path, config: NodeConfig, policy: Policy, entropy: Entro
     """Make a SITE_DIR with a fresh secret and an empty ledger.
 
     Raises:
-        FolderError: the folder is there already, or cannot be written.
+        FolderError: the folder is there already, or cannot be written; or a setting cannot be written as TOML.
     """
+    settings, allowed = _toml(config), _toml(policy)
     try:
         folder.mkdir(parents=True, mode=0o700)
     except FileExistsError:
@@ -163,16 +165,34 @@ def create_site(folder: Path, config: NodeConfig, policy: Policy, entropy: Entro
         (folder / "cache").mkdir()
     write_secret(folder / "secret.key", entropy.bytes(32))
     create_key(folder / "identity.key")
-    write_durable(folder / "node.toml", _toml(config))
-    write_durable(folder / "policy.toml", _toml(policy))
+    write_durable(folder / "node.toml", settings)
+    write_durable(folder / "policy.toml", allowed)
     Ledger.create(folder / "ledger.sqlite", {"role": "node", "site": config.site}).close()
     return SiteDir(folder)
 
 
 def _toml(section: Section) -> bytes:
-    """Flat settings as TOML; JSON spells strings, numbers, booleans and lists of strings the same way."""
-    values = section.model_dump(mode="json", exclude_none=True)
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()).encode()
+    """Flat settings as TOML: text, whole numbers, booleans and lists of text.
+
+    Raises:
+        FolderError: names the setting that holds what is not UTF-8 text.
+    """
+    lines: list[str] = []
+    for key, value in section.model_dump(mode="python", exclude_none=True).items():
+        try:
+            lines.append(f"{key} = {_toml_value(value)}\n")
+        except ValueError:
+            raise FolderError(
+                f"{key} = {shown(str(value))} is not UTF-8 text, which a settings file cannot hold; rename the file or "
+                "folder, or put a link with a plain name beside it"
+            ) from None
+    return "".join(lines).encode()
+
+
+def _toml_value(value: str | int | list[str]) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml_text, value))}]"
+    return toml_text(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _read(path: Path, model: type[_ConfigT]) -> _ConfigT:
