@@ -73,7 +73,7 @@ def _lost(registration: Registration) -> list[Problem]:
     """Registered records that are zero rows now: the metadata no longer list them, or a link was changed."""
     table, plan = registration.table, registration.plan_digest[:8]
     listed = present(table, registration.unit, registration.unit_column, lambda _text: None)
-    lost = [(index, "is no longer listed with its unit") for index in np.flatnonzero(~listed)]
+    lost = [(index, "is no longer listed with its unit") for index in np.flatnonzero(~listed).tolist()]
     lost += [(index, "leads to another file than when it was registered") for index in moved(table) if listed[index]]
     return [
         Problem(

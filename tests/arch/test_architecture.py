@@ -11,14 +11,16 @@ from undertone.failpoints import NAMES
 ROOT = Path(__file__).parents[2]
 PACKAGES = {
     "undertone": ROOT / "common" / "undertone",
+    "undertone_origin": ROOT / "common" / "undertone_origin",
     "undertone_client": ROOT / "client" / "undertone_client",
     "undertone_server": ROOT / "server" / "undertone_server",
     "undertone_cli": ROOT / "deployments" / "undertone_cli",
 }
 MAY_IMPORT = {
     "undertone": {"undertone"},
-    "undertone_client": {"undertone", "undertone_client"},
-    "undertone_server": {"undertone", "undertone_server"},
+    "undertone_origin": set(),  # asked before anything is imported from `undertone`
+    "undertone_client": {"undertone", "undertone_origin", "undertone_client"},
+    "undertone_server": {"undertone", "undertone_origin", "undertone_server"},
     "undertone_cli": set(PACKAGES),
 }
 

@@ -1,6 +1,7 @@
 """What else can lie in a base's folder: each file is pinned, refused, or never seen by a loader."""
 
 import json
+import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -162,8 +163,9 @@ REFUSED = {
         "image_encoder",
     ),
     "settings with an odd name": (text("unet/a b\x1b.json"), r"a b\\x1b\.json"),
-    "a folder for settings": (text("unet/folder.json/x"), "folder.json"),
-    "a link that leads nowhere": (lambda folder: dangling(folder / "unet" / "more.json"), "more.json"),
+    "a folder for settings": (text("unet/folder.json/x"), "folder.json .* is not a file"),
+    "a link that leads nowhere": (lambda folder: dangling(folder / "unet" / "more.json"), "more.json .* is not a file"),
+    "a pipe for settings": (lambda folder: os.mkfifo(folder / "unet" / "more.json"), "more.json .* is not a file"),
 }
 UNSEEN = {
     "half precision": other_weights("unet", "diffusion_pytorch_model.fp16.safetensors"),
@@ -302,7 +304,8 @@ def test_the_older_name_of_a_half_precision_index_is_known_and_two_are_refused(c
 @pytest.mark.parametrize(
     ("shards", "says"),
     [
-        ("missing.safetensors", "missing.safetensors"),
+        ("missing.safetensors", "missing.safetensors of .* is missing"),
+        ("folder.safetensors", "folder.safetensors of .* is missing"),
         ("../vae/diffusion_pytorch_model.safetensors", "beside its index"),
         ("sub/a.safetensors", "beside its index"),
         ("/etc/hostname", "beside its index"),
@@ -316,6 +319,7 @@ def test_the_older_name_of_a_half_precision_index_is_known_and_two_are_refused(c
 )
 def test_an_index_that_names_what_is_no_shard_is_refused(copy: Path, shards: Any, says: str) -> None:
     (copy / "unet" / "sub").mkdir()
+    (copy / "unet" / "folder.safetensors").mkdir()
     shutil.copyfile(single(copy, "unet"), copy / "unet" / "sub" / "a.safetensors")
     single(copy, "unet").unlink()
     listed = {} if shards is None else {"w": shards}
@@ -366,12 +370,13 @@ def replaced(path: Path) -> None:
     ],
 )
 def test_a_file_that_changed_after_it_was_hashed_is_not_loaded(
-    copy: Path, name: str, change: Callable[[Path], None]
+    copy: Path, name: str, change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = pin(str(copy))
+    base, seen = pin(str(copy)), files_given_to_diffusers(monkeypatch)
     change(copy / name)
     with pytest.raises((PlanChanged, ModelError), match=name):
         load_base(base)
+    assert seen == []
 
 
 def test_a_file_that_changes_while_it_is_loaded_is_found_out(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
