@@ -47,11 +47,13 @@ def register(site: SiteDir, plan: Plan) -> RecordTable:
 
     Raises:
         DataError: what is wrong with which line; nothing was registered.
+        NotApproved: the site does not take the plan's base model.
         FolderError: the registration cannot be written, or the one that is there is damaged.
     """
     earlier = registered(site, plan)
     if earlier is not None:
         return earlier
+    site.check_model(plan.model.files)
     unit, column, caption = plan.privacy.unit, plan.data.unit_column, plan.data.caption
     root, metadata = places(site)
     found = read_records(root, unit, column, caption, metadata)

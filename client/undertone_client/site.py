@@ -1,7 +1,7 @@
 """SITE_DIR: everything a node owns, in one folder (DESIGN 5).
 
 node.toml       where the data lie, device, speed settings: none of it enters the plan
-policy.toml     what the site allows: coordinator key, approved plans
+policy.toml     what the site allows: coordinator key, approved plans, base models
 secret.key      the node's secret, from which rows draw their randomness (0600)
 identity.key    the site's Ed25519 key: who it is to the other sites (0600)
 federation.json the other sites' public keys, federation.sig the coordinator's signature; pinned in policy.toml
@@ -15,9 +15,10 @@ registered/     for each approved plan its records as they were found good
 
 import json
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, PositiveInt
@@ -26,6 +27,7 @@ from undertone.durable import storage_errors, write_durable
 from undertone.errors import FolderError, NotApproved, StudyError
 from undertone.keys import create_key, load_key, write_secret
 from undertone.models.devices import AUTO, Dtype
+from undertone.models.pinned import files_digest
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
 from undertone.quoting import toml_text
@@ -58,6 +60,9 @@ class Policy(Section):
     coordinator: str = Field(pattern=r"^[0-9a-f]{64}$")
     approved: list[str] = Field(default_factory=list)
     federation: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    # The base models it takes, each by the digest that `undertone model pin` prints; by default any that an approved
+    # plan pins.
+    models: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] | None = None
     # Sums that the coordinator sees site by site need the site's consent in so many words.
     allow_plain: bool = False
 
@@ -89,6 +94,18 @@ class SiteDir:
     def sessions(self) -> Path:
         """sessions/."""
         return self.folder / "sessions"
+
+    def check_model(self, files: Mapping[str, str]) -> None:
+        """Raise unless the site takes a base model with these files (PRIVACY 21).
+
+        Raises:
+            NotApproved: policy.toml lists models, and this one is not among them.
+        """
+        if self.policy.models is not None and files_digest(files) not in self.policy.models:
+            raise NotApproved(
+                f"{self.config.site} does not take the base model {files_digest(files)[:8]}; its operator adds the "
+                "digest that `undertone model pin` prints to models in policy.toml"
+            )
 
     def identity(self) -> Ed25519PrivateKey:
         """The site's signing key.

@@ -3,7 +3,7 @@
 import click
 
 from undertone.models.fetching import fetch
-from undertone.models.pinned import pin
+from undertone.models.pinned import files_digest, pin
 from undertone_cli.console import out
 
 
@@ -27,5 +27,6 @@ def pin_command(reference: str, revision: str | None) -> None:
     for name, digest in base.files.items():
         out.print(f"{digest}  {name}", soft_wrap=True, markup=False, highlight=False)
     out.print(f"{len(base.files)} files of {reference} in {base.folder}", soft_wrap=True, markup=False, highlight=False)
+    out.print(f"digest, as policy.toml lists models: {files_digest(base.files)}", markup=False, highlight=False)
     if base.revision is not None:
         out.print(f'model.revision = "{base.revision}"', markup=False, highlight=False)

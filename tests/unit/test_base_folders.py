@@ -12,7 +12,9 @@ import huggingface_hub.constants
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig, CLIPImageProcessor
 
 from tests.support.images import write_folder
 from tests.support.runs import SITES, call, tiny_study
@@ -20,7 +22,7 @@ from undertone.canonical import digest_of
 from undertone.errors import ModelError, PlanChanged
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.part_files import STEMS
-from undertone.models.pinned import PinnedBase, check_pins, pin
+from undertone.models.pinned import PinnedBase, check_pins, files_digest, pin
 from undertone.models.staging import staged
 from undertone.study import load_study
 from undertone_client import preparing
@@ -344,6 +346,54 @@ def test_a_tensor_in_two_shards_is_refused(copy: Path) -> None:
         pin(str(copy)).shapes("text_encoder")
 
 
+# --- a safety checker, where it is kept --------------------------------------------------------------
+
+
+@pytest.fixture
+def checked(copy: Path) -> Path:
+    """The base with a safety checker of random weights."""
+    tower = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = CLIPConfig(
+        projection_dim=4,
+        text_config=tower | {"vocab_size": 8, "projection_dim": 4},
+        vision_config=tower | {"image_size": 32, "patch_size": 16, "projection_dim": 4},
+    )
+    StableDiffusionSafetyChecker(config).save_pretrained(copy / "safety_checker")
+    CLIPImageProcessor(size=32, crop_size=32).save_pretrained(copy / "feature_extractor")
+    setting(
+        "model_index.json",
+        safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
+        feature_extractor=["transformers", "CLIPImageProcessor"],
+    )(copy)
+    return copy
+
+
+def test_a_safety_checker_is_pinned_and_kept_where_people_look(checked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, seen = pin(str(checked)), files_given_to_diffusers(monkeypatch)
+    assert {"safety_checker/model.safetensors", "feature_extractor/preprocessor_config.json"} <= base.files.keys()
+    assert load_base(base, keep_safety_checker=True).pipeline.safety_checker is not None
+    assert load_base(base).pipeline.safety_checker is None
+    assert seen == [sorted(base.files)] * 2
+
+
+@pytest.mark.parametrize("part", ["safety_checker", "feature_extractor"])
+def test_what_is_refused_elsewhere_is_refused_in_a_safety_checker_too(checked: Path, part: str) -> None:
+    planned = pin(str(checked))
+    (name,) = (path.name for path in (checked / part).glob("*config.json"))
+    setting(f"{part}/{name}", more=1)(checked)
+    with pytest.raises(PlanChanged, match=part):
+        check_pins(pin(str(checked)), planned.files)
+    setting(f"{part}/{name}", auto_map={"AutoModel": "m.M"})(checked)
+    with pytest.raises(ModelError, match="auto_map"):
+        pin(str(checked))
+
+
+def test_an_index_beside_the_safety_checker_is_refused(checked: Path) -> None:
+    index_and_shard("safety_checker")(checked)
+    with pytest.raises(ModelError, match="two sets of weights for safety_checker"):
+        pin(str(checked))
+
+
 # --- changes between hashing and loading ------------------------------------------------------------
 
 
@@ -501,6 +551,7 @@ def test_model_pin_alone_goes_online_and_prints_what_a_plan_pins(
     for name, digest in cached.files.items():
         assert f"{digest}  {name}\n" in result.output
     assert f'model.revision = "{COMMIT}"' in result.output
+    assert files_digest(cached.files) in result.output
     folder = call("model", "pin", str(cached.folder))
     assert folder.exit_code == 0
     assert [line for line in result.output.splitlines() if "  " in line] == [

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from undertone.canonical import file_sha256
+from undertone.canonical import digest_of, file_sha256
 from undertone.errors import ModelError, PlanChanged
 from undertone.models.part_files import Weights, part_files, read_json
 from undertone.models.readme import licence_of
@@ -166,6 +166,11 @@ def pin(reference: str, revision: str | None = None) -> PinnedBase:
 def is_hub_id(reference: str) -> bool:
     """Whether a reference is spelled as `org/name`."""
     return _HUB_ID.fullmatch(reference) is not None
+
+
+def files_digest(files: Mapping[str, str]) -> str:
+    """One digest for all the pinned files of a base: what a site's policy lists."""
+    return digest_of(dict(files))
 
 
 def stamp_of(path: Path) -> Stamp:
