@@ -10,7 +10,6 @@ import os
 import sys
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 
 DISTRIBUTION = "undertone-federated"
 _MODULE = "undertone"
@@ -28,37 +27,38 @@ def refuse_strangers() -> None:
     Raises:
         ModuleTaken: names the stranger and the remedy.
     """
-    home = Path(__file__).parent.parent
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # pathlib would cost --help some milliseconds
     found = _folder_of(_MODULE)
-    if found is None or not os.path.samefile(found, home / _MODULE):
-        owners = [] if found is None else _owners(found.parent)
+    if found is None or os.path.realpath(found) != os.path.realpath(os.path.join(home, _MODULE)):
+        owners = [] if found is None else _owners(os.path.dirname(found))
         raise ModuleTaken(_message(owners, found))
     owners = _owners(home)
     if owners:
         raise ModuleTaken(_message(owners, found))
 
 
-def _folder_of(module: str) -> Path | None:
+def _folder_of(module: str) -> str | None:
     """Where Python would import a module from, without importing it."""
     loaded = sys.modules.get(module)
     spec = find_spec(module) if loaded is None else loaded.__spec__
     if spec is None or spec.origin is None:
         return None
-    return Path(spec.origin).parent
+    return os.path.dirname(os.path.abspath(spec.origin))
 
 
-def _owners(folder: Path) -> list[str]:
+def _owners(folder: str) -> list[str]:
     """Distributions, not ours, whose list of installed files names a module of ours in this folder."""
     owners = []
     with os.scandir(folder) as entries:
         metadata = sorted(entry.path for entry in entries if entry.name.endswith(".dist-info"))
     for path in metadata:
         try:
-            listed = Path(path, "RECORD").read_bytes()
+            with open(os.path.join(path, "RECORD"), "rb") as stream:
+                listed = stream.read()
         except OSError:
             continue  # a distribution that lists no files, as some systems' own packages
         if _lists(listed, _MODULE) and not _lists(listed, _OURS):
-            owners.append(Path(path).name.removesuffix(".dist-info").replace("-", " "))
+            owners.append(os.path.basename(path).removesuffix(".dist-info").replace("-", " "))
     return owners
 
 
@@ -68,11 +68,11 @@ def _lists(listed: bytes, module: str) -> bool:
     return listed.startswith(starts) or any(b"\n" + start in listed for start in starts)
 
 
-def _message(owners: list[str], found: Path | None) -> str:
+def _message(owners: list[str], found: str | None) -> str:
     stranger = f"the distribution {' and '.join(owners)}" if owners else "something that is not Undertone"
     names = " ".join(owner.split(" ")[0] for owner in owners)
-    remedy = f"pip uninstall {names}, then install" if owners else "take it off Python's path, or install"
+    remedy = f"Run pip uninstall {names}, then install" if owners else "Take it off Python's path, or install"
     return (
         f"the module {_MODULE} here ({found or 'nowhere'}) belongs to {stranger}, so another project's code would run. "
-        f"Say {remedy} {DISTRIBUTION} anew, in an environment of its own"
+        f"{remedy} {DISTRIBUTION} anew, in an environment of its own"
     )
