@@ -50,6 +50,10 @@ CALLERS = {
     "WordStream": {"undertone/privacy/noise.py"},
     "step": {"undertone_server/update.py", "undertone_cli/diagnostics.py", "undertone/methods/inversion.py"},
     "charge": {"undertone_server/gate.py", "undertone_client/attempt.py"},
+    # A base is loaded from the view of its pinned files alone, found on disk, and fetched by one command.
+    "from_pretrained": {"undertone/models/base.py"},
+    "snapshot_download": {"undertone/models/pinned.py", "undertone/models/fetching.py"},
+    "fetch": {"undertone_cli/model.py"},
     "save_file": set(),
     "save_pretrained": {"undertone_cli/export.py"},  # of a release, which is public
 }
@@ -72,6 +76,12 @@ WALLS = {
     "opacus": {"undertone/gradients/fallback.py"},
     "opendp": set(),
     "peft": {"undertone/methods/trained.py"},
+    "huggingface_hub": {"undertone/models/pinned.py", "undertone/models/fetching.py"},
+    "socket": set(),
+    "http": set(),
+    "urllib": set(),
+    "requests": set(),
+    "httpx": set(),
     "random": set(),
     "secrets": {"undertone_cli/generate.py"},
     "safetensors.numpy": {"undertone_server/release.py", "undertone/models/adapted.py"},

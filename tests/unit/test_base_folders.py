@@ -429,6 +429,19 @@ def test_a_file_that_changed_after_it_was_hashed_is_not_loaded(
     assert seen == []
 
 
+def test_a_part_may_be_a_link_and_counts_by_what_it_leads_to(copy: Path, tiny_base: Path) -> None:
+    shutil.move(copy / "unet", copy.parent / "unet")
+    (copy / "unet").symlink_to(copy.parent / "unet")
+    base = pin(str(copy))
+    check_pins(base, pin(str(tiny_base)).files)
+    assert same(load_base(base), load_base(pin(str(tiny_base))))
+    shutil.copytree(copy.parent / "unet", copy.parent / "other")
+    (copy / "unet").unlink()
+    (copy / "unet").symlink_to(copy.parent / "other")
+    with pytest.raises(PlanChanged, match="unet/"):
+        load_base(base)
+
+
 def test_a_file_that_changes_while_it_is_loaded_is_found_out(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = pin(str(copy))
     load = StableDiffusionPipeline.from_pretrained
