@@ -27,6 +27,11 @@ def pin_command(reference: str, revision: str | None) -> None:
     for name, digest in base.files.items():
         out.print(f"{digest}  {name}", soft_wrap=True, markup=False, highlight=False)
     out.print(f"{len(base.files)} files of {reference} in {base.folder}", soft_wrap=True, markup=False, highlight=False)
-    out.print(f"digest, as policy.toml lists models: {files_digest(base.files)}", markup=False, highlight=False)
+    out.print(
+        f"digest, as policy.toml lists models: {files_digest(base.files)}",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
     if base.revision is not None:
         out.print(f'model.revision = "{base.revision}"', markup=False, highlight=False)
