@@ -29,7 +29,7 @@ class RealFiles:
         if os.path.islink(path):
             path = os.path.realpath(path)
         within = self._root.rstrip(os.sep) + os.sep
-        return Path(path[len(within) :]).as_posix() if path.startswith(within) else None
+        return path[len(within) :] if path.startswith(within) else None
 
     def first_name(self, file: str) -> str:
         """The name under which this very file was asked about first: by device and inode, so hard links count too.
