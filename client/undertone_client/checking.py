@@ -9,7 +9,7 @@ from undertone.progress import reporter
 from undertone.shown import shown
 from undertone.study import Study, Unit
 from undertone_client.metadata import Problem
-from undertone_client.records import RecordTable, bad_images, read_good_records
+from undertone_client.records import RecordTable, bad_images, moved, read_good_records
 from undertone_client.registration import Registration, places, present, registrations
 from undertone_client.site import SiteDir
 
@@ -70,12 +70,15 @@ def _read(site: SiteDir, reading: Reading, checked: Checked) -> RecordTable:
 
 
 def _lost(registration: Registration) -> list[Problem]:
-    """Registered records that are zero rows now because the metadata no longer list them."""
+    """Registered records that are zero rows now: the metadata no longer list them, or a link was changed."""
     table, plan = registration.table, registration.plan_digest[:8]
     listed = present(table, registration.unit, registration.unit_column, lambda _text: None)
+    lost = [(index, "is no longer listed with its unit") for index in np.flatnonzero(~listed).tolist()]
+    lost += [(index, "leads to another file than when it was registered") for index in moved(table) if listed[index]]
     return [
         Problem(
-            table.place(record), f"{shown(record.file)} of plan {plan} is no longer listed with its unit: a zero row"
+            table.place(table.records[index]),
+            f"{shown(table.records[index].file)} of plan {plan} {why}: a zero row",
         )
-        for record in (table.records[index] for index in np.flatnonzero(~listed))
+        for index, why in lost
     ]

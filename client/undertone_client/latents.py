@@ -27,7 +27,7 @@ from undertone.models.pinned import PinnedBase
 from undertone.privacy.rows import row_generator
 from undertone_client.disk_array import DiskArray
 from undertone_client.images import read_images
-from undertone_client.records import RecordTable
+from undertone_client.records import RecordTable, moved
 
 _BATCH = 16
 _VERIFIED_AT_ONCE = 1 << 24  # bytes
@@ -76,6 +76,7 @@ def cached_latents(
         MechanismViolation: on this device an image's latents change with its place in the batch.
     """
     _check_encoder(base)
+    present = _without_moved(table, present, note)
     name = f"latents-{_key(table, pinned)[:16]}"
     latents = DiskArray(cache / f"{name}.npy", (len(table.records), *base.latent_shape), "<f4")
     seals = DiskArray(cache / f"{name}.seals.npy", (len(table.records), 4), "<i8")
@@ -135,6 +136,18 @@ def _encode(
     encoded = base.encode(pixels)
     readable &= np.isfinite(encoded).all(axis=(1, 2, 3))
     return batch[readable[: len(batch)]], encoded[readable]
+
+
+def _without_moved(table: RecordTable, present: NDArray[np.bool_], note: Note) -> NDArray[np.bool_]:
+    """`present` without records whose link leads elsewhere than when they were registered: zero rows (PRIVACY 17)."""
+    kept = present.copy()
+    for index in moved(table):
+        if kept[index]:
+            note(
+                f"zero row: {table.root / table.records[index].file} leads to another file than when it was registered"
+            )
+        kept[index] = False
+    return kept
 
 
 def _stamps(table: RecordTable, present: NDArray[np.bool_]) -> Seals:

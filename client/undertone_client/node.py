@@ -93,6 +93,7 @@ class Node:
         plan.check_version()
         if plan.package_sha256 != package_sha256():
             raise NotApproved(f"{self.site.config.site} runs other code than the plan names; install that version")
+        self.site.check_model(plan.model.files)
         if self.site.config.site not in plan.cohort.units:
             raise NotApproved(f"{self.site.config.site} is not on the roster of plan {plan.digest[:8]}")
         if plan.aggregation.mode == "plain" and not policy.allow_plain:

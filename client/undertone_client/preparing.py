@@ -218,13 +218,16 @@ class _Reader:
 
 
 @lru_cache(maxsize=8)  # one copy for each device
-def _loaded(reference: str, revision: str | None, device: str, _files: str, _method: str) -> LoadedBase:
+def _loaded(reference: str, revision: str | None, device: str, files: str, _method: str) -> LoadedBase:
     """The base model, loaded once for all requests (and, in simulation, all sites) of a process.
 
-    `_files`, the digest of its pins, is part of the key: other files are another model. So is the method: those that
+    `files`, the digest of its pins, is part of the key: other files are another model. So is the method: those that
     learn a word lengthen the tokenizer.
     """
-    return load_base(pin(reference, revision), device)
+    pinned = pin(reference, revision)
+    if digest_of(dict(pinned.files)) != files:
+        raise PlanChanged(f"{reference} changed after its files were checked; restore the version that the plan names")
+    return load_base(pinned, device)
 
 
 def _rows(

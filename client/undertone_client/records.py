@@ -18,6 +18,7 @@ from undertone.progress import reporter
 from undertone.shown import shown
 from undertone.study import Unit
 from undertone_client.images import read_images
+from undertone_client.links import RealFiles
 from undertone_client.metadata import Problem, Row, is_text, read_rows
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
@@ -29,13 +30,15 @@ _LISTED = 20
 class Record:
     """One image: `file` relative to the folder, the unit it belongs to, and its other columns.
 
-    `lines`, first and last, say where the metadata have it; they are no part of what a record is.
+    `lines`, first and last, say where the metadata have it; they are no part of what a record is. `target` is the file
+    that a link led to when the record was read, relative to the folder; empty where there is no link.
     """
 
     file: str
     unit: str
     columns: dict[str, str]
     lines: tuple[int, int] = field(default=(0, 0), compare=False)
+    target: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,14 @@ def read_good_records(
     exact = ("file_name", *([unit_column] if unit_column else []))
     rows = _plain_folder(root) if source is None else read_rows(source, exact)
     records: dict[str, Record] = {}
+    real = RealFiles(root)
     empty, unchecked = True, True
     for row in rows:
         if isinstance(row, Row) and unchecked:
             _check_columns(row.columns, source, unit_column, caption)
             unchecked = False
         empty = False
-        record = row if isinstance(row, Problem) else _record(root, source, row, unit, unit_column, records)
+        record = row if isinstance(row, Problem) else _record(root, source, row, unit, unit_column, records, real)
         if isinstance(record, Problem):
             found(record)
         else:
@@ -116,6 +120,16 @@ def read_good_records(
     if empty:
         raise DataError(f"{root} holds no images" if source is None else f"{source} lists no images")
     return RecordTable(root, tuple(records[name] for name in sorted(records)), source)
+
+
+def moved(table: RecordTable) -> list[int]:
+    """Positions of records whose name leads to another file than when they were read, by a link that was changed."""
+    real = RealFiles(table.root)
+    return [
+        index
+        for index, record in enumerate(table.records)
+        if real.target(record.file) != (record.target or record.file)
+    ]
 
 
 def refuse(problems: Sequence[Problem]) -> None:
@@ -180,7 +194,10 @@ def _files(table: RecordTable) -> Iterator[str]:
 
 
 def _plain_folder(root: Path) -> Iterator[Row]:
-    """Each image in the folder and below; links to folders are not followed, so no loop of them is endless."""
+    """Each image in the folder and below; links to folders are not followed, so no loop of them is endless.
+
+    A link to an image is yielded like any file: `_record` judges where it leads.
+    """
     number = 0
     for folder, folders, names in os.walk(root, onerror=_refuse_folder):
         folders.sort()
@@ -206,7 +223,13 @@ def _check_columns(row: Mapping[str, str], source: Path | None, unit_column: str
 
 
 def _record(
-    root: Path, source: Path | None, row: Row, unit: Unit, unit_column: str | None, earlier: Mapping[str, Record]
+    root: Path,
+    source: Path | None,
+    row: Row,
+    unit: Unit,
+    unit_column: str | None,
+    earlier: Mapping[str, Record],
+    real: RealFiles,
 ) -> Record | Problem:
     """The record, or what is wrong with it; `earlier` are the records so far, by file."""
     where = f"{source}, line {row.line}" if source else str(root)
@@ -223,8 +246,16 @@ def _record(
         return Problem(where, f"{shown(file)} stands in line {earlier[file].lines[0]} already; a file is one record")
     if not is_file(root / file):
         return Problem(where, f"there is no file {root / shown(file)}{_other_spelling(root, file)}")
+    target = real.target(file)
+    if target is None:
+        return Problem(
+            where,
+            f"{shown(file)} is a link out of {root}; put the image itself there, or name a folder that holds both",
+        )
+    if (first := real.first_name(file)) != file:
+        return Problem(where, f"{shown(file)} and {shown(first)} are one image under two names; list it once")
     columns = {key: value for key, value in row.columns.items() if key != "file_name"}
-    return Record(file, protected, columns, (row.line, row.last_line))
+    return Record(file, protected, columns, (row.line, row.last_line), "" if target == file else target)
 
 
 def _other_spelling(root: Path, file: str) -> str:

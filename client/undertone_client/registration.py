@@ -2,15 +2,16 @@
 
 Approving a plan reads the site's metadata strictly and names everything that is wrong. What was good is registered in
 SITE_DIR/registered/<plan digest>.jsonl: file, unit and the columns of the caption. From then on the node works from
-that, and coins fall over the registered units alone. A registered record counts as long as its own line still
-lists its file with its unit and its image can be read. Else it is missing, its unit goes on without it, and a unit
-with no record left is a zero row. Each record is judged by its own line and its own file: nothing that happens to
-one can reach another, so a damaged, emptied or vanished file stays as invisible outside as a withdrawn patient.
+that, and coins fall over the registered units alone. A registered record counts as long as its own line still lists its
+file with its unit, the name leads to the file it led to then, and the image can be read. Else it is missing, its unit
+goes on without it, and a unit with no record left is a zero row. Each record is judged by its own line and its own
+file: nothing that happens to one can reach another, so a damaged, emptied or vanished file stays as invisible outside
+as a withdrawn patient.
 """
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,18 +47,19 @@ def register(site: SiteDir, plan: Plan) -> RecordTable:
 
     Raises:
         DataError: what is wrong with which line; nothing was registered.
+        NotApproved: the site does not take the plan's base model.
         FolderError: the registration cannot be written, or the one that is there is damaged.
     """
     earlier = registered(site, plan)
     if earlier is not None:
         return earlier
+    site.check_model(plan.model.files)
     unit, column, caption = plan.privacy.unit, plan.data.unit_column, plan.data.caption
     root, metadata = places(site)
     found = read_records(root, unit, column, caption, metadata)
     fields = [name for name in caption_fields(caption) if name != "token"]
     records = [
-        Record(record.file, record.unit, {name: record.columns.get(name, "") for name in fields}, record.lines)
-        for record in found.records
+        replace(record, columns={name: record.columns.get(name, "") for name in fields}) for record in found.records
     ]
     table = RecordTable(root, tuple(records), found.source)
     lost = ~present(table, unit, column, lambda _text: None)
@@ -155,11 +157,14 @@ def _as_bytes(table: RecordTable, plan: Plan) -> bytes:
             }
         )
     ]
-    lines += [canonical_json([record.file, record.unit, record.columns, *record.lines]) for record in table.records]
+    lines += [
+        canonical_json([record.file, record.unit, record.columns, *record.lines, record.target])
+        for record in table.records
+    ]
     body = b"\n".join(lines) + b"\n"
     return body + sha256_hex(body).encode() + b"\n"
 
 
-def _record(values: tuple[str, str, dict[str, str], int, int]) -> Record:
-    file, unit, columns, first, last = values
-    return Record(file, unit, columns, (first, last))
+def _record(values: tuple[str, str, dict[str, str], int, int, str]) -> Record:
+    file, unit, columns, first, last, target = values
+    return Record(file, unit, columns, (first, last), target)

@@ -1,7 +1,7 @@
 """SITE_DIR: everything a node owns, in one folder (DESIGN 5).
 
 node.toml       where the data lie, device, speed settings: none of it enters the plan
-policy.toml     what the site allows: coordinator key, approved plans
+policy.toml     what the site allows: coordinator key, approved plans, base models
 secret.key      the node's secret, from which rows draw their randomness (0600)
 identity.key    the site's Ed25519 key: who it is to the other sites (0600)
 federation.json the other sites' public keys, federation.sig the coordinator's signature; pinned in policy.toml
@@ -15,9 +15,10 @@ registered/     for each approved plan its records as they were found good
 
 import json
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, PositiveInt
@@ -26,8 +27,10 @@ from undertone.durable import storage_errors, write_durable
 from undertone.errors import FolderError, NotApproved, StudyError
 from undertone.keys import create_key, load_key, write_secret
 from undertone.models.devices import AUTO, Dtype
+from undertone.models.pinned import files_digest
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
+from undertone.quoting import toml_text
 from undertone.secagg.federation import Federation, read_federation
 from undertone.shown import shown
 from undertone.study import Section, SiteName, parse_tables, read_tables
@@ -57,6 +60,9 @@ class Policy(Section):
     coordinator: str = Field(pattern=r"^[0-9a-f]{64}$")
     approved: list[str] = Field(default_factory=list)
     federation: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    # The base models it takes, each by the digest that `undertone model pin` prints; by default any that an approved
+    # plan pins.
+    models: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] | None = None
     # Sums that the coordinator sees site by site need the site's consent in so many words.
     allow_plain: bool = False
 
@@ -88,6 +94,18 @@ class SiteDir:
     def sessions(self) -> Path:
         """sessions/."""
         return self.folder / "sessions"
+
+    def check_model(self, files: Mapping[str, str]) -> None:
+        """Raise unless the site takes a base model with these files (PRIVACY 21).
+
+        Raises:
+            NotApproved: policy.toml lists models, and this one is not among them.
+        """
+        if self.policy.models is not None and files_digest(files) not in self.policy.models:
+            raise NotApproved(
+                f"{self.config.site} does not take the base model {files_digest(files)[:8]}; its operator adds the "
+                "digest that `undertone model pin` prints to models in policy.toml"
+            )
 
     def identity(self) -> Ed25519PrivateKey:
         """The site's signing key.
@@ -151,8 +169,9 @@ def create_site(folder: Path, config: NodeConfig, policy: Policy, entropy: Entro
     """Make a SITE_DIR with a fresh secret and an empty ledger.
 
     Raises:
-        FolderError: the folder is there already, or cannot be written.
+        FolderError: the folder is there already, or cannot be written; or a setting cannot be written as TOML.
     """
+    settings, allowed = _toml(config), _toml(policy)
     try:
         folder.mkdir(parents=True, mode=0o700)
     except FileExistsError:
@@ -163,16 +182,34 @@ def create_site(folder: Path, config: NodeConfig, policy: Policy, entropy: Entro
         (folder / "cache").mkdir()
     write_secret(folder / "secret.key", entropy.bytes(32))
     create_key(folder / "identity.key")
-    write_durable(folder / "node.toml", _toml(config))
-    write_durable(folder / "policy.toml", _toml(policy))
+    write_durable(folder / "node.toml", settings)
+    write_durable(folder / "policy.toml", allowed)
     Ledger.create(folder / "ledger.sqlite", {"role": "node", "site": config.site}).close()
     return SiteDir(folder)
 
 
 def _toml(section: Section) -> bytes:
-    """Flat settings as TOML; JSON spells strings, numbers, booleans and lists of strings the same way."""
-    values = section.model_dump(mode="json", exclude_none=True)
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()).encode()
+    """Flat settings as TOML: text, whole numbers, booleans and lists of text.
+
+    Raises:
+        FolderError: names the setting that holds what is not UTF-8 text.
+    """
+    lines: list[str] = []
+    for key, value in section.model_dump(mode="python", exclude_none=True).items():
+        try:
+            lines.append(f"{key} = {_toml_value(value)}\n")
+        except ValueError:
+            raise FolderError(
+                f"{key} = {shown(str(value))} is not UTF-8 text, which a settings file cannot hold; rename the file or "
+                "folder, or put a link with a plain name beside it"
+            ) from None
+    return "".join(lines).encode()
+
+
+def _toml_value(value: str | int | list[str]) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml_text, value))}]"
+    return toml_text(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _read(path: Path, model: type[_ConfigT]) -> _ConfigT:

@@ -22,6 +22,8 @@
             |-- UnfaithfulCoordinator  the coordinator's message is not what was agreed, or not what others saw
             `-- UnfaithfulSite     a site's keys, shares or secrets are not what it committed to
 
+Beside the tree stands `undertone_origin.ModuleTaken`: it is raised where this very file might be another project's.
+
 A message says what is wrong, where, and what to do next. A message that leaves a site never
 depends on a record (PRIVACY 17).
 """

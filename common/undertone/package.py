@@ -22,7 +22,7 @@ def package_sha256() -> str:
     for name in _PACKAGES:
         spec = find_spec(name)
         if spec is None or not spec.submodule_search_locations:
-            raise PlanChanged(f"the package {name} is not installed here; install undertone whole")
+            raise PlanChanged(f"the package {name} is not installed here; install undertone-federated whole")
         root = Path(spec.submodule_search_locations[0])
         listed += [[f"{name}/{path.relative_to(root)}", file_sha256(path)] for path in sorted(root.rglob("*.py"))]
     return digest_of(listed)

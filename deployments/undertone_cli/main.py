@@ -10,11 +10,7 @@ import click
 from undertone import __version__
 from undertone.errors import UndertoneError
 
-# Flower must neither report home nor install anything at run time (DESIGN 5).
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
-os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-# Their notices are for developers; what a user must know, Undertone says itself.
+# Libraries' notices are for developers; what a user must know, Undertone says itself.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -26,6 +22,7 @@ COMMANDS = {
     "export": ("undertone_cli.export", "Write a release and its base together as one pipeline."),
     "verify": ("undertone_cli.verify", "Check a release: files, signatures, ledger, epsilon."),
     "pretrain": ("undertone_cli.pretrain", "Make a base model of one's own from public images."),
+    "model": ("undertone_cli.model", "Put a base model on this machine; the one command that goes online."),
     "node": ("undertone_cli.node", "For a site: check its data."),
     "demo": ("undertone_cli.demo", "Four sites adapt one model to real handwritten digits."),
 }

@@ -1,28 +1,38 @@
-"""README.md of a release: how to use it, and what it reveals."""
+"""README.md of a release: how to use it, and what it reveals.
+
+Prompt, base and licence were written by others: each is quoted as the place where it stands asks (`quoting.py`).
+"""
 
 from collections.abc import Sequence
 
 from undertone.models.files import DELTA, EMBEDS, LORA
 from undertone.plan import Plan
+from undertone.quoting import markdown_code, markdown_text, python_text, shell_text, yaml_text
+from undertone.shown import shown
 from undertone.statement import trust_assumptions
 
 _CARD = """---
-license: {licence}
-base_model: {base}
+license: {yaml_licence}
+base_model: {yaml_base}
 tags: [undertone, differential-privacy, synthetic]
 ---
 # {study}
 
-Adapted from `{base}` by the method `{method}` of Undertone: {sites} sites or more, none of which shared an image.
+Adapted from {base} by the method `{method}` of Undertone: {sites} sites or more, none of which shared an image.
 
 ```python
 from diffusers import StableDiffusionPipeline
-pipeline = StableDiffusionPipeline.from_pretrained(BASE)  # the folder or hub id of {base}
+pipeline = StableDiffusionPipeline.from_pretrained(BASE)  # the folder or hub id of the base model
 {load}
-image = pipeline("{prompt}").images[0]
+image = pipeline({python_prompt}).images[0]
 ```
 
-Or: `undertone generate . --prompt "{prompt}" -n 8 --out images`. 
+Or:
+
+```sh
+undertone generate . --prompt {shell_prompt} -n 8 --out images
+```
+
 Images made with it are synthetic; say so where you show them.
 
 ## What it reveals
@@ -49,14 +59,18 @@ _LOAD = {
 
 def model_card(plan: Plan, prompt: str, sites: int, weights: Sequence[str]) -> str:
     """The card of a release whose smallest sum holds `sites` sites and whose files are `weights`; facts of the plan."""
+    base, licence = plan.model.base, plan.model.licence
     return _CARD.format(
-        licence=plan.model.licence,
-        base=plan.model.base,
-        study=plan.study,
+        yaml_licence=yaml_text(licence),
+        yaml_base=yaml_text(base),
+        licence=markdown_text(licence),
+        base=markdown_code(base),
+        study=markdown_text(plan.study),
         method=plan.method.name,
         sites=sites,
-        load="\n".join(_LOAD.get(name, f"# load {name}") for name in weights),
-        prompt=prompt,
+        load="\n".join(_LOAD.get(name, f"# load {shown(name)}") for name in weights),
+        python_prompt=python_text(prompt),
+        shell_prompt=shell_text(prompt),
         unit=plan.privacy.unit,
         epsilon=plan.privacy.epsilon,
         delta=plan.privacy.delta,

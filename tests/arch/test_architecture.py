@@ -11,14 +11,16 @@ from undertone.failpoints import NAMES
 ROOT = Path(__file__).parents[2]
 PACKAGES = {
     "undertone": ROOT / "common" / "undertone",
+    "undertone_origin": ROOT / "common" / "undertone_origin",
     "undertone_client": ROOT / "client" / "undertone_client",
     "undertone_server": ROOT / "server" / "undertone_server",
     "undertone_cli": ROOT / "deployments" / "undertone_cli",
 }
 MAY_IMPORT = {
     "undertone": {"undertone"},
-    "undertone_client": {"undertone", "undertone_client"},
-    "undertone_server": {"undertone", "undertone_server"},
+    "undertone_origin": set(),  # asked before anything is imported from `undertone`
+    "undertone_client": {"undertone", "undertone_origin", "undertone_client"},
+    "undertone_server": {"undertone", "undertone_origin", "undertone_server"},
     "undertone_cli": set(PACKAGES),
 }
 
@@ -48,6 +50,10 @@ CALLERS = {
     "WordStream": {"undertone/privacy/noise.py"},
     "step": {"undertone_server/update.py", "undertone_cli/diagnostics.py", "undertone/methods/inversion.py"},
     "charge": {"undertone_server/gate.py", "undertone_client/attempt.py"},
+    # A base is loaded from the view of its pinned files alone, found on disk, and fetched by one command.
+    "from_pretrained": {"undertone/models/base.py"},
+    "snapshot_download": {"undertone/models/pinned.py", "undertone/models/fetching.py"},
+    "fetch": {"undertone_cli/model.py"},
     "save_file": set(),
     "save_pretrained": {"undertone_cli/export.py"},  # of a release, which is public
 }
@@ -70,6 +76,12 @@ WALLS = {
     "opacus": {"undertone/gradients/fallback.py"},
     "opendp": set(),
     "peft": {"undertone/methods/trained.py"},
+    "huggingface_hub": {"undertone/models/pinned.py", "undertone/models/fetching.py"},
+    "socket": set(),
+    "http": set(),
+    "urllib": set(),
+    "requests": set(),
+    "httpx": set(),
     "random": set(),
     "secrets": {"undertone_cli/generate.py"},
     "safetensors.numpy": {"undertone_server/release.py", "undertone/models/adapted.py"},

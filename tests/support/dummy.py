@@ -131,7 +131,9 @@ def make_dummy_base(folder: Path) -> Path:
         "tokenizer/vocab.json": {"a</w>": 0, "picture</w>": 1},
         "unet/config.json": {"sample_size": 2},
         "scheduler/scheduler_config.json": {},
-        "model_index.json": {part: ["library", name] for part, name in classes.items()},
+        "model_index.json": {
+            part: ["transformers" if name.startswith("CLIP") else "diffusers", name] for part, name in classes.items()
+        },
     }
     for name, value in configs.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,8 @@ The method and the base are the dummies, so memory is what the node itself needs
 """
 
 import csv
+import io
 import json
-import os
 import resource
 import sys
 import time
@@ -32,12 +32,15 @@ _DISTINCT, _SIDE, _FOLDER = 256, 32, 1000
 
 
 def write_large_folder(folder: Path, count: int) -> None:
-    """`count` PNGs of 32 x 32 in folders of 1,000, hard links to 256 distinct ones; each its own patient."""
-    (folder / "originals").mkdir(parents=True)
+    """`count` PNGs of 32 x 32 in folders of 1,000, copies of 256 distinct ones; each its own patient."""
+    folder.mkdir(parents=True)
+    originals: list[bytes] = []
     for number in range(_DISTINCT):
         drawn = np.random.Generator(np.random.Philox(key=number)).integers(0, 256, (8, 8, 3))
         pixels = np.kron(drawn, np.ones((_SIDE // 8, _SIDE // 8, 1))).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "originals" / f"{number}.png")
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, format="PNG")
+        originals.append(stream.getvalue())
     with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["file_name", "patient_id", "finding"])
@@ -45,7 +48,7 @@ def write_large_folder(folder: Path, count: int) -> None:
             name = f"{number // _FOLDER:04d}/scan-{number:06d}.png"
             if number % _FOLDER == 0:
                 (folder / name).parent.mkdir()
-            os.link(folder / "originals" / f"{number % _DISTINCT}.png", folder / name)
+            (folder / name).write_bytes(originals[number % _DISTINCT])
             writer.writerow([name, f"patient-{number:06d}", "clear"])
 
 

@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import stat
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from undertone.keys import (
 )
 from undertone.layout import Layout
 from undertone.privacy.entropy import OsEntropy
-from undertone_client.site import NodeConfig, Policy, SiteDir, create_site
+from undertone_client.site import NodeConfig, Policy, SiteDir, _toml, create_site
 
 DIGEST = "ab" * 32
 json_values = st.recursive(
@@ -177,12 +178,42 @@ def test_a_layout_refuses_other_tensors(named: Any) -> None:
 POLICY = Policy(coordinator="ab" * 32, approved=["cd" * 32])
 
 
-@pytest.mark.parametrize("data", ['with "quotes"', "back\\slash", "tab\t", "ünïcode/ä", "new\nline", "\x7f"])
+@pytest.mark.parametrize(
+    "data", ['with "quotes"', "back\\slash", "tab\t", "ünïcode/ä", "new\nline", "\x7f", "\U0001f600\u2028"]
+)
 def test_a_sites_settings_survive_any_path(tmp_path: Path, data: str) -> None:
     config = NodeConfig(site="north", data=data, micro_batch=3, keep_rows=True)
     site = create_site(tmp_path / "site", config, POLICY, OsEntropy())
     assert (site.config, site.policy) == (config, POLICY)
     assert SiteDir(tmp_path / "site").config == config
+
+
+texts = st.text(max_size=30) | st.text("\x00\x1f\x7f\x80\x85\u2028\ufeff\U0001f600\"'\\\n\r#", max_size=12)
+
+
+@given(data=texts, metadata=texts, devices=st.lists(texts, max_size=3))
+def test_settings_read_back_as_the_text_they_were(data: str, metadata: str, devices: list[str]) -> None:
+    config = NodeConfig(site="north", data=data, metadata=metadata, device=devices)
+    assert NodeConfig.model_validate(tomllib.loads(_toml(config).decode())) == config
+
+
+@given(st.binary(max_size=20) | st.binary(max_size=6).map(lambda end: "\U0001f600/ä".encode() + end))
+def test_any_name_of_the_file_system_is_kept_or_refused_by_name(name: bytes) -> None:
+    """What is not UTF-8 reaches Python as lone surrogates, for which TOML has no spelling."""
+    config = NodeConfig(site="north", data=os.fsdecode(name))
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        with pytest.raises(FolderError, match=r"data = .* is not UTF-8"):
+            _toml(config)
+    else:
+        assert tomllib.loads(_toml(config).decode())["data"] == os.fsdecode(name)
+
+
+def test_a_site_whose_settings_cannot_be_written_is_not_begun(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="not UTF-8"):
+        create_site(tmp_path / "site", NodeConfig(site="north", data="a\udcff"), POLICY, OsEntropy())
+    assert not (tmp_path / "site").exists()
 
 
 def test_a_site_folder_is_never_replaced(tmp_path: Path) -> None:

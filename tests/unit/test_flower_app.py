@@ -3,6 +3,8 @@
 import importlib
 import importlib.util
 import io
+import os
+import subprocess
 import sys
 import tomllib
 import zipfile
@@ -12,6 +14,7 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
+from flwr.supercore.superexec.dependency_installer import _get_project_dependencies
 
 import undertone_cli
 from undertone.errors import FolderError
@@ -30,6 +33,45 @@ def test_the_fab_holds_pyproject_and_flowers_own_files_alone() -> None:
         assert {name for name in names if not name.startswith(".info/")} == {"pyproject.toml"}
         project = tomllib.loads(fab.read("pyproject.toml").decode())
     assert set(project["tool"]["flwr"]["app"]["config"]) == {"run-dir"}
+
+
+def test_the_apps_manifest_asks_an_index_for_nothing(tmp_path: Path) -> None:
+    """What Flower would install, as Flower reads it; and uv, which it runs, gets by without an index."""
+    assert _get_project_dependencies(APP) == []
+    text = (APP / "pyproject.toml").read_text(encoding="utf-8")
+    assert set(tomllib.loads(text)) == {"build-system", "project", "tool"}
+    assert set(tomllib.loads(text)["tool"]) == {"flwr"}
+    assert not {"optional-dependencies", "dynamic"} & set(tomllib.loads(text)["project"])
+    assert resolved_offline(tmp_path / "ours", text)
+    assert not resolved_offline(tmp_path / "other", text.replace("dependencies = []", 'dependencies = ["undertone"]'))
+
+
+def resolved_offline(folder: Path, text: str) -> bool:
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
+    words = [sys.executable, "-m", "uv", "lock", "--offline", "--no-config", "--cache-dir", str(folder / "cache")]
+    done = subprocess.run([*words, "--python", sys.executable], cwd=folder, capture_output=True, check=False)
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize("module", ["main", "engines", "simulate", "inprocess", "ray_engine"])
+def test_run_time_installation_is_off_wherever_we_start_flower(module: str) -> None:
+    """Whatever the environment says: Flower's own reading of it, in a process of its own."""
+    script = (
+        f"import undertone_cli.{module}\n"
+        "from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink, _get_superexec_command\n"
+        "print(_parse_args_run_superlink().parse_args([]).runtime_dependency_install)"
+    )
+    environment = os.environ | {"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "0"}
+    found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False"]
+
+
+def test_nothing_here_allows_run_time_installation() -> None:
+    for top in ("common", "client", "server", "deployments"):
+        for path in (ROOT / top).rglob("*"):
+            if path.is_file() and path.suffix in (".py", ".toml", ".yml", ".yaml", ".sh", ".service", ""):
+                assert b"allow-runtime-dependency-installation" not in path.read_bytes(), path
 
 
 def test_the_apps_components_are_installed_modules() -> None:
@@ -73,7 +115,7 @@ def test_an_installed_package_wins_over_a_folder_here(
 def test_nothing_importable_lies_directly_under_the_roots_but_our_packages() -> None:
     """Names that have no code in them are namespace packages at worst, and lose to any real package."""
     for top, ours in (
-        ("common", {"undertone"}),
+        ("common", {"undertone", "undertone_origin"}),
         ("client", {"undertone_client"}),
         ("server", {"undertone_server"}),
         ("deployments", {"undertone_cli"}),

@@ -1,6 +1,8 @@
 """The node refuses what it must, draws its coins once, and says nothing about a record."""
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,15 @@ from tests.support.entropy import InsecureTestEntropy
 from tests.support.faults import Killed, kill_before
 from tests.support.world import START, World, oracle_row
 from undertone import PROTOCOL
-from undertone.errors import LedgerUnavailable
+from undertone.canonical import digest_of
+from undertone.errors import LedgerUnavailable, NotApproved
 from undertone.keys import PLAN_DOMAIN, create_key, sign
+from undertone.models.pinned import files_digest, pin
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import from_ring
 from undertone_client import node, preparing
+from undertone_client.registration import register
+from undertone_client.site import SiteDir
 
 Make = Callable[..., World]
 
@@ -306,14 +312,36 @@ def test_coins_and_rows_are_forgotten_after_the_answer(make_world: Make) -> None
     assert b"patient-0" not in (world.sites["north"] / "state.sqlite").read_bytes()
 
 
+def test_a_policy_can_list_the_models_it_takes(make_world: Make) -> None:
+    world = make_world()
+    policy = world.sites["north"] / "policy.toml"
+    text, ours = policy.read_text(encoding="utf-8"), files_digest(world.plan.model.files)
+    policy.write_text(f'{text}models = ["{"0" * 64}", "{ours}"]\n', encoding="utf-8")
+    assert world.ask("prepare").error == ""
+    policy.write_text(f'{text}models = ["{"0" * 64}"]\n', encoding="utf-8")
+    reply = world.ask("prepare")
+    assert (reply.error, reply.words) == ("NotApproved", None)
+    assert f"does not take the base model {ours[:8]}" in reply.message
+    (path,) = (world.sites["north"] / "registered").iterdir()
+    path.unlink()
+    with pytest.raises(NotApproved, match="does not take the base model"):
+        register(SiteDir(world.sites["north"]), world.plan)
+    assert not path.exists()
+    policy.write_text(f"{text}models = []\n", encoding="utf-8")
+    assert world.ask("prepare").error == "NotApproved"
+
+
 def test_a_base_model_that_changed_in_place_is_loaded_again(
-    make_world: Make, monkeypatch: pytest.MonkeyPatch, tiny_base: Any
+    make_world: Make, monkeypatch: pytest.MonkeyPatch, tiny_base: Any, tmp_path: Path
 ) -> None:
     monkeypatch.undo()  # the real loader
-    loads = []
+    folder, loads = Path(shutil.copytree(tiny_base, tmp_path / "base")), []
     monkeypatch.setattr(preparing, "load_base", lambda *_: loads.append(1))
     preparing._loaded.cache_clear()
-    for files in ("a", "a", "b"):
-        preparing._loaded(str(tiny_base), None, "cpu", files, "dpagg-ti")
+    for ending in ("", "", " "):
+        with (folder / "unet" / "config.json").open("a", encoding="utf-8") as stream:
+            stream.write(ending)
+        files = digest_of(dict(pin(str(folder)).files))
+        preparing._loaded(str(folder), None, "cpu", files, "dpagg-ti")
     preparing._loaded.cache_clear()
     assert len(loads) == 2

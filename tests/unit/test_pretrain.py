@@ -274,7 +274,7 @@ def test_a_text_model_is_a_stock_pipeline_and_a_base(finished: Path) -> None:
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
     assert pin(str(finished / "pipeline")).image_size == 16
     card = (finished / "pipeline" / "README.md").read_text(encoding="utf-8")
-    assert "license: unknown" in card
+    assert 'license: "unknown"' in card
     assert "6 steps of 4" in card
     assert (finished / "samples.png").is_file()
     assert any((finished / "checkpoints" / "events").iterdir())

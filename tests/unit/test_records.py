@@ -1,6 +1,7 @@
 """A site's folder: what is wrong is named with file and line, what is right becomes records and units."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from undertone.errors import DataError
 from undertone.methods.dpagg_ti import fill_caption
 from undertone.progress import reporting
 from undertone_cli.console import Bars
-from undertone_client.records import Record, RecordTable, bad_images, read_records, write_metadata
+from undertone_client.records import Record, RecordTable, bad_images, moved, read_records, write_metadata
 
 CAPTION = "a {token}, {finding}"
 
@@ -188,12 +189,112 @@ def test_a_path_outside_the_folder(folder: Path, file: str) -> None:
     assert "must be a path within" in message
 
 
-def test_a_link_that_leads_outside_the_folder(folder: Path, tmp_path: Path) -> None:
-    """A link is the site's own doing and is followed, but two links to one file are one file's two records."""
-    outside = tmp_path / "outside.png"
-    shutil.move(folder / "images" / "scan-0000.png", outside)
-    (folder / "images" / "scan-0000.png").symlink_to(outside)
-    assert len(read(folder).records) == 6
+def scan(folder: Path, number: int) -> Path:
+    return folder / "images" / f"scan-{number:04d}.png"
+
+
+def outside(folder: Path) -> Path:
+    """scan-0000 moved out of the folder, which is where its name now links to."""
+    away = folder.parent / "away"
+    away.mkdir()
+    shutil.move(scan(folder, 0), away / "scan-0000.png")
+    return away / "scan-0000.png"
+
+
+def link_out(folder: Path) -> None:
+    scan(folder, 0).symlink_to(outside(folder))
+
+
+def link_out_relative(folder: Path) -> None:
+    scan(folder, 0).symlink_to(Path("..", "..", "away", outside(folder).name))
+
+
+def link_out_by_two(folder: Path) -> None:
+    (folder / "second.png").symlink_to(outside(folder))
+    scan(folder, 0).symlink_to(folder / "second.png")
+
+
+def folder_out(folder: Path) -> None:
+    shutil.move(folder / "images", folder.parent / "images")
+    (folder / "images").symlink_to(folder.parent / "images")
+
+
+def beside_the_folder(folder: Path) -> None:
+    """A neighbour whose name begins with the folder's."""
+    away = folder.with_name(folder.name + "-more")
+    away.mkdir()
+    shutil.move(scan(folder, 0), away / "scan.png")
+    scan(folder, 0).symlink_to(away / "scan.png")
+
+
+@pytest.mark.parametrize("way", [link_out, link_out_relative, link_out_by_two, folder_out, beside_the_folder])
+def test_a_link_out_of_the_folder_is_refused(folder: Path, way: Callable[[Path], None]) -> None:
+    way(folder)
+    message = refusal(folder)
+    assert "images/scan-0000.png is a link out of" in message
+    assert "line 2" in message
+
+
+def symbolic(folder: Path) -> str:
+    scan(folder, 1).unlink()
+    scan(folder, 1).symlink_to(scan(folder, 0))
+    return "images/scan-0001.png"
+
+
+def hard(folder: Path) -> str:
+    scan(folder, 1).unlink()
+    os.link(scan(folder, 0), scan(folder, 1))
+    return "images/scan-0001.png"
+
+
+def by_another_folder(folder: Path) -> str:
+    (folder / "again").symlink_to("images")
+    rewrite(folder, lambda rows: rows[1].update(file_name="again/scan-0000.png"))
+    return "again/scan-0000.png"
+
+
+@pytest.mark.parametrize("way", [symbolic, hard, by_another_folder])
+def test_one_image_under_two_names_is_refused_and_both_are_named(folder: Path, way: Callable[[Path], str]) -> None:
+    second = way(folder)
+    message = refusal(folder)
+    assert f"{second} and images/scan-0000.png are one image under two names" in message
+    assert "line 3" in message
+
+
+@pytest.mark.parametrize("way", [symbolic, hard])
+def test_one_image_under_two_names_is_refused_without_metadata_too(folder: Path, way: Callable[[Path], str]) -> None:
+    (folder / "metadata.csv").unlink()
+    way(folder)
+    assert "one image under two names" in refusal(folder, unit="record", caption="a {token}")
+
+
+@pytest.mark.parametrize("target", ["nowhere.png", "scan-0003.png"])
+def test_a_link_that_leads_nowhere_or_in_a_circle(folder: Path, target: str) -> None:
+    scan(folder, 3).unlink()
+    scan(folder, 3).symlink_to(target)
+    assert "there is no file" in refusal(folder)
+
+
+def test_a_link_within_the_folder_is_a_record_that_knows_its_target(folder: Path) -> None:
+    (folder / "store").mkdir()
+    shutil.move(scan(folder, 0), folder / "store" / "a.png")
+    scan(folder, 0).symlink_to(Path("..", "store", "a.png"))
+    table = read(folder)
+    assert [record.target for record in table.records] == ["store/a.png", *[""] * 5]
+    assert moved(table) == []
+    scan(folder, 0).unlink()
+    scan(folder, 0).symlink_to(scan(folder, 1))
+    assert moved(table) == [0]
+
+
+def test_the_folder_itself_may_be_a_link(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    table = read(tmp_path / "link")
+    assert table.records == read(folder).records
+    assert moved(table) == []
+    symbolic(folder)
+    assert moved(table) == [1]
+    assert "one image under two names" in refusal(tmp_path / "link")
 
 
 def test_a_file_that_is_not_there(folder: Path) -> None:

@@ -17,6 +17,7 @@ from tests.support.entropy import InsecureTestEntropy
 from tests.support.world import World, oracle_row
 from undertone.errors import DataError, FolderError
 from undertone.messages import Reply
+from undertone_client.checking import check_site
 from undertone_client.metadata import LONGEST_LINE
 from undertone_client.registration import register, registered
 from undertone_client.site import SiteDir
@@ -91,6 +92,20 @@ def quote_without_end(world: World) -> None:
     change_line(5, lambda line: line.replace("patient-1", ""))(world)
 
 
+def links_to(target: Callable[[World], Path]) -> Callable[[World], None]:
+    """Both images of patient-1 become links."""
+
+    def apply(world: World) -> None:
+        for number in (2, 3):
+            there = target(world)
+            if not there.exists():
+                shutil.copyfile(image(world, number), there)
+            image(world, number).unlink()
+            image(world, number).symlink_to(there)
+
+    return apply
+
+
 # fault -> what it does to north, and which of its patients end without a row
 FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
     "a quote that never ends": (quote_without_end, {"patient-1"}),
@@ -107,6 +122,13 @@ FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
     "bytes that are no text": (bad_bytes, {"patient-1"}),
     "an endless line": (endless_line, {"patient-1"}),
     "values that are not numbers": (not_a_number, {"patient-1"}),
+    "links to another patient's image": (links_to(lambda world: image(world, 4)), {"patient-1"}),
+    "links to an image that nobody registered": (
+        links_to(lambda world: image(world, 0).with_name("new")),
+        {"patient-1"},
+    ),
+    "links out of the folder": (links_to(lambda world: world.folder / "away.png"), {"patient-1"}),
+    "links that turn in a circle": (links_to(lambda world: image(world, 3)), {"patient-1"}),
     "one record of two": (change_line(4, lambda line: "nonsense"), set()),
     "rows twice": (lambda world: put(world, lines_of(world) + lines_of(world)[1:]), set()),
     "another claims the file": (
@@ -173,6 +195,30 @@ def test_coins_fall_over_the_registered_units_whatever_the_metadata_say_now(make
         shutil.rmtree(world.folder)
     assert samples[0] == samples[1]
     assert 0 < len(samples[0]) < 20
+
+
+def test_a_link_that_changes_its_target_after_registration_is_a_zero_row(make_world: Make) -> None:
+    world = make_world(rounds=2, max_attempts=2)
+    site = SiteDir(world.sites["north"])
+    (site.folder / "registered" / f"{world.plan.digest}.jsonl").unlink()
+    store = metadata(world).parent / "store.png"
+    image(world, 2).rename(store)
+    image(world, 2).symlink_to(store)
+    table = register(site, world.plan)
+    assert [record.target for record in table.records[1:4]] == ["", "store.png", ""]
+    assert registered(site, world.plan) == table
+    world.ask("prepare")
+    assert "zero row" not in world.log()
+    assert world.rows()["patient-1"][-2] == 2  # both its images
+    assert check_site(site).problems == []
+
+    image(world, 2).unlink()
+    image(world, 2).symlink_to(image(world, 0))
+    world.ask("prepare", round=2)
+    assert world.rows(round_=2)["patient-1"][-2] == 1
+    assert "leads to another file than when it was registered" in world.log()
+    problems = [str(problem) for problem in check_site(site).problems]
+    assert any("leads to another file than when it was registered: a zero row" in problem for problem in problems)
 
 
 def test_images_and_metadata_may_come_back(make_world: Make) -> None:

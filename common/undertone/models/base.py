@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from undertone.errors import ModelError
 from undertone.models.pinned import PinnedBase
+from undertone.models.staging import staged
 
 
 @dataclass(eq=False)
@@ -62,7 +63,7 @@ class LoadedBase:
 
 
 def load_base(base: PinnedBase, device: str = "cpu", *, keep_safety_checker: bool = False) -> LoadedBase:
-    """Load a pinned base model, frozen, float32.
+    """Load a pinned base model, frozen, float32, from its pinned files alone (`staging.py`).
 
     Args:
         base: what `pin` found.
@@ -71,21 +72,11 @@ def load_base(base: PinnedBase, device: str = "cpu", *, keep_safety_checker: boo
 
     Raises:
         ModelError: diffusers cannot load it, or it mixes a batch (PRIVACY 3).
+        PlanChanged: a file is no longer the one that was hashed.
     """
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # their bars for each file would bury ours
-    unused = {} if keep_safety_checker else {"safety_checker": None, "feature_extractor": None}
-    try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            base.folder,
-            variant=base.variant,
-            use_safetensors=True,
-            local_files_only=True,
-            requires_safety_checker=keep_safety_checker,
-            **unused,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(f"{base.reference} cannot be loaded as a StableDiffusionPipeline: {error}") from None
+    pipeline = _from_pinned_files(base, keep_safety_checker)
     pipeline.set_progress_bar_config(disable=True)
     if torch.device(device).type == "cuda":
         # Kernels by shape alone (PRIVACY 14): never by a race between candidates, never with atomic sums.
@@ -96,6 +87,27 @@ def load_base(base: PinnedBase, device: str = "cpu", *, keep_safety_checker: boo
         _refuse_batch_mixing(part, base.reference)
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
     return LoadedBase(base, pipeline, schedule, base.image_size, torch.device(device))
+
+
+def _from_pinned_files(base: PinnedBase, keep_safety_checker: bool) -> StableDiffusionPipeline:
+    unused = {} if keep_safety_checker else {"safety_checker": None, "feature_extractor": None}
+    with staged(base) as view:
+        try:
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                view,
+                use_safetensors=True,
+                local_files_only=True,
+                requires_safety_checker=keep_safety_checker,
+                **unused,
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ModelError(f"{base.reference} cannot be loaded as a StableDiffusionPipeline: {error}") from None
+    # Not the view, which is gone: whoever saves the pipeline would write its name down.
+    for part in (pipeline, pipeline.vae, pipeline.unet):
+        part.register_to_config(_name_or_path=str(base.folder))
+    pipeline.text_encoder.config._name_or_path = pipeline.text_encoder.name_or_path = str(base.folder / "text_encoder")
+    pipeline.tokenizer.name_or_path = str(base.folder / "tokenizer")
+    return pipeline
 
 
 def _refuse_batch_mixing(part: torch.nn.Module, reference: str) -> None:

@@ -4,10 +4,9 @@ No torch here: planning and the coordinator's round loop only need configuration
 Safetensors alone are read, and no code from a model folder ever runs (DESIGN 6).
 """
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from undertone.canonical import file_sha256
+from undertone.canonical import digest_of, file_sha256
 from undertone.errors import ModelError, PlanChanged
+from undertone.models.part_files import Weights, part_files, read_json
+from undertone.models.readme import licence_of
 
 EMBEDDED = {"embedded:tiny": Path(__file__).parent / "embedded" / "tiny"}
 
@@ -28,19 +29,24 @@ PARTS = {
     "scheduler": None,
 }
 _OPTIONAL_PARTS = ("safety_checker", "feature_extractor")
-_WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor")
-_HUB_FILES = ("model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors", "README.md", "LICENSE*")
+# Where a part's class may come from; any other name would be a module of the folder's own.
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+Stamp = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class PinnedBase:
-    """A base model on disk: `files` maps each path used, relative to `folder`, to its SHA-256."""
+    """A base model on disk: `files` maps each path used, relative to `folder`, to its SHA-256.
+
+    `stamps` says of each file which one was hashed (inode, length, times).
+    """
 
     reference: str
     revision: str | None
     folder: Path
     files: Mapping[str, str]
+    stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False, repr=False)
 
     def config(self, part: str) -> dict[str, Any]:
         """The JSON configuration of `unet`, `vae`, `text_encoder` or `scheduler`.
@@ -49,7 +55,7 @@ class PinnedBase:
             ModelError: the file is not a JSON object.
         """
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        return _read_json(self.folder / part / name)
+        return read_json(self.folder / part / name)
 
     @property
     def embedding_width(self) -> int:
@@ -65,9 +71,7 @@ class PinnedBase:
     @property
     def licence(self) -> str:
         """The licence that the base model's card names, or "unknown"."""
-        card = self.folder / "README.md"
-        found = re.search(r"^license:\s*(\S+)", card.read_text(encoding="utf-8"), re.M) if card.is_file() else None
-        return found.group(1) if found else "unknown"
+        return licence_of(self.folder / "README.md")
 
     def embedding_of(self, word: str) -> NDArray[np.float32]:
         """The token embedding [width] of a word that is a single token.
@@ -81,43 +85,52 @@ class PinnedBase:
             raise ModelError(
                 f'"{word}" is not a single word of {self.reference}; choose a word that is, such as "picture"'
             )
-        weights = self.folder / self._weights_of("text_encoder")
-        try:
-            with safe_open(weights, framework="np") as tensors:
-                key = next(name for name in tensors.keys() if name.endswith("token_embedding.weight"))  # noqa: SIM118 - safe_open is no mapping
-                row: NDArray[np.float32] = tensors.get_slice(key)[vocabulary[token]].astype(np.float32)
-        except (SafetensorError, StopIteration, TypeError) as error:
-            raise ModelError(f"{weights.name} of {self.reference} has no readable token embeddings: {error}") from None
-        return row
+        files = self.weights_of("text_encoder").files
+        for file in files:
+            try:
+                with safe_open(self.folder / "text_encoder" / file, framework="np") as tensors:
+                    key = next((name for name in tensors.keys() if name.endswith("token_embedding.weight")), None)  # noqa: SIM118 - safe_open is no mapping
+                    if key is None:
+                        continue
+                    row: NDArray[np.float32] = tensors.get_slice(key)[vocabulary[token]].astype(np.float32)
+                    return row
+            except (SafetensorError, OSError, TypeError) as error:
+                raise ModelError(f"{file} of {self.reference} has no readable token embeddings: {error}") from None
+        raise ModelError(f"{files[0]} of {self.reference} has no readable token embeddings: there is no such tensor")
 
     def shapes(self, part: str) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every tensor of `unet` or `text_encoder`, by names as the loaded module has them.
 
         Raises:
-            ModelError: the weights cannot be read.
+            ModelError: the weights cannot be read, or two shards hold one tensor.
         """
-        weights = self.folder / self._weights_of(part)
-        try:
-            with safe_open(weights, framework="np") as tensors:
-                found = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - as above
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{weights.name} of {self.reference} cannot be read: {error}") from None
-        return {short_name(name): shape for name, shape in sorted(found.items())}
+        found: dict[str, tuple[int, ...]] = {}
+        for file in self.weights_of(part).files:
+            try:
+                with safe_open(self.folder / part / file, framework="np") as tensors:
+                    shapes = {short_name(name): tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - as above
+            except (SafetensorError, OSError) as error:
+                raise ModelError(f"{file} of {self.reference} cannot be read: {error}") from None
+            if shapes.keys() & found.keys():
+                raise ModelError(
+                    f"{part}/{file} of {self.reference} holds {min(shapes.keys() & found.keys())}, which another "
+                    "shard holds too; download it again"
+                )
+            found |= shapes
+        return dict(sorted(found.items()))
+
+    def weights_of(self, part: str) -> Weights:
+        """The weights of a part, as they were pinned."""
+        names = [name.removeprefix(f"{part}/") for name in self.files if name.startswith(f"{part}/")]
+        index = next((name for name in names if ".safetensors.index." in name), None)
+        return Weights(index, tuple(sorted(name for name in names if name.endswith(".safetensors"))))
 
     def _vocabulary(self) -> dict[str, int]:
         listed = self.folder / "tokenizer" / "vocab.json"
         if listed.is_file():
-            return _read_json(listed)
-        vocabulary: dict[str, int] = _read_json(self.folder / "tokenizer" / "tokenizer.json")["model"]["vocab"]
+            return read_json(listed)
+        vocabulary: dict[str, int] = read_json(self.folder / "tokenizer" / "tokenizer.json")["model"]["vocab"]
         return vocabulary
-
-    def _weights_of(self, part: str) -> str:
-        return next(name for name in self.files if name.startswith(f"{part}/") and name.endswith(".safetensors"))
-
-    @property
-    def variant(self) -> str | None:
-        """`fp16` where the folder holds only half-precision weights under that name."""
-        return "fp16" if ".fp16." in self._weights_of("unet") else None
 
 
 def short_name(name: str) -> str:
@@ -139,21 +152,31 @@ def pin(reference: str, revision: str | None = None) -> PinnedBase:
     index = folder / "model_index.json"
     if not index.is_file():
         raise ModelError(f"{reference} has no model_index.json: a base model is a folder in the diffusers layout")
-    listed = _read_json(index)
-    names = ["model_index.json"]
-    for part, needed in PARTS.items():
-        class_name = (listed.get(part) or [None, None])[1]
-        if class_name is None or not (folder / part).is_dir():
-            raise ModelError(f"{reference} has no {part}; Undertone needs the parts {', '.join(PARTS)}")
-        if needed is not None and class_name.removesuffix("Fast") != needed:
-            raise ModelError(
-                f"the {part} of {reference} is a {class_name}; Undertone needs a {needed} (Stable Diffusion 1.x/2.x)"
-            )
-        names += _files_of(folder, part, reference)
-    for part in _OPTIONAL_PARTS:
-        if (listed.get(part) or [None])[0] is not None and (folder / part).is_dir():
-            names += _files_of(folder, part, reference)
-    return PinnedBase(reference, revision, folder, {name: file_sha256(folder / name) for name in sorted(names)})
+    names = ["model_index.json", *_parts_of(folder, read_json(index), reference)]
+    hashed = {name: _hashed(folder, name, reference) for name in sorted(names)}
+    return PinnedBase(
+        reference,
+        revision,
+        folder,
+        {name: digest for name, (digest, _) in hashed.items()},
+        {name: stamp for name, (_, stamp) in hashed.items()},
+    )
+
+
+def is_hub_id(reference: str) -> bool:
+    """Whether a reference is spelled as `org/name`."""
+    return _HUB_ID.fullmatch(reference) is not None
+
+
+def files_digest(files: Mapping[str, str]) -> str:
+    """One digest for all the pinned files of a base: what a site's policy lists."""
+    return digest_of(dict(files))
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Which file it is and when it last changed; another stamp is another file."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def check_pins(base: PinnedBase, files: Mapping[str, str]) -> None:
@@ -174,7 +197,7 @@ def _folder_of(reference: str, revision: str | None) -> Path:
         raise ModelError(f'there is no "{reference}"; shipped with Undertone: {", ".join(EMBEDDED)}')
     if Path(reference).is_dir():
         return Path(reference)
-    if not _HUB_ID.fullmatch(reference):
+    if not is_hub_id(reference):
         raise ModelError(
             f'model.base = "{reference}" is neither a folder here, nor a hub id, nor one of {", ".join(EMBEDDED)}'
         )
@@ -187,34 +210,60 @@ def _folder_of(reference: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(reference, revision=revision, allow_patterns=list(_HUB_FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        # A node, a coordinator or a plan never goes online: `undertone model pin` alone does (fetching.py).
+        return Path(snapshot_download(reference, revision=revision, local_files_only=True))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
-            f"{reference} at {revision} could not be fetched and is not in the local cache "
-            f"({type(error).__name__}); download it where there is a network, or give its folder"
+            f"{reference} at {revision} is not in this machine's Hugging Face cache ({type(error).__name__}), and "
+            f"nothing is fetched while a study is planned or runs. Where there is a network: undertone model pin "
+            f"{reference} --revision {revision}; or copy the model here and give its folder"
         ) from None
 
 
-def _files_of(folder: Path, part: str, reference: str) -> list[str]:
-    """The files of one part: JSON and text, and exactly one weights file, full precision first."""
-    small = [path for path in (folder / part).iterdir() if path.suffix in (".json", ".txt")]
-    names = [f"{part}/{path.name}" for path in small if not path.name.endswith(".index.json")]
-    if part in _WEIGHTLESS:
-        return names
-    for stem in ("diffusion_pytorch_model", "model"):
-        for ending in (".safetensors", ".fp16.safetensors"):
-            if (folder / part / (stem + ending)).is_file():
-                return [*names, f"{part}/{stem}{ending}"]
-    raise ModelError(
-        f"the {part} of {reference} has no .safetensors weights; other formats can run code and are refused"
-    )
+def _parts_of(folder: Path, listed: Mapping[str, Any], reference: str) -> list[str]:
+    """The files of every part that model_index.json lists."""
+    if not isinstance(listed.get("_class_name", ""), str):
+        raise ModelError(f"model_index.json of {reference} names a pipeline with code of its own, which is never run")
+    classes = {part: value for part, value in listed.items() if isinstance(value, list) and any(value)}
+    names: list[str] = []
+    for part, needed in PARTS.items():
+        class_name = _class_of(classes, part)
+        if class_name is None or not (folder / part).is_dir():
+            raise ModelError(f"{reference} has no {part}; Undertone needs the parts {', '.join(PARTS)}")
+        if needed is not None and class_name.removesuffix("Fast") != needed:
+            raise ModelError(
+                f"the {part} of {reference} is a {class_name}; Undertone needs a {needed} (Stable Diffusion 1.x/2.x)"
+            )
+        names += part_files(folder, part, reference)
+    for part, value in classes.items():
+        if part not in PARTS and part not in _OPTIONAL_PARTS:
+            raise ModelError(
+                f"{reference} has a part {ascii(part)[1:-1][:60]}, which Undertone does not know: Stable Diffusion 1.x "
+                f"and 2.x have {', '.join(PARTS)}. Where it is not needed, write [null, null] in model_index.json"
+            )
+        if value[0] not in _LIBRARIES:
+            raise ModelError(
+                f"model_index.json of {reference} takes its {part} from {ascii(value[0])[:60]}; classes of "
+                f"{', '.join(_LIBRARIES)} are used, and code from a model's folder never runs"
+            )
+        if part in _OPTIONAL_PARTS and (folder / part).is_dir():
+            names += part_files(folder, part, reference)
+    return names
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _class_of(classes: Mapping[str, list[Any]], part: str) -> str | None:
+    value = classes.get(part, [None, None])
+    return value[1] if len(value) == 2 and isinstance(value[1], str) else None
+
+
+def _hashed(folder: Path, name: str, reference: str) -> tuple[str, Stamp]:
+    """SHA-256 of a file, and which file it was."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path.parent.name}/{path.name} of the base model cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path.parent.name}/{path.name} of the base model is not a JSON object")
-    return value
+        before = stamp_of(folder / name)
+        digest = file_sha256(folder / name)
+        after = stamp_of(folder / name)
+    except OSError as error:
+        raise ModelError(f"{name} of {reference} cannot be read: {error.strerror or error}") from None
+    if before != after:
+        raise ModelError(f"{name} of {reference} changed while it was being hashed; wait until it is whole")
+    return digest, after

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from undertone.pretraining.config import AutoencoderTable, Config, UnetTable
 from undertone.pretraining.procedural import NEUTRAL_SHARE, NOUN_SHARE, SHARES
+from undertone.quoting import markdown_code, markdown_text, yaml_text
 
 _FRONT = """---
 license: {licence}
@@ -83,9 +84,9 @@ def model_card(config: Config, images: int, *, words: int = 0, length: int = 0, 
     recipe = "\n".join(f"| {name} | {text} |" for name, text in rows)
     limits = (_LIMITS_DRAWN if drawn else "") + "It has no safety checker: what you adapt it to may need one.\n"
     front = _FRONT.format(
-        licence="apache-2.0" if drawn else config.data.licence,
+        licence="apache-2.0" if drawn else yaml_text(config.data.licence),
         tags="stable-diffusion, synthetic-data" if kind == "text" else "synthetic-data",
-        name=config.pretrain.name,
+        name=markdown_text(config.pretrain.name),
         kind=told,
         size=size,
     )
@@ -110,12 +111,13 @@ def _drawn(config: Config, images: int) -> str:
 
 
 def _folder(config: Config, images: int) -> str:
-    return f"{images:,} public images of a folder, captions `{config.data.caption}`. Licence: {config.data.licence}.\n"
+    caption, licence = markdown_code(config.data.caption), markdown_text(config.data.licence)
+    return f"{images:,} public images of a folder, captions {caption}. Licence: {licence}.\n"
 
 
 def _autoencoder(table: AutoencoderTable, size: int) -> str:
     if table.base is not None:
-        return f"that of {table.base}, unchanged"
+        return f"that of {markdown_text(table.base)}, unchanged"
     factor = 2 ** (len(table.channels) - 1)
     return (
         f"{size} x {size} RGB to {table.latent_channels} x {size // factor} x {size // factor}, channels "
@@ -133,14 +135,14 @@ def _text_encoder(table: UnetTable, words: int, length: int) -> str:
 
 
 def _unet(table: UnetTable, classes: Sequence[str]) -> str:
-    told = f"; classes {', '.join(classes)}" if classes else ""
+    told = f"; classes {', '.join(map(markdown_text, classes))}" if classes else ""
     if table.time_power != 1:
         told += f"; steps t = T u^{table.time_power:g}"
     if table.align:
         told += f"; its middle aligned with Undertone's public encoder, weight {table.align:g}"
     if table.favour:
         told += "; images picked more often for a word: "
-        told += ", ".join(f"{word} {factor:g}" for word, factor in table.favour.items())
+        told += ", ".join(f"{markdown_text(word)} {factor:g}" for word, factor in table.favour.items())
     return (
         f"channels {tuple(table.channels)}, {table.layers} layers a level; "
         f"{_steps(table.steps, table.batch, table.learning_rate, table.average)}; of "

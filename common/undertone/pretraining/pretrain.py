@@ -15,6 +15,7 @@ from transformers import CLIPTokenizer
 from undertone.durable import read_array, write_array
 from undertone.errors import FolderError, ModelError, StudyError
 from undertone.models.pinned import pin
+from undertone.models.staging import staged
 from undertone.pretraining.alignment import Alignment, Conditioned, public_targets
 from undertone.pretraining.card import model_card
 from undertone.pretraining.config import Config, Precision, StageTable
@@ -64,7 +65,9 @@ def _autoencoder(config: Config, data: PublicSet, checkpoints: Path, device: str
     if table.base is not None:
         base = pin(table.base)
         reporter().line(f"the autoencoder of {table.base}, as it is")
-        return AutoencoderKL.from_pretrained(base.folder / "vae").eval().requires_grad_(False).to(device)
+        with staged(base) as view:
+            vae = AutoencoderKL.from_pretrained(view / "vae", use_safetensors=True, local_files_only=True)
+        return vae.eval().requires_grad_(False).to(device)
     shape = VaeShape(config.data.size, tuple(table.channels), table.layers, table.latent_channels)
     return train_vae(
         torch.from_numpy(data.pixels),
