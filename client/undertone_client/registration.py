@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from undertone.canonical import canonical_json, sha256_hex
 from undertone.captions import caption_fields
+from undertone.claim import check_claim
 from undertone.durable import sync, write_durable
 from undertone.errors import DataError, FolderError
 from undertone.plan import Plan
@@ -47,7 +48,9 @@ def register(site: SiteDir, plan: Plan) -> RecordTable:
     Raises:
         DataError: what is wrong with which line; nothing was registered.
         FolderError: the registration cannot be written, or the one that is there is damaged.
+        UnderstatedClaim: the plan claims less than it costs; nothing was registered.
     """
+    check_claim(plan)
     earlier = registered(site, plan)
     if earlier is not None:
         return earlier

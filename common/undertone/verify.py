@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from undertone.canonical import Json, canonical_json
+from undertone.claim import recompute_epsilon
 from undertone.errors import (
     FolderError,
     LedgerCorrupt,
@@ -21,7 +22,6 @@ from undertone.keys import PLAN_DOMAIN, check_signature
 from undertone.manifest import check_manifest
 from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
-from undertone.resolve import recompute_epsilon
 from undertone.statement import TookPart, privacy_statement
 
 

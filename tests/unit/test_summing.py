@@ -281,7 +281,7 @@ def test_a_sum_belongs_to_its_coins(tmp_path: Path) -> None:
 
 
 def test_a_unit_is_clipped_a_little_inside_the_bound(make_world: Make) -> None:
-    world = make_world({"north": 2, "east": 2}, micro_batch=2, slots=SLOTS)
+    world = make_world({"north": 2, "east": 2}, micro_batch=2, slots=SLOTS, clip_units=1 << 20, sigma=1 << 20)
     far = START - 10
     world.ask("prepare", state=far)
     with NodeState(world.sites["north"] / "state.sqlite") as memory:

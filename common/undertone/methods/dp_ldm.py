@@ -9,12 +9,13 @@ difference, `delta.safetensors`; `undertone export` makes a whole pipeline of it
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from undertone.bounds import ITEMS, NAME
 from undertone.errors import StudyError
 from undertone.layout import Layout
 from undertone.methods.gradient import GradientMethod, GradientOptions
@@ -34,7 +35,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 class DPLDMOptions(GradientOptions):
     """[method] keys of dp-ldm. `blocks`: "all", or names such as "up_blocks", "up_blocks.1", "mid_block"."""
 
-    blocks: list[str] = Field(default=[ALL], min_length=1)
+    blocks: list[Annotated[str, Field(max_length=NAME)]] = Field(default=[ALL], min_length=1, max_length=ITEMS)
     embedder: bool = True
 
 

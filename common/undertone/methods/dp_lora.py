@@ -8,12 +8,13 @@ so it needs no further number.
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from undertone.bounds import ITEMS, NAME
 from undertone.errors import StudyError
 from undertone.layout import Layout
 from undertone.methods.gradient import GradientMethod, GradientOptions
@@ -38,7 +39,9 @@ class DPLoRAOptions(GradientOptions):
 
     rank: int = Field(default=4, ge=1, le=256)
     alpha: int = Field(default=4, ge=1, le=1024)
-    targets: list[str] = Field(default=["attention"], min_length=1)
+    targets: list[Annotated[str, Field(max_length=NAME)]] = Field(
+        default=["attention"], min_length=1, max_length=ITEMS
+    )
 
 
 class DPLoRA(GradientMethod):

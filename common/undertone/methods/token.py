@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from undertone.bounds import NAME
 from undertone.captions import caption_fields
 from undertone.errors import StudyError
 from undertone.models.files import EMBEDS
@@ -16,7 +17,7 @@ class TokenOptions(Section):
     """[method] keys of a learned word: its name, the word it starts at, of how many vectors it is."""
 
     token: str = Field(default="<private>", pattern=r"^<[a-z0-9-]{1,40}>$")
-    initial_word: str = Field(default="picture", min_length=1)
+    initial_word: str = Field(default="picture", min_length=1, max_length=NAME)
     vectors: int = Field(default=1, ge=1, le=16)
 
 
