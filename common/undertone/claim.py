@@ -1,13 +1,13 @@
 """The claim of a plan, recomputed by whoever reads it (PRIVACY 10).
 
-A plan is signed by its coordinator, and a signature proves nothing about a figure in it. So whoever approves, registers,
-answers, runs or verifies a plan computes epsilon from the plan's own mechanism, at `max_attempts`, and refuses a plan that
-claims less. A plan that claims more says less than it gives and harms nobody: `verify` alone insists on equality, because
-it reports the figure.
+A plan is signed by its coordinator, and a signature proves nothing about a figure in it. So whoever approves,
+registers, answers, runs or verifies a plan computes epsilon from the plan's own mechanism, at `max_attempts`, and
+refuses a plan that claims less. A plan that claims more says less than it gives and harms nobody: `verify` alone
+insists on equality, because it reports the figure.
 
-Plan and accounting are all that this needs: a node without torch runs it. For every plan that its schema lets pass it takes
-less than 10 s and 1 GB. Measured on one core: at most 0.1 s and 120 MB at the settings of examples/; 5.5 s and 330 MB
-at p = 0.5, z = 100, T = 10^6; 3.1 s and 350 MB with noise so little that epsilon is 10^5 and more; nothing below Delta / 16.
+Plan and accounting are all that this needs: a node without torch runs it. For every plan that its schema lets pass it
+takes less than 10 s and 1 GB. Measured on one core: 0.1 s and 120 MB at the settings of examples/; 5.5 s and 330 MB at
+p = 0.5, z = 100, T = 10^6; 3 s and 350 MB with noise so little that epsilon is 10^5 and more; none below Delta / 16.
 """
 
 from dataclasses import replace

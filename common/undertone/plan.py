@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from undertone import bounds
-from undertone import PROTOCOL, __version__
+from undertone import PROTOCOL, __version__, bounds
 from undertone.aggregation import fault
 from undertone.canonical import Json, canonical_json, sha256_hex
 from undertone.errors import MechanismViolation, PlanChanged

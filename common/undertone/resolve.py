@@ -55,7 +55,7 @@ def resolve(
         where = ".".join(map(str, first["loc"])) or "its numbers"
         raise StudyError(f"the study makes no plan that a site would read: {where}: {first['msg']}") from None
     if len(plan.as_bytes()) > PLAN_BYTES:
-        raise StudyError(f"the plan has more than {PLAN_BYTES} bytes, which no site would read; use fewer or shorter names")
+        raise StudyError(f"the plan has more than {PLAN_BYTES} bytes, which no site would read; use shorter names")
     return plan
 
 

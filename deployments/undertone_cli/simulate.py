@@ -223,7 +223,7 @@ def show_result(run_folder: Path, release: Path) -> None:
     where = [
         ("pictures before and after", release / "samples.png"),
         ("what it reveals", release / "privacy.json"),
-        ("check it", f"undertone verify {release}"),
+        ("check it", f"undertone verify {release} --coordinator {public_hex(RunFolder(run_folder).key())}"),
         ("make images", f'undertone generate {release} --prompt "..." -n 8 --out images'),
         ("watch it", f"tensorboard --logdir {run_folder / 'events'}"),
     ]

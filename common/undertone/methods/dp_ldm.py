@@ -19,6 +19,7 @@ from undertone.bounds import ITEMS, NAME
 from undertone.errors import StudyError
 from undertone.layout import Layout
 from undertone.methods.gradient import GradientMethod, GradientOptions
+from undertone.methods.protocol import Shapes
 from undertone.models.files import DELTA
 from undertone.models.pinned import PinnedBase
 from undertone.study import Section
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 ALL = "all"
 _BLOCK = re.compile(r"(.+\.attentions\.\d+)\..+")
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 class DPLDMOptions(GradientOptions):
@@ -65,6 +65,11 @@ class DPLDM(GradientMethod):
     def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
         """`delta.safetensors`: what to add to the base's tensors."""
         return {DELTA: self.layout(base).unflatten(w)}
+
+    def released_layout(self, file: str, shapes: Shapes) -> Layout | None:
+        """The UNet's tensors, then the text encoder's, each in the order of their names."""
+        ordered = sorted(shapes.items(), key=lambda tensor: (not tensor[0].startswith("unet."), tensor[0]))
+        return Layout(tuple(ordered)) if file == DELTA else None
 
 
 def block_layout(unet: Shapes, text_encoder: Shapes, options: DPLDMOptions) -> Layout:

@@ -1,9 +1,9 @@
 """How far privacy losses are spread: what an accountant is about to need, before it needs it.
 
-l(x) = ln(1 - p + p exp((2x - 1) / 2z^2)) is the loss of one charge at x, drawn from N(0, z^2), or with probability p from
-N(1, z^2); the other direction is -l at x drawn from N(0, z^2). dp-accounting keeps the losses of one charge between the
-places beyond which a normal has a mass of e^-50, and of T charges together what Chernoff's bound leaves (Koskela et al.
-2021, eq. 5) at orders of up to 20 over that range. The same bound is taken here with integrals over 2 x 4,001 points.
+l(x) = ln(1 - p + p exp((2x - 1) / 2z^2)) is the loss of one charge at x, drawn from N(0, z^2), or with probability p
+from N(1, z^2); the other direction is -l at x drawn from N(0, z^2). dp-accounting keeps the losses of one charge
+between the places beyond which a normal has a mass of e^-50, and of T charges together what Chernoff's bound leaves, at
+orders of up to 20 over that range. The same bound is taken here with sums over 2 x 4,001 points.
 """
 
 import math
@@ -52,7 +52,7 @@ def _composed(losses: NDArray[np.float64], log_masses: NDArray[np.float64], widt
         min((count * _log_mean(sign * order * losses + log_masses) + _TAIL) / order for order in orders)
         for sign in (1, -1)
     )
-    return max(above + below, width)
+    return float(max(above + below, width))
 
 
 def _log_mean(terms: NDArray[np.float64]) -> float:
