@@ -18,6 +18,7 @@ from undertone.privacy.distributed import DistributedEvent, noise_margin, share_
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import Grid
 from undertone.privacy.slots import overflow_delta, sum_sensitivity
+from undertone.shown import shown
 from undertone.stages import FLOAT_SUM, PER_ROW, Sensitivity
 from undertone.study import Mode, Section, SiteName, Unit
 
@@ -252,7 +253,7 @@ class Plan(Section):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "plan"
-            raise PlanChanged(f"plan.json does not hold a plan: {where}: {first['msg']}") from None
+            raise PlanChanged(f"plan.json does not hold a plan: {shown(where)}: {first['msg']}") from None
         if plan.as_bytes() != data:
             raise PlanChanged("plan.json is not in canonical form; restore the file that was written")
         return plan

@@ -9,7 +9,7 @@ from undertone.durable import part_of
 from undertone.errors import FolderError
 from undertone.progress import reporting
 from undertone_cli.console import Bars, out
-from undertone_cli.released import BASE_HELP, COORDINATOR_HELP, adapted_base, coordinator_key, released_plan
+from undertone_cli.released import BASE_HELP, COORDINATOR_HELP, adapted_base, coordinator_key, released_plan, say_signer
 
 
 def export(release: Path, folder: Path, base_copy: Path | None = None, coordinator: str | None = None) -> Path:
@@ -57,3 +57,4 @@ def command(release: Path, folder: Path, base_copy: Path | None, coordinator: st
     with Bars() as bars, reporting(bars):
         export(release, folder, base_copy, coordinator)
     out.print(f"pipeline in {folder}", highlight=False, markup=False)
+    say_signer(coordinator)

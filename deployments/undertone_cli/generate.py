@@ -17,7 +17,7 @@ from undertone.models.grid import save_grid
 from undertone.plan import Plan
 from undertone.progress import reporter, reporting
 from undertone_cli.console import Bars, out
-from undertone_cli.released import BASE_HELP, COORDINATOR_HELP, adapted_base, coordinator_key, released_plan
+from undertone_cli.released import BASE_HELP, COORDINATOR_HELP, adapted_base, coordinator_key, released_plan, say_signer
 
 _BATCH = 16
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,62}")
@@ -174,3 +174,4 @@ def command(
         )
     look = folder if classes else folder / "grid.png"
     out.print(f"{len(paths)} images in {folder}; look at {look}", highlight=False, markup=False)
+    say_signer(coordinator)

@@ -10,8 +10,8 @@ from undertone.errors import FolderError, InputError
 from undertone.models.pinned import check_pins, pin
 from undertone.models.weights import check_weights
 from undertone.plan import Plan
-from undertone.progress import reporter
 from undertone.verify import checked_plan
+from undertone_cli.console import out
 
 if TYPE_CHECKING:
     from undertone.models.base import LoadedBase
@@ -31,10 +31,14 @@ def coordinator_key(_context: click.Context, _option: click.Parameter, key: str 
     return key
 
 
+def say_signer(coordinator: str | None) -> None:
+    """After the work: whether the key that signed is known to be the coordinator's."""
+    if coordinator is None:
+        out.print("the signer of the release was not checked; --coordinator KEY does", highlight=False, markup=False)
+
+
 def released_plan(release: Path, folder: Path, coordinator: str | None = None) -> Plan:
     """The plan of a release, once manifest and signatures hold and the folder to write to is free.
-
-    Without the coordinator's key a line says that the signer was not checked.
 
     Raises:
         FolderError: no release, or the folder exists.
@@ -42,9 +46,7 @@ def released_plan(release: Path, folder: Path, coordinator: str | None = None) -
     """
     if not (release / "plan.json").is_file():
         raise FolderError(f"{release} is not a release folder: it has no plan.json")
-    plan, signer = checked_plan(release, coordinator)
-    if coordinator is None:
-        reporter().line(f"the files are as signed by {signer[:16]}; the signer was not checked (--coordinator KEY)")
+    plan, _ = checked_plan(release, coordinator)
     if folder.exists():
         raise FolderError(f"{folder} exists already; choose another --out")
     return plan

@@ -22,13 +22,15 @@ def command(release: Path, coordinator: str | None) -> None:
     has the key as `coordinator` in its policy.toml, the coordinator in RUN/federation.json.
     """
     found = verify(release, coordinator)
-    if not found.signer_checked:
+    if found.signer_checked:
+        out.print(f"{release}: verified", style="bold", highlight=False, markup=False, soft_wrap=True)
+    else:
         first = (
             f"{release}: self-consistent, signer not checked; give --coordinator KEY, got from the coordinator itself"
         )
         out.print(first, style="bold yellow", highlight=False, markup=False, soft_wrap=True)
     table(
-        f"{release}: verified" if found.signer_checked else "what it says of itself",
+        "what was checked" if found.signer_checked else "what it says of itself",
         ["", ""],
         [
             ("study", found.study),
