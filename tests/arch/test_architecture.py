@@ -72,7 +72,7 @@ WALLS = {
     "peft": {"undertone/methods/trained.py"},
     "random": set(),
     "secrets": {"undertone_cli/generate.py"},
-    "safetensors.numpy": {"undertone_server/release.py", "undertone/models/adapted.py"},
+    "safetensors.numpy": {"undertone_server/release.py", "undertone/models/weights.py"},
 }
 TORCH_FREE = (
     "undertone/privacy/",
@@ -85,7 +85,9 @@ TORCH_FREE = (
     "undertone/methods/optimisers.py",
     "undertone/methods/protocol.py",
     "undertone/methods/registry.py",
+    "undertone/claim.py",
     "undertone/models/pinned.py",
+    "undertone/models/weights.py",
     "undertone/plan.py",
     "undertone/resolve.py",
     "undertone/study.py",

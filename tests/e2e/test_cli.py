@@ -268,7 +268,9 @@ def test_verify_says_which_file(finished_run: FinishedRun, tmp_path: Path) -> No
 def test_generated_images_say_that_they_are_synthetic(finished_run: FinishedRun, tmp_path: Path) -> None:
     out = tmp_path / "images"
     options = ["--prompt", "a <private>", "-n", 3, "--steps", 2, "--seed", 7]
-    assert call("generate", finished_run.release, *options, "--out", out).exit_code == 0
+    made = call("generate", finished_run.release, *options, "--out", out)
+    assert made.exit_code == 0
+    assert "signer of the release was not checked" in made.stdout
     assert {path.name for path in out.iterdir()} == {"00000.png", "00001.png", "00002.png", "metadata.csv", "grid.png"}
     for path in sorted(out.glob("0*.png")):
         image = Image.open(path)
@@ -279,7 +281,8 @@ def test_generated_images_say_that_they_are_synthetic(finished_run: FinishedRun,
         rows = list(csv.DictReader(stream))
     assert [(row["seed"], row["synthetic"]) for row in rows] == [("7", "yes"), ("8", "yes"), ("9", "yes")]
     again = tmp_path / "again"
-    call("generate", finished_run.release, *options, "--out", again)
+    known = call("generate", finished_run.release, *options, "--out", again, *coordinator_of(finished_run.run))
+    assert "not checked" not in known.stdout
     np.testing.assert_array_equal(
         np.asarray(Image.open(again / "00001.png")), np.asarray(Image.open(out / "00001.png"))
     )

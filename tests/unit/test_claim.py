@@ -304,7 +304,7 @@ def test_every_figure_of_a_plan_has_a_bound(dummy_base: Path, where: str, value:
         b" " * (1 << 20) + b" ",
         b"[" * (1 << 20),
         b'{"protocol":' + b"9" * (1 << 19) + b"}",
-        b'{"' + b"\x01" * 1000 + b'":1}',
+        b'{"' + b"\\u0001" * 1000 + b'":1}',
     ],
     ids=["longer", "deep", "a number of half a million digits", "a key of control characters"],
 )
