@@ -43,7 +43,12 @@ def check_manifest(folder: Path, coordinator: str | None = None) -> str:
     signer, files = _signed(folder)
     if coordinator is not None and coordinator != signer:
         raise NotVerified(f"the release is signed by {signer[:16]}, not by {coordinator[:16]}")
-    present = {path.name for path in islice(folder.iterdir(), RELEASE_FILES + 3)} - {MANIFEST, SIGNATURE}
+    there = [path.name for path in islice(folder.iterdir(), RELEASE_FILES + 3)]
+    if len(there) > RELEASE_FILES + 2:
+        raise NotVerified(
+            f"{folder} holds more than {RELEASE_FILES} files besides its manifest; no release of ours does"
+        )
+    present = set(there) - {MANIFEST, SIGNATURE}
     for name in sorted(set(files) | present):
         if name not in present:
             raise NotVerified(f"{name} is missing from the release")

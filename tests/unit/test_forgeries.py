@@ -142,6 +142,7 @@ FORGERIES: dict[str, tuple[dict[str, Any], str]] = {
     "a signature of 1 MB": ({"files": raw("plan.sig", b"0" * (1 << 20))}, r"plan\.sig has more than"),
     "a manifest of 1 MB": ({"after": raw(MANIFEST, b" " * (1 << 20))}, r"MANIFEST\.json has more than"),
     "150 files": ({"files": many_files}, r"does not list at most 100 files"),
+    "150 files added later": ({"after": many_files}, r"holds more than 100 files"),
     "a path upwards": ({"after": resigned(files={"../x": "0" * 64})}, r"no plain name"),
     "a path inwards": ({"after": resigned(files={"a/b": "0" * 64})}, r"no plain name"),
     "a hidden file": ({"after": resigned(files={".x": "0" * 64})}, r"no plain name"),
