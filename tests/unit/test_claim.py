@@ -12,7 +12,7 @@ from tests.support.forgery import changed_plan
 from tests.support.studies import study_with
 from tests.support.world import World, make_plan, secure
 from undertone import claim
-from undertone.claim import TOLERANCE, check_claim, delta_warning, recompute_epsilon
+from undertone.claim import check_claim, delta_warning, recompute_epsilon
 from undertone.errors import PlanChanged, StudyError, UnderstatedClaim
 from undertone.models.pinned import PinnedBase
 from undertone.plan import Plan
@@ -66,9 +66,9 @@ def test_either_figure_alone_is_checked(dummy_base: Path) -> None:
 
 def test_the_last_bits_of_another_processor_pass_and_no_more(dummy_base: Path) -> None:
     plan = make_plan(dummy_base, SITES)
-    check_claim(lower(plan, 1 - TOLERANCE / 2))
+    check_claim(lower(plan, 1 - 5e-10))
     with pytest.raises(UnderstatedClaim):
-        check_claim(lower(plan, 1 - 3 * TOLERANCE))
+        check_claim(lower(plan, 1 - 2e-9))
 
 
 def test_a_higher_claim_says_less_than_it_gives_and_passes(dummy_base: Path) -> None:
@@ -296,6 +296,13 @@ def test_every_figure_of_a_plan_has_a_bound(dummy_base: Path, where: str, value:
         Plan.from_bytes(spelled)
     assert "canonical" not in str(refusal.value) or where == "method.options.rate"
     assert len(str(refusal.value)) < 1000
+
+
+def test_a_plan_that_is_too_long_is_not_parsed(dummy_base: Path) -> None:
+    spelled = make_plan(dummy_base, SITES).as_bytes()
+    assert Plan.from_bytes(spelled)
+    with pytest.raises(PlanChanged, match="no plan has more than"):
+        Plan.from_bytes(spelled + b" " * (1 << 20))
 
 
 @pytest.mark.parametrize(
