@@ -7,6 +7,7 @@ be a function call, a Flower ClientApp or a socket.
 from pathlib import Path
 
 from undertone import PROTOCOL
+from undertone.claim import check_claim
 from undertone.errors import (
     BudgetExceeded,
     LedgerRestored,
@@ -16,6 +17,7 @@ from undertone.errors import (
     ReplayedAttempt,
     SecureAggregationError,
     TooFewSites,
+    UnderstatedClaim,
 )
 from undertone.keys import PLAN_DOMAIN, check_signature
 from undertone.messages import Reply, Request, Words
@@ -40,6 +42,7 @@ _TOLD = (
     ReplayedAttempt,
     SecureAggregationError,
     TooFewSites,
+    UnderstatedClaim,
 )
 
 
@@ -85,6 +88,7 @@ class Node:
 
         Raises:
             NotApproved, PlanChanged: names what differs.
+            UnderstatedClaim: it claims less than it costs.
         """
         plan, policy = Plan.from_bytes(request.plan), self.site.policy
         check_signature(policy.coordinator, PLAN_DOMAIN, plan.digest, request.signature)
@@ -102,6 +106,7 @@ class Node:
             )
         if not (1 <= request.round <= plan.privacy.rounds and 1 <= request.attempt <= plan.privacy.max_attempts):
             raise PlanChanged(f"round {request.round}, attempt {request.attempt} is not in the plan")
+        check_claim(plan)
         return plan
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from undertone.canonical import digest_of
 from undertone.captions import fill_caption
-from undertone.errors import NotApproved
+from undertone.errors import NotApproved, PlanChanged
 from undertone.failpoints import reached
 from undertone.layout import state_sha256
 from undertone.methods.protocol import Method, Progress, SummingMethod, UnitRecords

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from undertone.canonical import canonical_json, sha256_hex
 from undertone.captions import caption_fields
+from undertone.claim import check_claim
 from undertone.durable import sync, write_durable
 from undertone.errors import FolderError
 from undertone.plan import Plan
@@ -49,7 +50,9 @@ def register(site: SiteDir, plan: Plan) -> RecordTable:
         DataError: what is wrong with which line; nothing was registered.
         NotApproved: the site does not take the plan's base model.
         FolderError: the registration cannot be written, or the one that is there is damaged.
+        UnderstatedClaim: the plan claims less than it costs; nothing was registered.
     """
+    check_claim(plan)
     earlier = registered(site, plan)
     if earlier is not None:
         return earlier

@@ -10,6 +10,7 @@
         |-- NoisyRelease           the release would be mostly noise
         |-- NotApproved            the site has not approved this plan, coordinator or package
         |-- PlanChanged            the plan is not the one that was signed or started
+        |-- UnderstatedClaim       the plan claims a lower epsilon than its mechanism gives
         |-- TooFewSites            fewer sites answered than the plan needs
         |-- MechanismViolation     a bound, a type or a noise level is not what the plan says
         |-- ProtocolError          a message is malformed, or speaks another version
@@ -18,6 +19,7 @@
         |-- LedgerCorrupt          the ledger's chain is broken, or it was restored from an old copy
         |-- LedgerUnavailable      the ledger cannot be read or written now (locked, disk full)
         |-- NotVerified            a release is not what its statement says
+        |   `-- UnfitWeights       its weights are not what the plan releases: names, shapes, float32, finite
         `-- SecureAggregationError masks or shares cannot be trusted; the session ended, nothing was revealed
             |-- UnfaithfulCoordinator  the coordinator's message is not what was agreed, or not what others saw
             `-- UnfaithfulSite     a site's keys, shares or secrets are not what it committed to
@@ -75,6 +77,10 @@ class PlanChanged(Refused):
     """The plan is not the one that was signed or started."""
 
 
+class UnderstatedClaim(Refused):
+    """The plan claims a lower epsilon than its mechanism gives."""
+
+
 class TooFewSites(Refused):
     """Fewer sites answered than the plan needs."""
 
@@ -109,6 +115,10 @@ class LedgerUnavailable(Refused):
 
 class NotVerified(Refused):
     """A release is not what its statement says."""
+
+
+class UnfitWeights(NotVerified):
+    """A release's weights are not what its plan releases, or do not fit the base."""
 
 
 class SecureAggregationError(Refused):

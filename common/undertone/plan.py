@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from undertone import PROTOCOL, __version__
+from undertone import PROTOCOL, __version__, bounds
 from undertone.aggregation import fault
 from undertone.canonical import Json, canonical_json, sha256_hex
 from undertone.errors import MechanismViolation, PlanChanged
@@ -16,28 +16,38 @@ from undertone.privacy.accounting import Event, GaussianEvent
 from undertone.privacy.distributed import DistributedEvent, noise_margin, share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import Grid, too_coarse
+from undertone.shown import shown
 from undertone.stages import PER_ROW, Sensitivity
 from undertone.study import Mode, Section, SiteName, Unit
 
 ClipOrigin = Literal["study", "public images"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Text = Annotated[str, Field(max_length=bounds.TEXT)]
+# A method's own bounds are narrower; these hold before it is asked.
+Option = (
+    _Text
+    | Annotated[int, Field(ge=-bounds.OPTION, le=bounds.OPTION)]
+    | Annotated[float, Field(ge=-bounds.RATIO, le=bounds.RATIO)]
+    | bool
+    | Annotated[list[_Text], Field(max_length=bounds.ITEMS)]
+)
 
 
 class PlannedModel(Section):
     """The base model: its reference and the SHA-256 of every file used."""
 
-    base: str
-    revision: str | None
-    files: dict[str, Sha256]
-    licence: str
+    base: str = Field(max_length=bounds.PATH)
+    revision: Annotated[str, Field(max_length=bounds.NAME)] | None
+    files: dict[Annotated[str, Field(max_length=bounds.PATH)], Sha256] = Field(max_length=bounds.MODEL_FILES)
+    licence: str = Field(max_length=bounds.TEXT)
 
 
 class PlannedMethod(Section):
     """The method, all its options, and what it adapts."""
 
-    name: str
-    options: dict[str, str | int | float | bool | list[str]]
-    dimension: int = Field(ge=1)
+    name: str = Field(max_length=bounds.NAME)
+    options: dict[Annotated[str, Field(max_length=bounds.NAME)], Option] = Field(max_length=bounds.OPTIONS)
+    dimension: int = Field(ge=1, le=bounds.DIMENSION)
     layout_digest: Sha256
 
 
@@ -50,19 +60,19 @@ class PlannedPrivacy(Section):
 
     unit: Unit
     adjacency: Literal["add/remove one unit"] = "add/remove one unit"
-    epsilon_target: float = Field(gt=0, le=100)
-    epsilon: float = Field(ge=0, le=100)
-    epsilon_rdp: float
-    delta: float
+    epsilon_target: float = Field(gt=0, le=bounds.EPSILON)
+    epsilon: float = Field(ge=0, le=bounds.EPSILON)
+    epsilon_rdp: float = Field(ge=0, le=bounds.RATIO)
+    delta: float = Field(gt=0, lt=bounds.DELTA)
     sampling_rate: float = Field(gt=0, le=1)
-    rounds: int = Field(ge=1)
-    max_attempts: int = Field(ge=1)
+    rounds: int = Field(ge=1, le=bounds.ATTEMPTS)
+    max_attempts: int = Field(ge=1, le=bounds.ATTEMPTS)
     noise: Literal["central", "distributed"]
     sigma: int = Field(ge=SMALLEST_SIGMA, le=LARGEST_SIGMA)
     sigma_local: int = Field(ge=0, le=LARGEST_SIGMA)
-    sensitivity: int = Field(ge=1)
+    sensitivity: int = Field(ge=1, le=bounds.SENSITIVITY)
     clip_origin: ClipOrigin
-    noise_to_signal: float
+    noise_to_signal: float = Field(ge=0, le=bounds.RATIO)
     allow_noisy: bool
 
     def event(self, shares: int, dimension: int) -> Event:
@@ -75,11 +85,11 @@ class PlannedPrivacy(Section):
 class PlannedGrid(Section):
     """s, s*C, B, b and m of PRIVACY 4; all integers. The noise margin m is 0 with central noise."""
 
-    scale: int = Field(ge=1)
-    clip_units: int = Field(ge=1024)
-    site_clamp: int = Field(ge=1)
+    scale: int = Field(ge=1, le=bounds.SCALE)
+    clip_units: int = Field(ge=1024, le=1 << 22)
+    site_clamp: int = Field(ge=1, le=bounds.WORD)
     modulus_bits: Literal[32, 24]
-    noise_margin: int = Field(ge=0)
+    noise_margin: int = Field(ge=0, le=bounds.WORD)
 
     def as_grid(self) -> Grid:
         """The same numbers as the mechanism takes them."""
@@ -89,32 +99,32 @@ class PlannedGrid(Section):
 class PlannedData(Section):
     """How records become units and words."""
 
-    unit_column: str | None
-    caption: str
+    unit_column: Annotated[str, Field(max_length=bounds.NAME)] | None
+    caption: str = Field(max_length=bounds.TEXT)
 
 
 class PlannedCohort(Section):
     """The roster with each site's public figure N_i, and where the figures come from."""
 
-    units: dict[SiteName, Annotated[int, Field(ge=1)]]
+    units: dict[SiteName, Annotated[int, Field(ge=1, le=bounds.UNITS)]] = Field(max_length=bounds.SITES)
     units_origin: Literal["published", "filled in by simulate"]
-    min_sites: int = Field(ge=2)
+    min_sites: int = Field(ge=2, le=bounds.SITES)
 
 
 class PlannedAggregation(Section):
     """How vectors become a sum: t, c and the wire's b. With plain aggregation t and c are 0."""
 
     mode: Mode
-    threshold: int = Field(ge=0)
-    colluders: int = Field(ge=0)
+    threshold: int = Field(ge=0, le=bounds.SITES)
+    colluders: int = Field(ge=0, le=bounds.SITES)
     wire_bits: Literal[32, 24]
 
 
 class Plan(Section):
     """A resolved study. Build one with `undertone.resolve.resolve`, read one with `Plan.from_bytes`."""
 
-    protocol: int
-    package: str
+    protocol: int = Field(ge=0, le=bounds.ATTEMPTS)
+    package: str = Field(max_length=bounds.NAME)
     package_sha256: Sha256
     study: SiteName
     model: PlannedModel
@@ -133,6 +143,8 @@ class Plan(Section):
         """
         if not self.privacy.rounds <= self.privacy.max_attempts:
             raise ValueError("fewer attempts than rounds")
+        if self.grid.scale & (self.grid.scale - 1):
+            raise ValueError("the scale is not a power of two")
         if len(self.cohort.units) < self.cohort.min_sites:
             raise ValueError("the roster is smaller than min_sites")
         if self.grid.site_clamp * len(self.cohort.units) + self.grid.noise_margin >= 1 << (self.grid.modulus_bits - 1):
@@ -209,17 +221,20 @@ class Plan(Section):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Plan":
-        """Read a plan and insist on its canonical spelling.
+        """Read a plan and insist on its canonical spelling. What it claims is for `undertone.claim` to check.
 
         Raises:
-            PlanChanged: not a plan of this version, or not byte for byte what its content spells.
+            PlanChanged: not a plan of this version, a figure beyond its bound, or not byte for byte what its content
+                spells.
         """
+        if len(data) > bounds.PLAN_BYTES:
+            raise PlanChanged(f"plan.json has {len(data)} bytes; no plan has more than {bounds.PLAN_BYTES}")
         try:
             plan = cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "plan"
-            raise PlanChanged(f"plan.json does not hold a plan: {where}: {first['msg']}") from None
+            raise PlanChanged(f"plan.json does not hold a plan: {shown(where)}: {first['msg']}") from None
         if plan.as_bytes() != data:
             raise PlanChanged("plan.json is not in canonical form; restore the file that was written")
         return plan

@@ -3,8 +3,12 @@
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 
+from pydantic import ValidationError
+
 from undertone import PROTOCOL, __version__
 from undertone.aggregation import default_colluders, default_threshold, fault
+from undertone.bounds import PLAN_BYTES
+from undertone.claim import epsilons
 from undertone.errors import NoisyRelease, StudyError
 from undertone.methods.protocol import Method
 from undertone.methods.registry import method_for
@@ -21,7 +25,7 @@ from undertone.plan import (
     PlannedModel,
     PlannedPrivacy,
 )
-from undertone.privacy.accounting import calibrate, epsilon_claim, epsilon_rdp
+from undertone.privacy.accounting import calibrate
 from undertone.privacy.distributed import noise_margin, share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import RING_BITS, Grid, choose_grid, too_coarse
@@ -43,7 +47,18 @@ def resolve(
     Raises:
         StudyError, ModelError: what is missing or cannot be, and what would do.
     """
-    units = study.cohort.units or simulated_units or {}
+    try:
+        plan = _resolved(study, study.cohort.units or simulated_units or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its numbers"
+        raise StudyError(f"the study makes no plan that a site would read: {where}: {first['msg']}") from None
+    if len(plan.as_bytes()) > PLAN_BYTES:
+        raise StudyError(f"the plan has more than {PLAN_BYTES} bytes, which no site would read; use shorter names")
+    return plan
+
+
+def _resolved(study: Study, units: dict[str, int]) -> Plan:
     method = method_for(study.method)
     _check_cohort(study, units)
     base = pin(study.model.base, study.model.revision)
@@ -229,14 +244,6 @@ def _privacy(
         noise_to_signal=length / (method.alignment * grid.clip_norm),
         allow_noisy=wanted.allow_noisy,
     )
-    events = [replace(planned.event(noise.shares, noise.dimension), count=planned.max_attempts)]
-    delta = planned.delta
-    claim = {"epsilon": epsilon_claim(events, delta), "epsilon_rdp": epsilon_rdp(events, delta)}
-    return planned.model_copy(update=claim)
-
-
-def recompute_epsilon(plan: Plan) -> tuple[float, float]:
-    """The claim and its RDP from the plan's integers alone: what `verify` compares with the statement."""
-    events = [replace(plan.event, count=plan.privacy.max_attempts)]
-    delta = plan.privacy.delta
-    return epsilon_claim(events, delta), epsilon_rdp(events, delta)
+    charges = replace(planned.event(noise.shares, noise.dimension), count=planned.max_attempts)
+    epsilon, epsilon_rdp = epsilons(charges, planned.delta)
+    return planned.model_copy(update={"epsilon": epsilon, "epsilon_rdp": epsilon_rdp})

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from undertone import __version__
 from undertone.canonical import Json
+from undertone.claim import delta_warning
 from undertone.plan import Plan
 
 SIMULATION = "simulation"
@@ -143,7 +144,9 @@ def trust_assumptions(plan: Plan) -> list[Json]:
         "The cohort's figures were counted from the images by simulate and are not covered by epsilon; in a real study "
         "each site publishes a round figure instead."
     ]
+    warning = delta_warning(plan)
     return [
+        *([] if warning is None else [warning]),
         *(simulated if plan.cohort.units_origin != "published" else []),
         _trust_in_noise(plan),
         _trust_in_aggregation(plan),

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from undertone import bounds
 from undertone.captions import caption_fields
 from undertone.errors import StudyError
 from undertone.shown import shown
@@ -39,20 +40,20 @@ class StudyTable(Section):
 class ModelTable(Section):
     """[model]: `embedded:tiny`, a local diffusers folder, or a hub id with its revision."""
 
-    base: str = Field(min_length=1)
-    revision: str | None = None
+    base: str = Field(min_length=1, max_length=bounds.PATH)
+    revision: Annotated[str, Field(max_length=bounds.NAME)] | None = None
 
 
 class PrivacyTable(Section):
     """[privacy]: the claim and what it is made of. Symbols: C = clip_norm, p = sampling_rate, T = rounds."""
 
     unit: Unit
-    epsilon: float = Field(gt=0, le=100)
-    delta: float = Field(gt=0, lt=0.01)
+    epsilon: float = Field(gt=0, le=bounds.EPSILON)
+    delta: float = Field(gt=0, lt=bounds.DELTA)
     clip_norm: Annotated[float, Field(gt=0, le=1e6)] | Literal["auto"] = "auto"
     sampling_rate: float = Field(default=1.0, gt=0, le=1)
-    rounds: int = Field(default=1, ge=1, le=1_000_000)
-    max_attempts: int | None = Field(default=None, ge=1)
+    rounds: int = Field(default=1, ge=1, le=bounds.ATTEMPTS)
+    max_attempts: int | None = Field(default=None, ge=1, le=bounds.ATTEMPTS)
     noise: Literal["central", "distributed"] = "central"
     allow_noisy: bool = False
 
@@ -60,23 +61,25 @@ class PrivacyTable(Section):
 class DataTable(Section):
     """[data]: which column names the unit, and how a record is described in words."""
 
-    unit_column: str | None = None
-    caption: str = Field(default="a {token}", min_length=1)
+    unit_column: Annotated[str, Field(max_length=bounds.NAME)] | None = None
+    caption: str = Field(default="a {token}", min_length=1, max_length=bounds.TEXT)
 
 
 class CohortTable(Section):
     """[cohort]: the roster and each site's public round figure N_i."""
 
-    min_sites: int = Field(default=3, ge=2)
-    units: dict[SiteName, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    min_sites: int = Field(default=3, ge=2, le=bounds.SITES)
+    units: dict[SiteName, Annotated[int, Field(ge=1, le=bounds.UNITS)]] = Field(
+        default_factory=dict, max_length=bounds.SITES
+    )
 
 
 class AggregationTable(Section):
     """[aggregation]: how the sites' vectors become a sum. Symbols: t = threshold, c = colluders, b = wire_bits."""
 
     mode: Mode = DEFAULT_MODE
-    threshold: int | None = Field(default=None, ge=2)
-    colluders: int | None = Field(default=None, ge=0)
+    threshold: int | None = Field(default=None, ge=2, le=bounds.SITES)
+    colluders: int | None = Field(default=None, ge=0, le=bounds.SITES)
     wire_bits: Literal[32, 24] = 32
 
 

@@ -1,4 +1,9 @@
-"""Verify a release: signatures, files, ledger chain, charges equal to the plan's event, epsilon recomputed from it."""
+"""Verify a release: signatures, files, weights, ledger chain, charges equal to the plan's event, epsilon recomputed.
+
+Whoever wrote a release may have written it to deceive or to exhaust its reader, so every file and figure is held
+against a bound before it is used. Without the coordinator's key all this shows that a release is consistent with
+itself, and nothing about who made it.
+"""
 
 import json
 from dataclasses import dataclass
@@ -7,27 +12,32 @@ from typing import Any
 
 import numpy as np
 
+from undertone.bounds import PLAN_BYTES, SIGNATURE_BYTES, STATEMENT_BYTES
 from undertone.canonical import Json, canonical_json
+from undertone.claim import TOLERANCE, check_claim, recompute_epsilon
 from undertone.errors import (
-    FolderError,
     LedgerCorrupt,
     LedgerUnavailable,
+    ModelError,
     NotApproved,
     NotVerified,
     PlanChanged,
-    StudyError,
+    UnderstatedClaim,
 )
 from undertone.keys import PLAN_DOMAIN, check_signature
-from undertone.manifest import check_manifest
+from undertone.manifest import check_manifest, read_part
+from undertone.models.weights import check_weights
 from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
-from undertone.resolve import recompute_epsilon
 from undertone.statement import TookPart, privacy_statement
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What `verify` found to be true. `epsilon` is the claim, by `accountant`: "PLD" or "RDP"."""
+    """What `verify` found to be true. `epsilon` is the claim, by `accountant`: "PLD" or "RDP".
+
+    `coordinator` is the key that signed; whose key that is was checked only where `signer_checked`.
+    """
 
     study: str
     digest: str
@@ -38,6 +48,7 @@ class Verified:
     unit: str
     attempts_charged: int
     accountant: str
+    signer_checked: bool
 
 
 def verify(folder: Path, coordinator: str | None = None) -> Verified:
@@ -51,19 +62,12 @@ def verify(folder: Path, coordinator: str | None = None) -> Verified:
         NotVerified: what does not hold, and in which file.
         FolderError: there is no such folder.
     """
-    if not folder.is_dir():
-        raise FolderError(f"there is no folder {folder}; give a release, such as RUN/release")
-    signer = check_manifest(folder)
-    if coordinator is not None and coordinator != signer:
-        raise NotVerified(f"the release is signed by {signer[:16]}, not by {coordinator[:16]}")
-    plan = _plan(folder, signer)
+    plan, signer = checked_plan(folder, coordinator)
+    epsilon, epsilon_rdp = _claim(plan)
+    _check_weights(folder, plan)
     charges, head = _charges(folder, plan)
     statement = _statement(folder)
     took_part = _took_part(statement, plan)
-    try:
-        epsilon, epsilon_rdp = recompute_epsilon(plan)
-    except StudyError as error:
-        raise NotVerified(f"plan.json claims what no mechanism gives: {error}") from None
     expected = privacy_statement(
         plan,
         setting=statement.get("setting"),
@@ -71,13 +75,6 @@ def verify(folder: Path, coordinator: str | None = None) -> Verified:
         charges=charges,
         took_part=took_part,
     )
-    claimed = (plan.privacy.epsilon, plan.privacy.epsilon_rdp)
-    # Another processor may round the last bits of a convolution differently; nothing else may differ.
-    if not np.allclose((epsilon, epsilon_rdp), claimed, rtol=1e-9, atol=0):
-        raise NotVerified(
-            f"plan.json claims epsilon {plan.privacy.epsilon}, its mechanism gives {epsilon}: "
-            "another version of dp-accounting, or a false plan"
-        )
     if not _same(statement, expected):
         differing = (key for key in sorted({*statement, *expected}) if not _same(statement.get(key), expected.get(key)))
         changed = next(differing, "its spelling")
@@ -85,8 +82,57 @@ def verify(folder: Path, coordinator: str | None = None) -> Verified:
     privacy = plan.privacy
     accountant = "PLD" if privacy.noise == "central" else "RDP"
     return Verified(
-        plan.study, plan.digest, signer, epsilon, epsilon_rdp, privacy.delta, privacy.unit, charges, accountant
+        plan.study,
+        plan.digest,
+        signer,
+        epsilon,
+        epsilon_rdp,
+        privacy.delta,
+        privacy.unit,
+        charges,
+        accountant,
+        coordinator is not None,
     )
+
+
+def checked_plan(folder: Path, coordinator: str | None = None) -> tuple[Plan, str]:
+    """The plan of a release and the key that signed both, once the manifest holds: before anything else is read.
+
+    Raises:
+        NotVerified: a file was changed, added or is missing; another key; a plan beyond its bounds.
+        FolderError: there is no such folder.
+    """
+    signer = check_manifest(folder, coordinator)
+    data, signature = read_part(folder, "plan.json", PLAN_BYTES), read_part(folder, "plan.sig", SIGNATURE_BYTES)
+    try:
+        plan = Plan.from_bytes(data)
+        check_signature(signer, PLAN_DOMAIN, plan.digest, signature.decode("ascii"))
+    except (UnicodeDecodeError, PlanChanged, NotApproved) as error:
+        raise NotVerified(f"plan.json or plan.sig does not hold: {error}") from None
+    return plan, signer
+
+
+def _claim(plan: Plan) -> tuple[float, float]:
+    """Epsilon and its RDP, which the plan must claim exactly but for the last bits of another processor."""
+    claimed = (plan.privacy.epsilon, plan.privacy.epsilon_rdp)
+    try:
+        check_claim(plan)
+    except UnderstatedClaim as error:
+        raise NotVerified(f"plan.json claims too little: {error}") from None
+    given = recompute_epsilon(plan)
+    if not np.allclose(given, claimed, rtol=TOLERANCE, atol=0):
+        raise NotVerified(
+            f"plan.json claims epsilon {claimed[0]} (RDP {claimed[1]}), its mechanism gives {given[0]} "
+            f"(RDP {given[1]}): another version of dp-accounting, or a false plan"
+        )
+    return given
+
+
+def _check_weights(folder: Path, plan: Plan) -> None:
+    try:
+        check_weights(folder, plan)
+    except ModelError as error:
+        raise NotVerified(f"the weights do not hold: {error}") from None
 
 
 def _same(stated: Json, expected: Json) -> bool:
@@ -96,19 +142,10 @@ def _same(stated: Json, expected: Json) -> bool:
         return False
 
 
-def _plan(folder: Path, signer: str) -> Plan:
-    try:
-        plan = Plan.from_bytes((folder / "plan.json").read_bytes())
-        check_signature(signer, PLAN_DOMAIN, plan.digest, (folder / "plan.sig").read_text(encoding="ascii"))
-    except (OSError, UnicodeDecodeError, PlanChanged, NotApproved) as error:
-        raise NotVerified(f"plan.json or plan.sig does not hold: {error}") from None
-    return plan
-
-
 def _charges(folder: Path, plan: Plan) -> tuple[int, str]:
     """Attempts charged and the head of the chain; every charge is the plan's own event."""
     try:
-        with Ledger.open(folder / "ledger.sqlite", read_only=True) as ledger:
+        with Ledger.open(folder / "ledger.sqlite", read_only=True, most=_most_entries(plan)) as ledger:
             charges, head = ledger.charges(plan.digest), ledger.head
             strangers = [entry for entry in ledger.entries() if entry.kind == "charge"]
     except (LedgerCorrupt, LedgerUnavailable) as error:
@@ -120,6 +157,11 @@ def _charges(folder: Path, plan: Plan) -> tuple[int, str]:
     if len(charges) > plan.privacy.max_attempts:
         raise NotVerified("ledger.sqlite charges more attempts than the plan allows")
     return len(charges), head
+
+
+def _most_entries(plan: Plan) -> int:
+    """Each attempt is opened, charged and noted, or void; a rest for what sessions note."""
+    return 100 + 4 * plan.privacy.max_attempts
 
 
 def _took_part(statement: dict[str, Any], plan: Plan) -> TookPart:
@@ -141,9 +183,9 @@ def _took_part(statement: dict[str, Any], plan: Plan) -> TookPart:
 
 def _statement(folder: Path) -> dict[str, Any]:
     try:
-        statement: dict[str, Any] = json.loads((folder / "privacy.json").read_text(encoding="utf-8"))
+        statement: dict[str, Any] = json.loads(read_part(folder, "privacy.json", STATEMENT_BYTES))
         if not isinstance(statement, dict) or not isinstance(statement.get("cohort"), dict):
             raise ValueError("not a statement")
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise NotVerified(f"privacy.json cannot be read: {error}") from None
     return statement

@@ -8,11 +8,12 @@ import numpy as np
 from PIL import Image
 
 from undertone.errors import FolderError, InputError
+from undertone.keys import public_hex
 from undertone.progress import reporting
 from undertone.verify import verify
 from undertone_cli.console import Bars, out, table
 from undertone_cli.simulate import show_result, simulate
-from undertone_server.run import refuse_existing
+from undertone_server.run import RunFolder, refuse_existing
 
 IMAGES = 600
 SITES = {"north": 0.42, "east": 0.28, "south": 0.18, "west": 0.12}
@@ -73,7 +74,7 @@ def demo(folder: Path) -> dict[str, float]:
     study = folder / "study.toml"
     study.write_text(STUDY, encoding="utf-8")
     release = simulate(study, folder / "data", folder / "run", holdout=0.3)
-    verify(release)
+    verify(release, public_hex(RunFolder(folder / "run").key()))
     from undertone_cli.diagnostics import diagnostics_of  # torch: not before the first progress line
 
     return diagnostics_of(folder / "run")

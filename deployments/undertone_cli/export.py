@@ -9,21 +9,22 @@ from undertone.durable import part_of
 from undertone.errors import FolderError
 from undertone.progress import reporting
 from undertone_cli.console import Bars, out
-from undertone_cli.released import BASE_HELP, adapted_base, released_plan
+from undertone_cli.released import BASE_HELP, COORDINATOR_HELP, adapted_base, coordinator_key, released_plan, say_signer
 
 
-def export(release: Path, folder: Path, base_copy: Path | None = None) -> Path:
+def export(release: Path, folder: Path, base_copy: Path | None = None, coordinator: str | None = None) -> Path:
     """Write base and release together as a pipeline in the diffusers layout.
 
     Args:
         release: a release folder.
         folder: where to write; must not exist. `unet/` in it is the full adapted UNet.
         base_copy: the base's folder on this machine, if not where the plan says.
+        coordinator: the public key that must have signed the release.
 
     Raises:
         UndertoneError: the release or its base model is not what it should be, or the folder exists.
     """
-    plan = released_plan(release, folder)
+    plan = released_plan(release, folder, coordinator)
     base = adapted_base(release, plan, copy=base_copy)
     if getattr(base.pipeline.unet, "peft_config", None):
         base.pipeline.fuse_lora(components=["unet"])
@@ -46,12 +47,14 @@ def export(release: Path, folder: Path, base_copy: Path | None = None) -> Path:
 @click.argument("release", type=click.Path(path_type=Path))
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="A new folder for the pipeline.")
 @click.option("--base", "base_copy", type=click.Path(path_type=Path), help=BASE_HELP)
-def command(release: Path, folder: Path, base_copy: Path | None) -> None:
+@click.option("--coordinator", metavar="KEY", callback=coordinator_key, help=COORDINATOR_HELP)
+def command(release: Path, folder: Path, base_copy: Path | None, coordinator: str | None) -> None:
     """Write a RELEASE and its base model together as one pipeline, in float32.
 
     `StableDiffusionPipeline.from_pretrained(FOLDER)` loads it; FOLDER/unet is the full UNet. This reveals no more than
     the release does; privacy.json goes with it.
     """
     with Bars() as bars, reporting(bars):
-        export(release, folder, base_copy)
+        export(release, folder, base_copy, coordinator)
     out.print(f"pipeline in {folder}", highlight=False, markup=False)
+    say_signer(coordinator)

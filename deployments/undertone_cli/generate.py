@@ -17,7 +17,7 @@ from undertone.models.grid import save_grid
 from undertone.plan import Plan
 from undertone.progress import reporter, reporting
 from undertone_cli.console import Bars, out
-from undertone_cli.released import BASE_HELP, adapted_base, released_plan
+from undertone_cli.released import BASE_HELP, COORDINATOR_HELP, adapted_base, coordinator_key, released_plan, say_signer
 
 _BATCH = 16
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,62}")
@@ -46,6 +46,7 @@ def generate(
     seed: int | None = None,
     device: str = AUTO,
     base_copy: Path | None = None,
+    coordinator: str | None = None,
 ) -> list[Path]:
     """Make `count` images of each prompt with a release and write them as an imagefolder.
 
@@ -60,11 +61,12 @@ def generate(
         seed: the first image's public seed; by default a fresh one, written to metadata.csv.
         device: "auto", or one torch device.
         base_copy: the base's folder on this machine, if not where the plan says.
+        coordinator: the public key that must have signed the release.
 
     Raises:
         UndertoneError: the release or its base model is not what it should be, or the folder exists.
     """
-    plan = released_plan(release, folder)
+    plan = released_plan(release, folder, coordinator)
     if count < 1:
         raise InputError("-n must be at least 1")
     prompts = {"": prompt} if isinstance(prompt, str) else dict(prompt)
@@ -135,6 +137,7 @@ def _write(folder: Path, images: list[Image.Image], wanted: list[_Wanted], plan:
 @click.option("--seed", type=click.IntRange(0, 2**62), help="Public seed of the first image; fresh by default.")
 @click.option("--device", default=AUTO, show_default=True, help='A torch device, such as "cpu" or "cuda:0".')
 @click.option("--base", "base_copy", type=click.Path(path_type=Path), help=BASE_HELP)
+@click.option("--coordinator", metavar="KEY", callback=coordinator_key, help=COORDINATOR_HELP)
 def command(
     release: Path,
     prompt: str | None,
@@ -146,11 +149,13 @@ def command(
     seed: int | None,
     device: str,
     base_copy: Path | None,
+    coordinator: str | None,
 ) -> None:
     """Make images with a RELEASE; each PNG says inside that it is synthetic.
 
-    The base model is found again by the plan in the release, or where --base says, and checked byte for byte. If it
-    has a safety checker, the checker stays on.
+    The manifest is checked first: a file that is not the one that was signed is refused. The base model is found
+    again by the plan in the release, or where --base says, and checked byte for byte. If it has a safety checker, the
+    checker stays on.
     """
     if (prompt is None) == (not classes):
         raise InputError("say what to draw: --prompt TEXT, or --class LABEL TEXT for each class, not both")
@@ -165,6 +170,8 @@ def command(
             seed=seed,
             device=device,
             base_copy=base_copy,
+            coordinator=coordinator,
         )
     look = folder if classes else folder / "grid.png"
     out.print(f"{len(paths)} images in {folder}; look at {look}", highlight=False, markup=False)
+    say_signer(coordinator)

@@ -69,5 +69,6 @@ def cli() -> None:
     A study goes: `plan` it, `simulate` it, look at its release with `generate`, `verify` it. Start with
     `undertone demo --out runs/demo`.
 
-    Exit codes: 0 done, 2 bad input, 3 refused because going on would weaken the guarantee.
+    Exit codes: 0 done, 2 bad input, 3 refused because going on would weaken the guarantee, 4 (of verify without the
+    coordinator's key) self-consistent, signer not checked.
     """

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from undertone.claim import check_claim, delta_warning
 from undertone.plan import Plan
 from undertone.privacy.distributed import DistributedEvent
 from undertone.progress import reporting
@@ -44,7 +45,14 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             "noise-to-signal",
             f"{privacy.noise_to_signal:.2f}; {units_for_signal(plan)} units would bring it to 1",
         ),
+        *_delta(plan),
     ]
+
+
+def _delta(plan: Plan) -> list[tuple[str, str]]:
+    """A warning where delta is above one in the number of units."""
+    warning = delta_warning(plan)
+    return [] if warning is None else [("WARNING", warning)]
 
 
 def _claim(plan: Plan) -> list[tuple[str, str]]:
@@ -101,6 +109,7 @@ def command(study: Path, as_json: bool) -> None:
     """
     with Bars() as bars, reporting(bars):
         plan = resolve(load_study(study))
+    check_claim(plan)
     if as_json:
         click.echo(plan.as_bytes().decode())
     else:

@@ -1,28 +1,52 @@
 """A release and the base it belongs to, put together: what `generate` and `export` start from."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from undertone.errors import FolderError
+import click
+
+from undertone.errors import FolderError, InputError
 from undertone.models.pinned import check_pins, pin
+from undertone.models.weights import check_weights
 from undertone.plan import Plan
+from undertone.verify import checked_plan
+from undertone_cli.console import out
 
 if TYPE_CHECKING:
     from undertone.models.base import LoadedBase
 
 BASE_HELP = "The base model's folder, if it is not where the plan says; its files must be the same."
+COORDINATOR_HELP = "The public key (64 hexadecimal digits) that must have signed it."
 
 
-def released_plan(release: Path, folder: Path) -> Plan:
-    """The plan of a release, once the folder to write to is free.
+def coordinator_key(_context: click.Context, _option: click.Parameter, key: str | None) -> str | None:
+    """A key as a person gives it.
+
+    Raises:
+        InputError: it is none.
+    """
+    if key is not None and not re.fullmatch("[0-9a-f]{64}", key):
+        raise InputError("--coordinator takes a public key of 64 hexadecimal digits, as in a site's policy.toml")
+    return key
+
+
+def say_signer(coordinator: str | None) -> None:
+    """After the work: whether the key that signed is known to be the coordinator's."""
+    if coordinator is None:
+        out.print("the signer of the release was not checked; --coordinator KEY does", highlight=False, markup=False)
+
+
+def released_plan(release: Path, folder: Path, coordinator: str | None = None) -> Plan:
+    """The plan of a release, once manifest and signatures hold and the folder to write to is free.
 
     Raises:
         FolderError: no release, or the folder exists.
+        NotVerified: a file is not the one that was signed, or another key signed.
     """
-    try:
-        plan = Plan.from_bytes((release / "plan.json").read_bytes())
-    except OSError:
-        raise FolderError(f"{release} is not a release folder: it has no plan.json") from None
+    if not (release / "plan.json").is_file():
+        raise FolderError(f"{release} is not a release folder: it has no plan.json")
+    plan, _ = checked_plan(release, coordinator)
     if folder.exists():
         raise FolderError(f"{folder} exists already; choose another --out")
     return plan
@@ -40,6 +64,7 @@ def adapted_base(release: Path, plan: Plan, device: str = "cpu", copy: Path | No
     Raises:
         UndertoneError: the release or its base model is not what it should be.
     """
+    check_weights(release, plan)
     from undertone.models.adapted import attach, read_weights  # torch: not for --help, nor for a wrong folder
     from undertone.models.base import load_base
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from undertone.claim import check_claim
 from undertone.durable import part_of
 from undertone.errors import DataError, FolderError, InputError, PlanChanged, StudyError
 from undertone.keys import public_hex
@@ -97,6 +98,7 @@ def _prepare(study: Study, study_file: Path, folder: Path, shares: dict[str, Sit
     _check_all_images(study, shares)
     filled = {site: round_units(len(share.training.units())) for site, share in shares.items()}
     plan = resolve(study, simulated_units=filled)
+    check_claim(plan)
     table(f"plan of {plan.study}", ["", ""], describe(plan))
     lines([("digest", plan.digest)])
     refuse_noise(plan)
@@ -221,7 +223,7 @@ def show_result(run_folder: Path, release: Path) -> None:
     where = [
         ("pictures before and after", release / "samples.png"),
         ("what it reveals", release / "privacy.json"),
-        ("check it", f"undertone verify {release}"),
+        ("check it", f"undertone verify {release} --coordinator {public_hex(RunFolder(run_folder).key())}"),
         ("make images", f'undertone generate {release} --prompt "..." -n 8 --out images'),
         ("watch it", f"tensorboard --logdir {run_folder / 'events'}"),
     ]

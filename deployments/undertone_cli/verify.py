@@ -5,22 +5,32 @@ from pathlib import Path
 import click
 
 from undertone.verify import verify
-from undertone_cli.console import lines, table
+from undertone_cli.console import lines, out, table
+from undertone_cli.released import COORDINATOR_HELP, coordinator_key
+
+SELF_CONSISTENT = 4
 
 
 @click.command("verify")
 @click.argument("release", type=click.Path(path_type=Path))
-@click.option("--coordinator", metavar="KEY", help="The public key (64 hex digits) that must have signed it.")
+@click.option("--coordinator", metavar="KEY", callback=coordinator_key, help=COORDINATOR_HELP)
 def command(release: Path, coordinator: str | None) -> None:
-    """Check a RELEASE: every file's hash, both signatures, the ledger's chain, and epsilon from what was charged.
+    """Check a RELEASE: every file's hash, both signatures, weights, the ledger's chain, and epsilon recomputed.
 
     Exit code 3 and the name of the file where something does not hold. Without --coordinator the release is only
-    checked against the key it carries: compare that key with the one the coordinator gave you by another way. A site
-    has it as `coordinator` in its policy.toml, the coordinator in RUN/federation.json.
+    checked against the key it carries, which anybody can make: the first line says so, and the exit code is 4. A site
+    has the key as `coordinator` in its policy.toml, the coordinator in RUN/federation.json.
     """
     found = verify(release, coordinator)
+    if found.signer_checked:
+        out.print(f"{release}: verified", style="bold", highlight=False, markup=False, soft_wrap=True)
+    else:
+        first = (
+            f"{release}: self-consistent, signer not checked; give --coordinator KEY, got from the coordinator itself"
+        )
+        out.print(first, style="bold yellow", highlight=False, markup=False, soft_wrap=True)
     table(
-        f"{release}: verified",
+        "what was checked" if found.signer_checked else "what it says of itself",
         ["", ""],
         [
             ("study", found.study),
@@ -31,3 +41,5 @@ def command(release: Path, coordinator: str | None) -> None:
         ],
     )
     lines([("plan digest", found.digest), ("signed by", found.coordinator)])
+    if not found.signer_checked:
+        click.get_current_context().exit(SELF_CONSISTENT)

@@ -39,7 +39,7 @@ Images made with it are synthetic; say so where you show them.
 
 For any one unit ({unit}), adding or removing it changes the probability of any outcome by at most a factor
 e^epsilon with **epsilon = {epsilon:.4g}**, but for a probability of **delta = {delta:g}**.
-`privacy.json` states the mechanism; `undertone verify .` recomputes the figure and checks the ledger.
+`privacy.json` states the mechanism; `undertone verify . --coordinator KEY` recomputes the figure and checks the ledger.
 
 {trust}
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
+from undertone.claim import check_claim
 from undertone.durable import storage_errors
 from undertone.errors import FolderError, PlanChanged
 from undertone.methods.registry import planned_method
@@ -35,6 +36,7 @@ def run_study(grid: Grid, folder: Path, entropy: Entropy | None = None) -> Relea
     plan.check_version()
     if plan.package_sha256 != package_sha256():
         raise PlanChanged("the plan names other code than is installed here; install that version to go on")
+    check_claim(plan)
     with storage_errors(folder), run.locked():
         if run.release.exists():
             raise FolderError(f"{run.release} exists: this study is done")

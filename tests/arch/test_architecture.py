@@ -84,7 +84,7 @@ WALLS = {
     "httpx": set(),
     "random": set(),
     "secrets": {"undertone_cli/generate.py"},
-    "safetensors.numpy": {"undertone_server/release.py", "undertone/models/adapted.py"},
+    "safetensors.numpy": {"undertone_server/release.py", "undertone/models/weights.py"},
 }
 TORCH_FREE = (
     "undertone/privacy/",
@@ -97,7 +97,9 @@ TORCH_FREE = (
     "undertone/methods/optimisers.py",
     "undertone/methods/protocol.py",
     "undertone/methods/registry.py",
+    "undertone/claim.py",
     "undertone/models/pinned.py",
+    "undertone/models/weights.py",
     "undertone/plan.py",
     "undertone/resolve.py",
     "undertone/study.py",

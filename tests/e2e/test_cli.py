@@ -14,7 +14,7 @@ from click.testing import Result
 from PIL import Image
 
 from tests.support.images import pixels, write_csv, write_folder
-from tests.support.runs import SITES, FinishedRun, call, tiny_study
+from tests.support.runs import SITES, FinishedRun, call, coordinator_of, tiny_study
 from undertone_cli.main import COMMANDS
 from undertone_cli.simulate import round_units
 
@@ -259,7 +259,8 @@ def test_verify_says_which_file(finished_run: FinishedRun, tmp_path: Path) -> No
         (release / name).write_bytes(data)
         assert_one_line(call("verify", release), 3, "NotVerified", name)
         shutil.copy(finished_run.release / name, release / name)
-    assert call("verify", release).exit_code == 0
+    assert call("verify", release).exit_code == 4
+    assert call("verify", release, *coordinator_of(finished_run.run)).exit_code == 0
     assert_one_line(call("verify", release, "--coordinator", "0" * 64), 3, "NotVerified", "signed by")
     assert_one_line(call("verify", tmp_path), 3, "NotVerified")
 
@@ -267,7 +268,9 @@ def test_verify_says_which_file(finished_run: FinishedRun, tmp_path: Path) -> No
 def test_generated_images_say_that_they_are_synthetic(finished_run: FinishedRun, tmp_path: Path) -> None:
     out = tmp_path / "images"
     options = ["--prompt", "a <private>", "-n", 3, "--steps", 2, "--seed", 7]
-    assert call("generate", finished_run.release, *options, "--out", out).exit_code == 0
+    made = call("generate", finished_run.release, *options, "--out", out)
+    assert made.exit_code == 0
+    assert "signer of the release was not checked" in made.stdout
     assert {path.name for path in out.iterdir()} == {"00000.png", "00001.png", "00002.png", "metadata.csv", "grid.png"}
     for path in sorted(out.glob("0*.png")):
         image = Image.open(path)
@@ -278,7 +281,8 @@ def test_generated_images_say_that_they_are_synthetic(finished_run: FinishedRun,
         rows = list(csv.DictReader(stream))
     assert [(row["seed"], row["synthetic"]) for row in rows] == [("7", "yes"), ("8", "yes"), ("9", "yes")]
     again = tmp_path / "again"
-    call("generate", finished_run.release, *options, "--out", again)
+    known = call("generate", finished_run.release, *options, "--out", again, *coordinator_of(finished_run.run))
+    assert "not checked" not in known.stdout
     np.testing.assert_array_equal(
         np.asarray(Image.open(again / "00001.png")), np.asarray(Image.open(out / "00001.png"))
     )
@@ -300,10 +304,7 @@ def test_generate_refuses_a_base_that_changed(tmp_path: Path, finished_run: Fini
     release = Path(shutil.copytree(finished_run.release, tmp_path / "release"))
     plan = json.loads((release / "plan.json").read_bytes())
     base = Path(shutil.copytree(plan["model"]["base"], tmp_path / "base"))
-    plan["model"]["base"] = str(base)
-    spelled = json.dumps(plan, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    (release / "plan.json").write_text(spelled, encoding="utf-8")
-    options = ["--prompt", "a <private>", "-n", 1, "--steps", 1]
+    options = ["--prompt", "a <private>", "-n", 1, "--steps", 1, "--base", base]
     assert call("generate", release, *options, "--out", tmp_path / "good").exit_code == 0
     config = base / "unet" / "config.json"
     config.write_text(config.read_text(encoding="utf-8") + " ", encoding="utf-8")
@@ -366,10 +367,13 @@ def test_a_folder_of_folders_has_a_site_in_each_and_holdouts_split_by_unit(
         assert len(halves[0] | halves[1]) == 20
     statement = json.loads((run / "release" / "privacy.json").read_text(encoding="utf-8"))
     assert statement["cohort"]["units_origin"] == "filled in by simulate"
-    assert call("verify", run / "release").exit_code == 0
+    assert call("verify", run / "release", *coordinator_of(run)).exit_code == 0
+    assert f"undertone verify {run / 'release'} {' '.join(coordinator_of(run))}" in result.stdout
 
 
-@pytest.mark.parametrize(("count", "figure"), [(1, 1), (9, 9), (10, 10), (99, 100), (101, 110), (287, 290), (1999, 2000), (12345, 13000)])
+@pytest.mark.parametrize(
+    ("count", "figure"), [(1, 1), (9, 9), (10, 10), (99, 100), (101, 110), (287, 290), (12345, 13000)]
+)
 def test_public_figures_are_round(count: int, figure: int) -> None:
     assert round_units(count) == figure
 

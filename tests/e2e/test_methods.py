@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from tests.support.gradient import gradient_study
-from tests.support.runs import SITES, call
+from tests.support.runs import SITES, call, coordinator_of
 from undertone.models.adapted import attach, read_weights
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import pin
@@ -84,7 +84,7 @@ def test_an_exported_pipeline_is_base_and_release_together(release: Path, tiny_b
 
 
 def test_the_release_verifies_and_its_card_says_how_to_load_it(release: Path) -> None:
-    assert call("verify", release).exit_code == 0
+    assert call("verify", release, *coordinator_of(release.parent)).exit_code == 0
     card = (release / "README.md").read_text(encoding="utf-8")
     words = {"dp-lora": "load_lora_weights", "dp-ldm": "undertone export", "dpsgd-ti": "load_textual_inversion"}
     assert words[method_of(release)] in card

@@ -126,7 +126,7 @@ def test_a_folder_that_is_no_release(tmp_path: Path) -> None:
         verify(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("data", [b"[" * 100_000, b"[]", b"\xff"])
+@pytest.mark.parametrize("data", [b"[" * 10_000, b"[]", b"\xff", b"{}"])
 def test_a_manifest_that_is_none_is_refused(copy: Path, data: bytes) -> None:
     (copy / MANIFEST).write_bytes(data)
     with pytest.raises(NotVerified, match="damaged"):
@@ -209,7 +209,7 @@ def test_a_statement_that_is_none_is_refused(copy: Path, finished_run: FinishedR
 
 @pytest.mark.parametrize(
     "change",
-    [{"epsilon": 0.5}, {"epsilon_rdp": 0.5}, {"sigma": 10**8}, {"max_attempts": 3}, {"delta": 1e-3}, {"delta": 0.0}],
+    [{"epsilon": 0.5}, {"epsilon_rdp": 0.5}, {"sigma": 10**8}, {"max_attempts": 3}, {"delta": 1e-3}],
 )
 def test_a_plan_with_a_false_claim_is_refused_though_signed(
     copy: Path, finished_run: FinishedRun, change: dict[str, Any]

@@ -25,6 +25,7 @@ from undertone.errors import (
     UndertoneError,
 )
 from undertone.privacy import ledger as ledger_module
+from undertone.privacy import ledger_file
 from undertone.privacy.accounting import GaussianEvent
 from undertone.privacy.chain import Row, check_row
 from undertone.privacy.ledger import Ledger, commit_to_sum
@@ -236,7 +237,7 @@ def test_a_full_disk_charges_nothing(ledger: Ledger) -> None:
 
 def test_a_locked_ledger_is_unavailable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(path)
-    monkeypatch.setattr(ledger_module, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(ledger_file, "_BUSY_SECONDS", 0.05)
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with Ledger.open(path) as ledger:

@@ -45,12 +45,11 @@ STUDIES: dict[str, dict[str, Any]] = {
         "sizes": SITES,
         "aggregation": {"mode": "secagg", "threshold": 3, "colluders": 1},
         "noise": "distributed",
-        "sigma": 256,
         "rounds": 2,
         "max_attempts": 6,
         "sampling_rate": 0.9,
     },
-    "long": {"sizes": SITES, "rounds": 4, "max_attempts": 400, "sampling_rate": 0.9, "micro_batch": 1},
+    "long": {"sizes": SITES, "rounds": 4, "max_attempts": 400, "sampling_rate": 0.9, "sigma": 8192, "micro_batch": 1},
 }
 
 

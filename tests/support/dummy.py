@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from undertone.layout import Layout
-from undertone.methods.protocol import Progress, UnitRecords
+from undertone.methods.protocol import Progress, Shapes, UnitRecords
 from undertone.models.pinned import PinnedBase
 from undertone.privacy.quantise import Grid, clip_and_quantise
 from undertone.study import Section
@@ -99,6 +99,9 @@ class DummyMethod:
     def weights(self, base: PinnedBase, state: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
         del base
         return {"dummy.safetensors": {"features": state[:FEATURES], "others": state[FEATURES:]}}
+
+    def released_layout(self, file: str, shapes: Shapes) -> Layout | None:
+        return Layout(tuple(sorted(shapes.items()))) if file == "dummy.safetensors" else None
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         return caption, caption

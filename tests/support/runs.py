@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tests.support.images import write_folder
 from tests.support.studies import study_with, write_study
+from undertone.keys import public_hex
 from undertone.stages import Sum
 from undertone_cli.main import cli
 from undertone_server.run import RunFolder
@@ -48,6 +49,11 @@ def spawn(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
     )
+
+
+def coordinator_of(run: Path) -> list[str]:
+    """The options that name the coordinator of a RUN: with them `verify` ends with 0."""
+    return ["--coordinator", public_hex(RunFolder(run).key())]
 
 
 def tiny_study(path: Path, base: Path, **changes: Any) -> Path:

@@ -1,7 +1,7 @@
 """A coordinator's RUN and some nodes with the dummy method, on disk and ready to talk."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tests.support.dummy import DIMENSION, SIZE, DummyBase, DummyMethod, DummyOp
 from tests.support.images import write_folder
 from undertone import PROTOCOL, __version__
 from undertone.aggregation import default_colluders, default_threshold
+from undertone.claim import epsilons
 from undertone.keys import PLAN_DOMAIN, public_hex, sign
 from undertone.messages import Reply, Request
 from undertone.methods.protocol import UnitRecords
@@ -70,24 +71,27 @@ def make_plan(
     wire_bits: int = 32,
     min_sites: int = 2,
     summing: bool = False,
+    clip_units: int = 1024,
     **privacy: Any,
 ) -> Plan:
-    """A consistent plan whose noise is set by hand: no calibration, which takes seconds.
+    """A consistent plan whose noise is set by hand: no calibration, which takes seconds. Its claim is true.
 
-    `summing` = True: rows count as too long to be kept.
+    `summing` = True: rows count as too long to be kept. Delta is as small as a plan may have it, so that little noise
+    is enough: sigma = 1024 is one Delta.
     """
-    wanted = {"sampling_rate": 1.0, "rounds": 1, "max_attempts": 1, "unit": "patient", "sigma": 64} | privacy
+    wanted = {"sampling_rate": 1.0, "rounds": 1, "max_attempts": 1, "unit": "patient", "sigma": 1024} | privacy
     shared = wanted.get("noise") == "distributed"
     share = share_sigma(wanted["sigma"], aggregation["threshold"] - aggregation["colluders"]) if shared else 0
 
     def margin(_clip_units: int) -> int:
         return noise_margin(share, len(units), DIMENSION) if shared else 0
 
-    grid = choose_grid(4.0, wanted["sampling_rate"], max(units.values()), len(units), wire_bits, margin)
+    chosen = choose_grid(4.0, wanted["sampling_rate"], max(units.values()), len(units), wire_bits, margin)
+    grid = replace(chosen, scale=clip_units // 4, clip_units=clip_units)
     pinned = pin(str(base))
     method = DummyMethod(DummyOptions())
     layout = method.layout(pinned)
-    return Plan.model_validate(
+    plan = Plan.model_validate(
         {
             "protocol": PROTOCOL,
             "package": __version__,
@@ -102,8 +106,8 @@ def make_plan(
             },
             "privacy": {
                 "epsilon_target": 4.0,
-                "epsilon": 4.1 if shared else 3.9,
-                "epsilon_rdp": 4.1,
+                "epsilon": 0.0,
+                "epsilon_rdp": 0.0,
                 "delta": 1e-5,
                 "noise": "central",
                 "sigma_local": share,
@@ -128,6 +132,11 @@ def make_plan(
             "aggregation": {**aggregation, "wire_bits": wire_bits},
         }
     )
+    charges = replace(plan.event, count=plan.privacy.max_attempts)
+    epsilon, epsilon_rdp = epsilons(charges, plan.privacy.delta)
+    claim = {"epsilon": wanted.get("epsilon", epsilon), "epsilon_rdp": wanted.get("epsilon_rdp", epsilon_rdp)}
+    claimed = plan.model_copy(update={"privacy": plan.privacy.model_copy(update=claim)})
+    return Plan.model_validate(claimed.model_dump())
 
 
 @dataclass

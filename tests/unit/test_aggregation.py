@@ -14,6 +14,7 @@ from tests.support.studies import study_with
 from tests.support.world import World, make_plan
 from undertone.aggregation import default_colluders, default_threshold, fault
 from undertone.canonical import canonical_json
+from undertone.claim import recompute_epsilon
 from undertone.errors import MechanismViolation, PlanChanged, StudyError
 from undertone.methods.registry import METHODS
 from undertone.plan import Plan
@@ -23,7 +24,7 @@ from undertone.privacy.distributed import DistributedEvent, noise_margin, share_
 from undertone.privacy.entropy import OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.noise import LARGEST_SIGMA
-from undertone.resolve import recompute_epsilon, resolve
+from undertone.resolve import resolve
 from undertone.stages import Sensitivity, Sum
 from undertone.statement import TookPart, privacy_statement
 from undertone.study import DEFAULT_MODE, parse_study
@@ -48,7 +49,7 @@ def planned(dummy_base: Path) -> Callable[..., Plan]:
             patch.setitem(METHODS, "dummy", DummyMethod)
             if changes.get("privacy.noise") != "distributed":
                 patch.setattr("undertone.resolve.calibrate", lambda *_, **__: multiplier)
-                patch.setattr("undertone.resolve.epsilon_claim", lambda *_: 3.9)
+                patch.setattr("undertone.resolve.epsilons", lambda *_: (3.9, 4.1))
             return resolve(parse_study(study_with({"aggregation.mode": "secagg", **changes}, str(dummy_base))))
 
     return make

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tests.support.studies import study_with
 from tests.support.world import make_plan
 from undertone.canonical import canonical_json, sha256_hex
+from undertone.claim import recompute_epsilon
 from undertone.errors import MechanismViolation, NoisyRelease, PlanChanged
 from undertone.plan import Plan
-from undertone.resolve import recompute_epsilon, refuse_noise, resolve, units_for_signal
+from undertone.resolve import refuse_noise, resolve, units_for_signal
 from undertone.study import parse_study
 
 

@@ -67,7 +67,7 @@ def test_update_refuses_a_sum_of_strangers_or_of_too_few_sites(make_world: Make,
 
 
 def test_several_rounds_start_each_from_the_state_before(make_world: Make) -> None:
-    world = make_world(rounds=3, max_attempts=4, sampling_rate=0.9, sigma=64)
+    world = make_world(rounds=3, max_attempts=4, sampling_rate=0.9)
     final = world.run_rounds()
     state = START
     for round_ in (1, 2, 3):

@@ -18,7 +18,7 @@ from undertone_server.gate import charge_opening, pass_shared
 Make = Callable[..., World]
 FIVE = {"centre": 4, "east": 4, "north": 6, "south": 4, "west": 6}
 SHARES = {"aggregation": secure(5), "noise": "distributed"}
-SHARE = 37  # 3 = t - c of them have the variance of sigma = 64
+SHARE = 592  # 3 = t - c of them have the variance of sigma = 1024
 
 
 @pytest.fixture

@@ -9,15 +9,17 @@ difference, `delta.safetensors`; `undertone export` makes a whole pipeline of it
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from undertone.bounds import ITEMS, NAME
 from undertone.errors import StudyError
 from undertone.layout import Layout
 from undertone.methods.gradient import GradientMethod, GradientOptions
+from undertone.methods.protocol import Shapes
 from undertone.models.files import DELTA
 from undertone.models.pinned import PinnedBase
 from undertone.study import Section
@@ -28,13 +30,12 @@ if TYPE_CHECKING:
 
 ALL = "all"
 _BLOCK = re.compile(r"(.+\.attentions\.\d+)\..+")
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 class DPLDMOptions(GradientOptions):
     """[method] keys of dp-ldm. `blocks`: "all", or names such as "up_blocks", "up_blocks.1", "mid_block"."""
 
-    blocks: list[str] = Field(default=[ALL], min_length=1)
+    blocks: list[Annotated[str, Field(max_length=NAME)]] = Field(default=[ALL], min_length=1, max_length=ITEMS)
     embedder: bool = True
 
 
@@ -64,6 +65,11 @@ class DPLDM(GradientMethod):
     def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
         """`delta.safetensors`: what to add to the base's tensors."""
         return {DELTA: self.layout(base).unflatten(w)}
+
+    def released_layout(self, file: str, shapes: Shapes) -> Layout | None:
+        """The UNet's tensors, then the text encoder's, each in the order of their names."""
+        ordered = sorted(shapes.items(), key=lambda tensor: (not tensor[0].startswith("unet."), tensor[0]))
+        return Layout(tuple(ordered)) if file == DELTA else None
 
 
 def block_layout(unet: Shapes, text_encoder: Shapes, options: DPLDMOptions) -> Layout:

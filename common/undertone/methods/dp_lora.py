@@ -8,15 +8,17 @@ so it needs no further number.
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from undertone.bounds import ITEMS, NAME
 from undertone.errors import StudyError
 from undertone.layout import Layout
 from undertone.methods.gradient import GradientMethod, GradientOptions
+from undertone.methods.protocol import Shapes
 from undertone.models.files import LORA
 from undertone.models.pinned import PinnedBase
 from undertone.study import Section
@@ -30,7 +32,6 @@ GROUPS = {
     "attention": ("to_q", "to_k", "to_v", "to_out.0"),
     "conv": ("conv1", "conv2", "conv_shortcut"),
 }
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 class DPLoRAOptions(GradientOptions):
@@ -38,7 +39,7 @@ class DPLoRAOptions(GradientOptions):
 
     rank: int = Field(default=4, ge=1, le=256)
     alpha: int = Field(default=4, ge=1, le=1024)
-    targets: list[str] = Field(default=["attention"], min_length=1)
+    targets: list[Annotated[str, Field(max_length=NAME)]] = Field(default=["attention"], min_length=1, max_length=ITEMS)
 
 
 class DPLoRA(GradientMethod):
@@ -78,6 +79,10 @@ class DPLoRA(GradientMethod):
         scaled = {name: value * scale if ".lora_B." in name else value for name, value in named.items()}
         return {LORA: scaled}
 
+    def released_layout(self, file: str, shapes: Shapes) -> Layout | None:
+        """A and B of each layer, in the order of the layers' names."""
+        return Layout(tuple(sorted(shapes.items(), key=_place))) if file == LORA else None
+
 
 def lora_layout(shapes: Shapes, options: DPLoRAOptions) -> Layout:
     """A and B for every layer of the UNet that `targets` name, in the order of their names.
@@ -96,6 +101,12 @@ def lora_layout(shapes: Shapes, options: DPLoRAOptions) -> Layout:
         tensors.append((f"unet.{layer}.lora_A.weight", (options.rank, into, *kernel)))
         tensors.append((f"unet.{layer}.lora_B.weight", (out, options.rank, *(1 for _ in kernel))))
     return Layout(tuple(tensors))
+
+
+def _place(tensor: tuple[str, tuple[int, ...]]) -> tuple[str, str]:
+    """Where a released tensor stands in the layout: its layer, then A before B."""
+    layer, _, part = tensor[0].partition(".lora_")
+    return layer, part
 
 
 def _adaptable(name: str, shape: tuple[int, ...]) -> bool:

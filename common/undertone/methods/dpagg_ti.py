@@ -16,8 +16,8 @@ from pydantic import Field
 
 from undertone.captions import fill_caption
 from undertone.layout import Layout
-from undertone.methods.protocol import Progress, UnitRecords
-from undertone.methods.token import TokenOptions, check_caption, token_weights
+from undertone.methods.protocol import Progress, Shapes, UnitRecords
+from undertone.methods.token import TokenOptions, check_caption, token_layout, token_weights
 from undertone.models.pinned import PinnedBase
 from undertone.progress import reporter
 from undertone.study import Section
@@ -119,6 +119,10 @@ class DPAggTI:
         """`learned_embeds.safetensors` with the token's [vectors, width] tensor ([width] for one vector)."""
         del base
         return token_weights(self.options, w)
+
+    def released_layout(self, file: str, shapes: Shapes) -> Layout | None:
+        """One tensor [vectors, width], or [width] for one vector, named by the token."""
+        return token_layout(self.options, file, shapes)
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         """The caption with the initial word, and with the token; its columns stay empty."""

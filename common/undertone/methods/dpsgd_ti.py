@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from undertone.captions import fill_caption
 from undertone.layout import Layout
 from undertone.methods.gradient import GradientMethod, GradientOptions
-from undertone.methods.token import TokenOptions, check_caption, token_weights
+from undertone.methods.protocol import Shapes
+from undertone.methods.token import TokenOptions, check_caption, token_layout, token_weights
 from undertone.models.pinned import PinnedBase
 from undertone.study import Section
 
@@ -61,6 +62,10 @@ class DPSGDTI(GradientMethod):
         """`learned_embeds.safetensors` with the token's [vectors, width] tensor ([width] for one vector)."""
         del base
         return token_weights(self.options, w)
+
+    def released_layout(self, file: str, shapes: Shapes) -> Layout | None:
+        """One tensor [vectors, width], or [width] for one vector, named by the token."""
+        return token_layout(self.options, file, shapes)
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         """The caption with the initial word, and with the token; its columns stay empty."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from undertone.models.base import LoadedBase
 
 Progress = Callable[[int], None]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,9 @@ class Method(Protocol):
 
     def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
         """File name -> tensors by name, in the formats diffusers loads."""
+
+    def released_layout(self, file: str, shapes: Shapes) -> Layout | None:
+        """The layout whose release this is, from names and shapes in a file alone; None: of none of this method's."""
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         """The prompts for samples before and after adaptation."""

@@ -6,8 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from undertone.bounds import NAME
 from undertone.captions import caption_fields
 from undertone.errors import StudyError
+from undertone.layout import Layout
+from undertone.methods.protocol import Shapes
 from undertone.models.files import EMBEDS
 from undertone.study import Section
 
@@ -16,7 +19,7 @@ class TokenOptions(Section):
     """[method] keys of a learned word: its name, the word it starts at, of how many vectors it is."""
 
     token: str = Field(default="<private>", pattern=r"^<[a-z0-9-]{1,40}>$")
-    initial_word: str = Field(default="picture", min_length=1)
+    initial_word: str = Field(default="picture", min_length=1, max_length=NAME)
     vectors: int = Field(default=1, ge=1, le=16)
 
 
@@ -28,6 +31,15 @@ def check_caption(caption: str) -> None:
     """
     if caption_fields(caption).count("token") != 1:
         raise StudyError(f'data.caption = "{caption}" must hold {{token}} once, as in "a {{token}}"')
+
+
+def token_layout(options: TokenOptions, file: str, shapes: Shapes) -> Layout | None:
+    """The layout whose release this is: one tensor [vectors, width], or [width] for one vector, named by the token."""
+    shape = shapes.get(options.token, ())
+    wanted = (options.vectors, shape[-1]) if shape else ()
+    if file != EMBEDS or len(shapes) != 1 or shape not in {wanted, wanted[options.vectors == 1 :]} or not shape:
+        return None
+    return Layout(((options.token, wanted),))
 
 
 def token_weights(options: TokenOptions, w: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:

@@ -10,15 +10,18 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
+from functools import lru_cache
 from typing import TypeAlias, TypeVar
 
 import dp_accounting
 import numpy as np
 from dp_accounting import pld, rdp
 
+from undertone.bounds import EPSILON
 from undertone.canonical import Json
 from undertone.errors import MechanismViolation, StudyError
-from undertone.privacy.distributed import DistributedEvent
+from undertone.privacy.distributed import DistributedEvent, check_figures
+from undertone.privacy.losses import widths
 
 # Integers only: the argument for lattice noise (PRIVACY 9) holds at integer orders.
 RDP_ORDERS: tuple[int, ...] = (*range(2, 65), 80, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -31,12 +34,18 @@ _INTERVAL = 1e-4
 _WIDE_INTERVAL = 1e-3
 _FEW_ROUNDS = 20
 _LITTLE_NOISE = 0.4
+# No mechanism may ask for more memory or time than this: where losses are spread over more steps than these (in one
+# charge; in all of them together), steps are doubled until they are not. A plan that anybody could take is never there.
+_MOST_STEPS = 1 << 18
+_MOST_COMPOSED = 1 << 22
+# With less noise than this share of Delta nothing is certified. At rate 1 epsilon would be above 128 whatever delta.
+LEAST_NOISE = 1 / 16
+# A rate above counts as 1, which costs more: nearer to 1 dp-accounting's logarithms cancel.
+_ALMOST_ONE = 1 - 2.0**-30
 _RELATION = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
 _CALIBRATION_TOLERANCE = 2e-5
 _BRACKET_STEP = 1.5
 _ROUGHLY = 1.001
-# As in STUDY.toml; e^100 also stays far inside the float range.
-_LARGEST_EPSILON = 100
 _FIELDS = ("sigma", "sensitivity", "sampling_rate", "count")
 
 
@@ -85,6 +94,7 @@ class GaussianEvent:
         if set(fields) != set(_FIELDS):
             raise MechanismViolation(f"an event has the keys {sorted(_FIELDS)}, not {sorted(fields)}")
         sigma, sensitivity, rate, count = (fields[name] for name in _FIELDS)
+        check_figures(fields)
         if not (isinstance(sigma, int) and isinstance(sensitivity, int) and isinstance(count, int)):
             raise MechanismViolation("event.sigma, event.sensitivity and event.count must be integers")
         if not isinstance(rate, float | int):
@@ -130,7 +140,8 @@ def epsilon_pld(events: Sequence[Event], delta: float, *, interval: float | None
     """The figure of record in central mode: epsilon at `delta` for all events together, by PLD; never too low.
 
     Equal events are counted together first, so a ledger's single charges give the plan's figure to the bit.
-    No event gives 0. `interval` is the step in privacy loss; None: by the rounds and the noise.
+    No event gives 0, and noise below Delta / 16 infinity: so little is never certified. `interval` is the step in
+    privacy loss; None: by the rounds and the noise. It is widened where the losses are spread too far to be kept.
 
     Raises:
         StudyError: delta is not in (0, 1).
@@ -141,9 +152,12 @@ def epsilon_pld(events: Sequence[Event], delta: float, *, interval: float | None
     if len(central) < len(events):
         raise MechanismViolation("distributed noise has no privacy loss distribution; ask for its RDP")
     merged = _merged(central)
+    if any(_too_little(event.noise_multiplier, event.sampling_rate, event.count) for event in merged):
+        return math.inf
     if interval is None:
         interval = _interval(sum(event.count for event in merged), *(event.noise_multiplier for event in merged))
-    accountant = pld.PLDAccountant(_RELATION, interval)
+    charges = ((event.noise_multiplier, event.sampling_rate, event.count) for event in merged)
+    accountant = pld.PLDAccountant(_RELATION, _within_reach(interval, *charges))
     for event in merged:
         accountant.compose(_sampled(event.noise_multiplier, event.sampling_rate), event.count)
     return float(accountant.get_epsilon(delta))
@@ -227,33 +241,51 @@ class _Claim:
 
     def met(self, z: float) -> bool:
         """Whether noise multiplier z gives epsilon or less."""
+        if not self.by_rdp and _too_little(z, self.sampling_rate, self.rounds):
+            return False
+        return self._met_by(self._accountant(z), z)
+
+    def _met_by(self, accountant: dp_accounting.PrivacyAccountant, z: float) -> bool:
         event = _sampled(z, self.sampling_rate)
-        return bool(self._accountant(z).compose(event, self.rounds).get_epsilon(self.delta) <= self.epsilon)
+        return bool(accountant.compose(event, self.rounds).get_epsilon(self.delta) <= self.epsilon)
 
     def smallest(self, step: float, high: float) -> float:
-        """The smallest z that meets the claim, below `high`, which does; `step` is the first step down."""
-        low = high / step
+        """The smallest z that meets the claim, below `high`, which does; `step` is the first step down.
+
+        No smaller than `LEAST_NOISE`: with a rate below delta a claim may need no noise at all.
+        """
+        low = self._down(high, step)
         while self.met(low):
+            if low == LEAST_NOISE:
+                return low
             step = min(step**2, _BRACKET_STEP)
-            high, low = low, low / step
+            high, low = low, self._down(low, step)
+        # One width for the whole bracket, the wider one: the answer is safe at either. `high` was found safe at its own
+        # width, hence a little more of it, or as much more as it takes.
+        top = high * min(step, 1.01)
+        while not self._met_by(self._accountant(low), top):
+            top *= _BRACKET_STEP
         return float(
             dp_accounting.calibrate_dp_mechanism(
-                # One width for the whole bracket, the wider one: the answer is safe at either. `high` was found
-                # safe at its own width, hence a little more of it.
                 lambda: self._accountant(low),
                 lambda z: dp_accounting.SelfComposedDpEvent(_sampled(z, self.sampling_rate), self.rounds),
                 self.epsilon,
                 self.delta,
-                dp_accounting.ExplicitBracketInterval(low, high * min(step, 1.01)),
+                dp_accounting.ExplicitBracketInterval(low, top),
                 tol=_CALIBRATION_TOLERANCE * high,
             )
         )
+
+    @staticmethod
+    def _down(z: float, step: float) -> float:
+        return max(z / step, LEAST_NOISE)
 
     def _accountant(self, z: float) -> dp_accounting.PrivacyAccountant:
         """An accountant for noise multipliers from z up."""
         if self.by_rdp:
             return rdp.RdpAccountant(list(RDP_ORDERS), _RELATION)
-        return pld.PLDAccountant(_RELATION, self.coarser * _interval(self.rounds, z))
+        interval = self.coarser * _interval(self.rounds, z)
+        return pld.PLDAccountant(_RELATION, _within_reach(interval, (z, self.sampling_rate, self.rounds)))
 
 
 def _interval(rounds: int, *noise_multipliers: float) -> float:
@@ -262,10 +294,26 @@ def _interval(rounds: int, *noise_multipliers: float) -> float:
     return _WIDE_INTERVAL if wide else _INTERVAL
 
 
+def _too_little(z: float, sampling_rate: float, count: int) -> bool:
+    """Whether so little noise is never certified; at rate 1 the charges are one, with noise z / sqrt(T)."""
+    return (z if sampling_rate < _ALMOST_ONE else z / math.sqrt(count)) < LEAST_NOISE
+
+
+def _within_reach(interval: float, *charges: tuple[float, float, int]) -> float:
+    """The interval, doubled until the losses of the charges (z, p, T) fit; a wider one is never too low."""
+    spread = [_widths(z, rate if rate < _ALMOST_ONE else 1.0, count) for z, rate, count in charges]
+    single, composed = max((one for one, _ in spread), default=0.0), sum(all_ for _, all_ in spread)
+    excess = max(single / _MOST_STEPS, composed / _MOST_COMPOSED) / interval
+    return interval if excess <= 1 else math.ldexp(interval, math.ceil(math.log2(excess)))
+
+
+_widths = lru_cache(maxsize=256)(widths)
+
+
 def _sampled(z: float, sampling_rate: float) -> dp_accounting.DpEvent:
     """The library's event for one charge; a rate of 1 is the plain mechanism."""
     gaussian = dp_accounting.GaussianDpEvent(z)
-    return gaussian if sampling_rate == 1 else dp_accounting.PoissonSampledDpEvent(sampling_rate, gaussian)
+    return gaussian if sampling_rate >= _ALMOST_ONE else dp_accounting.PoissonSampledDpEvent(sampling_rate, gaussian)
 
 
 def _merged(events: Sequence[EventT]) -> list[EventT]:
@@ -283,5 +331,5 @@ def _check_delta(delta: float) -> None:
 
 
 def _check_epsilon(epsilon: float) -> None:
-    if not 0 < epsilon <= _LARGEST_EPSILON:
-        raise StudyError(f"privacy.epsilon is {epsilon}; give a number above 0 and at most {_LARGEST_EPSILON}")
+    if not 0 < epsilon <= EPSILON:
+        raise StudyError(f"privacy.epsilon is {epsilon}; give a number above 0 and at most {EPSILON:g}")

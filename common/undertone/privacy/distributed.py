@@ -24,10 +24,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from math import exp, isqrt, pi, sqrt
 
+from undertone.bounds import ATTEMPTS, DIMENSION, SENSITIVITY, SIGMA, SITES
 from undertone.canonical import Json
 from undertone.errors import MechanismViolation
 
 SMALLEST_SHARE = 4
+_LARGEST = {
+    "sigma": SIGMA,
+    "sigma_local": SIGMA,
+    "sensitivity": SENSITIVITY,
+    "shares": SITES,
+    "dimension": DIMENSION,
+    "count": ATTEMPTS,
+}
 # The noise of all sites together wraps round the modulus with a probability below 2^-40.
 _WRAP_BITS = 40
 # ln 2, rounded up, in units of 10^-9: plans are computed in integers so that every machine makes the same one.
@@ -87,7 +96,20 @@ class DistributedEvent:
         names = {field.name for field in fields(cls)}
         if set(fields_) != names:
             raise MechanismViolation(f"an event of distributed noise has the keys {sorted(names)}")
+        check_figures(fields_)
         return cls(**fields_)  # type: ignore[arg-type]
+
+
+def check_figures(event: Mapping[str, Json]) -> None:
+    """The bounds on an event that somebody else wrote down, of either kind.
+
+    Raises:
+        MechanismViolation: names the figure.
+    """
+    for name, value in event.items():
+        most = _LARGEST.get(name)
+        if most is not None and isinstance(value, int) and not value <= most:
+            raise MechanismViolation(f"event.{name} is above {most}, which no plan allows")
 
 
 def tau(sigma_local: int, shares: int) -> float:

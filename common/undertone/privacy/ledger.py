@@ -24,6 +24,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from undertone.bounds import ATTEMPTS, ENTRY_BYTES
 from undertone.canonical import Json
 from undertone.errors import (
     BudgetExceeded,
@@ -35,9 +36,9 @@ from undertone.errors import (
 from undertone.failpoints import reached
 from undertone.privacy.accounting import Event, read_event
 from undertone.privacy.chain import ADVICE, GENESIS, Entry, Row, check_row, make_row
+from undertone.privacy.ledger_file import connect, explained
 
 _VERSION = 1
-_BUSY_SECONDS = 10.0
 _SALT_BYTES = 32
 # What SQLite can hold: a first reading must not overlook entries with wild numbers.
 _LEAST_INTEGER = -(1 << 63)
@@ -111,7 +112,7 @@ class Ledger:
             ) from error
         except OSError as error:
             raise LedgerUnavailable(f"{path} cannot be created: {error.strerror}. Check folder and rights") from error
-        ledger = cls(_connect(path, "rw"), path)
+        ledger = cls(connect(path, "rw"), path)
         with ledger._transaction("IMMEDIATE", new=True):
             for statement in _SCHEMA:
                 ledger._db.execute(statement)
@@ -120,7 +121,9 @@ class Ledger:
         return ledger
 
     @classmethod
-    def open(cls, path: Path, read_only: bool = False, expect_head: str | None = None) -> "Ledger":
+    def open(
+        cls, path: Path, read_only: bool = False, expect_head: str | None = None, most: int | None = None
+    ) -> "Ledger":
         """Open a ledger and verify its version, its schema and its whole chain.
 
         Args:
@@ -128,17 +131,21 @@ class Ledger:
             read_only: refuse every write; works in a folder without write permission.
             expect_head: a head noted earlier, elsewhere. It must be in the chain: an older copy lacks it,
                 and so does one that has gone its own way since. To ask that it be the last, compare `head`.
+            most: how many entries there may be, for a ledger that somebody else wrote; they are counted before any is
+                read.
 
         Raises:
-            LedgerCorrupt: not a ledger, a broken chain, or an old copy.
+            LedgerCorrupt: not a ledger, a broken chain, an old copy, or more entries than `most`.
             LedgerUnavailable: missing, locked, or written by a newer version.
         """
         if not path.is_file():
             raise LedgerUnavailable(f"there is no ledger at {path}; check the folder, or create one")
-        ledger = cls(_connect(path, "ro" if read_only else "rw"), path)
+        ledger = cls(connect(path, "ro" if read_only else "rw"), path)
         try:
             with ledger._transaction("DEFERRED", new=True):
                 ledger._check_schema()
+                if most is not None:
+                    ledger._check_size(most)
                 ledger._catch_up()
             if expect_head is not None and all(entry.hash != expect_head for entry in ledger._entries):
                 raise LedgerCorrupt(f"{path} does not hold the entry {expect_head}: it is an old copy. {ADVICE}")
@@ -172,9 +179,12 @@ class Ledger:
         Raises:
             ReplayedAttempt: (digest, round, attempt) was charged before.
             BudgetExceeded: the plan's charges are used up.
+            MechanismViolation: a round or an attempt that no plan has; nothing was charged.
             LedgerUnavailable: locked, full or read-only; nothing was charged.
             LedgerCorrupt: the file changed under our hands.
         """
+        if not _within_a_plan(round_, attempt):
+            raise MechanismViolation(f"round {round_}, attempt {attempt} is in no plan; nothing was charged")
         key = (digest, round_, attempt)
         body: dict[str, Json] = {
             "digest": digest,
@@ -256,7 +266,7 @@ class Ledger:
         """
         if path.exists():
             raise LedgerUnavailable(f"{path} exists; name a new file")
-        with self._lock, _explained(self._path):
+        with self._lock, explained(self._path):
             self._db.execute("VACUUM INTO ?", (str(path),))
 
     def close(self) -> None:
@@ -274,7 +284,7 @@ class Ledger:
     @contextmanager
     def _transaction(self, mode: Literal["IMMEDIATE", "DEFERRED"], new: bool = False) -> Iterator[None]:
         """Verify what is new in the file (unless `new`), do the work, commit: all or nothing."""
-        with self._lock, _explained(self._path):
+        with self._lock, explained(self._path):
             self._db.execute(f"BEGIN {mode}")
             try:
                 if not new:
@@ -314,6 +324,17 @@ class Ledger:
         if not self._entries:
             raise LedgerCorrupt(f"{self._path} has no entry. {ADVICE}")
 
+    def _check_size(self, most: int) -> None:
+        """No more entries than that, and none longer than an entry of ours."""
+        count, longest = self._db.execute(
+            "SELECT count(*), max(length(CAST(body AS BLOB)) + length(prev) + length(hash) + "
+            "length(coalesce(digest, '')) + length(coalesce(round, '')) + length(coalesce(attempt, ''))) FROM entries"
+        ).fetchone()
+        if count > most:
+            raise LedgerCorrupt(f"{self._path} has {count} entries; at most {most} can be right. {ADVICE}")
+        if count and not longest <= ENTRY_BYTES:
+            raise LedgerCorrupt(f"{self._path} has an entry of {longest} bytes; none of ours is so long. {ADVICE}")
+
     def _remember(self, entry: Entry) -> None:
         """Keep the receipt of a verified charge."""
         receipt = _receipt(entry)
@@ -332,6 +353,10 @@ class Ledger:
             raise LedgerCorrupt(f"{self._path} is not a ledger, or its triggers were removed. {ADVICE}")
 
 
+def _within_a_plan(round_: int, attempt: int) -> bool:
+    return 0 <= round_ <= ATTEMPTS and 0 <= attempt <= ATTEMPTS
+
+
 def _receipt(entry: Entry) -> Receipt:
     """The receipt that a charge's body describes."""
     match entry.body:
@@ -346,55 +371,8 @@ def _receipt(entry: Entry) -> Receipt:
                 charged = read_event(event)
             except MechanismViolation as error:
                 raise LedgerCorrupt(f"ledger entry {entry.seq} charges no mechanism: {error}. {ADVICE}") from error
+            if not _within_a_plan(round_, attempt):
+                raise LedgerCorrupt(f"ledger entry {entry.seq} charges an attempt that no plan has. {ADVICE}")
             return Receipt(digest, round_, attempt, charged, sum_sha256, entry.hash)
         case _:
             raise LedgerCorrupt(f"ledger entry {entry.seq} is not a charge. {ADVICE}")
-
-
-def _connect(path: Path, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
-    """A connection that commits durably.
-
-    EXTRA, not FULL: in journal mode DELETE a commit is the removal of the journal, and only EXTRA syncs the
-    folder after it. With FULL a power cut can bring the journal back and undo a charge already answered.
-    """
-    with _explained(path):
-        connection = sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode={mode}",
-            uri=True,
-            timeout=_BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        # Bytes that are no text must reach the chain's check, not end in sqlite3.
-        connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
-        try:
-            if mode == "rw":
-                connection.execute("PRAGMA journal_mode = DELETE")
-            connection.execute("PRAGMA synchronous = EXTRA")
-        except BaseException:
-            connection.close()
-            raise
-    return connection
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours, with what to do."""
-    try:
-        yield
-    except sqlite3.ProgrammingError:
-        raise
-    except sqlite3.DatabaseError as error:
-        code = error.sqlite_errorcode & 0xFF
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise LedgerCorrupt(f"{path} is not a readable ledger ({error}). {ADVICE}") from error
-        raise LedgerUnavailable(f"{path}: {error}. {_REMEDIES.get(code, _REMEDY)}") from error
-
-
-_REMEDY = "Nothing was charged; check disk and rights, then resume"
-_REMEDIES = {
-    sqlite3.SQLITE_BUSY: "Nothing was charged; another process holds the ledger: let it finish, then resume",
-    sqlite3.SQLITE_FULL: "Nothing was charged; the disk is full: free some space, then resume",
-    sqlite3.SQLITE_READONLY: "Nothing was charged; make file and folder writable, then resume",
-    sqlite3.SQLITE_CANTOPEN: "Nothing was charged; make file and folder writable, then resume",
-}

@@ -38,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from undertone.bounds import SIGMA
 from undertone.errors import MechanismViolation
 from undertone.privacy.distributed import SMALLEST_SHARE
 from undertone.privacy.entropy import Entropy
@@ -46,7 +47,7 @@ from undertone.privacy.words import WORD_BITS, WordStream, fresh_key
 
 SMALLEST_SIGMA = 64
 # Beyond, the margin would reach from one rounding boundary to the next.
-LARGEST_SIGMA = 1 << 38
+LARGEST_SIGMA = SIGMA
 
 _MARGIN = 2.0**-40
 _SMALLEST_P = 2.0**-20
