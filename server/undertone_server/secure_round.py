@@ -140,7 +140,7 @@ class Session:
 
 
 def _words(words: Words | None) -> NDArray[np.uint32]:
-    """A vector as it came over the wire, 4 or 3 bytes a word; what is none is empty, which the session refuses."""
-    if words is None or (words.dtype == np.uint8 and words.size % 3):
+    """A vector as it came over the wire, 4 or 3 bytes a word; none is empty, which the session refuses."""
+    if words is None:
         return np.zeros(0, dtype=np.uint32)
     return unpack24(words.view(np.uint8)) if words.dtype == np.uint8 else words.view(np.uint32)

@@ -45,7 +45,8 @@ def _run(grid: Grid, run: RunFolder, plan: Plan, entropy: Entropy) -> Release:
     base = pin(plan.model.base, plan.model.revision)
     check_pins(base, plan.model.files)
     method = planned_method(plan, base)
-    sites = Sites(grid, tuple(plan.cohort.units), TIMEOUT_SECONDS, Heads(run.folder / "checkpoints" / "heads"))
+    heads = Heads(run.folder / "checkpoints" / "heads")
+    sites = Sites(grid, tuple(plan.cohort.units), run.federation(), TIMEOUT_SECONDS, heads)
     telemetry = Telemetry(run.folder / "events", plan)
     with Ledger.open(run.ledger) as ledger:
         sites.find()

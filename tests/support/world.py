@@ -208,7 +208,7 @@ class World:
         identify()
         there = [folder for site, folder in self.sites.items() if site not in absent]
         grid = InProcessGrid(client_app, dict(enumerate(there, SUPERLINK_NODE_ID + 1)))
-        sites = Sites(grid, tuple(self.plan.cohort.units), 10.0)
+        sites = Sites(grid, tuple(self.plan.cohort.units), self.run.federation(), 10.0)
         with Ledger.open(self.run.ledger) as ledger:
             sites.find()
             method = DummyMethod(DummyOptions())
