@@ -18,6 +18,7 @@ from tests.support.world import START, World, identify, secure
 from undertone.canonical import canonical_json
 from undertone.errors import FolderError, LedgerRestored, NotApproved, NotVerified, PlanChanged, Refused
 from undertone.manifest import check_manifest
+from undertone.messages import Due
 from undertone.privacy.ledger import Ledger
 from undertone.transport import reply_from_records
 from undertone.verify import _took_part
@@ -209,7 +210,7 @@ def test_a_crashing_node_sends_no_word_of_its_exception(make_world: Make, monkey
     grid = InProcessGrid(client_app, {SUPERLINK_NODE_ID + 1: world.sites["north"]})
     message = Message(RecordDict(), dst_node_id=SUPERLINK_NODE_ID + 1, message_type="query.hello")
     (reply,) = grid.send_and_receive([message])
-    answer = reply_from_records(reply.content)
+    answer = reply_from_records(reply.content, Due())
     assert answer.error == "SiteFault"
     assert "patient" not in answer.message
     assert "scan" not in answer.message
@@ -222,7 +223,7 @@ def test_a_request_that_cannot_be_read_is_a_fault_of_the_site(make_world: Make) 
     content = RecordDict({"header": ConfigRecord({"protocol": "one"})})
     message = Message(content, dst_node_id=SUPERLINK_NODE_ID + 1, message_type="train.prepare")
     (reply,) = grid.send_and_receive([message])
-    assert reply_from_records(reply.content).error == "SiteFault"
+    assert reply_from_records(reply.content, Due()).error == "SiteFault"
 
 
 def test_refusals_and_bad_input_have_their_exit_codes() -> None:
