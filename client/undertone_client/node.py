@@ -5,6 +5,7 @@ be a function call, a Flower ClientApp or a socket.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from undertone import PROTOCOL
@@ -61,7 +62,8 @@ class Node:
             note = self.site.note
             answer, head = self._answer(request, signed)
         except _TOLD as error:
-            return self._refusal(type(error).__name__, str(error), note)
+            blamed = error.blamed if isinstance(error, SecureAggregationError) else ""
+            return replace(self._refusal(type(error).__name__, str(error), note), blamed=blamed)
         except Exception as error:  # noqa: BLE001 - its text may name a record: it stays in node.log
             note(f"{request.kind} failed: {type(error).__name__}: {error}")
             return self._refusal(SITE_FAULT, "the site cannot take part now; its operator finds why in node.log", note)

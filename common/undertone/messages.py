@@ -83,7 +83,7 @@ class Reply:
     """Node -> coordinator. `words` answers `contribute` alone: [d] uint32, or [3d] bytes on a 24-bit wire.
 
     `body` is the site's message of secure aggregation, `head` the token of its ledger's newest entry. `error` and
-    `message` say why a node refused; neither ever depends on a record (PRIVACY 17).
+    `message` say why a node refused, `blamed` whose message made it; none ever depends on a record (PRIVACY 17).
     """
 
     site: str
@@ -93,6 +93,7 @@ class Reply:
     head: str = ""
     error: str = ""
     message: str = ""
+    blamed: str = ""
 
 
 @dataclass(frozen=True)

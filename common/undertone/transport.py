@@ -101,6 +101,7 @@ def reply_to_records(reply: Reply) -> RecordDict:
         "head": reply.head,
         "error": reply.error,
         "message": reply.message,
+        "blamed": reply.blamed,
     }
     records = RecordDict({"header": ConfigRecord(header)})
     if reply.words is not None:
@@ -130,8 +131,8 @@ def reply_from_records(records: RecordDict, due: Due) -> Reply:
         words=None if words is None or due.words is None else _words(words, *due.words),
         body=fields.take("body", bytes, lambda body: len(body) <= due.body),
         head=fields.take("head", str, is_token if due.head else _empty),
-        message=message,
     )
+    fields.take("blamed", str, _empty)
     fields.done()
     if message:
         raise ProtocolError("the reply is malformed: a message without an error")
@@ -182,8 +183,10 @@ def _refusal(fields: _Fields, error: str, message: str) -> Reply:
     site = fields.take("site", str, lambda name: name == "" or is_site_name(name))
     fields.take("body", bytes, _empty)
     fields.take("head", str, _empty)
+    blamed = fields.take("blamed", str, lambda name: name == "" or is_site_name(name))
     fields.done()
-    return Reply(site, PROTOCOL, error=error if error in REFUSALS else UNKNOWN, message=shown(message, REASON))
+    known = error if error in REFUSALS else UNKNOWN
+    return Reply(site, PROTOCOL, error=known, message=shown(message, REASON), blamed=blamed)
 
 
 def _heads(fields: _Fields) -> dict[str, str]:

@@ -54,6 +54,7 @@ class Sites:
         federation: Federation,
         timeout: float,
         heads: MutableMapping[str, str] | None = None,
+        left_out: MutableMapping[str, str] | None = None,
     ) -> None:
         """Begin with nobody.
 
@@ -63,11 +64,14 @@ class Sites:
             federation: whose key speaks for which site.
             timeout: seconds to wait for the replies to one message.
             heads: holds the newest token of each site's ledger, and is told of newer ones.
+            left_out: holds why a site is not asked any more, and is told of further ones.
         """
         self._grid = grid
         self._federation = federation
         self._timeout = timeout
         self._heads: MutableMapping[str, str] = {} if heads is None else heads
+        self._left_out: MutableMapping[str, str] = {} if left_out is None else left_out
+        self._accusers: dict[str, set[str]] = {}
         self._nodes: dict[str, int] = {}
         self._names = Names(roster)
         self.missing: dict[str, str] = dict.fromkeys(roster, "did not answer")
@@ -90,6 +94,9 @@ class Sites:
             self._names.heard(node, reply if proven else replace(reply, error=NotApproved.__name__, message=_NO_PROOF))
         for site, claims in self._names.claims().items():
             if site in self._nodes:
+                continue
+            if site in self._left_out:
+                self._leave(site, self._left_out[site])
                 continue
             speaker, reason = self._names.chosen(site, claims)
             if speaker is None:
@@ -116,6 +123,8 @@ class Sites:
             site = by_node[node]
             silent.discard(site)
             if reply.error and reply.site in (site, ""):
+                if reply.blamed and reply.blamed != site:
+                    self._accusers.setdefault(reply.blamed, set()).add(site)
                 self._leave(site, f"{reply.error}: {reply.message}")
             elif reply.site != site:
                 self.drop(site, f"answered as {reply.site}")
@@ -130,6 +139,16 @@ class Sites:
         if site in self._nodes:
             self._names.forget(site)
         self._leave(site, reason)
+
+    def accused(self, more_than: int) -> set[str]:
+        """The sites on the roster whose messages more than so many others refused, naming them; not yet left out."""
+        roster = (self.missing.keys() | self._nodes.keys()) - set(self._left_out)
+        return {site for site, accusers in self._accusers.items() if site in roster and len(accusers) > more_than}
+
+    def leave_out(self, site: str, reason: str) -> None:
+        """Ask a site no more in this study; durable before it returns."""
+        self._left_out[site] = f"left out of this study: {reason}"
+        self.drop(site, self._left_out[site])
 
     def _leave(self, site: str, reason: str) -> None:
         self.missing[site] = shown(reason, REASON)

@@ -123,7 +123,7 @@ REQUEST = {
     "sites": ["north"],
     "heads": [TOKEN],
 }
-REPLY = {"site": "north", "protocol": PROTOCOL, "body": b"", "head": TOKEN, "error": "", "message": ""}
+REPLY = {"site": "north", "protocol": PROTOCOL, "body": b"", "head": TOKEN, "error": "", "message": "", "blamed": ""}
 REFUSAL = REPLY | {"head": "", "error": "NotApproved", "message": "no"}
 DUE = Due(body=196, words=(False, 4), head=True)
 
@@ -211,6 +211,7 @@ def header_of(header: dict[str, Any]) -> RecordDict:
         ("head", "0f" * 500_000),
         ("head", "../../../x"),
         ("message", "an answer with a message"),
+        ("blamed", "east"),
     ],
 )
 def test_a_reply_out_of_bounds_is_malformed(name: str, wrong: Any) -> None:
@@ -219,7 +220,8 @@ def test_a_reply_out_of_bounds_is_malformed(name: str, wrong: Any) -> None:
 
 def test_a_refusal_carries_nothing_else() -> None:
     assert reply_from_records(header_of(REFUSAL | {"site": ""}), DUE).site == ""
-    for name, wrong in (("body", b"x"), ("head", TOKEN), ("site", "North")):
+    assert reply_from_records(header_of(REFUSAL | {"blamed": "east"}), DUE).blamed == "east"
+    for name, wrong in (("body", b"x"), ("head", TOKEN), ("site", "North"), ("blamed", "East"), ("blamed", "\x1b")):
         assert "malformed" in refused(REFUSAL, REFUSAL | {name: wrong})
     vector = ArrayRecord({"y": Array(np.zeros(4, dtype=np.uint32))})
     assert "malformed" in refused(REFUSAL, REFUSAL, words=vector)
