@@ -1,6 +1,6 @@
 """What coordinator and node say to each other, before any transport: one request, one reply (DESIGN 5).
 
-Each side takes the other for hostile (rule 20): the bounds below hold before anything is looked into.
+Each side takes the other for hostile (PRIVACY 20): the bounds below hold before anything is looked into.
 """
 
 import re

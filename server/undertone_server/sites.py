@@ -1,6 +1,6 @@
 """Asking sites: who is there, and one exchange of messages with all of them.
 
-A reply is hostile until it is read (rule 20): what is wrong with it is the reason why its sender is missing.
+A reply is hostile until it is read (PRIVACY 20): what is wrong with it is the reason why its sender is missing.
 """
 
 import time
