@@ -132,6 +132,16 @@ def test_too_many_wrong_shares_end_with_the_owners_name():
         Opener(7, 3).secret(3, spoiled(dealt(10, 7), 1, 2, 3, 4), fits, "site-003")
 
 
+@pytest.mark.parametrize(("shares", "budget", "blamed"), [(10, 10_000, "x"), (9, 10_000, ""), (10, 119, "")])
+def test_an_owner_is_blamed_where_so_many_shares_prove_it(shares, budget, blamed):
+    # Of ten at most three lie: seven that do not would fit. Of nine, or of subsets not all tried, that is not known.
+    opener = Opener(7, 3)
+    opener._left = budget
+    with pytest.raises(UnfaithfulSite) as caught:
+        opener.secret(3, dealt(shares, 7), lambda _: False, "x")
+    assert caught.value.blamed == blamed
+
+
 def test_one_liar_among_a_hundred_and_an_end_to_the_search():
     opener = Opener(67, 33)
     assert opener.secret(0, spoiled(dealt(100, 67), 5, 50), fits, "x") == SECRET

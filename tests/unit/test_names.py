@@ -17,6 +17,7 @@ from undertone.hello import CHALLENGE_BYTES, PROOF_BYTES, prove, proves
 from undertone.keys import SECAGG_DOMAIN, sign
 from undertone.messages import Due, Reply, Request
 from undertone.progress import reporting
+from undertone.shown import REASON, is_shown
 from undertone.transport import reply_to_records
 from undertone_client.node import Node
 from undertone_client.site import SiteDir
@@ -177,6 +178,16 @@ def test_a_reply_by_another_node_is_not_heard(make_world: Make) -> None:
     sites.find()
     assert sites.present == tuple("bcde")
     assert sites.missing == {"a": "did not answer"}
+
+
+def test_why_a_site_is_missing_is_one_bounded_line_whoever_says_it(make_world: Make) -> None:
+    grid: Any = HostileGrid({})
+    sites = Sites(grid, ROSTER, five(make_world).run.federation(), 0.0)
+    for reason in ("\x1b[2J" + "x" * 10_000, "a\nb", "y" * 501):
+        sites.drop("a", reason)
+        assert is_shown(sites.missing["a"], REASON)
+        sites.leave_out("b", reason)
+        assert is_shown(sites.missing["b"], REASON)
 
 
 def test_two_replies_to_one_message_are_one(make_world: Make) -> None:
