@@ -132,6 +132,27 @@ def test_one_site_cannot_have_another_left_out(make_world: Make, monkeypatch: py
     assert not (world.run.checkpoints / "left-out").exists()
 
 
+def test_one_accuser_has_nobody_left_out_of_an_attempt_that_fails(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With c = 1 it may be the liar: the attempt is lost, for d did not answer either, and nothing is proven."""
+    world, handle = five(make_world, max_attempts=2), Node.handle
+
+    def accusing(self: Node, request: Request) -> Reply:
+        name = self.site.config.site
+        if request.kind != "contribute" or name not in "de":
+            return handle(self, request)
+        return Reply(name, 1, error="UnfaithfulCoordinator", message="was changed", blamed="b" if name == LIAR else "")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Node, "handle", accusing)
+        with pytest.raises(TooFewSites, match="3 sites answered"):
+            world.run_rounds()
+    assert not (world.run.checkpoints / "left-out").exists()
+    world.run_rounds()
+    assert sites_in(world) == tuple("abcde")
+
+
 def test_shares_of_nothing_cost_one_attempt(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sum with the liar's mask in it can never be opened; five shares with one liar among them prove whose."""
     world = five(make_world, max_attempts=2)
