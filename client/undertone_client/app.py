@@ -7,7 +7,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from undertone import PROTOCOL
-from undertone.messages import Kind, Reply
+from undertone.messages import SITE_FAULT, Kind, Reply
+from undertone.shown import REASON, shown
 from undertone.transport import reply_to_records, request_from_records
 from undertone_client.node import Node
 
@@ -20,9 +21,9 @@ def _relay(kind: Kind, message: Message, context: Context) -> Message:
         node = Node(Path(str(context.node_config["site-dir"])))
         reply = node.handle(request_from_records(kind, message.content))
     except Exception as error:  # noqa: BLE001 - Flower would send the exception's text to the coordinator
-        _log.error("no answer to %s: %s", kind, error)
+        _log.error("no answer to %s: %s", kind, shown(f"{type(error).__name__}: {error}", REASON))
         reply = Reply(
-            "", PROTOCOL, error="SiteFault", message="the site cannot answer; its operator finds why in its log"
+            "", PROTOCOL, error=SITE_FAULT, message="the site cannot answer; its operator finds why in its log"
         )
     return Message(reply_to_records(reply), reply_to=message)
 

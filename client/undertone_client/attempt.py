@@ -14,6 +14,7 @@ from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger, Receipt, commit_to_sum
 from undertone.secagg.plain import mask
 from undertone.stages import MaskedVector
+from undertone.vectors import Packed
 from undertone_client.contribution import site_total
 from undertone_client.gate import add_share
 from undertone_client.preparing import Preparation
@@ -87,6 +88,8 @@ class OpenAttempt:
 
     def _state(self) -> NDArray[np.float32]:
         state = self.request.state
+        if isinstance(state, Packed):  # only now: the signature holds, and the plan says how long it is
+            state = state.read(np.float32, self.plan.method.dimension).copy()  # torch wants what may be written to
         if state is None or state.shape != (self.plan.method.dimension,):
             raise ProtocolError(f"the model state is not a vector of {self.plan.method.dimension} values")
         return state

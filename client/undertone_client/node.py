@@ -4,9 +4,12 @@
 be a function call, a Flower ClientApp or a socket.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from undertone import PROTOCOL
+from undertone.canonical import sha256_hex
 from undertone.claim import check_claim
 from undertone.errors import (
     BudgetExceeded,
@@ -19,8 +22,9 @@ from undertone.errors import (
     TooFewSites,
     UnderstatedClaim,
 )
+from undertone.hello import prove
 from undertone.keys import PLAN_DOMAIN, check_signature
-from undertone.messages import Reply, Request, Words
+from undertone.messages import LARGEST_PLAN, SITE_FAULT, Reply, Request, Words
 from undertone.package import package_sha256
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, OsEntropy
@@ -55,26 +59,47 @@ class Node:
 
     def handle(self, request: Request) -> Reply:
         """Answer or refuse; what a refusal says never depends on a record (PRIVACY 17)."""
+        note = self.site.note_stranger
         try:
-            answer, head = self._answer(request)
+            signed = self._signed_digest(request)
+            note = self.site.note
+            answer, head = self._answer(request, signed)
         except _TOLD as error:
-            return self._refusal(type(error).__name__, str(error))
+            blamed = error.blamed if isinstance(error, SecureAggregationError) else ""
+            return replace(self._refusal(type(error).__name__, str(error), note), blamed=blamed)
         except Exception as error:  # noqa: BLE001 - its text may name a record: it stays in node.log
-            self.site.note(f"{request.kind} failed: {type(error).__name__}: {error}")
-            return self._refusal("SiteFault", "the site cannot take part now; its operator finds why in node.log")
+            note(f"{request.kind} failed: {type(error).__name__}: {error}")
+            return self._refusal(SITE_FAULT, "the site cannot take part now; its operator finds why in node.log", note)
         return Reply(self.site.config.site, PROTOCOL, words=_on_wire(answer.vector), body=answer.body, head=head)
 
-    def _refusal(self, code: str, message: str) -> Reply:
-        self.site.note(f"refused: {code}: {message}")
+    def _refusal(self, code: str, message: str, note: Callable[[str], None]) -> Reply:
+        note(f"refused: {code}: {message}")
         return Reply(self.site.config.site, PROTOCOL, error=code, message=message)
 
-    def _answer(self, request: Request) -> tuple[Answer, str]:
-        """The answer, and the token of the ledger's newest entry."""
+    def _signed_digest(self, request: Request) -> str:
+        """The digest of the request's plan, signed by the coordinator that this site knows; "" with hello.
+
+        Anyone who reaches the node can send what is looked at here: a length, a hash and a signature, nothing else.
+
+        Raises:
+            ProtocolError: another protocol, or a plan longer than any.
+            NotApproved: the signature does not hold.
+        """
         if request.protocol != PROTOCOL:
             raise ProtocolError(f"the coordinator speaks protocol {request.protocol}, this node protocol {PROTOCOL}")
         if request.kind == "hello":
-            return Answer(), ""
-        plan, secret = self._approved_plan(request), self.site.secret()
+            return ""
+        if len(request.plan) > LARGEST_PLAN:
+            raise ProtocolError(f"a plan of {len(request.plan)} bytes is not read; {LARGEST_PLAN} are enough")
+        digest = sha256_hex(request.plan)
+        check_signature(self.site.policy.coordinator, PLAN_DOMAIN, digest, request.signature)
+        return digest
+
+    def _answer(self, request: Request, signed: str) -> tuple[Answer, str]:
+        """The answer, and the token of the ledger's newest entry."""
+        if request.kind == "hello":
+            return Answer(body=prove(self.site.identity(), self.site.config.site, request.body)), ""
+        plan, secret = self._approved_plan(request, signed), self.site.secret()
         with Ledger.open(self.site.ledger) as ledger, NodeState(self.site.state) as memory:
             refuse_older(ledger, secret, request.heads.get(self.site.config.site, ""))
             if request.kind in ("prepare", "contribute"):
@@ -83,17 +108,17 @@ class Node:
             answer = attempt.plain() if plan.aggregation.mode == "plain" else attempt.secure()
             return answer, head_token(secret, ledger.head)
 
-    def _approved_plan(self, request: Request) -> Plan:
-        """The request's plan, once everything about it is what this site approved.
+    def _approved_plan(self, request: Request, digest: str) -> Plan:
+        """The request's plan of this signed digest, once everything about it is what this site approved.
 
         Raises:
             NotApproved, PlanChanged: names what differs.
             UnderstatedClaim: it claims less than it costs.
         """
-        plan, policy = Plan.from_bytes(request.plan), self.site.policy
-        check_signature(policy.coordinator, PLAN_DOMAIN, plan.digest, request.signature)
-        if plan.digest not in policy.approved:
-            raise NotApproved(f"plan {plan.digest[:8]} is not approved at {self.site.config.site}")
+        policy = self.site.policy
+        if digest not in policy.approved:
+            raise NotApproved(f"plan {digest[:8]} is not approved at {self.site.config.site}")
+        plan = Plan.from_bytes(request.plan)
         plan.check_version()
         if plan.package_sha256 != package_sha256():
             raise NotApproved(f"{self.site.config.site} runs other code than the plan names; install that version")

@@ -68,8 +68,13 @@ class SiteSession:
         return sealed
 
     def begin_mask(self) -> tuple[str, Shared]:
-        """Step 3, taken: before the vector is charged and before any noise is drawn for it."""
-        return self._take(_MASK, Shared)
+        """Step 3, taken: before the vector is charged and before any noise is drawn for it.
+
+        What other sites sealed is looked at first: one of them that sealed wrongly costs this site no charge.
+        """
+        state_sha256, shared = self._take(_MASK, Shared)
+        shared.check(self.request.body)
+        return state_sha256, shared
 
     def mask(
         self, state_sha256: str, shared: Shared, contribution: ClippedSum | NoisedShare

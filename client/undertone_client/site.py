@@ -8,7 +8,8 @@ federation.json the other sites' public keys, federation.sig the coordinator's s
 sessions/       the open session of secure aggregation, until it ends
 state.sqlite    coins and finished rows of attempts in progress
 ledger.sqlite   what was spent on this site's data
-node.log        refusals, and records that became zero rows
+node.log        refusals, and records that became zero rows; what is older is in node.log.1, and no more is kept
+strangers.log   requests that were refused before the coordinator's signature was seen to hold; one older file too
 cache/          latents of the site's images
 registered/     for each approved plan its records as they were found good
 """
@@ -37,6 +38,10 @@ from undertone.study import Section, SiteName, parse_tables, read_tables
 
 _ConfigT = TypeVar("_ConfigT", bound=Section)
 _log = logging.getLogger("undertone.node")
+# Nobody can fill the disk by being refused, or by what his records are called.
+_LONGEST_LINE = 2000
+_LARGEST_LOG = 16 << 20
+_LARGEST_STRANGERS_LOG = 1 << 20
 
 
 class NodeConfig(Section):
@@ -143,12 +148,22 @@ class SiteDir:
         Never raises: a log that cannot be written would turn a record that is a zero row into a fault that the
         coordinator sees (PRIVACY 17). The line then goes to the process's own log.
         """
-        line = shown(text, 2000)  # a file's name must not write lines of its own
+        self._append("node.log", text, _LARGEST_LOG)
+
+    def note_stranger(self, text: str) -> None:
+        """One line in strangers.log: whoever can reach the node writes there, and must not push out node.log."""
+        self._append("strangers.log", text, _LARGEST_STRANGERS_LOG)
+
+    def _append(self, name: str, text: str, most: int) -> None:
+        """A line of bounded length in a log; a log of `most` bytes takes the place of the one before it."""
+        path, line = self.folder / name, shown(text, _LONGEST_LINE)  # a file's name must not write lines of its own
         try:
-            with (self.folder / "node.log").open("a", encoding="utf-8") as stream:
+            if path.is_file() and path.stat().st_size >= most:
+                path.replace(path.with_name(f"{name}.1"))
+            with path.open("a", encoding="utf-8") as stream:
                 stream.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
         except OSError as error:
-            _log.error("node.log cannot be written (%s): %s", error.strerror, line)
+            _log.error("%s cannot be written (%s): %s", name, error.strerror, line)
 
     def secret(self) -> bytes:
         """The node's 32-byte secret.

@@ -122,7 +122,14 @@ class UnfitWeights(NotVerified):
 
 
 class SecureAggregationError(Refused):
-    """Masks or shares cannot be trusted; the session ended and nothing was revealed."""
+    """Masks or shares cannot be trusted; the session ended and nothing was revealed.
+
+    `blamed` is the site whose message was wrong, where it can be told whose; else empty.
+    """
+
+    def __init__(self, message: str, blamed: str = "") -> None:
+        super().__init__(message)
+        self.blamed = blamed
 
 
 class UnfaithfulCoordinator(SecureAggregationError):

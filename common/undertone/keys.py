@@ -14,6 +14,7 @@ PLAN_DOMAIN = b"undertone/1/plan\x00"
 RELEASE_DOMAIN = b"undertone/1/release\x00"
 FEDERATION_DOMAIN = b"undertone/1/federation\x00"
 SECAGG_DOMAIN = b"undertone/1/secagg\x00"
+HELLO_DOMAIN = b"undertone/1/hello\x00"
 
 
 def create_key(path: Path) -> Ed25519PrivateKey:

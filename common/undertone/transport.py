@@ -1,20 +1,38 @@
-"""Requests and replies as Flower records. Vectors travel as ArrayRecords, which Flower sends in chunks."""
+"""Requests and replies as Flower records. Vectors travel as ArrayRecords, which Flower sends in chunks.
 
-from typing import Any, TypeVar
-from zipfile import BadZipFile
+What arrives is read strictly: each field by type, length and alphabet, no field that is not known, no record that is
+not due. Nothing is allocated for what a sender merely claims.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, RecordDict
 from numpy.typing import NDArray
 
+from undertone import PROTOCOL
 from undertone.errors import ProtocolError
-from undertone.messages import Kind, Reply, Request, Words
+from undertone.messages import (
+    LARGEST_BODY,
+    LARGEST_NUMBER,
+    LARGEST_PLAN,
+    MOST_SITES,
+    REFUSALS,
+    UNKNOWN,
+    Due,
+    Kind,
+    Reply,
+    Request,
+    Words,
+    is_signature,
+    is_site_name,
+    is_token,
+)
+from undertone.shown import REASON, shown
+from undertone.vectors import Packed
 
 _T = TypeVar("_T", int, str, bytes, list[object])
-_Scalar = TypeVar("_Scalar", bound=np.generic)
-
-# Whatever numpy makes of bytes that are no array: empty ones, zip files, text.
-_UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, EOFError, BadZipFile)
 
 # Flower message type of each kind: long work is a train message, short questions are queries.
 MESSAGE_TYPES: dict[Kind, str] = {
@@ -42,33 +60,36 @@ def request_to_records(request: Request) -> RecordDict:
     }
     records = RecordDict({"header": ConfigRecord(header)})
     if request.state is not None:
-        records["state"] = ArrayRecord({"w": Array(request.state)})
+        records["state"] = ArrayRecord({"w": _array(request.state)})
     return records
 
 
 def request_from_records(kind: Kind, records: RecordDict) -> Request:
-    """RecordDict -> Request.
+    """RecordDict -> Request. The state stays as it came: whether it may be read, the signature decides.
+
+    One of another protocol is read no further, so that the node can refuse it with both numbers.
 
     Raises:
-        ProtocolError: a field is missing or of another type.
+        ProtocolError: a field is missing, of another type, too long or not known.
     """
-    try:
-        header = records.config_records["header"]
-        state = records.array_records["state"]["w"].numpy() if "state" in records.array_records else None
-        return Request(
-            kind=kind,
-            protocol=_typed(header["protocol"], int),
-            plan=_typed(header["plan"], bytes),
-            signature=_typed(header["signature"], str),
-            round=_typed(header["round"], int),
-            attempt=_typed(header["attempt"], int),
-            session=_typed(header["session"], int),
-            body=_typed(header["body"], bytes),
-            heads=dict(zip(_texts(header["sites"]), _texts(header["heads"]), strict=True)),
-            state=None if state is None else _array(state, np.float32),
-        )
-    except _UNREADABLE:
-        raise ProtocolError("the request is malformed") from None
+    fields = _Fields(records, "request")
+    protocol = fields.take("protocol", int)
+    if protocol != PROTOCOL:
+        return Request(kind, protocol)
+    request = Request(
+        kind=kind,
+        protocol=protocol,
+        plan=fields.take("plan", bytes, lambda plan: len(plan) <= LARGEST_PLAN),
+        signature=fields.take("signature", str, lambda text: text == "" or is_signature(text)),
+        round=fields.take("round", int, _counts),
+        attempt=fields.take("attempt", int, _counts),
+        session=fields.take("session", int, _counts),
+        body=fields.take("body", bytes, lambda body: len(body) <= LARGEST_BODY),
+        heads=_heads(fields),
+        state=fields.vector("state", "w"),
+    )
+    fields.done()
+    return request
 
 
 def reply_to_records(reply: Reply) -> RecordDict:
@@ -80,6 +101,7 @@ def reply_to_records(reply: Reply) -> RecordDict:
         "head": reply.head,
         "error": reply.error,
         "message": reply.message,
+        "blamed": reply.blamed,
     }
     records = RecordDict({"header": ConfigRecord(header)})
     if reply.words is not None:
@@ -87,43 +109,111 @@ def reply_to_records(reply: Reply) -> RecordDict:
     return records
 
 
-def reply_from_records(records: RecordDict) -> Reply:
-    """RecordDict -> Reply.
+def reply_from_records(records: RecordDict, due: Due) -> Reply:
+    """RecordDict -> Reply: a refusal, or what is due and no more.
+
+    A refusal's `error` is a word that this program knows, its `message` one printable line.
 
     Raises:
-        ProtocolError: a field is missing or of another type.
+        ProtocolError: another protocol, or a field that is missing, of another type, too long or not known.
     """
-    try:
-        header = records.config_records["header"]
-        words = records.array_records["words"]["y"].numpy() if "words" in records.array_records else None
-        return Reply(
-            site=_typed(header["site"], str),
-            protocol=_typed(header["protocol"], int),
-            words=None if words is None else _words(words),
-            body=_typed(header["body"], bytes),
-            head=_typed(header["head"], str),
-            error=_typed(header["error"], str),
-            message=_typed(header["message"], str),
-        )
-    except _UNREADABLE:
-        raise ProtocolError("the reply is malformed") from None
+    fields = _Fields(records, "reply")
+    protocol = fields.take("protocol", int)
+    if protocol != PROTOCOL:
+        raise ProtocolError(f"the site speaks protocol {protocol}, this coordinator protocol {PROTOCOL}")
+    error, message = fields.take("error", str), fields.take("message", str)
+    if error:
+        return _refusal(fields, error, message)
+    words = fields.vector("words", "y") if due.words else None
+    reply = Reply(
+        site=fields.take("site", str, is_site_name),
+        protocol=protocol,
+        words=None if words is None or due.words is None else _words(words, *due.words),
+        body=fields.take("body", bytes, lambda body: len(body) <= due.body),
+        head=fields.take("head", str, is_token if due.head else _empty),
+    )
+    fields.take("blamed", str, _empty)
+    fields.done()
+    if message:
+        raise ProtocolError("the reply is malformed: a message without an error")
+    return reply
 
 
-def _typed(value: object, wanted: type[_T]) -> _T:
-    if type(value) is not wanted:
-        raise TypeError(wanted.__name__)
-    return value
+class _Fields:
+    """The header of one message, taken field by field. Errors name fields of ours, never what the sender wrote."""
+
+    def __init__(self, records: RecordDict, name: str) -> None:
+        """Raise ProtocolError unless there is a header."""
+        self._name = name
+        self._records = dict(records)
+        header = self._records.pop("header", None)
+        if not isinstance(header, ConfigRecord):
+            raise self.wrong("header")
+        self._left = dict(header)
+
+    def take(self, name: str, wanted: type[_T], fits: Callable[[_T], bool] = lambda _: True) -> _T:
+        """A field of exactly this type that fits."""
+        value = self._left.pop(name, None)
+        if type(value) is not wanted or not fits(value):
+            raise self.wrong(name)
+        return value
+
+    def vector(self, record: str, key: str) -> Packed | None:
+        """The one vector of a record, unread; None if the record is not there."""
+        arrays = self._records.pop(record, None)
+        if arrays is None:
+            return None
+        if not isinstance(arrays, ArrayRecord) or list(arrays) != [key]:
+            raise self.wrong(record)
+        array = arrays[key]
+        return Packed(array.dtype, tuple(array.shape), array.stype, array.data)
+
+    def done(self) -> None:
+        """Insist that nothing else came: whoever adds a field changes the protocol's number."""
+        if self._left or self._records:
+            raise self.wrong("a field or record that is not known, or not due")
+
+    def wrong(self, what: str) -> ProtocolError:
+        """The error to raise about this message."""
+        return ProtocolError(f"the {self._name} is malformed: {what}")
 
 
-def _texts(value: object) -> list[str]:
-    return [_typed(text, str) for text in _typed(value, list)]
+def _refusal(fields: _Fields, error: str, message: str) -> Reply:
+    """A refusal carries nothing else. A relay that cannot reach its node does not know its own name."""
+    site = fields.take("site", str, lambda name: name == "" or is_site_name(name))
+    fields.take("body", bytes, _empty)
+    fields.take("head", str, _empty)
+    blamed = fields.take("blamed", str, lambda name: name == "" or is_site_name(name))
+    fields.done()
+    known = error if error in REFUSALS else UNKNOWN
+    return Reply(site, PROTOCOL, error=known, message=shown(message, REASON), blamed=blamed)
 
 
-def _words(value: NDArray[Any]) -> Words:
-    return _array(value, np.uint8) if value.dtype == np.uint8 else _array(value, np.uint32)
+def _heads(fields: _Fields) -> dict[str, str]:
+    sites, tokens = fields.take("sites", list), fields.take("heads", list)
+    found = {
+        site: token
+        for site, token in zip(sites[: MOST_SITES + 1], tokens, strict=False)
+        if isinstance(site, str) and isinstance(token, str) and is_site_name(site) and is_token(token)
+    }
+    if not len(found) == len(sites) == len(tokens) <= MOST_SITES:
+        raise fields.wrong("heads")
+    return found
 
 
-def _array(value: NDArray[Any], dtype: type[_Scalar]) -> NDArray[_Scalar]:
-    if value.dtype != dtype or value.ndim != 1:
-        raise TypeError(dtype.__name__)
-    return value
+def _words(words: Packed, packed: bool, length: int) -> Words:
+    return words.read(np.uint8, length) if packed else words.read(np.uint32, length)
+
+
+def _counts(number: int) -> bool:
+    return 0 <= number <= LARGEST_NUMBER
+
+
+def _empty(value: str | bytes) -> bool:
+    return not value
+
+
+def _array(vector: NDArray[np.float32] | Packed) -> Array:
+    if isinstance(vector, Packed):
+        return Array(dtype=vector.dtype, shape=vector.shape, stype=vector.stype, data=vector.data)
+    return Array(vector)

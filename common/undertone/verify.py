@@ -29,6 +29,7 @@ from undertone.manifest import check_manifest, read_part
 from undertone.models.weights import check_weights
 from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
+from undertone.shown import REASON, is_shown
 from undertone.statement import TookPart, privacy_statement
 
 
@@ -173,6 +174,8 @@ def _took_part(statement: dict[str, Any], plan: Plan) -> TookPart:
         raise NotVerified("privacy.json does not say which sites are in the sums: cohort")
     if sorted([*map(str, sites), *missing]) != sorted(plan.cohort.units):
         raise NotVerified("privacy.json names other sites than the plan's roster: cohort")
+    if not all(is_shown(reason, REASON) for reason in missing.values()):
+        raise NotVerified("privacy.json gives a reason that is too long, or no printable text: cohort.sites_missing")
     most = len(sites) if plan.privacy.rounds == 1 else len(plan.cohort.units)
     if not len(sites) <= fewest <= most:
         raise NotVerified(f"privacy.json counts {fewest} sites in a sum and names {len(sites)} in every one: cohort")

@@ -14,9 +14,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
-out = Console()
-err = Console(stderr=True)
+from undertone.shown import shown
+
+# Whoever wrote a text, it moves no cursor and sets no colour: no escape sequences, no markup, no emoji codes.
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
+_LONGEST = 4000
 
 
 class Bars:
@@ -45,27 +50,37 @@ class Bars:
     def task(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
         """One bar; a line at its beginning where no bar can be drawn."""
         if not self._console.is_terminal:
-            self._console.print(f"{label} ({total})", markup=False)
-        bar = self._progress.add_task(escape(label), total=total)
+            self.line(f"{label} ({total})")
+        bar = self._progress.add_task(escape(shown(label)), total=total)
         yield lambda steps: self._progress.advance(bar, steps)
         self._progress.stop_task(bar)
 
     def line(self, text: str) -> None:
         """One line above the bars."""
-        self._console.print(text, markup=False)
+        self._console.print(shown(text, _LONGEST), markup=False, emoji=False)
+
+
+def failed(name: str, message: str) -> None:
+    """One line on stderr for an error."""
+    line = shown(" ".join(message.split()), _LONGEST)  # libraries' messages may have several lines
+    err.print(Text.assemble((name, "bold red"), f": {line}"), soft_wrap=True, highlight=False)
 
 
 def lines(rows: Sequence[tuple[str, object]]) -> None:
     """Print what a person copies, a line each: a table folds keys and paths."""
     for name, value in rows:
-        out.print(f"  {name}: {value}", soft_wrap=True, markup=False, highlight=False)
+        out.print(f"  {name}: {shown(str(value), _LONGEST)}", soft_wrap=True, markup=False, highlight=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a small table; the first column is text, the others numbers or words."""
-    drawn = Table(title=escape(title), title_justify="left")
+    drawn = Table(title=_plain(title), title_justify="left")
     for index, column in enumerate(columns):
         drawn.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        drawn.add_row(*map(escape, row))
+        drawn.add_row(*map(_plain, row))
     out.print(drawn)
+
+
+def _plain(text: str) -> str:
+    return escape(shown(text, _LONGEST))

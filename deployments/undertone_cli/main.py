@@ -52,12 +52,9 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except UndertoneError as error:
-            from rich.markup import escape  # not for --help
+            from undertone_cli.console import failed  # not for --help
 
-            from undertone_cli.console import err
-
-            line = " ".join(str(error).split())  # libraries' messages may have several lines
-            err.print(f"[bold red]{type(error).__name__}[/]: {escape(line)}", soft_wrap=True, highlight=False)
+            failed(type(error).__name__, str(error))
             sys.exit(error.exit_code)
 
 

@@ -12,8 +12,12 @@ from undertone.failpoints import reached
 from undertone.messages import Kind, Reply, Request
 from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
+from undertone.shown import shown
+from undertone_server.due import reply_due
 from undertone_server.run import RunFolder
 from undertone_server.sites import Sites
+
+_NAMED = 20  # of the missing sites, in an error message
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Attempt:
                 made[body] = Request(
                     kind, PROTOCOL, plan, signature, self.round, self.number, session, state=state, body=body
                 )
-        yield from self.sites.ask({site: made[body] for site, body in bodies.items()})
+        yield from self.sites.ask({site: made[body] for site, body in bodies.items()}, reply_due(self.plan, kind))
 
     def enough(self, answered: Collection[str], needed: int) -> None:
         """Go on only while enough sites are there.
@@ -49,7 +53,9 @@ class Attempt:
             TooFewSites: who is missing, and why.
         """
         if len(answered) < needed:
-            reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(self.sites.missing.items()))
+            missing = sorted(self.sites.missing.items())
+            reasons = "; ".join(f"{site}: {shown(reason)}" for site, reason in missing[:_NAMED])
+            reasons += f"; and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
             raise TooFewSites(f"{len(answered)} sites answered, the plan needs {needed}. Missing: {reasons}")
 
     def begin(self) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from undertone.errors import MechanismViolation
+from undertone.privacy.quantise import from_ring
 from undertone.secagg.plain import NAME, open_sum
 from undertone.stages import MaskedVector, Sum
 from undertone_server.attempt import Attempt
@@ -11,9 +12,11 @@ from undertone_server.attempt import Attempt
 def collect(attempt: Attempt) -> Sum:
     """The opened sum of the sites that answered.
 
+    A site whose vector is not clamped drops out: here, and here alone, its sender is known.
+
     Raises:
         TooFewSites: fewer than the plan's minimum; who was missing, and why.
-        MechanismViolation: a site did not clamp, or the plan wants another aggregation.
+        MechanismViolation: the plan wants another aggregation.
     """
     if attempt.plan.aggregation.mode != NAME:
         raise MechanismViolation(f"the plan says aggregation {attempt.plan.aggregation.mode}; nobody was asked")
@@ -22,10 +25,15 @@ def collect(attempt: Attempt) -> Sum:
     attempt.begin()
     vectors: dict[str, MaskedVector] = {}
     for site, reply in attempt.ask("contribute", dict.fromkeys(prepared, b""), with_state=True):
-        words = reply.words
-        if words is None or words.dtype != np.uint32 or words.shape != attempt.state.shape:
-            attempt.sites.drop(site, "sent no vector of the plan's length")
+        if reply.words is None:
+            attempt.sites.drop(site, "sent no vector")
+            continue
+        words = reply.words.astype(np.uint32, copy=False)
+        try:
+            from_ring(words, 1, attempt.plan.grid.site_clamp)
+        except MechanismViolation:
+            attempt.sites.drop(site, "sent a vector that is not clamped")
         else:
-            vectors[site] = MaskedVector(words.astype(np.uint32, copy=False), NAME)
+            vectors[site] = MaskedVector(words, NAME)
     attempt.enough(vectors, attempt.plan.cohort.min_sites)
     return open_sum(vectors, attempt.plan.grid.as_grid(), attempt.plan.sensitivity)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.canonical import sha256_hex
+from undertone.errors import TooFewSites, UnfaithfulSite
 from undertone.failpoints import reached
 from undertone.layout import state_sha256
 from undertone.messages import Kind, Words
@@ -34,7 +35,7 @@ def collect(attempt: Attempt, federation: Federation) -> Sum:
         UnfaithfulSite: shares do not fit what their owner committed to.
         MechanismViolation: a site did not clamp.
     """
-    opened = Session.of(attempt, federation).run(before_opening=lambda _confirmed: None)
+    opened = _opened(attempt, federation, lambda _confirmed: None)
     values = from_ring(opened.words, len(opened.sites), attempt.plan.grid.site_clamp)
     return Sum(values, attempt.plan.sensitivity, opened.sites)
 
@@ -51,9 +52,36 @@ def collect_shared(attempt: Attempt, federation: Federation, before_opening: Cal
     Raises:
         TooFewSites, UnfaithfulSite: as `collect`.
     """
-    opened = Session.of(attempt, federation).run(before_opening)
+    opened = _opened(attempt, federation, before_opening)
     values = opened.words.view(np.int32).astype(np.int64)
     return SharedSum(values, attempt.plan.privacy.sigma_local, opened.sites)
+
+
+def _opened(attempt: Attempt, federation: Federation, before_opening: Callable[[str], object]) -> OpenedSum:
+    """The attempt's sum, without the sites that are proven to have dealt what keeps it from being opened.
+
+    A site can sign shares that are garbage. Only those that they are sealed for find out, and refuse; each says whose
+    they were. If more than c say so, one of them is honest. Where no other site's vector has left, another session of
+    the same attempt then takes the place of the broken one. Else the attempt is lost, and the next one goes on without
+    them.
+    """
+    while True:
+        session = Session.of(attempt, federation)
+        try:
+            return session.run(before_opening)
+        except TooFewSites as error:
+            guilty = attempt.sites.accused(more_than=attempt.plan.aggregation.colluders)
+            for site in guilty:
+                attempt.sites.leave_out(site, "what it sealed for the other sites cannot be opened")
+            if not guilty:
+                raise
+            if not guilty.issuperset(session.server.survivors):
+                raise TooFewSites(f"{error}; left out from here on: {', '.join(sorted(guilty))}; resume") from None
+        except UnfaithfulSite as error:
+            if error.blamed:
+                attempt.sites.leave_out(error.blamed, "it dealt shares that give no secret that it committed to")
+            raise
+        attempt.sites.find()
 
 
 @dataclass(frozen=True)
@@ -140,7 +168,7 @@ class Session:
 
 
 def _words(words: Words | None) -> NDArray[np.uint32]:
-    """A vector as it came over the wire, 4 or 3 bytes a word; what is none is empty, which the session refuses."""
-    if words is None or (words.dtype == np.uint8 and words.size % 3):
+    """A vector as it came over the wire, 4 or 3 bytes a word; none is empty, which the session refuses."""
+    if words is None:
         return np.zeros(0, dtype=np.uint32)
     return unpack24(words.view(np.uint8)) if words.dtype == np.uint8 else words.view(np.uint32)

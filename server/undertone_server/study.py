@@ -15,7 +15,7 @@ from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.stages import Release
 from undertone.statement import TookPart
-from undertone_server.heads import Heads
+from undertone_server.heads import Heads, LeftOut
 from undertone_server.release import release
 from undertone_server.rounds import Coordinator
 from undertone_server.run import RunFolder
@@ -47,7 +47,8 @@ def _run(grid: Grid, run: RunFolder, plan: Plan, entropy: Entropy) -> Release:
     base = pin(plan.model.base, plan.model.revision)
     check_pins(base, plan.model.files)
     method = planned_method(plan, base)
-    sites = Sites(grid, tuple(plan.cohort.units), TIMEOUT_SECONDS, Heads(run.folder / "checkpoints" / "heads"))
+    heads, left_out = Heads(run.checkpoints / "heads"), LeftOut(run.checkpoints / "left-out")
+    sites = Sites(grid, tuple(plan.cohort.units), run.federation(), TIMEOUT_SECONDS, heads, left_out)
     telemetry = Telemetry(run.folder / "events", plan)
     with Ledger.open(run.ledger) as ledger:
         sites.find()

@@ -32,6 +32,13 @@ ORDER = (
 
 # (check, file, text that must be there once, what takes its place)
 MUTANTS: list[tuple[str, str, str, str]] = [
+    # Opening
+    (
+        "blamed where it is proven",
+        "opening.py",
+        "proven = self._left > 0 and len(shares) - self._colluders >= self._threshold",
+        "proven = True",
+    ),
     # Parameters
     ("2t > n + c", "parameters.py", "2 * t <= n + c,", "2 * t < n + c,"),
     ("t - c >= 2", "parameters.py", "(t - c < 2,", "(t - c < 1,"),
@@ -408,6 +415,8 @@ AROUND_ORDER = (
     "test_gate.py",
     "test_aggregation.py",
     "test_node.py",
+    "test_lying_sites.py",
+    "test_names.py",
 )
 CLIENT, SERVER = "client/undertone_client", "server/undertone_server"
 AROUND: list[tuple[str, str, str, str]] = [
@@ -477,6 +486,15 @@ AROUND: list[tuple[str, str, str, str]] = [
         "if False:",
     ),
     ("shares of the plan's size", f"{SERVER}/gate.py", " or total.sigma_local != plan.privacy.sigma_local", ""),
+    ("the inbox before the charge", f"{CLIENT}/session.py", "        shared.check(self.request.body)\n", ""),
+    ("more than c accusers", f"{SERVER}/sites.py", "len(accusers) > more_than", "len(accusers) > 0"),
+    (
+        "another session of the attempt",
+        f"{SERVER}/secure_round.py",
+        "if not guilty.issuperset(session.server.survivors):",
+        "if True:",
+    ),
+    ("a site proves its name", f"{SERVER}/sites.py", "bool(reply.error) or proves(", "True or proves("),
 ]
 
 

@@ -34,6 +34,7 @@ from undertone_client.node import Node
 from undertone_client.registration import register
 from undertone_client.site import NodeConfig, Policy, SiteDir, create_site
 from undertone_client.state import NodeState
+from undertone_server.heads import Heads, LeftOut
 from undertone_server.rounds import Coordinator
 from undertone_server.run import RunFolder
 from undertone_server.sites import Sites
@@ -201,7 +202,8 @@ class World:
         identify()
         there = [folder for site, folder in self.sites.items() if site not in absent]
         grid = InProcessGrid(client_app, dict(enumerate(there, SUPERLINK_NODE_ID + 1)))
-        sites = Sites(grid, tuple(self.plan.cohort.units), 10.0)
+        heads, left_out = Heads(self.run.checkpoints / "heads"), LeftOut(self.run.checkpoints / "left-out")
+        sites = Sites(grid, tuple(self.plan.cohort.units), self.run.federation(), 10.0, heads, left_out)
         with Ledger.open(self.run.ledger) as ledger:
             sites.find()
             method = DummyMethod(DummyOptions())

@@ -15,10 +15,13 @@ from safetensors.numpy import load_file
 from tests.support.dummy import DummyMethod, DummyOptions
 from tests.support.secure import fails_at, plain_sum
 from tests.support.world import START, World, identify, secure
+from undertone import PROTOCOL
 from undertone.canonical import canonical_json
 from undertone.errors import FolderError, LedgerRestored, NotApproved, NotVerified, PlanChanged, Refused
 from undertone.manifest import check_manifest
+from undertone.messages import Due, Reply
 from undertone.privacy.ledger import Ledger
+from undertone.shown import REASON, is_shown
 from undertone.transport import reply_from_records
 from undertone.verify import _took_part
 from undertone_cli.inprocess import InProcessGrid, run_inprocess
@@ -71,6 +74,34 @@ def test_the_missing_sites_are_in_the_statement_with_their_reason(make_world: Ma
     assert cohort["sites_in_every_sum"] == ["east", "north"]
     assert list(cohort["sites_missing"]) == ["south"]
     assert cohort["sites_missing"]["south"].startswith("NotApproved")
+
+
+@pytest.mark.parametrize(
+    "text", ["A" * 1_000_000, "\x1b]0;owned\x07\x1b[2J", "no\r\nnorth is missing: all is well", "\u202e", "[bold]no[/]"]
+)
+def test_what_a_site_says_stands_in_the_statement_as_one_bounded_line(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    world, handle = make_world(), Node.handle
+
+    def refusing(node: Node, request: Any) -> Any:
+        if node.site.config.site == "south" and request.kind == "prepare":
+            return Reply("south", PROTOCOL, error=text, message=text)
+        return handle(node, request)
+
+    monkeypatch.setattr(Node, "handle", refusing)
+    run(world)
+    statement = json.loads((world.run.release / "privacy.json").read_text(encoding="utf-8"))
+    reason = statement["cohort"]["sites_missing"]["south"]
+    assert reason.startswith("UnknownError: ")
+    assert is_shown(reason, REASON)
+    assert list(_took_part(statement, world.plan).missing) == ["south"]
+    for wrong in (f"NotApproved: {text}" * 600, "\x1b[2J", "a\nb", 7, None, ["no"]):
+        statement["cohort"]["sites_missing"]["south"] = wrong
+        with pytest.raises(NotVerified, match="a reason that is too long, or no printable text"):
+            _took_part(statement, world.plan)
+    card = (world.run.release / "README.md").read_text(encoding="utf-8")
+    assert text not in card
 
 
 def test_sites_that_miss_different_rounds_leave_a_release_that_can_be_verified(
@@ -209,7 +240,7 @@ def test_a_crashing_node_sends_no_word_of_its_exception(make_world: Make, monkey
     grid = InProcessGrid(client_app, {SUPERLINK_NODE_ID + 1: world.sites["north"]})
     message = Message(RecordDict(), dst_node_id=SUPERLINK_NODE_ID + 1, message_type="query.hello")
     (reply,) = grid.send_and_receive([message])
-    answer = reply_from_records(reply.content)
+    answer = reply_from_records(reply.content, Due())
     assert answer.error == "SiteFault"
     assert "patient" not in answer.message
     assert "scan" not in answer.message
@@ -222,7 +253,7 @@ def test_a_request_that_cannot_be_read_is_a_fault_of_the_site(make_world: Make) 
     content = RecordDict({"header": ConfigRecord({"protocol": "one"})})
     message = Message(content, dst_node_id=SUPERLINK_NODE_ID + 1, message_type="train.prepare")
     (reply,) = grid.send_and_receive([message])
-    assert reply_from_records(reply.content).error == "SiteFault"
+    assert reply_from_records(reply.content, Due()).error == "SiteFault"
 
 
 def test_refusals_and_bad_input_have_their_exit_codes() -> None:

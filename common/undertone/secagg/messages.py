@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
 from undertone.errors import ProtocolError
-from undertone.secagg.encoding import DIGEST_BYTES, Reader, entry_list, header, index_list, u16
+from undertone.secagg.encoding import DIGEST_BYTES, HEADER_BYTES, Reader, entry_list, header, index_list, u16
 from undertone.secagg.shamir import SHARE_BYTES
 
 KEY_BYTES = 32
@@ -254,6 +254,19 @@ class Shares:
             return cls(r.index(roster), r.entries(roster, SHARE_BYTES), r.take(SIGNATURE_BYTES))
 
         return _read(data, cls.KIND, context, "shares", body)
+
+
+def largest_reply(kind: int, roster: int) -> int:
+    """Bytes of a site's message of `kind` when all of `roster` sites take part; it is never longer."""
+    entries = {Sealed.KIND: (roster - 1) * (2 + SEALED_BYTES), Shares.KIND: roster * (2 + SHARE_BYTES)}
+    bodies = {
+        Advert.KIND: 2 + _ADVERT_BYTES,
+        Sealed.KIND: 2 + DIGEST_BYTES + 2 + SIGNATURE_BYTES,
+        Proof.KIND: 2 + DIGEST_BYTES + SIGNATURE_BYTES,
+        Confirmation.KIND: 2 + SIGNATURE_BYTES,
+        Shares.KIND: 2 + 2 + SIGNATURE_BYTES,
+    }
+    return HEADER_BYTES + bodies[kind] + entries.get(kind, 0)
 
 
 def _read(data: bytes, kind: int, context: bytes, name: str, body: Callable[[Reader], M]) -> M:

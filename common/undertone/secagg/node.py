@@ -170,6 +170,17 @@ class Shared(State[held.Dealt]):
     STEP = 2
     HELD = held.Dealt
 
+    def check(self, message: bytes) -> None:
+        """Raise what `mask` would raise of this inbox, and spend nothing: a site is charged for a vector that can go.
+
+        Raises:
+            ProtocolError, TooFewSites, UnfaithfulCoordinator, UnfaithfulSite: section 6.
+        """
+        content, party = self._look(), self._party
+        inbox = Inbox.from_bytes(message, party.params.context, len(party.params.roster))
+        masked_by(party, inbox, content.adverts)
+        unseal(party, content, inbox.sealed, sealing.round_digest(party.params.context, content.adverts))
+
     def mask(self, message: bytes, words: NDArray[np.uint32]) -> tuple[Masked, NDArray[np.uint32], bytes]:
         """Open the peers' shares, mask the vector in place, let go of the keys.
 

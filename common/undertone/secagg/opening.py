@@ -19,9 +19,10 @@ class Opener:
         wrong: (revealing site, owner) of every share off its owner's polynomial, roster indices.
     """
 
-    def __init__(self, threshold: int) -> None:
+    def __init__(self, threshold: int, colluders: int) -> None:
         self.wrong: list[tuple[int, int]] = []
         self._threshold = threshold
+        self._colluders = colluders
         self._left = MOST_SUBSETS
 
     def secret(self, owner: int, shares: Mapping[int, bytes], fits: Callable[[bytes], bool], name: str) -> bytes:
@@ -34,7 +35,8 @@ class Opener:
             name: the owner's.
 
         Raises:
-            UnfaithfulSite: no subset of t shares that was tried gives a secret that fits.
+            UnfaithfulSite: no subset of t shares that was tried gives a secret that fits. It blames the owner where
+                that is proven: t shares of sites that do not lie are among them, if at most c lie.
         """
         for turn, points in enumerate(self._subsets(shares)):
             chosen = {point: shares[point] for point in points}
@@ -43,9 +45,11 @@ class Opener:
                 if turn:
                     self._blame(owner, chosen, shares)
                 return secret
+        proven = self._left > 0 and len(shares) - self._colluders >= self._threshold
         raise UnfaithfulSite(
             f"the shares of {name} give no secret that it committed to: it dealt wrong shares, or too many sites "
-            "revealed wrong ones. Nothing was opened; start another attempt, without it if this happens again"
+            "revealed wrong ones. Nothing was opened; start another attempt, without it if this happens again",
+            name if proven else "",
         )
 
     def _subsets(self, shares: Mapping[int, bytes]) -> Iterator[tuple[int, ...]]:

@@ -96,11 +96,12 @@ def unseal(party: Party, content: held.Dealt, sealed: Entries, r1: bytes) -> tup
         plaintext = sealing.unseal(key, box, r1, j, party.index)
         if plaintext is None:
             raise UnfaithfulCoordinator(
-                f"the shares of {party.name(j)} were changed on their way, or it sealed wrongly"
+                f"the shares of {party.name(j)} were changed on their way, or it sealed wrongly", party.name(j)
             )
         self_shares[j], mask_shares[j] = plaintext[: shamir.SHARE_BYTES], plaintext[shamir.SHARE_BYTES :]
         if not (shamir.is_share(self_shares[j]) and shamir.is_share(mask_shares[j])):
-            raise UnfaithfulSite(f"{party.name(j)} dealt a share that is no field element; leave it out")
+            why = f"{party.name(j)} dealt a share that is no field element; leave it out"
+            raise UnfaithfulSite(why, party.name(j))
     return self_shares, mask_shares
 
 

@@ -89,6 +89,11 @@ class ServerSession:
         self._sum = np.zeros(0, dtype=np.uint32)
         self._signatures: dict[int, bytes] = {}
 
+    @property
+    def survivors(self) -> tuple[str, ...]:
+        """The sites whose vector has come so far."""
+        return tuple(self.params.roster[i] for i in sorted(self._proofs))
+
     def adverts(self, messages: Mapping[str, bytes]) -> bytes:
         """Messages 1 of all sites -> message 2, for every site of U1.
 
@@ -206,7 +211,7 @@ class ServerSession:
 
     def _masks(self, shares: Mapping[int, Mapping[int, bytes]]) -> tuple[list[bytes], list[bytes]]:
         """PRG keys that are in the accumulator with a plus, and with a minus."""
-        opener = Opener(self.params.threshold)
+        opener = Opener(self.params.threshold, self.params.colluders)
         plus: list[bytes] = []
         minus: list[bytes] = []
         for owner in self._u2:

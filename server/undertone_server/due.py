@@ -1,0 +1,23 @@
+"""What an honest site's reply holds at the most, from the plan: whatever is longer or of another type is not read."""
+
+from undertone.messages import Due, Kind
+from undertone.plan import Plan
+from undertone.secagg import messages as secagg
+from undertone.secagg import plain
+
+_MESSAGES: dict[Kind, int] = {
+    "prepare": secagg.Advert.KIND,
+    "share": secagg.Sealed.KIND,
+    "contribute": secagg.Proof.KIND,
+    "confirm": secagg.Confirmation.KIND,
+    "unmask": secagg.Shares.KIND,
+}
+_PACKED_BYTES = 3
+
+
+def reply_due(plan: Plan, kind: Kind) -> Due:
+    """The answer to `kind`; only `contribute` brings a vector, and only secure aggregation a message."""
+    dimension, sites = plan.method.dimension, len(plan.cohort.units)
+    vector = (False, dimension) if plan.aggregation.wire_bits == 32 else (True, _PACKED_BYTES * dimension)
+    body = 0 if plan.aggregation.mode == plain.NAME else secagg.largest_reply(_MESSAGES[kind], sites)
+    return Due(body, vector if kind == "contribute" else None, head=True)
