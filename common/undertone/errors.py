@@ -11,6 +11,7 @@
         |-- NotApproved            the site has not approved this plan, coordinator or package
         |-- PlanChanged            the plan is not the one that was signed or started
         |-- TooFewSites            fewer sites answered than the plan needs
+        |   `-- AttemptVoid        the sites of the study's list did not all answer; another attempt may follow
         |-- MechanismViolation     a bound, a type or a noise level is not what the plan says
         |-- ProtocolError          a message is malformed, or speaks another version
         |-- ReplayedAttempt        this (study, round, attempt) was charged or answered before
@@ -20,6 +21,7 @@
         |-- NotVerified            a release is not what its statement says
         `-- SecureAggregationError masks or shares cannot be trusted; the session ended, nothing was revealed
             |-- UnfaithfulCoordinator  the coordinator's message is not what was agreed, or not what others saw
+            |-- SurvivorsChanged   a survivor list does not follow the one that was signed last in this study
             `-- UnfaithfulSite     a site's keys, shares or secrets are not what it committed to
 
 A message says what is wrong, where, and what to do next. A message that leaves a site never
@@ -77,6 +79,10 @@ class TooFewSites(Refused):
     """Fewer sites answered than the plan needs."""
 
 
+class AttemptVoid(TooFewSites):
+    """Vectors left and their sum was not opened: the attempt counts, and another may follow."""
+
+
 class MechanismViolation(Refused):
     """A bound, a type or a noise level is not what the plan says."""
 
@@ -115,6 +121,10 @@ class SecureAggregationError(Refused):
 
 class UnfaithfulCoordinator(SecureAggregationError):
     """The coordinator's message is not what was agreed, or not what other sites saw."""
+
+
+class SurvivorsChanged(SecureAggregationError):
+    """A survivor list does not follow the one that was signed last in this study: two sums could be subtracted."""
 
 
 class UnfaithfulSite(SecureAggregationError):

@@ -26,6 +26,7 @@ from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import choose_grid
 from undertone.privacy.rows import row_generator, row_key
 from undertone.privacy.slots import overflow_delta, slots_for, sum_sensitivity
+from undertone.statement import SIMULATION
 from undertone_cli.inprocess import InProcessGrid
 from undertone_cli.provisioning import federate
 from undertone_client.app import app as client_app
@@ -128,9 +129,14 @@ def make_plan(
                 "caption": "a {token}, {finding}",
             },
             "cohort": {"units": dict(units), "units_origin": "published", "min_sites": min_sites},
-            "aggregation": {**aggregation, "wire_bits": wire_bits},
+            "aggregation": {"rosters": _rosters(aggregation, wanted), **aggregation, "wire_bits": wire_bits},
         }
     )
+
+
+def _rosters(aggregation: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """As `resolve` chooses: a chain wherever one protects something."""
+    return "chain" if aggregation["mode"] == "secagg" and wanted.get("noise", "central") == "central" else "free"
 
 
 def _slots(units: Mapping[str, int], wanted: Mapping[str, Any]) -> tuple[dict[str, int], float]:
@@ -225,8 +231,10 @@ def build_world(
     Each site has approved the plan and registered its records, as `simulate` leaves it.
     """
     plan = make_plan(base, {site: max(count // 2, 1) for site, count in sizes.items()}, **plan_)
-    world = World(folder, plan, RunFolder.create(folder / "run", plan, {"setting": "test"}))
-    policy = Policy(coordinator=public_hex(world.run.key()), approved=[plan.digest], allow_plain=True)
+    world = World(folder, plan, RunFolder.create(folder / "run", plan, {"setting": SIMULATION}))
+    policy = Policy(
+        coordinator=public_hex(world.run.key()), approved=[plan.digest], allow_plain=True, allow_free_rosters=True
+    )
     for index, (site, count) in enumerate(sizes.items()):
         data = folder / "data" / site
         world.records[site] = write_folder(data, count, first=100 * index)
