@@ -35,6 +35,7 @@ from undertone_client.node import Node
 from undertone_client.registration import register
 from undertone_client.site import NodeConfig, Policy, SiteDir, create_site
 from undertone_client.state import NodeState
+from undertone_server.gathering import BRIEF, Patience
 from undertone_server.rounds import Coordinator
 from undertone_server.run import RunFolder
 from undertone_server.sites import Sites
@@ -209,7 +210,9 @@ class World:
     def round_folder(self, round_: int = 1) -> Path:
         return self.run.checkpoints / f"round-{round_:06d}"
 
-    def run_rounds(self, absent: Sequence[str] = (), entropy: Entropy | None = None) -> NDArray[np.float32]:
+    def run_rounds(
+        self, absent: Sequence[str] = (), entropy: Entropy | None = None, patience: Patience = BRIEF
+    ) -> NDArray[np.float32]:
         """A coordinator's process from start to end, as `run_study` does it, without model or release."""
         identify()
         there = [folder for site, folder in self.sites.items() if site not in absent]
@@ -219,7 +222,8 @@ class World:
             sites.find()
             method = DummyMethod(DummyOptions())
             telemetry: Any = SilentTelemetry()
-            study = Coordinator(self.plan, method, self.run, sites, ledger, telemetry, entropy or OsEntropy())
+            entropy = entropy or OsEntropy()
+            study = Coordinator(self.plan, method, self.run, sites, ledger, telemetry, entropy, patience)
             return study.run_rounds(START)
 
 
