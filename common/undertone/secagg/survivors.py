@@ -51,6 +51,6 @@ def check_follows(last: Indices | None, survivors: Indices, colluders: int) -> N
     if len(last) - len(survivors) < colluders + 2:
         raise SurvivorsChanged(
             f"the survivors are {len(last) - len(survivors)} fewer than in the list signed last in this study; with "
-            f"{colluders} colluders {colluders + 2} or more must go together, or the difference of two sums could be "
+            f"c = {colluders}, {colluders + 2} or more must go together, or the difference of two sums could be "
             "one site's. Nothing was signed; go on when all sites of that list are back"
         )
