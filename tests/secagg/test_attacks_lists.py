@@ -1,4 +1,4 @@
-"""A coordinator that lies drives real nodes: survivor lists and signatures (docs/secure-aggregation.md, 7)."""
+"""A coordinator that lies drives real nodes: survivor lists and signatures (docs/secure-aggregation.md, 8)."""
 
 import pytest
 

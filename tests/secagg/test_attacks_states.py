@@ -1,4 +1,4 @@
-"""A coordinator that lies drives real nodes: steps, states, masks, the log (docs/secure-aggregation.md, 7)."""
+"""A coordinator that lies drives real nodes: steps, states, masks, the log (docs/secure-aggregation.md, 8)."""
 
 import inspect
 import json
