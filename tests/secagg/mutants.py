@@ -589,7 +589,7 @@ def first_red_test(folder: Path, tests: list[str], file: str, old: str, new: str
         )
     finally:
         path.write_text(source, encoding="utf-8")
-    red = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    red = [line for line in done.stdout.splitlines() if line.startswith(("FAILED tests/", "ERROR tests/"))]
     return red[0].split(" ")[1].removeprefix("tests/") if done.returncode and red else ""
 
 

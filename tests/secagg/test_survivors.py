@@ -219,11 +219,11 @@ def test_an_honest_study_may_shrink_and_repeat_each_list() -> None:
 
 
 def test_a_list_must_follow_the_last_one_and_not_an_earlier() -> None:
-    """Five sites are three fewer than the first eight, and one fewer than the last six: their difference is one site."""
+    """Five sites are three fewer than the first eight and one fewer than the last six: that difference is one site."""
     study = Study(8, 5, [])
     for attempt, size in enumerate((8, 6, 5, 7, 8), 1):
         survivors = tuple(range(size))
-        study.attempt(attempt, {i: survivors for i in survivors}, {})
+        study.attempt(attempt, dict.fromkeys(survivors, survivors), {})
     assert study.opened == {tuple(range(8)), tuple(range(6))}
 
 
