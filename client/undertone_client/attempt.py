@@ -104,7 +104,7 @@ class OpenAttempt:
         reached("node/before charge")
         attempts = self.plan.privacy.max_attempts
         receipt = self.ledger.charge(
-            *self._key, self.plan.event, commitment, attempts, once_per_round=repeats(self.plan)
+            *self._key, self.plan.event, commitment, attempts, once_per_round=self.plan.once_per_round
         )
         reached("node/charge durable")
         return receipt
@@ -119,8 +119,3 @@ class OpenAttempt:
     @property
     def _key(self) -> Attempt:
         return self.plan.digest, self.request.round, self.request.attempt
-
-
-def repeats(plan: Plan) -> bool:
-    """Whether a second attempt of a round would send the same rows without fresh noise of the site (PRIVACY 12)."""
-    return plan.privacy.sampling_rate == 1 and plan.privacy.noise == "central"

@@ -31,7 +31,7 @@ from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.secagg.prg import pack24
 from undertone.stages import MaskedVector
-from undertone_client.attempt import Answer, OpenAttempt, repeats
+from undertone_client.attempt import Answer, OpenAttempt
 from undertone_client.rollback import head_token, refuse_older
 from undertone_client.site import SiteDir
 from undertone_client.state import NodeState
@@ -129,6 +129,11 @@ class Node:
             raise NotApproved(
                 f"{self.site.config.site} allows no plain aggregation, in which the coordinator sees each site's sum"
             )
+        if plan.free_rosters and not policy.allow_free_rosters:
+            raise NotApproved(
+                f"{self.site.config.site} allows no free survivor lists (aggregation.rosters), from whose sums a "
+                "coordinator that lies can learn the difference"
+            )
         if not (1 <= request.round <= plan.privacy.rounds and 1 <= request.attempt <= plan.privacy.max_attempts):
             raise PlanChanged(f"round {request.round}, attempt {request.attempt} is not in the plan")
         check_claim(plan)
@@ -143,7 +148,7 @@ def _on_wire(vector: MaskedVector | None) -> Words | None:
 
 
 def _refuse_replay(ledger: Ledger, plan: Plan, request: Request) -> None:
-    """Each (study, round, attempt) is answered once; at p = 1 each round once (PRIVACY 12).
+    """Each (study, round, attempt) is answered once; at p = 1 with free survivor lists each round once (PRIVACY 12).
 
     Raises:
         ReplayedAttempt: the site's ledger has it already.
@@ -152,8 +157,9 @@ def _refuse_replay(ledger: Ledger, plan: Plan, request: Request) -> None:
         again = charge.round == request.round
         if again and charge.attempt == request.attempt:
             raise ReplayedAttempt(f"round {request.round}, attempt {request.attempt} was answered before")
-        if again and repeats(plan):
+        if again and plan.once_per_round:
             raise ReplayedAttempt(
-                f"round {request.round} was answered in attempt {charge.attempt}; with sampling rate 1 the rows "
-                "repeat, and two sums of different sites would reveal one site: the study must be planned anew"
+                f"round {request.round} was answered in attempt {charge.attempt}; with sampling rate 1 and free "
+                "survivor lists the rows repeat, and two sums of different sites would reveal one site: the study "
+                "must be planned anew"
             )

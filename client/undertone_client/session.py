@@ -27,6 +27,7 @@ from undertone.secagg.federation import Federation
 from undertone.secagg.node import AnyState, Confirmed, Masked, Opened, Shared, open_session, restore
 from undertone.secagg.parameters import Parameters, agree
 from undertone.stages import ClippedSum, MaskedVector, NoisedShare
+from undertone_client.signed_lists import LedgerLists
 from undertone_client.site import SiteDir
 
 _NOTE = "secagg"
@@ -85,9 +86,10 @@ class SiteSession:
         return MaskedVector(words, NAME, self.plan.grid.modulus_bits), proof
 
     def confirm(self) -> bytes:
-        """Step 4: sign the one list of survivors."""
+        """Step 4: sign the one list of survivors; with a chain of lists it stands in the ledger before that."""
         state_sha256, masked = self._take(_CONFIRM, Masked)
-        confirmed, confirmation = masked.confirm(self.request.body)
+        lists = LedgerLists(self.ledger, self.plan, self.request)
+        confirmed, confirmation = masked.confirm(self.request.body, lists)
         self._keep(state_sha256, confirmed)
         return confirmation
 

@@ -70,6 +70,8 @@ class Policy(Section):
     models: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] | None = None
     # Sums that the coordinator sees site by site need the site's consent in so many words.
     allow_plain: bool = False
+    # So do sums over lists of sites that may differ by one, where the coordinator adds the noise (PRIVACY 12).
+    allow_free_rosters: bool = False
 
 
 class SiteDir:

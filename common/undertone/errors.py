@@ -12,6 +12,7 @@
         |-- PlanChanged            the plan is not the one that was signed or started
         |-- UnderstatedClaim       the plan claims a lower epsilon than its mechanism gives
         |-- TooFewSites            fewer sites answered than the plan needs
+        |   `-- AttemptVoid        the sites of the study's list did not all answer; another attempt may follow
         |-- MechanismViolation     a bound, a type or a noise level is not what the plan says
         |-- ProtocolError          a message is malformed, or speaks another version
         |-- ReplayedAttempt        this (study, round, attempt) was charged or answered before
@@ -22,6 +23,7 @@
         |   `-- UnfitWeights       its weights are not what the plan releases: names, shapes, float32, finite
         `-- SecureAggregationError masks or shares cannot be trusted; the session ended, nothing was revealed
             |-- UnfaithfulCoordinator  the coordinator's message is not what was agreed, or not what others saw
+            |-- SurvivorsChanged   a survivor list does not follow the one that was signed last in this study
             `-- UnfaithfulSite     a site's keys, shares or secrets are not what it committed to
 
 Beside the tree stands `undertone_origin.ModuleTaken`: it is raised where this very file might be another project's.
@@ -85,6 +87,10 @@ class TooFewSites(Refused):
     """Fewer sites answered than the plan needs."""
 
 
+class AttemptVoid(TooFewSites):
+    """Vectors left and their sum was not opened: the attempt counts, and another may follow."""
+
+
 class MechanismViolation(Refused):
     """A bound, a type or a noise level is not what the plan says."""
 
@@ -134,6 +140,10 @@ class SecureAggregationError(Refused):
 
 class UnfaithfulCoordinator(SecureAggregationError):
     """The coordinator's message is not what was agreed, or not what other sites saw."""
+
+
+class SurvivorsChanged(SecureAggregationError):
+    """A survivor list does not follow the one that was signed last in this study: two sums could be subtracted."""
 
 
 class UnfaithfulSite(SecureAggregationError):

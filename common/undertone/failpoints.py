@@ -33,11 +33,13 @@ Failpoint = Literal[
     # a node's session of secure aggregation
     "session/step noted",
     "session/state durable",
+    "session/survivors durable",
     # the coordinator's round: asked, Q, receipt, noise, V, update
     "rounds/void noted",
     "rounds/prepared",
     "run/round folder made",
     "rounds/asked durable",
+    "secure/survivors durable",
     "secure/confirmed",
     "rounds/answered",
     "run/salt durable",

@@ -18,7 +18,7 @@ from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import Grid, too_coarse
 from undertone.shown import shown
 from undertone.stages import PER_ROW, Sensitivity
-from undertone.study import Mode, Section, SiteName, Unit
+from undertone.study import Mode, Rosters, Section, SiteName, Unit
 
 ClipOrigin = Literal["study", "public images"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -112,12 +112,18 @@ class PlannedCohort(Section):
 
 
 class PlannedAggregation(Section):
-    """How vectors become a sum: t, c and the wire's b. With plain aggregation t and c are 0."""
+    """How vectors become a sum: t, c and the wire's b. With plain aggregation t and c are 0.
+
+    `rosters` says whether the survivor lists that a node signs in this study form a chain (PRIVACY 12). The chain
+    belongs to secure aggregation with central noise. Elsewhere it protects nothing and the plan says "free": with
+    distributed noise each vector carries noise, and in plain aggregation the coordinator sees each vector anyway.
+    """
 
     mode: Mode
     threshold: int = Field(ge=0, le=bounds.SITES)
     colluders: int = Field(ge=0, le=bounds.SITES)
     wire_bits: Literal[32, 24]
+    rosters: Rosters
 
 
 class Plan(Section):
@@ -162,6 +168,8 @@ class Plan(Section):
 
     def _check_aggregation(self) -> None:
         aggregation, sites = self.aggregation, len(self.cohort.units)
+        if aggregation.rosters == "chain" and not self._hides_sums:
+            raise ValueError("a chain of survivor lists goes with secure aggregation and central noise alone")
         if aggregation.wire_bits != self.grid.modulus_bits:
             raise ValueError("the wire and the grid have another modulus")
         if aggregation.mode == "plain":
@@ -193,6 +201,26 @@ class Plan(Section):
     def sensitivity(self) -> Sensitivity:
         """Delta and its relation; gate and receipt insist on both (PRIVACY 5)."""
         return Sensitivity(self.privacy.sensitivity, PER_ROW)
+
+    @property
+    def _hides_sums(self) -> bool:
+        """Whether what hides a site's sum from the coordinator is secure aggregation alone."""
+        return self.aggregation.mode == "secagg" and self.privacy.noise == "central"
+
+    @property
+    def free_rosters(self) -> bool:
+        """Whether a coordinator that lies could subtract opened sums and learn one site's (PRIVACY 12)."""
+        return self._hides_sums and self.aggregation.rosters == "free"
+
+    @property
+    def once_per_round(self) -> bool:
+        """Whether a site answers one attempt of a round alone.
+
+        At p = 1 a second attempt sends the same rows without fresh noise, and with free lists two sums over different
+        sites subtract to one site's.
+        """
+        privacy = self.privacy
+        return privacy.noise == "central" and privacy.sampling_rate == 1 and self.aggregation.rosters == "free"
 
     @property
     def shares(self) -> int:

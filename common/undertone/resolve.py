@@ -30,7 +30,7 @@ from undertone.privacy.distributed import noise_margin, share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import RING_BITS, Grid, choose_grid, too_coarse
 from undertone.progress import reporter
-from undertone.study import Study
+from undertone.study import Rosters, Study
 
 
 def resolve(
@@ -66,6 +66,7 @@ def _resolved(study: Study, units: dict[str, int]) -> Plan:
     _check_rounds(study, method)
     layout = method.layout(base)
     aggregation = _aggregation(study, len(units))
+    _check_attempts(study, aggregation)
     noise = _noise(study, method, aggregation, len(units), layout.size)
     grid, origin = _grid(study, method, base, units, noise)
     options = method_options(method)
@@ -135,25 +136,63 @@ def _check_rounds(study: Study, method: Method) -> None:
         raise StudyError(f"privacy.rounds = {study.privacy.rounds}: {method.name} opens one sum; leave rounds out")
 
 
-def _attempts(study: Study, method: Method) -> int:
-    """T + 10 %, and 1 for a one-shot method (DESIGN 7)."""
-    if study.privacy.max_attempts is not None:
-        return study.privacy.max_attempts
-    return 1 if method.one_shot else study.privacy.rounds + ceil(study.privacy.rounds / 10)
+def _attempts(study: Study, method: Method, sites: int) -> int:
+    """How many sums may be opened in all: 1 for a one-shot method, else T and some more (PRIVACY 12).
+
+    With a chain of survivor lists an attempt is void when one of n sites is away between its masks and its vector. If
+    each is away 1 % of the time, an attempt succeeds with q = 0.99^n, and what T rounds need is negative binomial with
+    mean T / q and variance T (1 - q) / q^2: two standard deviations are added. Free lists lose an attempt to a crash
+    alone: T + 10 %; none where a site answers each round once.
+    """
+    wanted = study.privacy
+    if wanted.max_attempts is not None:
+        return wanted.max_attempts
+    if method.one_shot or _once_per_round(study):
+        return wanted.rounds
+    if _rosters(study) == "free":
+        return wanted.rounds + ceil(wanted.rounds / 10)
+    q = 0.99**sites
+    return wanted.rounds + ceil(wanted.rounds * (1 / q - 1) + 2 * sqrt(wanted.rounds * (1 - q)) / q)
+
+
+def _rosters(study: Study) -> Rosters:
+    """What the study says, else a chain wherever one protects something."""
+    if study.aggregation.rosters is not None:
+        return study.aggregation.rosters
+    return "chain" if (study.aggregation.mode, study.privacy.noise) == ("secagg", "central") else "free"
+
+
+def _once_per_round(study: Study) -> bool:
+    """As `Plan.once_per_round`, before there is a plan."""
+    privacy = study.privacy
+    return privacy.noise == "central" and privacy.sampling_rate == 1 and _rosters(study) == "free"
+
+
+def _check_attempts(study: Study, aggregation: PlannedAggregation) -> None:
+    privacy = study.privacy
+    if privacy.max_attempts is None or privacy.max_attempts == privacy.rounds or not _once_per_round(study):
+        return
+    why = "" if aggregation.mode == "plain" else ', or aggregation.rosters = "chain"'
+    raise StudyError(
+        f"privacy.max_attempts = {privacy.max_attempts} with privacy.sampling_rate = 1 and survivor lists that are "
+        f"free: each site answers a round once, so more than privacy.rounds = {privacy.rounds} could never be used. "
+        f"Leave max_attempts out, or give a sampling_rate below 1{why}"
+    )
 
 
 def _aggregation(study: Study, sites: int) -> PlannedAggregation:
     """Threshold and colluders from the study or by their rules; none of both with plain aggregation."""
     wanted = study.aggregation
+    rosters = _rosters(study)
     if wanted.mode == "plain":
-        return PlannedAggregation(mode="plain", threshold=0, colluders=0, wire_bits=32)
+        return PlannedAggregation(mode="plain", threshold=0, colluders=0, wire_bits=32, rosters=rosters)
     threshold = default_threshold(sites) if wanted.threshold is None else wanted.threshold
     colluders = default_colluders(sites, threshold) if wanted.colluders is None else wanted.colluders
     wrong = fault(sites, threshold, colluders, distributed=study.privacy.noise == "distributed")
     if wrong:
         raise StudyError(wrong)
     return PlannedAggregation(
-        mode="secagg", threshold=threshold, colluders=colluders, wire_bits=study.aggregation.wire_bits
+        mode="secagg", threshold=threshold, colluders=colluders, wire_bits=wanted.wire_bits, rosters=rosters
     )
 
 
@@ -184,7 +223,7 @@ class _Noise:
 
 def _noise(study: Study, method: Method, aggregation: PlannedAggregation, sites: int, dimension: int) -> _Noise:
     wanted, distributed = study.privacy, study.privacy.noise == "distributed"
-    attempts = _attempts(study, method)
+    attempts = _attempts(study, method, sites)
     z = calibrate(wanted.epsilon, wanted.delta, wanted.sampling_rate, attempts, by_rdp=distributed)
     shares = aggregation.threshold - aggregation.colluders if distributed else 0
     return _Noise(z, shares, sites, dimension)
@@ -235,7 +274,7 @@ def _privacy(
         delta=wanted.delta,
         sampling_rate=wanted.sampling_rate,
         rounds=wanted.rounds,
-        max_attempts=_attempts(study, method),
+        max_attempts=_attempts(study, method, noise.sites),
         noise=wanted.noise,
         sigma=sigma,
         sigma_local=sigma_local,

@@ -76,6 +76,8 @@ def privacy_statement(
             "colluders": plan.aggregation.colluders,
             "sites_needed": plan.quorum,
             "wire_bits": plan.grid.modulus_bits,
+            "rosters": plan.aggregation.rosters,
+            "rosters_mean": _rosters(plan),
         },
         "utility": {"noise_to_signal_planned": privacy.noise_to_signal, "allow_noisy": privacy.allow_noisy},
         "method": {"name": plan.method.name, "options": dict(plan.method.options)},
@@ -149,7 +151,7 @@ def trust_assumptions(plan: Plan) -> list[Json]:
         *([] if warning is None else [warning]),
         *(simulated if plan.cohort.units_origin != "published" else []),
         _trust_in_noise(plan),
-        _trust_in_aggregation(plan),
+        *_trust_in_aggregation(plan),
         "Each node is trusted to clip and to keep its coins secret.",
         f"Hyper-parameters ({', '.join(sorted(plan.method.options))}, clip norm, rounds) are taken as public: if they "
         "were tuned on the private images, that tuning cost budget which is not counted here.",
@@ -172,12 +174,41 @@ def _trust_in_noise(plan: Plan) -> str:
     )
 
 
-def _trust_in_aggregation(plan: Plan) -> str:
+def _rosters(plan: Plan) -> str:
+    """What the coordinator can learn from two sums that it opens over different sites."""
+    if plan.aggregation.mode == "plain":
+        return "nothing to add: the coordinator sees each site's sum"
+    if plan.privacy.noise == "distributed":
+        return "any sites may be in a sum: each carries noise, and so does every difference of two"
+    if plan.free_rosters:
+        return "any sites may be in a sum: a coordinator that lies can learn one site's sum as the difference of two"
+    return (
+        "the sites of all sums opened in this study form a chain: each sum is over the sites of the one before, or "
+        f"over at least {plan.aggregation.colluders + 2} fewer of them; every combination of sums is over two honest "
+        "sites or more"
+    )
+
+
+def _trust_in_aggregation(plan: Plan) -> list[str]:
     aggregation = plan.aggregation
     if aggregation.mode == "plain":
-        return "Aggregation is plain: the coordinator also sees each site's sum."
-    return (
-        f"Aggregation is secure: the coordinator sees the sum over at least {plan.quorum} sites and no site's own, "
-        f"even if it lies and up to {aggregation.colluders} sites help it. Nothing proves that a site's vector is "
-        "what its images give: one bad site can spoil a round, not read others."
+        return ["Aggregation is plain: the coordinator also sees each site's sum."]
+    liar = f"if it lies and up to {aggregation.colluders} sites help it"
+    sums = f"Aggregation is secure: the coordinator sees sums over at least {plan.quorum} sites"
+    spoil = (
+        "Nothing proves that a site's vector is what its images give: one bad site can spoil a round, not read others."
     )
+    if plan.privacy.noise == "distributed":
+        return [f"{sums}, each with noise in it, and no site's own, even {liar}. {spoil}"]
+    if plan.free_rosters:
+        return [
+            f"{sums}, and none over one site alone. Which sites are in a sum is free in this study: {liar}, it can "
+            f"open two sums that differ by one site, whose own sum, without noise, is their difference. {spoil}"
+        ]
+    return [
+        f"{sums}, and no site's own, nor a difference of sums that is one site's, even {liar}: in this study the sites "
+        f"of all sums form a chain. {spoil}",
+        "The chain covers this study alone: another study with other sites over the same images can be subtracted from "
+        "it. Nor does it cover what a coordinator that lies extracts from one sum before noise, by its choice of the "
+        'state that it sends. Distributed noise (privacy.noise = "distributed") covers both.',
+    ]

@@ -19,6 +19,7 @@ from undertone.shown import shown
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Unit = Literal["record", "patient", "site"]
 Mode = Literal["secagg", "plain"]
+Rosters = Literal["chain", "free"]
 # What a study without [aggregation] gets.
 DEFAULT_MODE: Mode = "secagg"
 SITE_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
@@ -75,12 +76,16 @@ class CohortTable(Section):
 
 
 class AggregationTable(Section):
-    """[aggregation]: how the sites' vectors become a sum. Symbols: t = threshold, c = colluders, b = wire_bits."""
+    """[aggregation]: how the sites' vectors become a sum. Symbols: t = threshold, c = colluders, b = wire_bits.
+
+    `rosters`: whether the survivor lists of the study form a chain; without it by the rule of `PlannedAggregation`.
+    """
 
     mode: Mode = DEFAULT_MODE
     threshold: int | None = Field(default=None, ge=2, le=bounds.SITES)
     colluders: int | None = Field(default=None, ge=0, le=bounds.SITES)
     wire_bits: Literal[32, 24] = 32
+    rosters: Rosters | None = None
 
 
 class MethodTable(BaseModel):
@@ -127,7 +132,23 @@ class Study(Section):
             raise ValueError(
                 f"privacy.max_attempts = {privacy.max_attempts} is below privacy.rounds = {privacy.rounds}"
             )
+        self._check_rosters()
         self._check_aggregation()
+
+    def _check_rosters(self) -> None:
+        """Raise ValueError where a chain of survivor lists is asked for and would protect nothing."""
+        if self.aggregation.rosters != "chain":
+            return
+        if self.aggregation.mode == "plain":
+            raise ValueError(
+                'aggregation.rosters = "chain" goes with aggregation.mode = "secagg"; with "plain" the coordinator '
+                "sees each site's sum anyway: leave it out"
+            )
+        if self.privacy.noise == "distributed":
+            raise ValueError(
+                'aggregation.rosters = "chain" goes with privacy.noise = "central"; with "distributed" each vector '
+                "carries noise, so no difference of sums is without it: leave it out"
+            )
 
     def _check_aggregation(self) -> None:
         """Raise ValueError where noise or a key of [aggregation] needs secure aggregation and has none."""

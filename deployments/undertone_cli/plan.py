@@ -70,13 +70,44 @@ def _aggregation(plan: Plan) -> list[tuple[str, str]]:
     aggregation, sites = plan.aggregation, len(plan.cohort.units)
     if aggregation.mode == "plain":
         return [("aggregation", "plain: the coordinator sees each site's sum")]
-    tolerated = sites - plan.quorum
     return [
         ("aggregation", f"secagg: the coordinator sees the sum alone, words of {aggregation.wire_bits} bits"),
         ("threshold", f"{aggregation.threshold} of {sites} sites must help to open a sum"),
         ("colluders", f"up to {aggregation.colluders} sites may help a lying coordinator"),
-        ("dropouts tolerated", str(tolerated) if tolerated else "none after keys are exchanged; more sites would help"),
+        *_rosters(plan),
+        ("dropouts tolerated", _tolerated(plan)),
     ]
+
+
+def _rosters(plan: Plan) -> list[tuple[str, str]]:
+    """What two sums over different sites give away; nothing to say where each vector carries noise (PRIVACY 12)."""
+    if plan.free_rosters:
+        once = ", so each round has one attempt" if plan.once_per_round else ""
+        return [
+            (
+                "survivor lists",
+                f"free: a coordinator that lies can learn one site's sum as the difference of two{once}",
+            )
+        ]
+    if plan.aggregation.rosters == "free":
+        return []
+    fewer, spare = plan.aggregation.colluders + 2, len(plan.cohort.units) - plan.quorum
+    can = f"lose {fewer} to {spare} at once, and fewer never" if fewer <= spare else f"lose none, for want of {fewer}"
+    return [
+        ("survivor lists", "a chain: no combination of this study's sums is over fewer than two honest sites"),
+        ("a site that stays away", f"a round waits for it: after the first sum the list of sites can {can}"),
+        ("not covered", "other studies over the same images, and what one sum gives away before its noise"),
+    ]
+
+
+def _tolerated(plan: Plan) -> str:
+    """How many may be missing, and when."""
+    number = len(plan.cohort.units) - plan.quorum
+    if not number:
+        return "none after keys are exchanged; more sites would help"
+    if plan.aggregation.rosters == "free":
+        return str(number)
+    return f"{number} before the first sum; then for a while, which costs a wait or an attempt"
 
 
 def _noise(plan: Plan) -> list[tuple[str, str]]:

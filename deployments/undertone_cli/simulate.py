@@ -123,7 +123,12 @@ def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteD
     run = RunFolder.create(part, plan, {"setting": SIMULATION, "engine": machine.engine})
     shutil.copyfile(study_file, part / "study.toml")
     plain = plan.aggregation.mode == "plain"
-    policy = Policy(coordinator=public_hex(run.key()), approved=[plan.digest], allow_plain=plain)
+    policy = Policy(
+        coordinator=public_hex(run.key()),
+        approved=[plan.digest],
+        allow_plain=plain,
+        allow_free_rosters=plan.free_rosters,
+    )
     for site, share in shares.items():
         config = NodeConfig(
             site=site,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.canonical import Json
-from undertone.errors import BudgetExceeded
+from undertone.errors import AttemptVoid, BudgetExceeded
 from undertone.failpoints import reached
 from undertone.methods.protocol import Method
 from undertone.plan import Plan
@@ -17,6 +17,7 @@ from undertone.stages import NoisedSum, Sum
 from undertone_server import plain_round, secure_round
 from undertone_server.attempt import Attempt
 from undertone_server.gate import charge_opening, pass_gate, pass_shared, reopen
+from undertone_server.gathering import BRIEF, Patience
 from undertone_server.run import RunFolder
 from undertone_server.sites import Sites
 from undertone_server.telemetry import Telemetry
@@ -36,6 +37,7 @@ class Coordinator:
     ledger: Ledger
     telemetry: Telemetry
     entropy: Entropy
+    patience: Patience = BRIEF
 
     def run_rounds(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
         """From the initial public state to the last; goes on where an earlier process stopped.
@@ -76,10 +78,27 @@ class Coordinator:
         if kept is not None:
             total, salt, attempt = *kept, asked[-1]
         else:
-            attempt = self._next_attempt(round_, asked)
-            total, salt = self._ask_sites(round_, attempt, state), self.entropy.bytes(SALT_BYTES)
+            attempt, total = self._answered(round_, asked, state)
+            salt = self.entropy.bytes(SALT_BYTES)
             self.run.keep_sum(round_, attempt, total, salt)
         return pass_gate(total, salt, self.plan, self.ledger, self.run, round_, attempt, self.entropy)
+
+    def _answered(self, round_: int, asked: list[int], state: NDArray[np.float32]) -> tuple[int, Sum]:
+        """The next attempt and its Q; one that is void is followed by another while the plan has attempts left.
+
+        Raises:
+            AttemptVoid: the plan has none left.
+        """
+        while True:
+            attempt = self._next_attempt(round_, asked)
+            try:
+                return attempt, self._ask_sites(round_, attempt, state)
+            except AttemptVoid as void:
+                reporter().line(f"round {round_}, attempt {attempt} is void: {void}")
+                asked = self.run.attempts_asked(round_)
+                if self._attempts_used(round_) >= self.plan.privacy.max_attempts:
+                    self._note_voids(round_, asked)
+                    raise
 
     def _noised_by_sites(self, round_: int, attempt: int, state: NDArray[np.float32]) -> NoisedSum:
         """Distributed noise: charged before the sum is opened, which is then V itself."""
@@ -108,19 +127,22 @@ class Coordinator:
             BudgetExceeded: the plan allows no more.
         """
         self._note_voids(round_, asked)
-        used = sum(len(self.run.attempts_asked(past)) for past in range(1, round_ + 1))
-        if used >= self.plan.privacy.max_attempts:
+        if self._attempts_used(round_) >= self.plan.privacy.max_attempts:
             raise BudgetExceeded(
                 f"round {round_}: the plan's {self.plan.privacy.max_attempts} attempts are used up (one that was "
                 "interrupted while sites answered counts); plan the study anew"
             )
         return asked[-1] + 1 if asked else 1
 
+    def _attempts_used(self, round_: int) -> int:
+        """How many attempts sites were asked for, in this round and those before."""
+        return sum(len(self.run.attempts_asked(past)) for past in range(1, round_ + 1))
+
     def _ask_sites(self, round_: int, attempt: int, state: NDArray[np.float32]) -> Sum:
         """Q of those that answered; who is missing is said."""
         one = self._attempt(round_, attempt, state)
         plain = self.plan.aggregation.mode == "plain"
-        total = plain_round.collect(one) if plain else secure_round.collect(one, self.run.federation())
+        total = plain_round.collect(one) if plain else secure_round.collect(one, self.run.federation(), self.patience)
         reached("rounds/answered")
         self._say_who_is_missing(round_)
         return total

@@ -5,7 +5,8 @@ coordinator.key         the key of that signature (0600)
 federation.json, .sig   the sites' public keys, signed by the coordinator
 run.json                facts that are not the plan's: engine, simulation or study
 ledger.sqlite           charges
-checkpoints/            per round: sessions, attempts asked for, Q until it is noised, V, transcript, the public state w
+checkpoints/            per round: sessions, attempts asked for, Q until it is noised, V, transcript, public state w;
+                        of all rounds: the sites' tokens, the list of survivors that the sums to come are over
 events/                 TensorBoard
 release/                what leaves
 """
@@ -21,7 +22,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from undertone.canonical import Json, canonical_json, sha256_hex
-from undertone.durable import read_array, read_bytes, read_json, storage_errors, sync, write_array, write_durable
+from undertone.durable import (
+    part_of,
+    read_array,
+    read_bytes,
+    read_json,
+    storage_errors,
+    sync,
+    write_array,
+    write_durable,
+)
 from undertone.errors import FolderError, NotApproved
 from undertone.failpoints import reached
 from undertone.keys import PLAN_DOMAIN, check_signature, create_key, load_key, public_hex, sign
@@ -153,6 +163,25 @@ class RunFolder:
         write_durable(path, str(number).encode())
         return number
 
+    def keep_survivors(self, sites: tuple[str, ...]) -> None:
+        """The study's list of survivors, durable before a site is asked to sign it; later lists are within it."""
+        path = self._survivors
+        if self.kept_survivors() != sites:
+            write_durable(path, canonical_json(list(sites)))
+        part_of(path).unlink(missing_ok=True)  # after a death while another list was written
+
+    def kept_survivors(self) -> tuple[str, ...] | None:
+        """The study's list of survivors, sorted; None before the first was signed.
+
+        Raises:
+            FolderError: it is damaged.
+        """
+        return read_sites(self._survivors) if self._survivors.is_file() else None
+
+    @property
+    def _survivors(self) -> Path:
+        return self.checkpoints / "survivors.json"
+
     def keep_transcript(self, round_: int, attempt: int, transcript: bytes) -> None:
         """The audit log of a session that opened its sum."""
         write_durable(self._round(round_) / f"transcript-{attempt:03d}.json", transcript)
@@ -246,11 +275,7 @@ class RunFolder:
         sync(self.checkpoints)
 
     def _sites(self, round_: int, attempt: int) -> tuple[str, ...]:
-        path = self._round(round_) / f"sites-{attempt:03d}.json"
-        sites = read_json(path)
-        if not isinstance(sites, list) or not sites or not all(isinstance(site, str) for site in sites):
-            raise FolderError(f"{path} does not list the sites of a sum; restore it, then resume")
-        return tuple(map(str, sites))
+        return read_sites(self._round(round_) / f"sites-{attempt:03d}.json")
 
     def _numbered(self, round_: int, pattern: str) -> list[tuple[int, Path]]:
         """(attempt, file) in order; what carries no number is not ours."""
@@ -262,6 +287,18 @@ class RunFolder:
 
     def _round(self, round_: int) -> Path:
         return self.checkpoints / f"round-{round_:06d}"
+
+
+def read_sites(path: Path) -> tuple[str, ...]:
+    """A list of sites that `RunFolder` wrote.
+
+    Raises:
+        FolderError: it is none.
+    """
+    sites = read_json(path)
+    if not isinstance(sites, list) or not sites or not all(isinstance(site, str) for site in sites):
+        raise FolderError(f"{path} does not list the sites of a sum; restore it, then resume")
+    return tuple(map(str, sites))
 
 
 def read_number(path: Path) -> int:

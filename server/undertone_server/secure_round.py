@@ -1,10 +1,11 @@
 """One attempt under secure aggregation: five questions to each site, one opened sum (docs/secure-aggregation.md).
 
 The session lives in this process alone. Where the process dies before the first vector was asked for, another
-session of the same attempt takes its place at no cost; after that the attempt is void.
+session of the same attempt takes its place at no cost; after that the attempt is void. Where the survivor lists of
+the study form a chain (PRIVACY 12), `gathering` decides whom to ask, and a list is durable before it is signed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.canonical import sha256_hex
-from undertone.errors import TooFewSites, UnfaithfulSite
+from undertone.errors import AttemptVoid, SurvivorsChanged, TooFewSites, UnfaithfulSite
 from undertone.failpoints import reached
 from undertone.layout import state_sha256
 from undertone.messages import Kind, Words
@@ -23,19 +24,32 @@ from undertone.secagg.prg import unpack24
 from undertone.secagg.server import OpenedSum, ServerSession
 from undertone.stages import SharedSum, Sum
 from undertone_server.attempt import Attempt
+from undertone_server.gathering import Gathering, Patience, enter_list
 
 _T = TypeVar("_T")
+Dealt = tuple["Session", dict[str, bytes]]
+"""A session, and each site's inbox; no vector has left."""
 
 
-def collect(attempt: Attempt, federation: Federation) -> Sum:
+def collect(attempt: Attempt, federation: Federation, patience: Patience) -> Sum:
     """With central noise: the survivors' sum, still private.
+
+    Args:
+        attempt: which.
+        federation: the manifest.
+        patience: how long to wait for a site of the study's list of survivors, where the lists form a chain.
 
     Raises:
         TooFewSites: fewer than the quorum at some step; who is missing, and why. Nothing was revealed.
+        AttemptVoid: of these, where the lists form a chain and another attempt may do.
         UnfaithfulSite: shares do not fit what their owner committed to.
         MechanismViolation: a site did not clamp.
     """
-    opened = _opened(attempt, federation, lambda _confirmed: None)
+    if attempt.plan.aggregation.rosters == "chain":
+        gathering = Gathering(attempt, patience)
+        opened = _opened(attempt, lambda: _dealt_by_all(attempt, federation, gathering), lambda _confirmed: None)
+    else:
+        opened = _opened(attempt, lambda: _dealt(attempt, federation), lambda _confirmed: None)
     values = from_ring(opened.words, len(opened.sites), attempt.plan.grid.site_clamp)
     return Sum(values, attempt.plan.sensitivity, opened.sites)
 
@@ -52,12 +66,32 @@ def collect_shared(attempt: Attempt, federation: Federation, before_opening: Cal
     Raises:
         TooFewSites, UnfaithfulSite: as `collect`.
     """
-    opened = _opened(attempt, federation, before_opening)
+    opened = _opened(attempt, lambda: _dealt(attempt, federation), before_opening)
     values = opened.words.view(np.int32).astype(np.int64)
     return SharedSum(values, attempt.plan.privacy.sigma_local, opened.sites)
 
 
-def _opened(attempt: Attempt, federation: Federation, before_opening: Callable[[str], object]) -> OpenedSum:
+def _dealt(attempt: Attempt, federation: Federation) -> Dealt:
+    """A session of whoever is there, at least the quorum."""
+    session = Session.of(attempt, federation)
+    return session, session.deal(attempt.sites.present)
+
+
+def _dealt_by_all(attempt: Attempt, federation: Federation, gathering: Gathering) -> Dealt:
+    """A session in which all sites of the study's list have dealt, after as many tries as that takes."""
+    while True:
+        wanted, session = gathering.wanted(), Session.of(attempt, federation)
+        try:
+            inboxes = session.deal(session.still(wanted))
+        except TooFewSites:
+            if gathering.complete(wanted):
+                raise
+        else:
+            if gathering.complete(wanted):
+                return session, inboxes
+
+
+def _opened(attempt: Attempt, deal: Callable[[], Dealt], before_opening: Callable[[str], object]) -> OpenedSum:
     """The attempt's sum, without the sites that are proven to have dealt what keeps it from being opened.
 
     A site can sign shares that are garbage. Only those that they are sealed for find out, and refuse; each says whose
@@ -66,22 +100,31 @@ def _opened(attempt: Attempt, federation: Federation, before_opening: Callable[[
     them.
     """
     while True:
-        session = Session.of(attempt, federation)
+        session, inboxes = deal()
         try:
-            return session.run(before_opening)
+            return session.open(inboxes, before_opening)
         except TooFewSites as error:
             guilty = attempt.sites.accused(more_than=attempt.plan.aggregation.colluders)
             for site in guilty:
                 attempt.sites.leave_out(site, "what it sealed for the other sites cannot be opened")
-            if not guilty:
-                raise
-            if not guilty.issuperset(session.server.survivors):
-                raise TooFewSites(f"{error}; left out from here on: {', '.join(sorted(guilty))}; resume") from None
+            if not guilty or not guilty.issuperset(session.server.survivors):
+                raise _lost(attempt, error, guilty) from None
         except UnfaithfulSite as error:
             if error.blamed:
                 attempt.sites.leave_out(error.blamed, "it dealt shares that give no secret that it committed to")
             raise
         attempt.sites.find()
+
+
+def _lost(attempt: Attempt, error: TooFewSites, guilty: Collection[str]) -> TooFewSites:
+    """What is wrong once vectors have left: where the lists form a chain, another attempt follows by itself."""
+    left_out = f"; left out from here on: {', '.join(sorted(guilty))}" if guilty else ""
+    if attempt.plan.aggregation.rosters != "chain":
+        return TooFewSites(f"{error}{left_out}; resume") if guilty else error
+    # Sites that have signed another list would refuse the next attempt, too.
+    if any(reason.startswith(SurvivorsChanged.__name__) for reason in attempt.sites.missing.values()):
+        return error
+    return AttemptVoid(f"{error}{left_out}")
 
 
 @dataclass(frozen=True)
@@ -100,22 +143,28 @@ class Session:
         params = parameters_of(attempt.plan, federation.digest, attempt.round, attempt.number, number, state)
         return cls(attempt, number, ServerSession(params, federation))
 
-    def run(self, before_opening: Callable[[str], object]) -> OpenedSum:
-        """The five messages. A vector is added as it arrives and freed before the next one is pulled."""
-        attempt, server = self.attempt, self.server
-        quorum, threshold = server.params.quorum, server.params.threshold
-        adverts = self._ask("prepare", attempt.sites.present, server.params.to_bytes(), quorum)
+    def deal(self, sites: Iterable[str]) -> dict[str, bytes]:
+        """Keys and sealed shares: site -> its inbox, for each that dealt. No vector has left yet."""
+        server, quorum = self.server, self.server.params.quorum
+        adverts = self._ask("prepare", sites, server.params.to_bytes(), quorum)
         shown = self._step(lambda: server.adverts(adverts))
-        sealed = self._ask("share", self._still(adverts), shown, quorum)
-        inboxes = self._step(lambda: server.sealed(sealed))
+        sealed = self._ask("share", self.still(adverts), shown, quorum)
+        return self._step(lambda: server.sealed(sealed))
+
+    def open(self, inboxes: dict[str, bytes], before_opening: Callable[[str], object]) -> OpenedSum:
+        """Vectors, signatures, shares. A vector is added as it arrives and freed before the next one is pulled."""
+        attempt, server = self.attempt, self.server
+        threshold = server.params.threshold
         attempt.begin()
-        self._step(lambda: self._fold_vectors(inboxes))
+        folded = self._step(lambda: self._fold_vectors(inboxes))
         lists = self._step(server.close)
-        confirmed = self._ask("confirm", self._still(inboxes), lists, threshold)
+        if server.params.rosters == "chain":
+            enter_list(attempt, inboxes, folded)
+        confirmed = self._ask("confirm", self.still(inboxes), lists, threshold)
         signatures = self._step(lambda: server.confirmations(confirmed))
         reached("secure/confirmed")
         before_opening(sha256_hex(signatures))
-        shares = self._ask("unmask", self._still(confirmed), signatures, threshold)
+        shares = self._ask("unmask", self.still(confirmed), signatures, threshold)
         opened = self._step(lambda: server.open(shares))
         self._log(opened)
         return opened
@@ -132,23 +181,26 @@ class Session:
         self.attempt.enough(answered, needed)
         return answered
 
-    def _fold_vectors(self, inboxes: dict[str, bytes]) -> None:
-        """Add each vector as it arrives."""
-        answered = []
+    def _fold_vectors(self, inboxes: dict[str, bytes]) -> list[str]:
+        """Add each vector as it arrives; whose are in the sum."""
+        answered, folded = [], []
         for site, reply in self.attempt.ask("contribute", inboxes, session=self.number):
-            self.server.fold(site, _words(reply.words), reply.body)
+            if self.server.fold(site, _words(reply.words), reply.body):
+                folded.append(site)
             answered.append(site)
         self.attempt.enough(answered, self.server.params.quorum)
+        return folded
 
     def _step(self, work: Callable[[], _T]) -> _T:
         """Do one step of the session; a site that it drops is dropped here too, with its reason."""
         try:
             return work()
         finally:
-            for site in self._still(self.server.dropped):
+            for site in self.still(self.server.dropped):
                 self.attempt.sites.drop(site, self.server.dropped[site])
 
-    def _still(self, sites: Iterable[str]) -> list[str]:
+    def still(self, sites: Iterable[str]) -> list[str]:
+        """Those of `sites` that have not dropped out."""
         return [site for site in sites if site in self.attempt.sites.present]
 
     def _log(self, opened: OpenedSum) -> None:

@@ -14,7 +14,8 @@ from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.stages import Release
-from undertone.statement import TookPart
+from undertone.statement import SIMULATION, TookPart
+from undertone_server.gathering import BRIEF, Patience
 from undertone_server.heads import Heads, LeftOut
 from undertone_server.release import release
 from undertone_server.rounds import Coordinator
@@ -23,6 +24,7 @@ from undertone_server.sites import Sites
 from undertone_server.telemetry import Telemetry
 
 TIMEOUT_SECONDS = 24 * 3600.0
+PAUSE_SECONDS = 60.0
 
 
 def run_study(grid: Grid, folder: Path, entropy: Entropy | None = None) -> Release:
@@ -52,7 +54,7 @@ def _run(grid: Grid, run: RunFolder, plan: Plan, entropy: Entropy) -> Release:
     telemetry = Telemetry(run.folder / "events", plan)
     with Ledger.open(run.ledger) as ledger:
         sites.find()
-        study = Coordinator(plan, method, run, sites, ledger, telemetry, entropy)
+        study = Coordinator(plan, method, run, sites, ledger, telemetry, entropy, _patience(run))
         state = study.run_rounds(method.initial_state(base))
     telemetry.close()
     opened = run.sites_opened(plan.privacy.rounds)
@@ -61,3 +63,8 @@ def _run(grid: Grid, run: RunFolder, plan: Plan, entropy: Entropy) -> Release:
         site: sites.missing.get(site, "not in every sum") for site in plan.cohort.units if site not in everywhere
     }
     return release(run, plan, method, state, TookPart(sorted(everywhere), missing, min(map(len, opened))))
+
+
+def _patience(run: RunFolder) -> Patience:
+    """In a simulation nobody comes back by waiting; elsewhere a site that is away has the study's timeout."""
+    return BRIEF if run.facts()["setting"] == SIMULATION else Patience(TIMEOUT_SECONDS, PAUSE_SECONDS)

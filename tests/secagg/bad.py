@@ -277,7 +277,10 @@ def bad_parameters() -> Iterator[dict]:
     yield case(None, "the largest clamp", site_clamp=edge)
     yield case(None, "t = n", threshold=10, colluders=8)
     yield case(None, "24 bits, the largest clamp", wire_bits=24, site_clamp=(2**23 - 1) // 10)
-    yield case(None, "distributed, the smallest share", noise="distributed", sigma_local=4)
+    yield case(None, "distributed, the smallest share", noise="distributed", rosters="free", sigma_local=4)
+    yield case(None, "free lists", rosters="free")
+    yield case("MechanismViolation", "a chain with distributed noise", noise="distributed", sigma_local=4)
+    yield case("MechanismViolation", "rosters that do not exist", rosters="k of n")
     yield case("MechanismViolation", "t = 0", threshold=0, colluders=0)
     yield case("MechanismViolation", "t above n", threshold=11)
     yield case("MechanismViolation", "2t = n + c", threshold=6, colluders=2)
@@ -302,8 +305,12 @@ def bad_parameters() -> Iterator[dict]:
     yield case("MechanismViolation", "noise that does not exist", noise="none")
     yield case("MechanismViolation", "central with a share of noise", sigma_local=4)
     yield case("MechanismViolation", "central with a margin", noise_margin=1)
-    yield case("MechanismViolation", "distributed with too little noise", noise="distributed", sigma_local=3)
-    yield case("MechanismViolation", "distributed with c = 0", noise="distributed", sigma_local=4, colluders=0)
+    yield case(
+        "MechanismViolation", "distributed with too little noise", noise="distributed", rosters="free", sigma_local=3
+    )
+    yield case(
+        "MechanismViolation", "distributed with c = 0", noise="distributed", rosters="free", sigma_local=4, colluders=0
+    )
     yield case("MechanismViolation", "a roster out of order", roster=list(reversed(good["roster"])))
     yield case("MechanismViolation", "a site twice", roster=[*good["roster"][:-1], good["roster"][-2]])
     yield case("MechanismViolation", "a name with a capital", roster=["Site-a", *good["roster"][1:]])

@@ -16,6 +16,7 @@ from tests.secagg.reference import (
     digest,
     hkdf,
     listed,
+    may_follow,
     pair_key,
     rebuild,
     seal,
@@ -141,6 +142,33 @@ def openings() -> Iterator[dict]:
         }  # fmt: skip
 
 
+def chains() -> Iterator[dict]:
+    """Lists signed so far, the next one, and whether a site signs it."""
+    nine = list(range(9))
+    for c, lists, u3, why in (
+        (1, [], [0, 1, 2, 3], "the first"),
+        (1, [nine], nine, "the same again"),
+        (1, [nine], nine[:8], "one fewer"),
+        (1, [nine], nine[:7], "c + 1 fewer"),
+        (1, [nine], nine[:6], "c + 2 fewer"),
+        (1, [nine], nine[3:], "c + 2 fewer, others"),
+        (0, [nine], nine[:8], "one fewer, no colluders"),
+        (0, [nine], nine[:7], "two fewer, no colluders"),
+        (3, [nine], nine[:5], "c + 1 fewer of three"),
+        (3, [nine], nine[:4], "c + 2 fewer of three"),
+        (1, [nine[:6]], nine, "all that were left come back"),
+        (1, [nine[:6]], [*nine[:5], 6], "one for another"),
+        (1, [nine[:6]], [*nine[:3], 6], "three fewer and a stranger"),
+        (1, [nine, nine[:6]], nine, "the first again"),
+        (1, [nine, nine[:6]], nine[3:], "within the first and not the last"),
+        (1, [nine, nine[:6]], nine[:6], "the last again"),
+        (1, [nine, nine[:6]], nine[:3], "three fewer than the last"),
+        (1, [nine, nine[:6]], nine[:5], "four fewer than the first, one than the last"),
+        (1, [nine, nine, nine[:6], nine[:6]], nine[:3], "each twice"),
+    ):
+        yield {"colluders": c, "signed": lists, "u3": u3, "why": why, "allowed": may_follow(lists, u3, c)}
+
+
 def files() -> dict[str, object]:
     """File name -> what it holds."""
     return {
@@ -151,6 +179,7 @@ def files() -> dict[str, object]:
         "bad-openings.json": list(openings()),
         "parameters.json": list(bad_parameters()),
         "manifests.json": list(bad_manifests()),
+        "chains.json": list(chains()),
     }
 
 

@@ -23,6 +23,7 @@ ORDER = (
     "test_attacks_shares.py",
     "test_attacks_lists.py",
     "test_attacks_states.py",
+    "test_survivors.py",
     "test_server.py",
     "test_shamir.py",
     "test_vectors.py",
@@ -55,6 +56,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "(not distributed and (p.sigma_local, p.noise_margin) != (0, 0),",
         "(False,",
     ),
+    ("rosters", "parameters.py", '(p.rosters not in ("chain", "free"),', "(False,"),
+    ("no chain with distributed noise", "parameters.py", '(distributed and p.rosters != "free",', "(False,"),
     ("noise margin >= 0", "parameters.py", "(p.noise_margin < 0,", "(False,"),
     ("site clamp >= 1", "parameters.py", "(p.site_clamp < 1,", "(False,"),
     (
@@ -271,6 +274,20 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "content.self_shares[j] if j in lists.survivors else content.mask_shares[j]",
         "content.self_shares[j]",
     ),
+    # The chain of survivor lists
+    ("lists form a chain", "node.py", 'if party.params.rosters == "chain":', "if False:"),
+    (
+        "a list is entered before it is signed",
+        "node.py",
+        '        if party.params.rosters == "chain":\n',
+        "        own = (content.round_digest, lists.masked_for, lists.survivors)\n"
+        "        party.sign(sealing.survivors_statement(context, *own))\n"
+        '        if party.params.rosters == "chain":\n',
+    ),
+    ("c + 2 at once", "survivors.py", "< colluders + 2:", "< colluders + 1:"),
+    ("not fewer at once", "survivors.py", "if len(last) - len(survivors) < colluders + 2:", "if False:"),
+    ("within the last list", "survivors.py", "if not set(survivors) <= set(last):", "if False:"),
+    ("the last list again", "survivors.py", "if last is None or survivors == last:", "if last is None:"),
     # Node: unmask
     ("t signatures", "node.py", "if len(signatures) < params.threshold:", "if False:"),
     ("signers within U3", "node.py", "if not set(indices_of(signatures)) <= set(content.survivors):", "if False:"),
@@ -420,9 +437,14 @@ AROUND_ORDER = (
 )
 CLIENT, SERVER = "client/undertone_client", "server/undertone_server"
 AROUND: list[tuple[str, str, str, str]] = [
-    ("session numbers rise", f"{CLIENT}/session.py", "if self.request.session <= session:", "if False:"),
+    ("session numbers rise", f"{CLIENT}/session.py", "if step == _OPEN and number <= session:", "if False:"),
     ("parameters are this node's own", f"{CLIENT}/session.py", "        agree(self.request.body, params)\n", ""),
-    ("step follows the newest", f"{CLIENT}/session.py", "if newest != (self.request.session, step - 1):", "if False:"),
+    (
+        "step follows the newest",
+        f"{CLIENT}/session.py",
+        "if step != _OPEN and (session, done) != (number, step - 1):",
+        "if False:",
+    ),
     ("step noted before it is taken", f"{CLIENT}/session.py", "        self._note(step)\n", ""),
     ("no secret stays", f"{CLIENT}/session.py", "        self._path.unlink(missing_ok=True)\n", ""),
     (
@@ -441,10 +463,10 @@ AROUND: list[tuple[str, str, str, str]] = [
     (
         "no second vector of equal rows",
         f"{CLIENT}/attempt.py",
-        "once_per_round=repeats(self.plan)",
+        "once_per_round=self.plan.once_per_round",
         "once_per_round=False",
     ),
-    ("no second answer to a round", f"{CLIENT}/node.py", "if again and repeats(plan):", "if False:"),
+    ("no second answer to a round", f"{CLIENT}/node.py", "if again and plan.once_per_round:", "if False:"),
     (
         "no second answer to an attempt",
         f"{CLIENT}/node.py",
@@ -497,6 +519,70 @@ AROUND: list[tuple[str, str, str, str]] = [
     ("a site proves its name", f"{SERVER}/sites.py", "bool(reply.error) or proves(", "True or proves("),
 ]
 
+# The chain of survivor lists around the protocol: the node's ledger, the coordinator.
+CHAIN_ORDER = ("secagg/test_survivors.py", "unit/test_survivor_lists.py")
+CHAIN: list[tuple[str, str, str, str]] = [
+    ("the newest list counts", f"{CLIENT}/signed_lists.py", "for entry in reversed(entries):", "for entry in entries:"),
+    ("lists of this study", f"{CLIENT}/signed_lists.py", ' and entry.body.get("digest") == digest', ""),
+    (
+        "no strangers in a list",
+        f"{CLIENT}/signed_lists.py",
+        "if not isinstance(sites, list) or not all(site in roster for site in sites):",
+        "if False:",
+    ),
+    (
+        "checked within the transaction",
+        f"{CLIENT}/signed_lists.py",
+        """                "sites": [roster[index] for index in survivors],
+            },
+            follows,
+        )""",
+        """                "sites": [roster[index] for index in survivors],
+            }
+            | (follows(self.ledger.entries()) or {}),
+        )""",
+    ),
+    (
+        "free lists only by consent",
+        f"{CLIENT}/node.py",
+        "if plan.free_rosters and not policy.allow_free_rosters:",
+        "if False:",
+    ),
+    (
+        "the list is durable before it is signed",
+        f"{SERVER}/secure_round.py",
+        "            enter_list(attempt, inboxes, folded)\n",
+        "            pass\n",
+    ),
+    ("the list is kept to", f"{SERVER}/gathering.py", "self._kept = attempt.run.kept_survivors()", "self._kept = None"),
+    (
+        "all of the list are ready",
+        f"{SERVER}/gathering.py",
+        "if not away:\n            for",
+        "if True:\n            for",
+    ),
+    ("all of the list have sent", f"{SERVER}/gathering.py", "if kept is not None and missing:", "if False:"),
+    (
+        "the coordinator keeps to the chain",
+        f"{SERVER}/gathering.py",
+        "    check_follows(last, tuple(sorted(map(roster.index, survivors))), plan.aggregation.colluders)\n",
+        "",
+    ),
+    (
+        "c + 2 at once at the coordinator",
+        f"{SERVER}/gathering.py",
+        "max(len(gone), plan.aggregation.colluders + 2)",
+        "len(gone)",
+    ),
+    ("no shrinking below the quorum", f"{SERVER}/gathering.py", "if len(kept) - fewer < plan.quorum:", "if False:"),
+    (
+        "no attempts wasted on refusals",
+        f"{SERVER}/secure_round.py",
+        "if any(reason.startswith",
+        "if False and any(reason.startswith",
+    ),
+]
+
 
 def first_red_test(folder: Path, tests: list[str], file: str, old: str, new: str) -> str:
     """The first of `tests` that fails on the mutant; "" if none does."""
@@ -521,7 +607,7 @@ def first_red_test(folder: Path, tests: list[str], file: str, old: str, new: str
         )
     finally:
         path.write_text(source, encoding="utf-8")
-    red = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    red = [line for line in done.stdout.splitlines() if line.startswith(("FAILED tests/", "ERROR tests/"))]
     return red[0].split(" ")[1].removeprefix("tests/") if done.returncode and red else ""
 
 
@@ -534,14 +620,17 @@ def main() -> int:
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         inside = [(check, f"{SECAGG}/{file}", old, new) for check, file, old, new in MUTANTS]
-        for check, file, old, new in inside + AROUND:
-            if word in check or word in file:
-                order = [f"tests/secagg/{name}" for name in ORDER]
-                if file not in {path for _, path, _, _ in inside}:
-                    order = [f"tests/unit/{name}" for name in AROUND_ORDER]
-                red = first_red_test(folder, order, file, old, new)
-                survived += not red
-                print(f"| {check} | {file} | {red or 'SURVIVED'} |", flush=True)
+        suites = [
+            (inside, [f"tests/secagg/{name}" for name in ORDER]),
+            (AROUND, [f"tests/unit/{name}" for name in AROUND_ORDER]),
+            (CHAIN, [f"tests/{name}" for name in CHAIN_ORDER]),
+        ]
+        for mutants, order in suites:
+            for check, file, old, new in mutants:
+                if word in check or word in file:
+                    red = first_red_test(folder, order, file, old, new)
+                    survived += not red
+                    print(f"| {check} | {file} | {red or 'SURVIVED'} |", flush=True)
     return 1 if survived else 0
 
 

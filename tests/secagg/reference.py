@@ -323,3 +323,13 @@ class Session:
             (sum(vector[k] for vector in vectors.values()) + sum(sign * word(key, k) for sign, key in masks)) % modulus
             for k in range(self.parameters["dimension"])
         ]
+
+
+# 6. The chain of survivor lists
+def may_follow(lists: list[list[int]], u3: list[int], c: int) -> bool:
+    """Whether a site that has signed `lists`, in this order, may sign u3."""
+    if not lists:
+        return True
+    left_out = [i for i in lists[-1] if i not in u3]
+    come_in = [i for i in u3 if i not in lists[-1]]
+    return not come_in and (not left_out or len(left_out) >= c + 2)

@@ -125,6 +125,7 @@ def scenario(name: str, sites: int, leaves: dict[int, str] | None = None, **chan
         "scale": 65536,
         "site_clamp": 1 << 24,
         "noise": "central",
+        "rosters": "free" if changed.get("noise") == "distributed" else "chain",
         "sigma_local": 0,
         "noise_margin": 0,
         "state_sha256": material(f"{name}/state").hex(),

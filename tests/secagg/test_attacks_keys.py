@@ -1,4 +1,4 @@
-"""A coordinator that lies drives real nodes: keys, rosters and parameters (docs/secure-aggregation.md, 7)."""
+"""A coordinator that lies drives real nodes: keys, rosters and parameters (docs/secure-aggregation.md, 8)."""
 
 from dataclasses import replace
 

@@ -1,8 +1,9 @@
-"""A coordinator that lies drives real nodes: survivor lists and signatures (docs/secure-aggregation.md, 7)."""
+"""A coordinator that lies drives real nodes: survivor lists and signatures (docs/secure-aggregation.md, 8)."""
 
 import pytest
 
 from tests.support.attack import Attack, gathered, restore_at
+from tests.support.secagg import KeptLists
 from undertone.errors import (
     ProtocolError,
     TooFewSites,
@@ -28,7 +29,8 @@ def test_attack_u2_differs_by_site_and_each_is_shown_its_own():
     attack = Attack()
     inboxes = attack.inboxes()
     state, _, _ = attack.send("mask", Inbox(0, inboxes["site-000"].sealed[:3]), attack.words())
-    attack.run.states[attack.victim], first = state.confirm(Lists((0, 1, 2, 3), (0, 1, 2, 3)).to_bytes(attack.context))
+    attack.run.states[attack.victim] = state
+    attack.run.states[attack.victim], first = attack.send("confirm", Lists((0, 1, 2, 3), (0, 1, 2, 3)))
     others = attack.scene.roster[1:]
     for site in others:
         attack.run.mask(site, attack.boxes[site])
@@ -83,7 +85,7 @@ def test_attack_a_site_is_both_active_and_dropped():
     stored = attack.run.states[attack.victim].to_bytes()
     for lists, error in both:
         with pytest.raises(error):
-            restore_at(attack, attack.victim, stored, 3).confirm(lists.to_bytes(attack.context))
+            restore_at(attack, attack.victim, stored, 3).confirm(lists.to_bytes(attack.context), KeptLists())
 
 
 def test_attack_both_secrets_of_a_site():

@@ -1,4 +1,4 @@
-"""A coordinator that lies drives real nodes: shares on their way, and vectors (docs/secure-aggregation.md, 7)."""
+"""A coordinator that lies drives real nodes: shares on their way, and vectors (docs/secure-aggregation.md, 8)."""
 
 import numpy as np
 import pytest

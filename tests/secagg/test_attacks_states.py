@@ -1,4 +1,4 @@
-"""A coordinator that lies drives real nodes: steps, states, masks, the log (docs/secure-aggregation.md, 7)."""
+"""A coordinator that lies drives real nodes: steps, states, masks, the log (docs/secure-aggregation.md, 8)."""
 
 import inspect
 import json
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.support.attack import Attack, restore_at
-from tests.support.secagg import STATE, session, vector, world
+from tests.support.secagg import STATE, KeptLists, session, vector, world
 from undertone.canonical import canonical_json
 from undertone.errors import (
     LedgerCorrupt,
@@ -33,10 +33,10 @@ def test_attack_a_second_survivor_list():
     attack = Attack()
     attack.lists()
     state = attack.run.states[attack.victim]
-    state.confirm(attack.listed)
+    state.confirm(attack.listed, KeptLists())
     for lists in (attack.listed, Lists((0, 1, 2, 3, 4), (0, 1, 2, 3)).to_bytes(attack.context)):
         with pytest.raises(ReplayedAttempt):
-            state.confirm(lists)
+            state.confirm(lists, KeptLists())
 
 
 def test_attack_every_step_again():
@@ -70,7 +70,7 @@ def test_attack_a_refused_message_ends_the_session():
     with pytest.raises(UnfaithfulCoordinator):
         attack.send("confirm", Lists((0, 1, 2, 3, 4), (1, 2, 3, 4)))
     with pytest.raises(ReplayedAttempt):
-        attack.run.states[attack.victim].confirm(attack.listed)
+        attack.run.states[attack.victim].confirm(attack.listed, KeptLists())
 
 
 def test_attack_a_node_is_put_back_to_an_older_state():
@@ -186,7 +186,7 @@ def test_attack_the_late_vector_of_a_dropped_site():
     assert len(np.unique(left)) > 990
     # Nobody gives b_4 up any more, and site 4 itself refuses a list without it.
     with pytest.raises(UnfaithfulCoordinator, match="without it"):
-        private.confirm(attack.listed)
+        private.confirm(attack.listed, KeptLists())
     for site in survivors:
         assert isinstance(attack.run.states[site], Done)
 

@@ -153,6 +153,6 @@ def test_a_session_is_a_function_of_its_entropy():
 
 
 def test_distributed_noise_parameters_run():
-    scene = world(5, 9, noise="distributed", sigma_local=64, noise_margin=1000, site_clamp=10_000)
+    scene = world(5, 9, noise="distributed", rosters="free", sigma_local=64, noise_margin=1000, site_clamp=10_000)
     assert isinstance(scene.params, Parameters)
     assert_exact(session(scene, {"site-002": "vector"}), set(scene.roster) - {"site-002"})

@@ -12,7 +12,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.support.secagg import Run, World, identity, session, vector, world
+from tests.support.secagg import KeptLists, Run, World, identity, session, vector, world
 from undertone import errors
 from undertone.errors import LedgerCorrupt, NotApproved, NotVerified, ProtocolError, TooFewSites, UnfaithfulCoordinator
 from undertone.secagg.federation import read_federation, sign_federation
@@ -134,7 +134,8 @@ class Fuzzer:
         return STEPS[step].from_bytes(data, scene.params, NODE, scene.identities[NODE], scene.federation)
 
     def step(self, step: str, state: object, message: bytes) -> object:
-        arguments = (message, self.words.copy()) if step == "mask" else (message,)
+        more = {"mask": (self.words.copy(),), "confirm": (KeptLists(),)}
+        arguments = (message, *more.get(step, ()))
         return getattr(state, step)(*arguments)[0]
 
     def server(self, stage: str, message: bytes) -> str:

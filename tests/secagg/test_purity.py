@@ -22,6 +22,7 @@ PURE = (
     "sealing",
     "server",
     "shamir",
+    "survivors",
     "transcript",
 )
 ALLOWED = {

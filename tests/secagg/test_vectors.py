@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.support.secagg import KeptLists
 from undertone import errors
 from undertone.canonical import canonical_json
 from undertone.secagg import encoding, sealing, shamir
@@ -18,6 +19,7 @@ from undertone.secagg.node import open_session
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.prg import words_at
 from undertone.secagg.server import ServerSession
+from undertone.secagg.survivors import check_follows
 from undertone.secagg.transcript import check_transcript
 
 FOLDER = Path(__file__).parent / "vectors"
@@ -93,7 +95,9 @@ class Replay:
     def step(self, state: Any, site: str, stage: str) -> Callable[[bytes], tuple]:
         if stage == "masked":
             return lambda message: state.mask(message, self.words(site))
-        return getattr(state, {"sealed": "share", "confirmation": "confirm", "shares": "unmask"}[stage])
+        if stage == "confirmation":
+            return lambda message: state.confirm(message, KeptLists())
+        return getattr(state, {"sealed": "share", "shares": "unmask"}[stage])
 
     def serve(self, changed: dict[str, dict[str, bytes]] | None = None) -> Iterator[tuple[str, Any, ServerSession]]:
         """A server through all stages: (stage, what it answered, itself). `changed`: stage -> site -> bytes."""
@@ -286,3 +290,22 @@ def test_manifests(case: dict) -> None:
     with pytest.raises(errors.UndertoneError) as caught:
         read_federation(manifest, case["signature"], digest)
     assert type(caught.value).__name__ == case["error"]
+
+
+@pytest.mark.parametrize("case", load("chains"), ids=lambda case: case["why"])
+def test_a_chain_of_lists(case: dict[str, Any]) -> None:
+    """Each list before is followed as the reference says, and so is the next."""
+    kept = KeptLists()
+
+    def sign(survivors: list[int]) -> None:
+        kept.append(tuple(survivors), lambda last: check_follows(last, tuple(survivors), case["colluders"]))
+
+    for survivors in case["signed"]:
+        sign(survivors)
+    if case["allowed"]:
+        sign(case["u3"])
+        assert kept.lists == [*map(tuple, case["signed"]), tuple(case["u3"])]
+        return
+    with pytest.raises(errors.SurvivorsChanged, match="Nothing was signed"):
+        sign(case["u3"])
+    assert kept.lists == [*map(tuple, case["signed"])]

@@ -43,6 +43,8 @@ class Attack:
     def send(self, step, message, *arguments, site=None):
         """One message to one node, straight."""
         state = self.run.states[site or self.victim]
+        if step == "confirm":
+            arguments = (self.run.signed[site or self.victim],)
         return getattr(state, step)(message.to_bytes(self.context), *arguments)
 
     def words(self, site=None):

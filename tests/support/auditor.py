@@ -5,10 +5,12 @@ that is broken (PRIVACY 11, 12). Whatever it copies it copies with its journal, 
 """
 
 import hashlib
+import itertools
 import json
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,7 @@ class Auditor:
         by_site = {site.name: self._charges(site / "ledger.sqlite") for site in self.sites}
         asked = self._asked()
         self._look_at_rounds(charges, by_site, asked)
+        self._look_at_lists(site.name for site in self.sites)
         self._look_at_witness(by_site)
         for site in self.sites:
             self._look_at_coins(site)
@@ -127,6 +130,30 @@ class Auditor:
         require(len(set(keys)) == len(keys), f"{ledger}: an attempt is charged twice")
         require(len(keys) <= privacy["max_attempts"], f"{ledger}: more charges than the plan allows")
         return keys
+
+    def lists(self, site: str) -> list[set[str]]:
+        """The survivor lists that a site has signed or was about to sign, oldest first; each within the one before."""
+        entries = read_chain(self.world / "sites" / site / "ledger.sqlite")
+        lists = [set(c["body"]["sites"]) for _, c in entries if c["kind"] == "survivors"]
+        fewer = self.plan["aggregation"]["colluders"] + 2
+        for last, following in itertools.pairwise(lists):
+            chained = following == last or (following < last and len(last) - len(following) >= fewer)
+            require(chained, f"{site} has signed {sorted(following)} after {sorted(last)}")
+        return lists
+
+    def _look_at_lists(self, sites: Iterable[str]) -> None:
+        """Where lists form a chain, each list that a site signed was durable at the coordinator before, and is one."""
+        if self.plan["aggregation"]["rosters"] == "free":
+            return
+        signed = {frozenset(listed) for site in sites for listed in self.lists(site)}
+        path = self.run / "checkpoints" / "survivors.json"
+        if signed:
+            require(path.exists(), "a list was signed that the coordinator does not know")
+        for smaller, larger in itertools.combinations(sorted(signed, key=len), 2):
+            require(smaller < larger, f"two signed lists: {sorted(smaller)} and {sorted(larger)}")
+        if path.exists():
+            newest = set(json.loads(path.read_bytes()))
+            require(all(newest <= listed for listed in signed), "the coordinator's list is not within all signed ones")
 
     def voids(self) -> list[Key]:
         """(round, attempt) that the coordinator's ledger notes as void."""

@@ -1,7 +1,8 @@
 """Secure aggregation in one process: a federation, its honest nodes, and sites that leave at a stage."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.support.entropy import InsecureTestEntropy
 from undertone.aggregation import default_colluders, default_threshold
 from undertone.keys import public_hex
 from undertone.secagg.federation import Federation
+from undertone.secagg.messages import Indices
 from undertone.secagg.node import Confirmed, Done, Masked, Opened, Shared, open_session, restore
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.server import OpenedSum, ServerSession
@@ -68,10 +70,22 @@ def world(sites: int = 5, dimension: int = 7, **changes: object) -> World:
         scale=1 << 14,
         site_clamp=((1 << (bits - 1)) - 1) // sites,
         noise="central",
+        rosters="free" if changes.get("noise") == "distributed" else "chain",
         state_sha256=STATE,
         method="dpagg-ti",
     )
     return World(replace(params, **changes), federation, identities)  # type: ignore[arg-type]
+
+
+@dataclass
+class KeptLists:
+    """One site's signed lists, in memory."""
+
+    lists: list[Indices] = field(default_factory=list)
+
+    def append(self, survivors: Indices, allowed: Callable[[Indices | None], None]) -> None:
+        allowed(self.lists[-1] if self.lists else None)
+        self.lists.append(survivors)
 
 
 @dataclass
@@ -83,6 +97,7 @@ class Run:
     states: dict[str, AnyState] = field(default_factory=dict)
     words: dict[str, NDArray[np.uint32]] = field(default_factory=dict)
     masked: dict[str, NDArray[np.uint32]] = field(default_factory=dict)
+    signed: dict[str, KeptLists] = field(default_factory=lambda: defaultdict(KeptLists))
 
     def open(self, absent: Collection[str] = ()) -> dict[str, bytes]:
         sent = {}
@@ -104,7 +119,7 @@ class Run:
         return words, proof
 
     def confirm(self, lists: bytes, sites: Collection[str]) -> dict[str, bytes]:
-        return {site: self._step(site, "confirm", lists)[-1] for site in sites}
+        return {site: self._step(site, "confirm", lists, self.signed[site])[-1] for site in sites}
 
     def unmask(self, confirmations: bytes, sites: Collection[str]) -> dict[str, bytes]:
         return {site: self._step(site, "unmask", confirmations)[-1] for site in sites}

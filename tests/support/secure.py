@@ -19,16 +19,19 @@ from undertone_client.node import Node
 class HandSession:
     """One session whose every message a test can look at, change, hold back or send twice."""
 
-    def __init__(self, world: World, session: int = 1, attempt: int = 1, sites: Iterable[str] | None = None) -> None:
-        self.world, self.session, self.attempt = world, session, attempt
+    def __init__(
+        self, world: World, session: int = 1, attempt: int = 1, sites: Iterable[str] | None = None, round_: int = 1
+    ) -> None:
+        self.world, self.session, self.attempt, self.round = world, session, attempt, round_
         self.sites = list(sites or world.sites)
         federation = world.run.federation()
-        self.params = parameters_of(world.plan, federation.digest, 1, attempt, session, state_sha256(START))
+        self.params = parameters_of(world.plan, federation.digest, round_, attempt, session, state_sha256(START))
         self.server = ServerSession(self.params, federation)
         self.vectors: dict[str, NDArray[np.uint32]] = {}
 
     def ask(self, kind: str, site: str, body: bytes, **changes: Any) -> Reply:
-        values = {"session": self.session, "attempt": self.attempt, "body": body, "state": None} | changes
+        number = {"session": self.session, "attempt": self.attempt, "round": self.round}
+        values = number | {"body": body, "state": None} | changes
         return self.world.ask(kind, site, **values)
 
     def prepare(self) -> bytes:

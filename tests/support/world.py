@@ -26,6 +26,7 @@ from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import choose_grid
 from undertone.privacy.rows import row_generator, row_key
+from undertone.statement import SIMULATION
 from undertone_cli.inprocess import InProcessGrid
 from undertone_cli.provisioning import federate
 from undertone_client.app import app as client_app
@@ -34,6 +35,7 @@ from undertone_client.node import Node
 from undertone_client.registration import register
 from undertone_client.site import NodeConfig, Policy, SiteDir, create_site
 from undertone_client.state import NodeState
+from undertone_server.gathering import BRIEF, Patience
 from undertone_server.heads import Heads, LeftOut
 from undertone_server.rounds import Coordinator
 from undertone_server.run import RunFolder
@@ -130,7 +132,7 @@ def make_plan(
                 "caption": "a {token}, {finding}",
             },
             "cohort": {"units": dict(units), "units_origin": "published", "min_sites": min_sites},
-            "aggregation": {**aggregation, "wire_bits": wire_bits},
+            "aggregation": {"rosters": _rosters(aggregation, wanted), **aggregation, "wire_bits": wire_bits},
         }
     )
     charges = replace(plan.event, count=plan.privacy.max_attempts)
@@ -138,6 +140,11 @@ def make_plan(
     claim = {"epsilon": wanted.get("epsilon", epsilon), "epsilon_rdp": wanted.get("epsilon_rdp", epsilon_rdp)}
     claimed = plan.model_copy(update={"privacy": plan.privacy.model_copy(update=claim)})
     return Plan.model_validate(claimed.model_dump())
+
+
+def _rosters(aggregation: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """As `resolve` chooses: a chain wherever one protects something."""
+    return "chain" if aggregation["mode"] == "secagg" and wanted.get("noise", "central") == "central" else "free"
 
 
 @dataclass
@@ -197,7 +204,9 @@ class World:
     def round_folder(self, round_: int = 1) -> Path:
         return self.run.checkpoints / f"round-{round_:06d}"
 
-    def run_rounds(self, absent: Sequence[str] = (), entropy: Entropy | None = None) -> NDArray[np.float32]:
+    def run_rounds(
+        self, absent: Sequence[str] = (), entropy: Entropy | None = None, patience: Patience = BRIEF
+    ) -> NDArray[np.float32]:
         """A coordinator's process from start to end, as `run_study` does it, without model or release."""
         identify()
         there = [folder for site, folder in self.sites.items() if site not in absent]
@@ -208,7 +217,8 @@ class World:
             sites.find()
             method = DummyMethod(DummyOptions())
             telemetry: Any = SilentTelemetry()
-            study = Coordinator(self.plan, method, self.run, sites, ledger, telemetry, entropy or OsEntropy())
+            entropy = entropy or OsEntropy()
+            study = Coordinator(self.plan, method, self.run, sites, ledger, telemetry, entropy, patience)
             return study.run_rounds(START)
 
 
@@ -220,8 +230,10 @@ def build_world(
     Each site has approved the plan and registered its records, as `simulate` leaves it.
     """
     plan = make_plan(base, {site: max(count // 2, 1) for site, count in sizes.items()}, **plan_)
-    world = World(folder, plan, RunFolder.create(folder / "run", plan, {"setting": "test"}))
-    policy = Policy(coordinator=public_hex(world.run.key()), approved=[plan.digest], allow_plain=True)
+    world = World(folder, plan, RunFolder.create(folder / "run", plan, {"setting": SIMULATION}))
+    policy = Policy(
+        coordinator=public_hex(world.run.key()), approved=[plan.digest], allow_plain=True, allow_free_rosters=True
+    )
     for index, (site, count) in enumerate(sizes.items()):
         data = folder / "data" / site
         world.records[site] = write_folder(data, count, first=100 * index)

@@ -131,11 +131,23 @@ def test_the_default_mode_is_in_one_place(planned: Callable[..., Plan]) -> None:
 
 def test_a_masked_plan_has_the_defaults_and_the_studys_numbers(planned: Callable[..., Plan]) -> None:
     plan = planned({"cohort.units": TEN})
-    assert plan.aggregation.model_dump() == {"mode": "secagg", "threshold": 7, "colluders": 3, "wire_bits": 32}
+    assert plan.aggregation.model_dump() == {
+        "mode": "secagg",
+        "threshold": 7,
+        "colluders": 3,
+        "wire_bits": 32,
+        "rosters": "chain",
+    }
     assert (plan.privacy.noise, plan.privacy.sigma_local, plan.grid.noise_margin, plan.quorum) == ("central", 0, 0, 7)
     changes = {"aggregation.threshold": 8, "aggregation.colluders": 0, "aggregation.wire_bits": 24}
     plan = planned({"cohort.units": TEN, "cohort.min_sites": 9, **changes})
-    assert plan.aggregation.model_dump() == {"mode": "secagg", "threshold": 8, "colluders": 0, "wire_bits": 24}
+    assert plan.aggregation.model_dump() == {
+        "mode": "secagg",
+        "threshold": 8,
+        "colluders": 0,
+        "wire_bits": 24,
+        "rosters": "chain",
+    }
     assert (plan.grid.modulus_bits, plan.quorum) == (24, 9)
     assert 10 * plan.grid.site_clamp < 1 << 23
 
@@ -235,7 +247,8 @@ def test_the_grid_leaves_room_for_the_noise_and_is_the_finest_that_does(planned:
         ("aggregation.threshold", 11),
         ("aggregation.wire_bits", 24),
         ("aggregation.mode", "plain"),
-        ("aggregation", {"mode": "plain", "threshold": 0, "colluders": 0, "wire_bits": 32}),
+        ("aggregation.rosters", "chain"),
+        ("aggregation", {"mode": "plain", "threshold": 0, "colluders": 0, "wire_bits": 32, "rosters": "free"}),
         ("method.dimension", 10**6),
     ],
 )
@@ -290,18 +303,152 @@ def test_the_statement_says_who_sees_what(distributed: Plan, planned: Callable[.
     trust = " ".join(said["trust"])
     assert "nobody, the coordinator included, sees a sum without noise" in trust
     assert "even if 3 of the sites leave their share out" in trust
-    assert "sees the sum over at least 7 sites and no site's own" in trust
+    assert "sees sums over at least 7 sites, each with noise in it, and no site's own, even if it lies" in trust
     assert "Renyi" in said["guarantee"]["accountant"]
     assert said["mechanism"]["distributed"]["shares_counted"] == 4
     assert "2.00 times" in said["mechanism"]["distributed"]["remark"]
     assert said["aggregation"]["sites_needed"] == 7
     masked = stated(planned({}), 3)
     assert "trusted with the sum before noise" in " ".join(masked["trust"])
-    assert "sees the sum over at least 3 sites" in " ".join(masked["trust"])
+    assert "sees sums over at least 3 sites" in " ".join(masked["trust"])
     assert masked["mechanism"]["distributed"] is None
     assert "privacy loss distribution" in masked["guarantee"]["accountant"]
     plain = stated(planned({"aggregation.mode": "plain"}), 3)
     assert "the coordinator also sees each site's sum" in " ".join(plain["trust"])
+
+
+def test_what_two_sums_give_away_is_printed_and_stated(distributed: Plan, planned: Callable[..., Plan]) -> None:
+    """A chain, free lists, noise in each vector, plain: each in its own words, in plan, statement and trust lines."""
+    chain, free = planned({"cohort.units": TEN}), planned({"cohort.units": TEN, "aggregation.rosters": "free"})
+    plain = planned({"aggregation.mode": "plain"})
+    rows = dict(describe(chain))
+    assert rows["survivor lists"].startswith("a chain: no combination of this study's sums")
+    assert rows["a site that stays away"].endswith("the list of sites can lose none, for want of 5")
+    assert rows["not covered"].startswith("other studies over the same images, and what one sum gives away")
+    assert rows["dropouts tolerated"].startswith("3 before the first sum")
+    one = {"aggregation.threshold": 7, "aggregation.colluders": 1}
+    assert "lose 3 to 3 at once" in dict(describe(planned({"cohort.units": TEN, **one})))["a site that stays away"]
+    said = dict(describe(free))["survivor lists"]
+    assert said.startswith("free: a coordinator that lies can learn one site's sum as the difference of two")
+    assert said.endswith("each round has one attempt")
+    sampled = planned({"cohort.units": TEN, "aggregation.rosters": "free", "privacy.sampling_rate": 0.5})
+    assert not dict(describe(sampled))["survivor lists"].endswith("one attempt")
+    for other in (distributed, plain):
+        assert "survivor lists" not in dict(describe(other))
+    for plan, meant, trusted in (
+        (chain, "form a chain", "the sites of all sums form a chain"),
+        (free, "a coordinator that lies can learn one site's sum", "two sums that differ by one site"),
+        (distributed, "each carries noise", "each with noise in it"),
+        (plain, "sees each site's sum", "also sees each site's sum"),
+    ):
+        statement = stated(plan, 3)
+        assert statement["aggregation"]["rosters"] == plan.aggregation.rosters
+        assert meant in statement["aggregation"]["rosters_mean"]
+        assert trusted in " ".join(statement["trust"])
+    trust = " ".join(stated(chain, 3)["trust"])
+    assert "another study with other sites over the same images" in trust
+    assert "extracts from one sum before noise" in trust
+    assert "Distributed noise" in trust
+    assert "no site's own" not in " ".join(stated(free, 3)["trust"])
+
+
+# --- survivor lists and their price -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "rosters", "once"),
+    [
+        ({}, "chain", False),
+        ({"aggregation": {}}, "chain", False),
+        ({"aggregation.rosters": "chain"}, "chain", False),
+        ({"aggregation.rosters": "free"}, "free", True),
+        ({"aggregation.rosters": "free", "privacy.sampling_rate": 0.999999}, "free", False),
+        ({"aggregation.mode": "plain"}, "free", True),
+        ({"aggregation.mode": "plain", "aggregation.rosters": "free"}, "free", True),
+        ({"privacy.noise": "distributed"}, "free", False),
+        ({"privacy.noise": "distributed", "aggregation.rosters": "free"}, "free", False),
+    ],
+)
+def test_which_survivor_lists_a_study_gets(
+    changes: dict[str, Any], rosters: str, once: bool, planned: Callable[..., Plan]
+) -> None:
+    plan = planned(changes)
+    assert (plan.aggregation.rosters, plan.once_per_round) == (rosters, once)
+    protected = plan.aggregation.mode == "secagg" and plan.privacy.noise == "central"
+    assert plan.free_rosters == (protected and rosters == "free")
+    with pytest.raises(PlanChanged, match="rosters"):
+        Plan.from_bytes(plan.as_bytes().replace(f'"rosters":"{rosters}"'.encode(), b'"rosters":"k of n"'))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"aggregation.mode": "plain"}, "sees each site's sum anyway: leave it out"),
+        ({"privacy.noise": "distributed"}, "each vector carries noise"),
+    ],
+)
+def test_a_chain_that_protects_nothing_is_refused(
+    changes: dict[str, Any], words: str, planned: Callable[..., Plan]
+) -> None:
+    message = refusal({"aggregation.rosters": "chain", **changes}, planned)
+    assert 'aggregation.rosters = "chain" goes with' in message
+    assert words in message
+    plan = planned(changes).model_dump(mode="json")
+    plan["aggregation"]["rosters"] = "chain"
+    with pytest.raises(PlanChanged, match="a chain of survivor lists goes with"):
+        Plan.from_bytes(canonical_json(plan))
+
+
+MANY = {"privacy.rounds": 100, "privacy.sampling_rate": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "attempts"),
+    [
+        ({}, 118),  # n = 10: 10.6 for waits, and two standard deviations of 3.4
+        ({"aggregation.rosters": "free"}, 110),
+        ({"aggregation.rosters": "free", "privacy.sampling_rate": 1.0}, 100),
+        ({"aggregation.mode": "plain"}, 110),
+        ({"aggregation.mode": "plain", "privacy.sampling_rate": 1.0}, 100),
+        ({"privacy.noise": "distributed"}, 110),
+        ({"privacy.sampling_rate": 1.0}, 118),
+        ({"cohort.units": units(3)}, 107),
+        ({"cohort.units": units(100)}, 317),
+        ({"privacy.rounds": 1}, 2),
+        ({"privacy.max_attempts": 100}, 100),
+        ({"privacy.max_attempts": 500}, 500),
+    ],
+)
+def test_attempts_are_priced_by_what_can_go_wrong(
+    changes: dict[str, Any], attempts: int, planned: Callable[..., Plan]
+) -> None:
+    assert planned({"cohort.units": TEN, **MANY, **changes}).privacy.max_attempts == attempts
+
+
+def test_a_one_shot_method_has_one_attempt_under_any_lists(
+    planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DummyMethod, "one_shot", True)
+    for rosters in ("chain", "free"):
+        assert planned({"aggregation.rosters": rosters}).privacy.max_attempts == 1
+
+
+def test_the_allowance_covers_sites_that_are_each_away_one_time_in_a_hundred() -> None:
+    """Of simulated studies of 100 rounds at ten sites 2 in 100 or so need more; half of them need more than 110."""
+    generator = np.random.default_rng(12)
+    needed = 100 + generator.negative_binomial(100, 0.99**10, size=20_000)
+    assert 0.005 < np.mean(needed > 118) < 0.04
+    assert np.mean(needed > 110) > 0.4
+
+
+@pytest.mark.parametrize("mode", ["secagg", "plain"])
+def test_attempts_that_no_site_would_answer_are_refused(planned: Callable[..., Plan], mode: str) -> None:
+    free = {"aggregation.mode": mode, "aggregation.rosters": "free", "privacy.max_attempts": 2}
+    message = refusal(free, planned)
+    assert "could never be used" in message
+    assert ('rosters = "chain"' in message) == (mode == "secagg")
+    assert planned({**free, "privacy.sampling_rate": 0.999999}).privacy.max_attempts == 2
+    assert planned({**free, "privacy.max_attempts": 1}).privacy.max_attempts == 1
 
 
 # --- doors that a masked or distributed plan does not pass ------------------------------------------------------------

@@ -253,3 +253,48 @@ def test_the_auditor_misses_a_value_that_was_there(world: Path) -> None:
     without_charge(world / "run" / "ledger.sqlite", 3)
     with pytest.raises(Violation, match=r"its V is gone|not there any more"):
         auditor.look()
+
+
+@pytest.fixture(scope="module")
+def securely_finished(begin: Callable[..., Story]) -> Path:
+    story = begin("secure rounds")
+    assert story.finish() == DONE
+    return story.world
+
+
+def _sign(world: Path, site: str, change: Callable[[list[str]], list[str]]) -> None:
+    """The site's newest survivor list, changed."""
+
+    def changed(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        newest = [entry["body"] for entry in entries if entry["kind"] == "survivors"][-1]
+        newest["sites"] = change(newest["sites"])
+        return entries
+
+    rewrite(world / "sites" / site / "ledger.sqlite", changed)
+
+
+LISTS: dict[str, tuple[str, Doctor]] = {
+    "one fewer": ("has signed", lambda world: _sign(world, "north", lambda sites: sites[:-1])),
+    "one more": ("has signed", lambda world: _sign(world, "north", lambda sites: [*sites, "west"])),
+    "unknown to the coordinator": (
+        "does not know",
+        lambda world: (world / "run" / "checkpoints" / "survivors.json").unlink(),
+    ),
+    "the coordinator's own": (
+        "not within all",
+        lambda world: (world / "run" / "checkpoints" / "survivors.json").write_text('["west"]') and None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_the_auditor_finds_survivor_lists_that_form_no_chain(
+    securely_finished: Path, tmp_path: Path, case: str
+) -> None:
+    world = Path(shutil.copytree(securely_finished, tmp_path / "world"))
+    Auditor(world).look()
+    assert Auditor(world).lists("north") == [{"east", "north", "south"}] * 2
+    rule, doctor = LISTS[case]
+    doctor(world)
+    with pytest.raises(Violation, match=rule):
+        Auditor(world).look()

@@ -21,6 +21,8 @@ SEED = 7
 # Where a site is asked for its vector and Q is not yet durable: a death here makes the attempt void.
 VOIDING = {
     "ledger/before commit",  # its first hit is a node's
+    "session/survivors durable",
+    "secure/survivors durable",
     "secure/confirmed",
     "rounds/asked durable",
     "node/before charge",
@@ -77,6 +79,8 @@ FAST = (
     "summing/sum durable",
     "node/charge durable",
     "node/before answer",
+    "session/survivors durable",
+    "secure/survivors durable",
     "rounds/asked durable",
     "run/Q durable",
     "gate/before charge",
@@ -141,7 +145,15 @@ def test_a_study_of_several_rounds_goes_on_to_the_same_release(
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("session/step noted", 4), ("session/state durable", 8), ("secure/confirmed", 1), ("gate/receipt durable", 2)],
+    [
+        ("session/step noted", 4),
+        ("session/state durable", 8),
+        ("session/survivors durable", 2),
+        ("secure/survivors durable", 1),
+        ("secure/confirmed", 1),
+        ("secure/confirmed", 2),
+        ("gate/receipt durable", 2),
+    ],
 )
 def test_a_securely_aggregated_study_goes_on(begin: Begin, name: str, count: int) -> None:
     story = begin("secure rounds")

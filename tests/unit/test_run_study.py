@@ -17,7 +17,7 @@ from tests.support.secure import fails_at, plain_sum
 from tests.support.world import START, World, identify, secure
 from undertone import PROTOCOL
 from undertone.canonical import canonical_json
-from undertone.errors import FolderError, LedgerRestored, NotApproved, NotVerified, PlanChanged, Refused
+from undertone.errors import FolderError, LedgerRestored, NotApproved, NotVerified, PlanChanged, Refused, TooFewSites
 from undertone.manifest import check_manifest
 from undertone.messages import Due, Reply
 from undertone.privacy.ledger import Ledger
@@ -107,7 +107,8 @@ def test_what_a_site_says_stands_in_the_statement_as_one_bounded_line(
 def test_sites_that_miss_different_rounds_leave_a_release_that_can_be_verified(
     make_world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = make_world(dict.fromkeys("abcde", 4), aggregation=secure(5), rounds=2, max_attempts=2)
+    free = secure(5, rosters="free")
+    world = make_world(dict.fromkeys("abcde", 4), aggregation=free, rounds=2, max_attempts=2)
     away, handle = {1: "b", 2: "d"}, Node.handle
 
     def sometimes(node: Node, request: Any) -> Any:
@@ -126,9 +127,12 @@ def test_sites_that_miss_different_rounds_leave_a_release_that_can_be_verified(
         _took_part(statement, world.plan)
 
 
-def test_a_site_that_is_put_back_to_a_backup_is_refused(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It forgot that it answered round 1, and would answer it again."""
-    world = make_world(dict.fromkeys("abcde", 4), aggregation=secure(5), rounds=2, max_attempts=3)
+@pytest.mark.parametrize("rosters", ["free", "chain"])
+def test_a_site_that_is_put_back_to_a_backup_is_refused(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch, rosters: str
+) -> None:
+    """It forgot that it answered round 1, and would answer it again; a chain of lists cannot go on without it."""
+    world = make_world(dict.fromkeys("abcde", 4), aggregation=secure(5, rosters=rosters), rounds=2, max_attempts=3)
     site, backup, handle = world.sites["d"], world.folder / "backup", Node.handle
 
     def restoring(node: Node, request: Any) -> Any:
@@ -141,6 +145,10 @@ def test_a_site_that_is_put_back_to_a_backup_is_refused(make_world: Make, monkey
         return handle(node, request)
 
     monkeypatch.setattr(Node, "handle", restoring)
+    if rosters == "chain":
+        with pytest.raises(TooFewSites, match=r"away: d: LedgerRestored: this site's ledger is an older copy"):
+            run(world)
+        return
     run(world)
     cohort = json.loads((world.run.release / "privacy.json").read_text(encoding="utf-8"))["cohort"]
     assert cohort["sites_in_every_sum"] == ["a", "b", "c", "e"]

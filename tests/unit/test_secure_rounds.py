@@ -23,6 +23,7 @@ from undertone_server.run import RunFolder
 
 Make = Callable[..., World]
 FIVE = {"centre": 4, "east": 4, "north": 6, "south": 4, "west": 6}
+FREE = secure(5, rosters="free")
 TEN = {f"site-{letter}": 4 for letter in "abcdefghij"}
 
 
@@ -112,8 +113,10 @@ def test_more_dropouts_than_the_threshold_bears_open_nothing(
     assert world.run.attempts_asked(1) == ([1] if sent else [])
 
 
-def test_a_site_that_was_away_is_back_in_the_next_round(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = five(make_world, rounds=2, max_attempts=3, sampling_rate=0.9)
+def test_with_free_lists_a_site_that_was_away_is_back_in_the_next_round(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = five(make_world, aggregation=FREE, rounds=2, max_attempts=3, sampling_rate=0.9)
     handle = Node.handle
 
     def away_once(self: Node, request: Any) -> Reply:
@@ -189,10 +192,10 @@ def test_a_death_before_any_vector_costs_no_attempt(
     np.testing.assert_array_equal(noised(world)[0] - plain_sum(world, FIVE), draws[-1])
 
 
-def test_a_death_between_vectors_and_sum_voids_the_attempt_and_at_full_rate_the_study(
+def test_a_death_between_vectors_and_sum_voids_the_attempt_and_at_full_rate_with_free_lists_the_study(
     make_world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = five(make_world, max_attempts=2)
+    world = five(make_world, aggregation=FREE, max_attempts=2)
     with monkeypatch.context() as patch:
         kill_before(patch, RunFolder, "keep_sum")
         with pytest.raises(Killed):
@@ -203,10 +206,11 @@ def test_a_death_between_vectors_and_sum_voids_the_attempt_and_at_full_rate_the_
     assert world.charges("north") == [(1, 1)]
 
 
-def test_below_full_rate_a_void_attempt_is_followed_by_another(
-    make_world: Make, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("rosters", "rate"), [("free", 0.9), ("chain", 0.9), ("chain", 1.0)])
+def test_elsewhere_a_void_attempt_is_followed_by_another(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch, rosters: str, rate: float
 ) -> None:
-    world = five(make_world, max_attempts=2, sampling_rate=0.9)
+    world = five(make_world, aggregation=secure(5, rosters=rosters), max_attempts=2, sampling_rate=rate)
     with monkeypatch.context() as patch:
         kill_before(patch, RunFolder, "keep_sum")
         with pytest.raises(Killed):
@@ -246,9 +250,10 @@ def test_of_two_requests_at_one_step_one_is_answered(make_world: Make, monkeypat
     lists = session.contribute(session.share(session.prepare()))
     both, note = Barrier(2, timeout=60), Ledger.note
 
-    def together(ledger: Ledger, *arguments: Any) -> str:
-        both.wait()
-        return note(ledger, *arguments)
+    def together(ledger: Ledger, kind: str, *arguments: Any) -> str:
+        if kind == "secagg":
+            both.wait()
+        return note(ledger, kind, *arguments)
 
     monkeypatch.setattr(Ledger, "note", together)
     with ThreadPoolExecutor(2) as pool:
@@ -304,9 +309,9 @@ def test_attack_a_second_session_after_the_vector_left_is_refused(make_world: Ma
     assert reply.error == "ReplayedAttempt"
 
 
-def test_attack_a_second_roster_at_full_rate_is_refused(make_world: Make) -> None:
+def test_attack_a_second_attempt_at_full_rate_with_free_lists_is_refused(make_world: Make) -> None:
     """Two opened sums over different sites would subtract to one site's sum (PRIVACY 12)."""
-    world = five(make_world, max_attempts=2)
+    world = five(make_world, aggregation=FREE, max_attempts=2)
     HandSession(world).run()
     smaller = HandSession(world, attempt=2, sites=sorted(FIVE)[1:])
     reply = smaller.ask("prepare", "north", smaller.params.to_bytes(), state=START)
@@ -339,6 +344,7 @@ def test_attack_another_model_state_for_one_site_is_refused(make_world: Make) ->
         {"roster": tuple(sorted(FIVE))[:4]},
         {"noise": "distributed", "sigma_local": 4},
         {"study": "2" * 64},
+        {"rosters": "free"},
     ],
     ids=lambda values: "+".join(values),
 )

@@ -35,6 +35,7 @@ def parameters_of(
         scale=plan.grid.scale,
         site_clamp=plan.grid.site_clamp,
         noise=privacy.noise,
+        rosters=aggregation.rosters,
         sigma_local=privacy.sigma_local,
         noise_margin=plan.grid.noise_margin,
         state_sha256=state_sha256,

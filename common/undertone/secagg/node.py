@@ -32,6 +32,7 @@ from undertone.secagg.messages import (
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.party import Party, check_adverts, check_words, masked_by, unseal
 from undertone.secagg.prg import WordsDigest, add_masks
+from undertone.secagg.survivors import SignedLists, check_follows
 
 _B, _CM = 1, 2  # which secret a sharing polynomial is of
 _Held = TypeVar("_Held", bound=held.Held)
@@ -133,17 +134,19 @@ class Masked(State[held.Bound]):
     STEP = 3
     HELD = held.Bound
 
-    def confirm(self, message: bytes) -> tuple[Confirmed, bytes]:
+    def confirm(self, message: bytes, signed_lists: SignedLists) -> tuple[Confirmed, bytes]:
         """Sign the one survivor list, and drop every share that it does not allow to reveal.
 
         Args:
             message: lists (6).
+            signed_lists: the lists that this site has signed in this study. With rosters "chain" the list is
+                appended to them, durably, before it is signed; with "free" they are not looked at.
 
         Returns:
             The next state, and the confirmation (7).
 
         Raises:
-            ProtocolError, TooFewSites, UnfaithfulCoordinator, ReplayedAttempt: section 6.
+            ProtocolError, TooFewSites, UnfaithfulCoordinator, SurvivorsChanged, ReplayedAttempt: section 6.
         """
         content, party = self._spend(), self._party
         context = party.params.context
@@ -155,6 +158,9 @@ class Masked(State[held.Bound]):
         if not set(lists.survivors) <= set(lists.masked_for):
             raise UnfaithfulCoordinator("the survivors hold a site that no vector was masked for")
         party.enough(lists.survivors, "sent a vector")
+        if party.params.rosters == "chain":
+            colluders = party.params.colluders
+            signed_lists.append(lists.survivors, lambda last: check_follows(last, lists.survivors, colluders))
         shares = tuple(
             (j, content.self_shares[j] if j in lists.survivors else content.mask_shares[j]) for j in lists.masked_for
         )

@@ -11,6 +11,7 @@ from undertone.errors import MechanismViolation, ProtocolError, UnfaithfulCoordi
 from undertone.secagg.encoding import VERSION, tagged
 
 Noise = Literal["central", "distributed"]
+Rosters = Literal["chain", "free"]
 
 LARGEST_ROSTER = 1000
 _LARGEST_BYTES = 1 << 17  # a roster of 1000 names of 63 characters, and the rest
@@ -39,6 +40,7 @@ class Parameters:
         scale: s of the grid.
         site_clamp: B of the grid.
         noise: who adds it.
+        rosters: whether the survivor lists of a study form a chain, or are free.
         sigma_local: standard deviation of a site's share in integer units; 0 if central.
         noise_margin: m, room for noise below the modulus; 0 if central.
         state_sha256: SHA-256 of the public state that rows are computed from.
@@ -60,6 +62,7 @@ class Parameters:
     scale: int
     site_clamp: int
     noise: Noise
+    rosters: Rosters
     state_sha256: str
     method: str
     sigma_local: int = 0
@@ -132,7 +135,7 @@ def _well_typed(p: Parameters) -> bool:
     """Whether every field has exactly its type; a bool is no int."""
     numbers = [p.round, p.attempt, p.session, p.threshold, p.colluders, p.min_sites, p.dimension, p.wire_bits]
     numbers += [p.scale, p.site_clamp, p.sigma_local, p.noise_margin, p.protocol]
-    texts = (p.study, p.federation, p.noise, p.state_sha256, p.method, *p.roster)
+    texts = (p.study, p.federation, p.noise, p.rosters, p.state_sha256, p.method, *p.roster)
     return all(type(number) is int for number in numbers) and all(type(text) is str for text in texts)
 
 
@@ -166,6 +169,8 @@ def _rules(p: Parameters) -> tuple[tuple[bool, str], ...]:
         (t - c < 2, f"t - c = {t - c} honest sites cannot hide in each other's sum; at least 2 are needed"),
         (not 2 <= p.min_sites <= n, f"min_sites {p.min_sites} of {n} sites"),
         (p.noise not in ("central", "distributed"), f"noise {p.noise!r}"),
+        (p.rosters not in ("chain", "free"), f"rosters {p.rosters!r}"),
+        (distributed and p.rosters != "free", "a chain of lists with distributed noise, which needs none"),
         (distributed and c < 1, "distributed noise with c = 0: a site could take its own share off"),
         (distributed and p.sigma_local < _SMALLEST_SIGMA, f"sigma_local {p.sigma_local} is below {_SMALLEST_SIGMA}"),
         (not distributed and (p.sigma_local, p.noise_margin) != (0, 0), "central noise with a site's share of noise"),
