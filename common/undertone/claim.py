@@ -6,7 +6,7 @@ refuses a plan that claims less. A plan that claims more says less than it gives
 insists on equality, because it reports the figure.
 
 Plan and accounting are all that this needs: a node without torch runs it. For every plan that its schema lets pass it
-takes less than 10 s and 1 GB. Measured on one core: 0.1 s and 120 MB at the settings of examples/; 5.5 s and 330 MB at
+takes less than 10 s and 1 GB. Measured on one core: 5.5 s and 330 MB at
 p = 0.5, z = 100, T = 10^6; 3 s and 350 MB with noise so little that epsilon is 10^5 and more; none below Delta / 16.
 """
 
