@@ -25,8 +25,9 @@ LIAR, SITES = "e", 5
 random = InsecureTestEntropy(9)
 
 
-def five(make_world: Make, **plan: Any) -> World:
-    return make_world(dict.fromkeys("abcde", 4), aggregation=secure(SITES), **({"sampling_rate": 0.9} | plan))
+def five(make_world: Make, rosters: str = "chain", **plan: Any) -> World:
+    aggregation = secure(SITES, rosters=rosters)
+    return make_world(dict.fromkeys("abcde", 4), aggregation=aggregation, **({"sampling_rate": 0.9} | plan))
 
 
 def lies(patch: pytest.MonkeyPatch, kind: str, lie: Callable[[Node, Reply], Reply]) -> None:
@@ -91,14 +92,13 @@ def test_garbage_for_everyone_costs_its_sender_alone(
     np.testing.assert_array_equal(kept[1] - plain_sum(world, "abcd"), draws[-1])
     assert world.charges() == [(1, 1)]
     assert [world.charges(site) for site in "abcd"] == [[(1, 1)]] * 4
-    (line,) = said.lines
-    assert line.startswith("round 1: e is missing: left out of this study: what it sealed")
+    assert said.lines[-1].startswith("round 1: e is missing: left out of this study: what it sealed")
 
 
 def test_garbage_for_some_costs_the_attempt_and_the_next_goes_on(
     make_world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = five(make_world, max_attempts=2)
+    world = five(make_world, "free", max_attempts=2)
     lies(monkeypatch, "share", garbage_for(2))
     with pytest.raises(TooFewSites, match="left out from here on: e"):
         world.run_rounds()
@@ -106,6 +106,17 @@ def test_garbage_for_some_costs_the_attempt_and_the_next_goes_on(
     world.run_rounds()  # another process: what was proven is on disk
     assert sites_in(world) == tuple("abcd")
     assert world.charges() == [(1, 2)]
+
+
+def test_where_lists_form_a_chain_the_next_attempt_follows_by_itself(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = five(make_world, max_attempts=2)
+    lies(monkeypatch, "share", garbage_for(2))
+    world.run_rounds()
+    assert sites_in(world) == tuple("abcd")
+    assert world.charges() == [(1, 2)]
+    assert [world.charges(site) for site in "abcd"] == [[(1, 2)], [(1, 2)], [(1, 1), (1, 2)], [(1, 1), (1, 2)]]
 
 
 def test_garbage_for_one_costs_that_one_its_place_in_the_sum(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +147,7 @@ def test_one_accuser_has_nobody_left_out_of_an_attempt_that_fails(
     make_world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With c = 1 it may be the liar: the attempt is lost, for d did not answer either, and nothing is proven."""
-    world, handle = five(make_world, max_attempts=2), Node.handle
+    world, handle = five(make_world, "free", max_attempts=2), Node.handle
 
     def accusing(self: Node, request: Request) -> Reply:
         name = self.site.config.site
@@ -155,7 +166,7 @@ def test_one_accuser_has_nobody_left_out_of_an_attempt_that_fails(
 
 def test_shares_of_nothing_cost_one_attempt(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sum with the liar's mask in it can never be opened; five shares with one liar among them prove whose."""
-    world = five(make_world, max_attempts=2)
+    world = five(make_world, "free", max_attempts=2)
     with monkeypatch.context() as patch:
         wrong_sharing(patch)
         with pytest.raises(UnfaithfulSite, match="the shares of e"):
@@ -164,6 +175,20 @@ def test_shares_of_nothing_cost_one_attempt(make_world: Make, monkeypatch: pytes
     assert sites_in(world) == tuple("abcd")
     assert world.charges() == [(1, 2)]
     assert "dealt shares" in (world.run.checkpoints / "left-out" / LIAR).read_text()
+
+
+def test_a_liar_on_a_list_that_was_signed_ends_a_chain_as_one_that_goes_away_does(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other four may not sign a list without it alone; they learn why, and nothing that was charged is lost."""
+    world = five(make_world, max_attempts=2)
+    with monkeypatch.context() as patch:
+        wrong_sharing(patch)
+        with pytest.raises(UnfaithfulSite, match="the shares of e"):
+            world.run_rounds()
+        with pytest.raises(TooFewSites, match=r"e: left out of this study: it dealt shares.*cannot shrink"):
+            world.run_rounds()
+    assert world.charges() == []
 
 
 def test_nobody_is_left_out_where_it_is_not_proven(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +239,7 @@ def test_a_vector_that_is_not_clamped_costs_the_attempt_and_the_next_goes_on(
     make_world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under masks nobody can say whose it was: a named error, and going on works."""
-    world, handle, to_ring = five(make_world, max_attempts=3), Node.handle, site_session.to_ring
+    world, handle, to_ring = five(make_world, "free", max_attempts=3), Node.handle, site_session.to_ring
 
     def lying(self: Node, request: Request) -> Reply:
         with pytest.MonkeyPatch.context() as inner:
