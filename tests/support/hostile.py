@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from tests.support.entropy import InsecureTestEntropy
+from tests.support.secagg import KeptLists
 from undertone import PROTOCOL
 from undertone.errors import UndertoneError
 from undertone.hello import prove
@@ -60,8 +61,10 @@ class MemorySite:
         if request.kind == "contribute":
             self.state, words, proof = self.state.mask(request.body, to_ring(self.values))
             return replace(good, body=proof, words=pack24(words) if self.wire_bits == 24 else words)
-        step = {"share": "share", "confirm": "confirm", "unmask": "unmask"}[request.kind]
-        self.state, body = getattr(self.state, step)(request.body)
+        if request.kind == "confirm":
+            self.state, body = self.state.confirm(request.body, KeptLists())
+        else:
+            self.state, body = getattr(self.state, {"share": "share", "unmask": "unmask"}[request.kind])(request.body)
         return replace(good, body=body)
 
 

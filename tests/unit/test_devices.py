@@ -21,7 +21,7 @@ from undertone.models.devices import check_dtype, choose, out_of_memory, precisi
 from undertone.models.pinned import pin
 from undertone_client import lanes, preparing
 from undertone_client.lanes import side_by_side, turns
-from undertone_client.memory import allocated_by
+from undertone_client.memory import allocated_by, installed
 from undertone_client.row_lane import RowLane
 
 Make = Callable[..., World]
@@ -179,8 +179,10 @@ def test_what_was_read_before_changes_no_number_of_slots(monkeypatch: pytest.Mon
     monkeypatch.setattr(lanes, "installed", lambda: 200 << 20)
     before = settled()
     assert 1 < before < 32
+    there = installed()
     large = np.ones(1 << 27)  # a gigabyte: more than is "installed"
     assert settled() == before
+    assert installed() == there
     del large
     assert settled() == before
 

@@ -30,6 +30,7 @@ from undertone.transport import MESSAGE_TYPES, reply_to_records
 from undertone_client.site import SiteDir
 from undertone_server.attempt import Attempt
 from undertone_server.due import reply_due
+from undertone_server.gathering import BRIEF
 from undertone_server.secure_round import _words, collect
 from undertone_server.sites import Sites
 
@@ -44,7 +45,12 @@ STEPS: dict[Kind, str] = {"prepare": "adverts", "share": "sealed", "confirm": "c
 def world(make_world: Make, request: Any) -> World:
     identify()
     return make_world(
-        dict.fromkeys(NAMES, 4), aggregation=secure(5), sampling_rate=0.9, max_attempts=10_000, wire_bits=request.param
+        dict.fromkeys(NAMES, 4),
+        aggregation=secure(5, rosters="free"),
+        sampling_rate=0.9,
+        max_attempts=10_000,
+        sigma=1 << 17,
+        wire_bits=request.param,
     )
 
 
@@ -186,7 +192,7 @@ def test_the_other_sites_finish_every_round(world: World, amount: int) -> None:
             grid.changes = {node: change}
             sites = Sites(grid, NAMES, federation, 0.0)  # type: ignore[arg-type]
             sites.find()
-            opened = collect(Attempt(world.plan, world.run, sites, ledger, 1, attempt, START), federation)
+            opened = collect(Attempt(world.plan, world.run, sites, ledger, 1, attempt, START), federation, BRIEF)
             assert set(opened.sites) >= set(NAMES) - {HOSTILE}
             np.testing.assert_array_equal(opened.values, sum(values[site] for site in opened.sites))
             lists[opened.sites] += 1
@@ -206,7 +212,8 @@ def test_a_run_goes_on_whatever_was_sent(make_world: Make, monkeypatch: pytest.M
     """Real nodes, real folders: three rounds with the hostile site, then every later process without and with it."""
     import undertone_client.app as relay
 
-    world = make_world(dict.fromkeys(NAMES, 4), aggregation=secure(5), rounds=3, max_attempts=4, sampling_rate=0.9)
+    free = secure(5, rosters="free")  # in a chain a site that was on a list ends the study by its silence alone
+    world = make_world(dict.fromkeys(NAMES, 4), aggregation=free, rounds=3, max_attempts=4, sampling_rate=0.9)
     hostility, write = Hostility(seed), relay.reply_to_records
     hostility.names = [*NAMES]
     with monkeypatch.context() as patch:

@@ -156,7 +156,8 @@ def test_an_answer_in_anothers_name_costs_its_sender_alone(
     monkeypatch.setattr(Node, "handle", lying)
     with reporting(said):
         world.run_rounds()
-    assert said.lines == ["round 1: e is missing: answered as b"]
+    assert said.lines[-1] == "round 1: e is missing: answered as b"
+    assert all("waiting for e (answered as b)" in line for line in said.lines[:-1])
     assert set(sites_in(world)) >= set("abcd")
 
 
@@ -228,7 +229,7 @@ def test_a_damaged_token_of_an_older_run_costs_its_site_alone(make_world: Make, 
     with reporting(said):
         world.run_rounds()
     assert sites_in(world) == tuple("abcd")
-    (line,) = said.lines
+    line = said.lines[-1]
     assert "e is missing: the token of its ledger in RUN/checkpoints/heads/e is damaged; restore it" in line
 
 
@@ -263,4 +264,4 @@ def test_who_was_left_out_by_an_earlier_process_stays_so(make_world: Make) -> No
     with reporting(said):
         world.run_rounds()
     assert sites_in(world) == tuple("abcd")
-    assert said.lines[0].startswith("round 1: e is missing: \\x1b[2Jxxx")
+    assert said.lines[-1].startswith("round 1: e is missing: \\x1b[2Jxxx")
