@@ -19,7 +19,7 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 from report import Row, parser, publish
 
-WANTED = {"lora": 1.10, "attention": 1.15, "everything": 1.25}
+WANTED = {"lora": 1.10, "attention": 1.20, "everything": 1.40}
 TRAINED = {
     "lora": lambda name: "lora_" in name,
     "attention": lambda name: ".attentions." in name,  # whole transformer blocks, as DP-LDM

@@ -39,8 +39,6 @@ def test_ten_million_values_go_through_flower(
     monkeypatch.setattr(DummyMethod, "rows", wide_rows)
     monkeypatch.setattr(DummyMethod, "weights", lambda _self, _base, w: {"dummy.safetensors": {"wide": w}})
     monkeypatch.setattr(release, "_draw_samples", lambda _plan, part, *_: (part / "samples.png").write_bytes(b"png"))
-    # The noise of a plan set by hand is no noise: its accountant would fill the memory.
-    monkeypatch.setattr("undertone_server.telemetry.epsilon_spent", lambda *_: 1.0)
     drawn, sampler = [], gate.rounded_gaussian
 
     def recorded(*arguments: Any) -> NDArray[np.int64]:
@@ -48,7 +46,9 @@ def test_ten_million_values_go_through_flower(
         return drawn[-1]
 
     monkeypatch.setattr(gate, "rounded_gaussian", recorded)
-    world = make_world(SITES, aggregation=secure(3), wire_bits=wire_bits)
+    # The grid must be fine enough for so many values, and so much noise is one Delta.
+    fine = {"clip_units": 1 << 18, "sigma": 1 << 18}
+    world = make_world(SITES, aggregation=secure(3), wire_bits=wire_bits, **fine)
     run_inprocess(server_app, client_app, world.run.folder, world.sites.values())
     check_manifest(world.run.release)
     noised = plain_sum(world, SITES) + drawn[0]
