@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from undertone.canonical import digest_of
 from undertone.captions import fill_caption
-from undertone.errors import NotApproved, PlanChanged
+from undertone.errors import FolderError, NotApproved, PlanChanged
 from undertone.failpoints import reached
 from undertone.layout import state_sha256
 from undertone.methods.protocol import Method, Progress, SummingMethod, UnitRecords
@@ -194,11 +194,16 @@ class _Reader:
     def unit(self, unit: str) -> UnitRecords | None:
         """The unit's records with randomness of its own; None, and a line in node.log, where there are none.
 
-        Whatever goes wrong here goes wrong with this unit alone, and must not show outside (rule 17).
+        Whatever else goes wrong here goes wrong with this unit alone, and must not show outside (rule 17).
+
+        Raises:
+            FolderError: the cache of latents cannot be read.
         """
         note = self.preparation.site.note
         try:
             found = self._read(unit)
+        except FolderError:
+            raise  # the site's own disk, whoever was to be read
         except Exception as error:  # noqa: BLE001 - as above
             note(f"zero row: {unit} cannot be read: {type(error).__name__}: {error}")
             return None

@@ -10,7 +10,7 @@ from tests.support.dummy import DIMENSION, FEATURES, DummyBase, DummyMethod, Dum
 from tests.support.failpoints import at
 from tests.support.faults import Killed
 from tests.support.world import START, World, oracle_row
-from undertone.errors import MechanismViolation, PlanChanged, ProtocolError
+from undertone.errors import FolderError, MechanismViolation, PlanChanged, ProtocolError
 from undertone.layout import state_sha256
 from undertone.plan import Plan
 from undertone.privacy.entropy import OsEntropy
@@ -249,3 +249,16 @@ def test_only_the_records_that_enter_a_row_are_read(make_world: Make, monkeypatc
     monkeypatch.setattr(DummyMethod, "entering", lambda _self, records, _generator: [records - 1])
     assert world.ask("prepare").error == ""
     assert read == [1] * 4
+
+
+def test_a_cache_that_cannot_be_read_is_the_sites_fault_and_no_units(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from undertone_client.latents import Latents
+
+    def gone(_self: Latents, _where: list[int]) -> Any:
+        raise FolderError("the disk is gone")
+
+    monkeypatch.setattr(Latents, "of", gone)
+    assert world.ask("prepare").error == "SiteFault"
+    assert "zero row" not in world.log()

@@ -79,8 +79,9 @@ def load_base(base: PinnedBase, device: str = "cpu", *, keep_safety_checker: boo
     pipeline = _from_pinned_files(base, keep_safety_checker)
     pipeline.set_progress_bar_config(disable=True)
     if torch.device(device).type == "cuda":
-        # Kernels by shape alone (PRIVACY 14): never by a race between candidates, never with atomic sums.
+        # Kernels by shape alone (PRIVACY 3): never by a race between candidates, never with atomic sums.
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+        torch.set_float32_matmul_precision("highest")  # per-unit gradients are products: TF32 would keep 10 bits
     pipeline.to(device)
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
         part.requires_grad_(False).eval().float()  # a config's own precision may be half
