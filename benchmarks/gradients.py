@@ -81,7 +81,7 @@ def check_agreement(steps: dict[str, Step]) -> None:
     sums = {name: torch.cat([p.grad.flatten() for p in step()]) for name, step in steps.items() if name != "no privacy"}
     for name, found in sums.items():
         error = float((found - sums["ours"]).norm() / sums["ours"].norm())
-        if error > 1e-3:
+        if error > 2e-3:  # ours clips 2^-10 inside C and cuts values to integers
             sys.exit(f"{name} found another clipped sum (relative error {error:.1e})")
 
 
