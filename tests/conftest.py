@@ -1,16 +1,14 @@
 """Fixtures that several folders of tests share."""
 
-import os
-
-# As the commands do: threads that spin would slow down tests beside other work. Before numpy and torch load.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from undertone_origin import let_waiting_threads_sleep
+
+let_waiting_threads_sleep()  # before numpy and torch load
 
 
 @pytest.fixture(scope="session")

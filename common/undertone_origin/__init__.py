@@ -1,4 +1,4 @@
-"""Whose module `undertone` is: asked before anything is imported from it.
+"""What each program does before it imports anything: whose module `undertone` is, and how threads wait.
 
 Another project owns the name `undertone` on the Python package index, and installs a module of that name. Where both
 are installed, `import undertone` runs that project's code, or a mixture of both. So each of our programs asks here
@@ -35,6 +35,17 @@ def refuse_strangers() -> None:
     owners = _owners(home)
     if owners:
         raise ModuleTaken(_message(owners, found))
+
+
+def let_waiting_threads_sleep() -> None:
+    """Tell OpenMP that its threads sleep while they wait, unless the user has said what they do.
+
+    Two jobs on one machine stop each other where they spin: of two demos side by side neither was through its first
+    site when one alone had ended. Read when numpy and torch load their libraries, so each of our programs says it
+    before.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 def _folder_of(module: str) -> str | None:

@@ -58,8 +58,21 @@ class LazyGroup(click.Group):
             sys.exit(error.exit_code)
 
 
+def _use_threads(_ctx: click.Context, _option: click.Parameter, threads: int | None) -> None:
+    """Before the command's module loads numpy or torch, which read this once."""
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="undertone")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    expose_value=False,
+    callback=_use_threads,
+    help="Processor threads for numbers; by default all cores. Two jobs side by side want half each.",
+)
 def cli() -> None:
     """Adapt one diffusion model to images at many institutions, with differential privacy.
 

@@ -1,5 +1,6 @@
 """The coordinator's program: the round loop, the gate and the release."""
 
-from undertone_origin import refuse_strangers
+from undertone_origin import let_waiting_threads_sleep, refuse_strangers
 
+let_waiting_threads_sleep()
 refuse_strangers()

@@ -1,5 +1,6 @@
 """What each command loads before it has something to do: slow libraries wait until they are needed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,31 @@ def test_images_are_checked_before_a_model_is_loaded(tmp_path: Path) -> None:
     code, names = loaded("simulate", path, "--data", tmp_path / "data", "--sites", 3, "--out", tmp_path / "RUN")
     assert code == 2
     assert not names & {"torch", "diffusers", "transformers", "flwr", "ray", "tensorboard"}
+
+
+THREADS = """
+import os, sys
+from undertone_cli.main import cli
+try:
+    cli(sys.argv[1:], prog_name="undertone")
+except SystemExit:
+    pass
+import torch
+print(torch.get_num_threads(), os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"])
+"""
+
+
+@pytest.mark.parametrize("program", ["undertone_cli", "undertone_client", "undertone_server"])
+def test_waiting_threads_sleep_in_every_program_unless_the_user_says_otherwise(program: str) -> None:
+    script = f"import os, sys, {program}; print('numpy' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
+    bare = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    for chosen, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        words = [sys.executable, "-c", script]
+        out = subprocess.run(words, capture_output=True, text=True, check=True, env=bare | chosen).stdout
+        assert out.split() == ["False", expected], "and it is said before numpy loads"
+
+
+def test_threads_are_set_before_anything_heavy_loads() -> None:
+    words = [sys.executable, "-c", THREADS, "--threads", "1", "plan", "--help"]
+    out = subprocess.run(words, capture_output=True, text=True, check=True, timeout=300).stdout
+    assert out.splitlines()[-1].split() == ["1", "PASSIVE", "0"]
