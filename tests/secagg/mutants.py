@@ -513,7 +513,7 @@ AROUND: list[tuple[str, str, str, str]] = [
     (
         "another session of the attempt",
         f"{SERVER}/secure_round.py",
-        "if not guilty.issuperset(session.server.survivors):",
+        "if not guilty or not guilty.issuperset(session.server.survivors):",
         "if True:",
     ),
     ("a site proves its name", f"{SERVER}/sites.py", "bool(reply.error) or proves(", "True or proves("),
