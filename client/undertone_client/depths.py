@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 from undertone.errors import DataError
 
 _DEPTHS = (8, 10, 12, 14, 16, 24, 32)
-_AT_ONCE = 1 << 20  # pixels
+_AT_ONCE = 1 << 18  # pixels
 _PHOTOMETRIC, _BITS, _PLANAR, _FORMAT = 262, 258, 284, 339
 _SIGNED = (2,)
 Strip = NDArray[Any]

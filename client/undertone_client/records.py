@@ -24,6 +24,12 @@ from undertone_client.metadata import Problem, Row, is_text, read_rows
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _LISTED = 20
+# Hidden by their first letter: .DS_Store, ._* (AppleDouble), .Trashes, .ipynb_checkpoints, .git, .nfs*, .dropbox ...
+_SYSTEM = frozenset(
+    {"__macosx", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "network trash folder"}
+    | {"temporary items", "theme volume finder icon.icns", "$recycle.bin", "system volume information", "recycler"}
+    | {"@eadir", "@tmp", "#recycle", "#snapshot", "@recently-snapshot", "@recycle", "lost+found", "__pycache__"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +49,21 @@ class Record:
 
 @dataclass(frozen=True)
 class RecordTable:
-    """All records under `root`, in the order of their file names. `source` is the metadata file, if there is one."""
+    """All records under `root`, in the order of their file names. `source` is the metadata file, if there is one.
+
+    `hidden` says how many hidden and system files were skipped, where the folder itself is the list.
+    """
 
     root: Path
     records: tuple[Record, ...]
     source: Path | None = field(default=None, compare=False)
+    hidden: int = field(default=0, compare=False)
+
+    def hidden_files(self) -> str | None:
+        """What was skipped, in words; None where nothing was."""
+        if not self.hidden:
+            return None
+        return f"{self.root}: {_hidden_files(self.hidden)} skipped, such as systems and file servers leave"
 
     def units(self) -> dict[str, list[int]]:
         """Unit -> positions of its records, units sorted by name."""
@@ -82,6 +98,8 @@ def read_records(
     """
     problems: list[Problem] = []
     table = read_good_records(root, unit, unit_column, caption, metadata, problems.append)
+    if skipped := table.hidden_files():
+        reporter().line(skipped)
     refuse(problems)
     return table
 
@@ -103,7 +121,8 @@ def read_good_records(
         raise DataError(f"{root} is not a folder")
     source = metadata_of(root, metadata)
     exact = ("file_name", *([unit_column] if unit_column else []))
-    rows = _plain_folder(root) if source is None else read_rows(source, exact)
+    hidden: list[str] = []
+    rows = _plain_folder(root, hidden.append) if source is None else read_rows(source, exact)
     records: dict[str, Record] = {}
     real = RealFiles(root)
     empty, unchecked = True, True
@@ -118,8 +137,9 @@ def read_good_records(
         else:
             records[record.file] = record
     if empty:
-        raise DataError(f"{root} holds no images" if source is None else f"{source} lists no images")
-    return RecordTable(root, tuple(records[name] for name in sorted(records)), source)
+        beside = f" but {_hidden_files(len(hidden))}" if hidden else ""
+        raise DataError(f"{root} holds no images{beside}" if source is None else f"{source} lists no images")
+    return RecordTable(root, tuple(records[name] for name in sorted(records)), source, len(hidden))
 
 
 def moved(table: RecordTable) -> list[int]:
@@ -193,18 +213,32 @@ def _files(table: RecordTable) -> Iterator[str]:
     return (record.file for record in table.records)
 
 
-def _plain_folder(root: Path) -> Iterator[Row]:
+def _plain_folder(root: Path, skipped: Callable[[str], None]) -> Iterator[Row]:
     """Each image in the folder and below; links to folders are not followed, so no loop of them is endless.
 
-    A link to an image is yielded like any file: `_record` judges where it leads.
+    A link to an image is yielded like any file: `_record` judges where it leads. `skipped` is told of each file that
+    is hidden or the system's, by its own name or by that of a folder above it within `root`.
     """
     number = 0
     for folder, folders, names in os.walk(root, onerror=_refuse_folder):
         folders.sort()
+        within = Path(os.path.relpath(folder, root)).parts
+        below_hidden = any(map(_is_hidden, within))
         for name in sorted(names):
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+            if below_hidden or _is_hidden(name):
+                skipped(os.path.join(*within, name))
+            elif Path(name).suffix.lower() in IMAGE_SUFFIXES:
                 number += 1
                 yield Row(number, number, {"file_name": os.path.relpath(Path(folder, name), root)})
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or made by a system or a file server for itself."""
+    return name.startswith(".") or name.lower() in _SYSTEM
+
+
+def _hidden_files(count: int) -> str:
+    return "1 hidden or system file" if count == 1 else f"{count} hidden or system files"
 
 
 def _refuse_folder(error: OSError) -> None:

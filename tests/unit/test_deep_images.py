@@ -1,6 +1,8 @@
 """Images of more than 8 bits, and white-is-zero ones, look like their 8-bit twins."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +223,62 @@ def test_premultiplied_grey_and_lab(tmp_path: Path) -> None:
     path = write_tiff(tmp_path / "lab.tif", COLOURS, photometric=8)
     with pytest.raises(DataError, match="save it as RGB"):
         load_image(path, SIZE)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from undertone_client.images import load_image
+
+def peak():  # of this program: ru_maxrss would be what its parent had when it started it
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+before = peak()
+load_image(Path(sys.argv[1]), 64)
+print(peak() - before)
+"""
+BYTES = {
+    "float32": 4,
+    "uint16": 2,
+    "signed": 4,
+    "uint8": 1,
+    "RGB of 8 bits": 3,
+    "RGB": 6,
+    "RGBA": 8,
+    "grey and alpha": 4,
+}
+
+
+def large(path: Path, kind: str, side: int) -> Path:
+    """Square, all but empty: of 16 bits 12 are used, so all of it must be looked at twice."""
+    channels = {"RGB": 3, "RGBA": 4, "RGB of 8 bits": 3, "grey and alpha": 2}.get(kind, 1)
+    dtype = {"float32": np.float32, "signed": np.int32, "uint8": np.uint8, "RGB of 8 bits": np.uint8}
+    image = np.zeros((side, side, channels), dtype=dtype.get(kind, np.uint16))
+    image[:: side // 16] = 100 if image.dtype == np.uint8 else 4095
+    if kind in ("float32", "signed"):
+        image[0, 0] = -5
+    if kind == "grey and alpha":
+        return write_png16(path.with_suffix(".png"), image)
+    extra = (2,) if kind == "RGBA" else ()
+    photometric = 2 if channels > 2 else 0
+    return write_tiff(path, image.squeeze(), photometric=photometric, extra=extra)
+
+
+def peak_of(path: Path) -> float:
+    """MiB that `load_image` needs beside what the program holds without it."""
+    ended = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True)
+    return float(ended.stdout)
+
+
+@pytest.mark.parametrize("kind", BYTES)
+def test_memory_grows_with_the_decoded_image_alone(tmp_path: Path, kind: str) -> None:
+    """At most 13 bytes a pixel, so 2^26 pixels need less than 0.9 GB."""
+    assert peak_of(large(tmp_path / "large.tif", kind, 1 << 11)) < 13 * 4 + 12
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", BYTES)
+def test_the_largest_images_fit_into_a_gigabyte(tmp_path: Path, kind: str) -> None:
+    assert peak_of(large(tmp_path / "large.tif", kind, 1 << 13)) < 900
