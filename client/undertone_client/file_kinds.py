@@ -145,8 +145,10 @@ def _samples(path: Path) -> str | None:
             tags = TiffImagePlugin.ImageFileDirectory_v2(stream.read(8))
             stream.seek(tags.next)
             tags.load(stream)
-        bits, kind = "+".join(map(str, tags[258][:8])), _SAMPLES.get(tags.get(339, (1,))[0], "other")
+        bits, kind, photometric = tags[258][:8], tags.get(339, (1,))[0], tags.get(262, 0)
+        if not all(isinstance(value, int) for value in (*bits, photometric)):
+            return None
         planes = ", in separate planes" if tags.get(284, 1) == 2 else ""
-        return f"{bits} bits, {kind}{planes} (photometric {tags.get(262)})"
+        return f"{'+'.join(map(str, bits))} bits, {_SAMPLES.get(kind, 'other')}{planes} (photometric {photometric})"
     except Exception:  # noqa: BLE001 - a damaged header: it is named as that
         return None
