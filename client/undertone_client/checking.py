@@ -70,7 +70,7 @@ def _read(site: SiteDir, reading: Reading, checked: Checked) -> RecordTable:
     root, metadata = places(site)
     try:
         table = read_good_records(root, *reading, metadata, checked.problems.append)
-        checked.warnings += [skipped] if (skipped := table.hidden_files()) else []
+        checked.warnings += table.skipped()
         return table
     except DataError as error:
         checked.problems.append(Problem(site.config.site, str(error)))

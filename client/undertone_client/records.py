@@ -23,6 +23,26 @@ from undertone_client.metadata import Problem, Row, is_text, read_rows
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+_UNREAD_SUFFIXES = frozenset(
+    {
+        ".dcm",
+        ".dicom",
+        ".ima",
+        ".jp2",
+        ".j2k",
+        ".jpf",
+        ".jpx",
+        ".jxl",
+        ".jls",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".nii",
+        ".nrrd",
+    }
+    | {".mha", ".mhd", ".npy", ".npz", ".pgm", ".ppm", ".pnm", ".svs", ".ndpi", ".czi", ".svg", ".pdf", ".dng", ".exr"}
+)
+_HIDDEN, _UNREAD = "hidden or system files", "files of kinds that are not read (DICOM, HEIC and so on)"
 _LISTED = 20
 # Hidden by their first letter: .DS_Store, ._* (AppleDouble), .Trashes, .ipynb_checkpoints, .git, .nfs*, .dropbox ...
 _SYSTEM = frozenset(
@@ -51,19 +71,26 @@ class Record:
 class RecordTable:
     """All records under `root`, in the order of their file names. `source` is the metadata file, if there is one.
 
-    `hidden` says how many hidden and system files were skipped, where the folder itself is the list.
+    Where the folder itself is the list, `hidden` says how many hidden and system files were skipped, and `unread`
+    how many that are images of kinds that are not read, such as DICOM.
     """
 
     root: Path
     records: tuple[Record, ...]
     source: Path | None = field(default=None, compare=False)
     hidden: int = field(default=0, compare=False)
+    unread: int = field(default=0, compare=False)
 
-    def hidden_files(self) -> str | None:
-        """What was skipped, in words; None where nothing was."""
-        if not self.hidden:
-            return None
-        return f"{self.root}: {_hidden_files(self.hidden)} skipped, such as systems and file servers leave"
+    def skipped(self) -> list[str]:
+        """What of the folder is no record, in words."""
+        said = []
+        if self.hidden:
+            said.append(
+                f"{self.root}: {_files_of(self.hidden, _HIDDEN)} skipped, such as systems and file servers leave"
+            )
+        if self.unread:
+            said.append(f"{self.root}: {_files_of(self.unread, _UNREAD)} skipped; convert them to PNG or TIFF first")
+        return said
 
     def units(self) -> dict[str, list[int]]:
         """Unit -> positions of its records, units sorted by name."""
@@ -98,7 +125,7 @@ def read_records(
     """
     problems: list[Problem] = []
     table = read_good_records(root, unit, unit_column, caption, metadata, problems.append)
-    if skipped := table.hidden_files():
+    for skipped in table.skipped():
         reporter().line(skipped)
     refuse(problems)
     return table
@@ -122,7 +149,8 @@ def read_good_records(
     source = metadata_of(root, metadata)
     exact = ("file_name", *([unit_column] if unit_column else []))
     hidden: list[str] = []
-    rows = _plain_folder(root, hidden.append) if source is None else read_rows(source, exact)
+    unread: list[str] = []
+    rows = _plain_folder(root, hidden.append, unread.append) if source is None else read_rows(source, exact)
     records: dict[str, Record] = {}
     real = RealFiles(root)
     empty, unchecked = True, True
@@ -137,9 +165,10 @@ def read_good_records(
         else:
             records[record.file] = record
     if empty:
-        beside = f" but {_hidden_files(len(hidden))}" if hidden else ""
+        counts = ((len(unread), f"{_UNREAD}; convert them to PNG or TIFF first"), (len(hidden), _HIDDEN))
+        beside = next((f" but {_files_of(count, kind)}" for count, kind in counts if count), "")
         raise DataError(f"{root} holds no images{beside}" if source is None else f"{source} lists no images")
-    return RecordTable(root, tuple(records[name] for name in sorted(records)), source, len(hidden))
+    return RecordTable(root, tuple(records[name] for name in sorted(records)), source, len(hidden), len(unread))
 
 
 def moved(table: RecordTable) -> list[int]:
@@ -213,11 +242,12 @@ def _files(table: RecordTable) -> Iterator[str]:
     return (record.file for record in table.records)
 
 
-def _plain_folder(root: Path, skipped: Callable[[str], None]) -> Iterator[Row]:
+def _plain_folder(root: Path, hidden: Callable[[str], None], unread: Callable[[str], None]) -> Iterator[Row]:
     """Each image in the folder and below; links to folders are not followed, so no loop of them is endless.
 
-    A link to an image is yielded like any file: `_record` judges where it leads. `skipped` is told of each file that
-    is hidden or the system's, by its own name or by that of a folder above it within `root`.
+    A link to an image is yielded like any file: `_record` judges where it leads. `hidden` is told of each file that is
+    hidden or the system's, by its own name or by that of a folder above it within `root`; `unread` of each whose ending
+    is that of an image that is not read.
     """
     number = 0
     for folder, folders, names in os.walk(root, onerror=_refuse_folder):
@@ -226,7 +256,9 @@ def _plain_folder(root: Path, skipped: Callable[[str], None]) -> Iterator[Row]:
         below_hidden = any(map(_is_hidden, within))
         for name in sorted(names):
             if below_hidden or _is_hidden(name):
-                skipped(os.path.join(*within, name))
+                hidden(os.path.join(*within, name))
+            elif Path(name).suffix.lower() in _UNREAD_SUFFIXES:
+                unread(os.path.join(*within, name))
             elif Path(name).suffix.lower() in IMAGE_SUFFIXES:
                 number += 1
                 yield Row(number, number, {"file_name": os.path.relpath(Path(folder, name), root)})
@@ -237,8 +269,8 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
-def _hidden_files(count: int) -> str:
-    return "1 hidden or system file" if count == 1 else f"{count} hidden or system files"
+def _files_of(count: int, kind: str) -> str:
+    return f"{count} {kind.replace('files', 'file', 1) if count == 1 else kind}"
 
 
 def _refuse_folder(error: OSError) -> None:

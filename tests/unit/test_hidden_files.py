@@ -91,6 +91,24 @@ def test_all_of_them(tmp_path: Path) -> None:
     assert table.hidden == sum(1 for path in tmp_path.rglob("*") if path.is_file()) - len(files)
 
 
+UNREAD = ["dcm", "DCM", "dicom", "ima", "jp2", "j2k", "jxl", "jls", "heic", "HEIF", "avif", "nii", "nrrd", "mha", "npy"]
+UNREAD += ["npz", "pgm", "svs", "svg", "pdf", "dng", "exr"]
+
+
+@pytest.mark.parametrize("ending", UNREAD)
+def test_images_of_kinds_that_are_not_read_are_counted(tmp_path: Path, ending: str) -> None:
+    put(tmp_path / f"a.{ending}")
+    with pytest.raises(DataError, match=r"holds no images but 1 file of kinds that are not read.*convert them to PNG"):
+        read_records(tmp_path, "record", None, "{token}")
+    files = write_images(tmp_path, 3)
+    lines, watching = watched()
+    with watching:
+        table = read_records(tmp_path, "record", None, "{token}")
+    assert [record.file for record in table.records] == files
+    assert (table.unread, table.hidden) == (1, 0)
+    assert [line for line in lines.lines if "1 file of kinds that are not read" in line] == lines.lines != []
+
+
 @pytest.mark.parametrize("name", ["a._b.png", "a.b.png", "icon.png", "Thumbs.db.png", "eaDir/a.png", "_MACOSX/a.png"])
 def test_what_only_looks_like_it_is_a_record(tmp_path: Path, name: str) -> None:
     put(tmp_path / name)
