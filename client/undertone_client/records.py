@@ -6,7 +6,6 @@ registered (`registration.py`); after that nothing a record does is visible outs
 
 import csv
 import difflib
-import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,36 +19,11 @@ from undertone.study import Unit
 from undertone_client.images import read_images
 from undertone_client.links import RealFiles
 from undertone_client.metadata import Problem, Row, is_text, read_rows
+from undertone_client.plain_folder import images_below
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-_UNREAD_SUFFIXES = frozenset(
-    {
-        ".dcm",
-        ".dicom",
-        ".ima",
-        ".jp2",
-        ".j2k",
-        ".jpf",
-        ".jpx",
-        ".jxl",
-        ".jls",
-        ".heic",
-        ".heif",
-        ".avif",
-        ".nii",
-        ".nrrd",
-    }
-    | {".mha", ".mhd", ".npy", ".npz", ".pgm", ".ppm", ".pnm", ".svs", ".ndpi", ".czi", ".svg", ".pdf", ".dng", ".exr"}
-)
 _HIDDEN, _UNREAD = "hidden or system files", "files of kinds that are not read (DICOM, HEIC and so on)"
 _LISTED = 20
-# Hidden by their first letter: .DS_Store, ._* (AppleDouble), .Trashes, .ipynb_checkpoints, .git, .nfs*, .dropbox ...
-_SYSTEM = frozenset(
-    {"__macosx", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "network trash folder"}
-    | {"temporary items", "theme volume finder icon.icns", "$recycle.bin", "system volume information", "recycler"}
-    | {"@eadir", "@tmp", "#recycle", "#snapshot", "@recently-snapshot", "@recycle", "lost+found", "__pycache__"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +124,7 @@ def read_good_records(
     exact = ("file_name", *([unit_column] if unit_column else []))
     hidden: list[str] = []
     unread: list[str] = []
-    rows = _plain_folder(root, hidden.append, unread.append) if source is None else read_rows(source, exact)
+    rows = images_below(root, hidden.append, unread.append) if source is None else read_rows(source, exact)
     records: dict[str, Record] = {}
     real = RealFiles(root)
     empty, unchecked = True, True
@@ -242,39 +216,8 @@ def _files(table: RecordTable) -> Iterator[str]:
     return (record.file for record in table.records)
 
 
-def _plain_folder(root: Path, hidden: Callable[[str], None], unread: Callable[[str], None]) -> Iterator[Row]:
-    """Each image in the folder and below; links to folders are not followed, so no loop of them is endless.
-
-    A link to an image is yielded like any file: `_record` judges where it leads. `hidden` is told of each file that is
-    hidden or the system's, by its own name or by that of a folder above it within `root`; `unread` of each whose ending
-    is that of an image that is not read.
-    """
-    number = 0
-    for folder, folders, names in os.walk(root, onerror=_refuse_folder):
-        folders.sort()
-        within = Path(os.path.relpath(folder, root)).parts
-        below_hidden = any(map(_is_hidden, within))
-        for name in sorted(names):
-            if below_hidden or _is_hidden(name):
-                hidden(os.path.join(*within, name))
-            elif Path(name).suffix.lower() in _UNREAD_SUFFIXES:
-                unread(os.path.join(*within, name))
-            elif Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                number += 1
-                yield Row(number, number, {"file_name": os.path.relpath(Path(folder, name), root)})
-
-
-def _is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden, or made by a system or a file server for itself."""
-    return name.startswith(".") or name.lower() in _SYSTEM
-
-
 def _files_of(count: int, kind: str) -> str:
     return f"{count} {kind.replace('files', 'file', 1) if count == 1 else kind}"
-
-
-def _refuse_folder(error: OSError) -> None:
-    raise DataError(f"{error.filename} cannot be read: {error.strerror}; fix its rights or move it away") from None
 
 
 def _check_columns(row: Mapping[str, str], source: Path | None, unit_column: str | None, caption: str) -> None:
