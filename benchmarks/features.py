@@ -22,7 +22,7 @@ from undertone.models.distance import EncoderFeatures, PublicFeatures, nearest
 from undertone.models.pinned import pin
 from undertone.pretraining.procedural import draw
 from undertone_client.images import load_image
-from undertone_client.records import IMAGE_SUFFIXES
+from undertone_client.plain_folder import IMAGE_SUFFIXES
 
 SIZE, NEIGHBOURS = 64, 5
 KNOWN_SEED, FRESH_SEED, KNOWN, FRESH, REAL = 31, 32, 3000, 600, 300

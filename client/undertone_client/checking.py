@@ -1,32 +1,37 @@
 """Every bad record of a site, named with file and line, for its operator's eyes (PRIVACY 17)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from undertone.errors import DataError
 from undertone.progress import reporter
 from undertone.shown import shown
 from undertone.study import Study, Unit
+from undertone_client.images import read_images
 from undertone_client.metadata import Problem
-from undertone_client.records import RecordTable, bad_images, moved, read_good_records
+from undertone_client.records import Record, RecordTable, moved, read_good_records
 from undertone_client.registration import Registration, places, present, registrations
 from undertone_client.site import SiteDir
 
 # Decoding costs the same whatever size comes out of it.
 _SIZE = 32
+_FEWEST_LEVELS, _LISTED = 16, 20  # 4 of 8 bits: labels of a mask, or a depth that the file does not say
 Reading = tuple[Unit, str | None, str]
 _WITHOUT_STUDY: Reading = ("record", None, "{token}")
 
 
 @dataclass
 class Checked:
-    """What a site's data hold, and everything that is wrong with them."""
+    """What a site's data hold, everything that is wrong with them, and what may be and is accepted as it is."""
 
     records: int = 0
     units: int = 0
     registrations: int = 0
     problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def check_site(site: SiteDir, study: Study | None = None) -> Checked:
@@ -45,11 +50,12 @@ def check_site(site: SiteDir, study: Study | None = None) -> Checked:
     tables = [_read(site, reading, checked) for reading in _readings(study, known)]
     table = max(tables, key=lambda found: len(found.records))
     with reporter().task(f"{site.config.site}: checking images", len(table.records)) as progress:
-        checked.problems += bad_images(table, _SIZE, progress)
+        _check_images(table, checked, progress)
     checked.records, checked.units = len(table.records), max(len(found.units()) for found in tables)
     for registration in known:
         checked.problems += _lost(registration)
     checked.problems = list(dict.fromkeys(checked.problems))  # two plans may read one line the same way
+    checked.warnings = list(dict.fromkeys(checked.warnings))
     return checked
 
 
@@ -63,10 +69,35 @@ def _readings(study: Study | None, known: list[Registration]) -> list[Reading]:
 def _read(site: SiteDir, reading: Reading, checked: Checked) -> RecordTable:
     root, metadata = places(site)
     try:
-        return read_good_records(root, *reading, metadata, checked.problems.append)
+        table = read_good_records(root, *reading, metadata, checked.problems.append)
+        checked.warnings += table.skipped()
+        return table
     except DataError as error:
         checked.problems.append(Problem(site.config.site, str(error)))
         return RecordTable(root, ())
+
+
+def _check_images(table: RecordTable, checked: Checked, progress: Callable[[int], None]) -> None:
+    """Decode every image once: name those that cannot be read, and those in which there is next to nothing to see."""
+    flat = 0
+    files = (record.file for record in table.records)
+    for record, image in zip(table.records, read_images(table.root, files, _SIZE), strict=True):
+        if isinstance(image, DataError):
+            checked.problems.append(Problem(table.place(record), str(image)))
+        elif (levels := int(np.ptp(image.reshape(-1, 3).astype(int), axis=0).max()) + 1) < _FEWEST_LEVELS:
+            flat += 1
+            if flat <= _LISTED:
+                checked.warnings.append(_almost_flat(table, record, image, levels))
+        progress(1)
+    if flat > _LISTED:
+        checked.warnings.append(f"{table.root}: {flat - _LISTED} more images have almost no range")
+
+
+def _almost_flat(table: RecordTable, record: Record, image: NDArray[np.uint8], levels: int) -> str:
+    return (
+        f"{table.place(record)}: {shown(record.file)} has almost no range: {levels} of 256 levels, about "
+        f"{int(image.mean())}; a mask, an empty scan, or brightness that its file does not say? Rescale it or remove it"
+    )
 
 
 def _lost(registration: Registration) -> list[Problem]:

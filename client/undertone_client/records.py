@@ -6,7 +6,6 @@ registered (`registration.py`); after that nothing a record does is visible outs
 
 import csv
 import difflib
-import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,10 @@ from undertone.study import Unit
 from undertone_client.images import read_images
 from undertone_client.links import RealFiles
 from undertone_client.metadata import Problem, Row, is_text, read_rows
+from undertone_client.plain_folder import images_below
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+_HIDDEN, _UNREAD = "hidden or system files", "files of kinds that are not read (DICOM, HEIC and so on)"
 _LISTED = 20
 
 
@@ -43,11 +43,28 @@ class Record:
 
 @dataclass(frozen=True)
 class RecordTable:
-    """All records under `root`, in the order of their file names. `source` is the metadata file, if there is one."""
+    """All records under `root`, in the order of their file names. `source` is the metadata file, if there is one.
+
+    Where the folder itself is the list, `hidden` says how many hidden and system files were skipped, and `unread`
+    how many that are images of kinds that are not read, such as DICOM.
+    """
 
     root: Path
     records: tuple[Record, ...]
     source: Path | None = field(default=None, compare=False)
+    hidden: int = field(default=0, compare=False)
+    unread: int = field(default=0, compare=False)
+
+    def skipped(self) -> list[str]:
+        """What of the folder is no record, in words."""
+        said = []
+        if self.hidden:
+            said.append(
+                f"{self.root}: {_files_of(self.hidden, _HIDDEN)} skipped, such as systems and file servers leave"
+            )
+        if self.unread:
+            said.append(f"{self.root}: {_files_of(self.unread, _UNREAD)} skipped; convert them to PNG or TIFF first")
+        return said
 
     def units(self) -> dict[str, list[int]]:
         """Unit -> positions of its records, units sorted by name."""
@@ -82,6 +99,8 @@ def read_records(
     """
     problems: list[Problem] = []
     table = read_good_records(root, unit, unit_column, caption, metadata, problems.append)
+    for skipped in table.skipped():
+        reporter().line(skipped)
     refuse(problems)
     return table
 
@@ -103,7 +122,9 @@ def read_good_records(
         raise DataError(f"{root} is not a folder")
     source = metadata_of(root, metadata)
     exact = ("file_name", *([unit_column] if unit_column else []))
-    rows = _plain_folder(root) if source is None else read_rows(source, exact)
+    hidden: list[str] = []
+    unread: list[str] = []
+    rows = images_below(root, hidden.append, unread.append) if source is None else read_rows(source, exact)
     records: dict[str, Record] = {}
     real = RealFiles(root)
     empty, unchecked = True, True
@@ -118,8 +139,10 @@ def read_good_records(
         else:
             records[record.file] = record
     if empty:
-        raise DataError(f"{root} holds no images" if source is None else f"{source} lists no images")
-    return RecordTable(root, tuple(records[name] for name in sorted(records)), source)
+        counts = ((len(unread), f"{_UNREAD}; convert them to PNG or TIFF first"), (len(hidden), _HIDDEN))
+        beside = next((f" but {_files_of(count, kind)}" for count, kind in counts if count), "")
+        raise DataError(f"{root} holds no images{beside}" if source is None else f"{source} lists no images")
+    return RecordTable(root, tuple(records[name] for name in sorted(records)), source, len(hidden), len(unread))
 
 
 def moved(table: RecordTable) -> list[int]:
@@ -193,22 +216,8 @@ def _files(table: RecordTable) -> Iterator[str]:
     return (record.file for record in table.records)
 
 
-def _plain_folder(root: Path) -> Iterator[Row]:
-    """Each image in the folder and below; links to folders are not followed, so no loop of them is endless.
-
-    A link to an image is yielded like any file: `_record` judges where it leads.
-    """
-    number = 0
-    for folder, folders, names in os.walk(root, onerror=_refuse_folder):
-        folders.sort()
-        for name in sorted(names):
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                number += 1
-                yield Row(number, number, {"file_name": os.path.relpath(Path(folder, name), root)})
-
-
-def _refuse_folder(error: OSError) -> None:
-    raise DataError(f"{error.filename} cannot be read: {error.strerror}; fix its rights or move it away") from None
+def _files_of(count: int, kind: str) -> str:
+    return f"{count} {kind.replace('files', 'file', 1) if count == 1 else kind}"
 
 
 def _check_columns(row: Mapping[str, str], source: Path | None, unit_column: str | None, caption: str) -> None:

@@ -26,13 +26,16 @@ def check(site_dir: Path, study: Path | None) -> None:
     Run it before you approve a plan: what is wrong then can be repaired. After approval a bad record is a zero
     row, which nobody outside can see; this command is how you find it. Nothing is written, nothing is sent.
 
-    Exit code 2 where a record is bad.
+    Lines that begin with WARN name what is accepted and may be wrong: images with almost no range, hidden files that
+    were skipped. Exit code 2 where a record is bad.
 
     Example: undertone node check /srv/undertone/site --study study.toml
     """
     with Bars() as bars, reporting(bars):
         site = SiteDir(site_dir)
         checked = check_site(site, None if study is None else load_study(study))
+    for warning in checked.warnings:
+        out.print(f"WARN {warning}", soft_wrap=True, markup=False, highlight=False)
     for problem in checked.problems:
         out.print(str(problem), soft_wrap=True, markup=False, highlight=False)
     units = f" of {checked.units} units" if study or checked.registrations else ""

@@ -54,7 +54,7 @@ def test_a_damaged_image_is_read_or_refused(tmp_path: Path, ending: str, positio
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(pixels(1, 64)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(DataError, match="DecompressionBombError"):
+    with pytest.raises(DataError, match=r"million pixels are more than 2\^26.*make it smaller"):
         load_image(tmp_path / "bomb.png", 8)
 
 
@@ -174,7 +174,7 @@ def test_formats_that_can_start_programs_are_no_images(tmp_path: Path) -> None:
     for ending in ("eps", "pdf", "ppm", "tga"):
         Image.fromarray(pixels(1, 16)).save(tmp_path / f"image.{ending}")
         (tmp_path / f"image.{ending}").rename(tmp_path / "image.png")
-        with pytest.raises(DataError, match=r"UnidentifiedImageError"):
+        with pytest.raises(DataError, match=r"PostScript|PDF|PNM|none of PNG, JPEG, TIFF, BMP, GIF and WebP"):
             load_image(tmp_path / "image.png", 8)
 
 

@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.support.images import pixels, write_folder
 from tests.support.runs import call
 from tests.support.studies import GOOD, study_with, write_study
+from tests.support.tiffs import write_png16, write_tiff
 from undertone.errors import UndertoneError
 from undertone.study import load_study
 from undertone_client.images import load_image
@@ -235,6 +237,26 @@ def sample_images() -> list[bytes]:
     return made
 
 
+def deep_images(folder: Path) -> list[bytes]:
+    """Small files of more than 8 bits a channel, each of which is read in a way of its own."""
+    rgb = pixels(1, 16).astype(np.uint16) * 16
+    both, four = rgb[..., :2].copy(), np.concatenate([rgb, np.full_like(rgb[..., :1], 65535)], axis=-1)
+    grey = rgb[..., 0]
+    made = [write_png16(folder / "made", image).read_bytes() for image in (both, rgb, four)]
+    made.append(write_png16(folder / "made", rgb, transparent=(16, 32, 48)).read_bytes())
+    tiffs: list[tuple[NDArray[Any], dict[str, Any]]] = [
+        (grey, {"photometric": 0, "order": ">"}),
+        (grey.astype(np.float64), {"photometric": 0}),
+        (grey.astype(np.int32) - 2048, {"photometric": 0, "layout": "deflate", "order": ">"}),
+        (rgb, {"photometric": 2, "layout": "deflate"}),
+        (rgb, {"photometric": 2, "planar": True}),
+        (four, {"photometric": 2, "extra": (1,), "layout": "tiles"}),
+        (rgb[..., 0] >> 8, {"photometric": 1, "bits": 12}),
+    ]
+    made += [write_tiff(folder / "made", image, **options).read_bytes() for image, options in tiffs]
+    return made
+
+
 @pytest.mark.parametrize("amount", AMOUNTS)
 def test_image_files(tmp_path: Path, amount: int) -> None:
     path = tmp_path / "image.png"
@@ -246,7 +268,7 @@ def test_image_files(tmp_path: Path, amount: int) -> None:
         assert found.dtype == np.uint8
         return True
 
-    fuzz("image", amount, sample_images(), attempt)
+    fuzz("image", amount, [*sample_images(), *deep_images(tmp_path)], attempt)
 
 
 # --- whole commands -------------------------------------------------------------------------------
