@@ -29,20 +29,22 @@ class Checked:
     problems: list[Problem] = field(default_factory=list)
 
 
-def check_site(site: SiteDir, study: Study | None = None) -> Checked:
+def check_site(site: SiteDir, study: Study | None = None, ids_as_written: bool = False) -> Checked:
     """Read the metadata strictly, decode every image, and look for every registered record.
 
     Args:
         site: the SITE_DIR.
         study: whose unit column and caption must be there; by default those of the plans that are registered
             here; where there are none, files and images alone are checked.
+        ids_as_written: whether ids that look alike are different people, as node.toml may say too.
 
     Raises:
         FolderError: a registration is damaged.
     """
     known, checked = registrations(site), Checked()
     checked.registrations = len(known)
-    tables = [_read(site, reading, checked) for reading in _readings(study, known)]
+    as_written = ids_as_written or site.config.ids_as_written
+    tables = [_read(site, reading, checked, as_written) for reading in _readings(study, known)]
     table = max(tables, key=lambda found: len(found.records))
     with reporter().task(f"{site.config.site}: checking images", len(table.records)) as progress:
         checked.problems += bad_images(table, _SIZE, progress)
@@ -60,10 +62,10 @@ def _readings(study: Study | None, known: list[Registration]) -> list[Reading]:
     return list(dict.fromkeys(readings)) or [_WITHOUT_STUDY]
 
 
-def _read(site: SiteDir, reading: Reading, checked: Checked) -> RecordTable:
+def _read(site: SiteDir, reading: Reading, checked: Checked, ids_as_written: bool) -> RecordTable:
     root, metadata = places(site)
     try:
-        return read_good_records(root, *reading, metadata, checked.problems.append)
+        return read_good_records(root, *reading, metadata, checked.problems.append, ids_as_written)
     except DataError as error:
         checked.problems.append(Problem(site.config.site, str(error)))
         return RecordTable(root, ())

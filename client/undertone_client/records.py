@@ -20,10 +20,12 @@ from undertone.study import Unit
 from undertone_client.images import read_images
 from undertone_client.links import RealFiles
 from undertone_client.metadata import Problem, Row, is_text, read_rows
+from undertone_client.unit_ids import alike, names_nobody
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _LISTED = 20
+_NEEDED = "each record needs its patient"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,12 @@ class RecordTable:
 
 
 def read_records(
-    root: Path, unit: Unit, unit_column: str | None, caption: str, metadata: Path | None = None
+    root: Path,
+    unit: Unit,
+    unit_column: str | None,
+    caption: str,
+    metadata: Path | None = None,
+    ids_as_written: bool = False,
 ) -> RecordTable:
     """Read a folder's records and check their metadata; images are only looked for, not opened.
 
@@ -76,12 +83,13 @@ def read_records(
         unit_column: the column that names the unit, for `patient`.
         caption: the template whose columns must exist.
         metadata: a metadata file elsewhere; by default `metadata.csv` or `.jsonl` in the folder.
+        ids_as_written: whether ids that look alike are different people, on purpose.
 
     Raises:
         DataError: what is wrong, with file and line; see `refuse`.
     """
     problems: list[Problem] = []
-    table = read_good_records(root, unit, unit_column, caption, metadata, problems.append)
+    table = read_good_records(root, unit, unit_column, caption, metadata, problems.append, ids_as_written)
     refuse(problems)
     return table
 
@@ -93,6 +101,7 @@ def read_good_records(
     caption: str,
     metadata: Path | None,
     found: Callable[[Problem], None],
+    ids_as_written: bool = False,
 ) -> RecordTable:
     """The records with nothing wrong; `found` is told of every other one. Arguments as in `read_records`.
 
@@ -119,7 +128,11 @@ def read_good_records(
             records[record.file] = record
     if empty:
         raise DataError(f"{root} holds no images" if source is None else f"{source} lists no images")
-    return RecordTable(root, tuple(records[name] for name in sorted(records)), source)
+    table = RecordTable(root, tuple(records[name] for name in sorted(records)), source)
+    if unit == "patient" and not ids_as_written:
+        for where, what in alike(_first_places(table, records.values())):
+            found(Problem(where, what))
+    return table
 
 
 def moved(table: RecordTable) -> list[int]:
@@ -193,6 +206,14 @@ def _files(table: RecordTable) -> Iterator[str]:
     return (record.file for record in table.records)
 
 
+def _first_places(table: RecordTable, in_order: Iterable[Record]) -> Iterator[tuple[str, str]]:
+    """(where, unit) of each unit's first record."""
+    first: dict[str, Record] = {}
+    for record in in_order:
+        first.setdefault(record.unit, record)
+    return ((table.place(record), unit) for unit, record in first.items())
+
+
 def _plain_folder(root: Path) -> Iterator[Row]:
     """Each image in the folder and below; links to folders are not followed, so no loop of them is endless.
 
@@ -238,7 +259,11 @@ def _record(
     if not name or path.is_absolute() or ".." in path.parts:
         return Problem(where, f'file_name "{shown(name)}" must be a path within {root}')
     if unit == "patient" and not row.columns.get(unit_column or "", "").strip():
-        return Problem(where, f"no {unit_column} for {shown(name)}; each record needs its patient")
+        return Problem(where, f"no {unit_column} for {shown(name)}; {_NEEDED}")
+    if unit == "patient" and names_nobody(row.columns[unit_column or ""]):
+        return Problem(
+            where, f'{unit_column} "{shown(row.columns[unit_column or ""])}" of {shown(name)} names nobody; {_NEEDED}'
+        )
     if not is_text(name):
         return Problem(where, f"{shown(name)} is not UTF-8; rename it")
     file, protected = key_of(row.columns, unit, unit_column)

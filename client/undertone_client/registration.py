@@ -59,7 +59,7 @@ def register(site: SiteDir, plan: Plan) -> RecordTable:
     site.check_model(plan.model.files)
     unit, column, caption = plan.privacy.unit, plan.data.unit_column, plan.data.caption
     root, metadata = places(site)
-    found = read_records(root, unit, column, caption, metadata)
+    found = read_records(root, unit, column, caption, metadata, site.config.ids_as_written)
     fields = [name for name in caption_fields(caption) if name != "token"]
     records = [
         replace(record, columns={name: record.columns.get(name, "") for name in fields}) for record in found.records
