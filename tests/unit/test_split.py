@@ -1,13 +1,17 @@
 """Who holds what in a simulation: no unit is cut in two, and the same units are held out every time."""
 
+import csv
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.images import write_folder
+from tests.support.images import write_csv, write_folder, write_images
 from tests.support.studies import study_with
 from undertone.errors import DataError
+from undertone.progress import Silent, reporting
 from undertone.study import parse_study
 from undertone_cli.split import split
 
@@ -16,6 +20,23 @@ from undertone_cli.split import split
 def data(tmp_path: Path) -> Path:
     write_folder(tmp_path / "data", 60, sites=("north", "east", "south"), per_patient=3)
     return tmp_path / "data"
+
+
+class Told(Silent):
+    """A reporter that keeps its lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    found = Told()
+    with reporting(found):
+        yield found
 
 
 def shares(data: Path, by: str | None = "site", sites: int | None = None, holdout: float = 0.0, **changes: Any) -> Any:
@@ -66,12 +87,82 @@ def test_one_folder_needs_a_split(data: Path) -> None:
         shares(data, by=None)
 
 
-def test_a_unit_at_two_sites_is_refused_without_its_name(data: Path) -> None:
-    path = data / "metadata.csv"
+def two_sites_by_column(folder: Path) -> str:
+    """One image of patient-0, who is at north, is at west too."""
+    write_folder(folder, 12, sites=("north", "east", "south"))
+    path = folder / "metadata.csv"
     path.write_text(path.read_text(encoding="utf-8").replace("north", "west", 1), encoding="utf-8")
-    with pytest.raises(DataError, match="one unit has images at west and at north") as caught:
+    return "site"
+
+
+def two_sites_by_folder(folder: Path, spelling: str = "patient-0") -> None:
+    for site, first in (("north", 0), ("east", 10)):
+        write_folder(folder / site, 4, first=first)
+    path = folder / "east" / "metadata.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("patient-10", spelling), encoding="utf-8")
+
+
+def two_spellings_at_two_sites(folder: Path) -> None:
+    two_sites_by_folder(folder, "Patient-00")
+
+
+@pytest.mark.parametrize("write", [two_sites_by_column, two_sites_by_folder, two_spellings_at_two_sites])
+def test_the_same_id_at_several_sites_is_said_without_its_name(tmp_path: Path, write: Any, told: Told) -> None:
+    by = write(tmp_path / "data")
+    found = shares(tmp_path / "data", by=by)
+    assert sum(bool({"patient-0", "Patient-00"} & set(share.training.units())) for share in found.values()) == 2
+    (line,) = told.lines
+    assert line.startswith("1 id occurs at more than one site: a patient at a site is the unit")
+    assert "patient-0" not in line
+
+
+def test_a_patient_at_several_sites_is_held_out_at_all_of_them(tmp_path: Path) -> None:
+    names = write_images(tmp_path, 60)
+    sites = ("north", "east", "south")
+    rows = [
+        {"file_name": name, "patient_id": f"p-{index // 3}", "finding": "", "site": sites[index % 3]}
+        for index, name in enumerate(names)
+    ]
+    write_csv(tmp_path / "metadata.csv", rows)
+    found = shares(tmp_path, holdout=0.3)
+    held = [set(share.holdout.units()) for share in found.values()]
+    assert held[0] == held[1] == held[2]
+
+
+@pytest.mark.parametrize("unit", ["record", "site"])
+def test_files_and_sites_are_never_at_several_sites(tmp_path: Path, unit: str, told: Told) -> None:
+    for site in ("north", "east"):
+        write_folder(tmp_path / site, 4)
+    shares(tmp_path, by=None, privacy__unit=unit, data__unit_column=None)
+    assert not told.lines
+
+
+@pytest.mark.parametrize("word", ["", " ", "nan", "N/A", "None", "\u200b", "-"])
+def test_a_line_without_a_site_is_named(data: Path, word: str) -> None:
+    path = data / "metadata.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("north", word, 1), encoding="utf-8")
+    with pytest.raises(DataError, match=r"metadata\.csv, line 2: images/scan-0000\.png names no site"):
         shares(data)
-    assert "patient-" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lacking", [0, 3, 59])
+def test_a_jsonl_line_without_the_column_of_sites_is_named(data: Path, lacking: int) -> None:
+    with (data / "metadata.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    del rows[lacking]["site"]
+    (data / "metadata.csv").unlink()
+    (data / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"metadata\.jsonl, line {lacking + 1}: .* names no site"):
+        shares(data)
+
+
+def test_ids_that_look_alike_are_asked_about_or_taken_as_written(data: Path) -> None:
+    path = data / "metadata.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("patient-0", "Patient-0", 1), encoding="utf-8")
+    with pytest.raises(DataError, match="--ids-as-written"):
+        shares(data)
+    found = split(parse_study(study_with()), data, "site", None, 0.0, ids_as_written=True)
+    assert sum(len(share.training.units()) for share in found.values()) == 21
 
 
 def test_one_record_units_may_share_nothing_and_sites_are_units(data: Path) -> None:
