@@ -11,6 +11,7 @@ from undertone.study import Study, Unit
 from undertone_client.metadata import Problem
 from undertone_client.records import RecordTable, bad_images, moved, read_good_records
 from undertone_client.registration import Registration, places, present, registrations
+from undertone_client.remarks import remarks
 from undertone_client.site import SiteDir
 
 # Decoding costs the same whatever size comes out of it.
@@ -21,12 +22,13 @@ _WITHOUT_STUDY: Reading = ("record", None, "{token}")
 
 @dataclass
 class Checked:
-    """What a site's data hold, and everything that is wrong with them."""
+    """What a site's data hold, and everything that is wrong with them; remarks are no errors."""
 
     records: int = 0
     units: int = 0
     registrations: int = 0
     problems: list[Problem] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 def check_site(site: SiteDir, study: Study | None = None, ids_as_written: bool = False) -> Checked:
@@ -46,6 +48,9 @@ def check_site(site: SiteDir, study: Study | None = None, ids_as_written: bool =
     as_written = ids_as_written or site.config.ids_as_written
     tables = [_read(site, reading, checked, as_written) for reading in _readings(study, known)]
     table = max(tables, key=lambda found: len(found.records))
+    captions = [caption for _, _, caption in _readings(study, known)]
+    found = (line for table, caption in zip(tables, captions, strict=True) for line in remarks(table, caption))
+    checked.remarks = list(dict.fromkeys(found))
     with reporter().task(f"{site.config.site}: checking images", len(table.records)) as progress:
         checked.problems += bad_images(table, _SIZE, progress)
     checked.records, checked.units = len(table.records), max(len(found.units()) for found in tables)

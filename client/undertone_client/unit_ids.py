@@ -31,7 +31,7 @@ _NUMBERED = re.compile(r"([^0-9]*)0*([0-9]+?)(?:\.0*)?")
 
 def names_nobody(unit: str) -> bool:
     """Whether an id is a word for a missing value, or has nothing in it but signs and spaces."""
-    text = _plain(unit)
+    text = plain(unit)
     if text in _ERRORS or text.strip(_AROUND) in _NOBODY:
         return True
     return all(unicodedata.category(letter)[0] in "PZCM" or _is_sign(letter) for letter in text)
@@ -43,9 +43,15 @@ def folded(unit: str) -> str:
     Compatibility forms are one (NFKC), so are all dashes and all apostrophes; runs of spaces are one space, and the
     quotes of spreadsheets are gone. In an id with one number in it that number has no leading zeros and no ".0".
     """
-    text = _plain(unit).strip(_QUOTES)
+    text = plain(unit).strip(_QUOTES)
     number = _NUMBERED.fullmatch(text)
     return number[1] + number[2] if number else text
+
+
+def plain(unit: str) -> str:
+    """A text without case, invisible characters and compatibility forms; dashes, apostrophes and spaces are one."""
+    folded_case = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", unit).casefold())
+    return " ".join("".join(map(_letter, folded_case)).split())
 
 
 def alike(units: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -63,11 +69,6 @@ def alike(units: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
                 f'"{_escaped(other)}" and "{_escaped(unit)}" look alike ({there} has the first): one patient needs one '
                 "spelling; where they are two people, say --ids-as-written, or ids_as_written = true in node.toml",
             )
-
-
-def _plain(unit: str) -> str:
-    folded_case = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", unit).casefold())
-    return " ".join("".join(map(_letter, folded_case)).split())
 
 
 def _letter(letter: str) -> str:

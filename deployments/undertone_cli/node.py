@@ -36,6 +36,8 @@ def check(site_dir: Path, study: Path | None, ids_as_written: bool) -> None:
         checked = check_site(site, None if study is None else load_study(study), ids_as_written)
     for problem in checked.problems:
         out.print(str(problem), soft_wrap=True, markup=False, highlight=False)
+    for remark in checked.remarks:
+        out.print(f"{site.config.site}: {remark}", soft_wrap=True, markup=False, highlight=False)
     units = f" of {checked.units} units" if study or checked.registrations else ""
     out.print(f"{site.config.site}: {checked.records} records{units}, {checked.registrations} approved plans")
     if checked.problems:

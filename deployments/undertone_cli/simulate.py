@@ -145,7 +145,9 @@ def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteD
         )
         folder = create_site(part / "sites" / site, config, policy, OsEntropy())
         write_metadata(part / "sites" / site / "metadata.csv", share.training.records)
-        register(folder, plan)  # from here on a bad record is a zero row (PRIVACY 17)
+        register(
+            folder, plan, lambda _line: None
+        )  # was said for the whole folder; from here on a bad record is a zero row (PRIVACY 17)
         if share.holdout.records:
             (part / "holdout" / site).mkdir(parents=True)
             write_metadata(part / "holdout" / site / "metadata.csv", share.holdout.records)

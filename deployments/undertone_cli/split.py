@@ -11,6 +11,7 @@ from undertone.progress import reporter
 from undertone.shown import shown
 from undertone.study import Study
 from undertone_client.records import METADATA_NAMES, Record, RecordTable, read_records
+from undertone_client.remarks import remarks
 from undertone_client.unit_ids import folded, names_nobody
 
 
@@ -37,7 +38,7 @@ class Reading:
             DataError: what is wrong, with file and line.
         """
         study, named = self.study, None if self.metadata is None else folder.resolve() / self.metadata
-        return read_records(
+        table = read_records(
             folder.resolve(),
             study.privacy.unit,
             study.data.unit_column,
@@ -45,6 +46,9 @@ class Reading:
             named,
             self.ids_as_written,
         )
+        for line in remarks(table, study.data.caption):
+            reporter().line(line)
+        return table
 
 
 def split(
