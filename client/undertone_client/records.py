@@ -223,6 +223,11 @@ def metadata_of(root: Path, metadata: Path | None) -> Path | None:
     return None
 
 
+def holds_images(folder: Path) -> bool:
+    """Whether there is an image in a folder or below."""
+    return next(iter(_plain_folder(folder)), None) is not None
+
+
 def unlisted(table: RecordTable) -> list[str]:
     """The images in the folder that no line of its metadata lists, relative to it; none where there is no metadata."""
     if table.source is None:

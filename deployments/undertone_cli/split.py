@@ -10,7 +10,8 @@ from undertone.errors import DataError, StudyError
 from undertone.progress import reporter
 from undertone.shown import shown
 from undertone.study import Study
-from undertone_client.records import METADATA_NAMES, Record, RecordTable, read_records
+from undertone_cli.split_folders import apart, are_splits, is_split, is_training, joined, split_of
+from undertone_client.records import METADATA_NAMES, Record, RecordTable, holds_images, read_records
 from undertone_client.remarks import remarks
 from undertone_client.unit_ids import folded, names_nobody
 
@@ -63,8 +64,9 @@ def split(
 ) -> dict[str, SiteData]:
     """Split a folder into sites, and each site's units into training and held-out ones.
 
-    A folder with metadata is split by a column or into equal parts; a folder of folders has one site in
-    each. A unit is held out or not by a hash of its name: the same units every time, at each site that has it.
+    A folder with metadata is split by a column or into equal parts; a folder of folders has one site in each. Folders
+    named train, validation, test are splits of a data set, never sites. A unit is held out or not by a hash of its
+    name: the same units every time, at each site that has it.
 
     Args:
         study: whose unit and caption say how records are read.
@@ -83,19 +85,46 @@ def split(
         raise StudyError(f"--holdout {holdout} must be at least 0 and below 1")
     reading = Reading(study, metadata, ids_as_written)
     tables = _site_tables(reading, data, split_by, sites)
+    held_out = _held_out_folders(reading, data, tables, holdout)
     _say_shared(reading, tables)
     shares: dict[str, SiteData] = {}
     for site, table in sorted(tables.items()):
-        share = SiteData(
-            table.where(lambda record: _fraction(record.unit) >= holdout),
-            table.where(lambda record: _fraction(record.unit) < holdout),
-        )
+        if held_out:
+            share = SiteData(*apart(table, study.privacy.unit))
+        else:
+            share = SiteData(
+                table.where(lambda record: _fraction(record.unit) >= holdout),
+                table.where(lambda record: _fraction(record.unit) < holdout),
+            )
         if not share.training.records:
             raise DataError(f"{site} has no units left beside those held out; lower --holdout or give it more images")
         shares[site] = share
-    if holdout and sum(len(share.holdout.records) for share in shares.values()) < 2:
-        raise DataError(f"--holdout {holdout} holds out fewer than two images, too few to compare with; raise it")
+    if (holdout or held_out) and sum(len(share.holdout.records) for share in shares.values()) < 2:
+        raise DataError(
+            f"{f'--holdout {holdout}' if holdout else data} holds out fewer than two images, too few to compare with; "
+            "raise it"
+        )
     return shares
+
+
+def _held_out_folders(reading: Reading, data: Path, tables: Mapping[str, RecordTable], holdout: float) -> bool:
+    """Whether folders of the data say what is held out; says so in one line.
+
+    Raises:
+        DataError: they do, and --holdout would hold out others; or a patient is on both sides.
+    """
+    records = [record for table in tables.values() for record in table.records]
+    names = sorted({split_of(record) for record in records})
+    if not (all(map(is_split, names)) and are_splits(names)):
+        return False
+    apart(RecordTable(data, tuple(records)), reading.study.privacy.unit)
+    training = [name for name in names if is_training(name)]
+    rest = [name for name in names if not is_training(name)]
+    if rest and holdout:
+        raise DataError(f"{data} holds out {', '.join(rest)} already; leave --holdout out")
+    kept = f"{', '.join(rest)} the hold-out, for diagnostics alone" if rest else "nothing is held out"
+    reporter().line(f"{data}: folders are splits, not sites: {', '.join(training)} is training data, {kept}")
+    return bool(rest)
 
 
 def _say_shared(reading: Reading, tables: Mapping[str, RecordTable]) -> None:
@@ -115,11 +144,13 @@ def _say_shared(reading: Reading, tables: Mapping[str, RecordTable]) -> None:
 
 def _site_tables(reading: Reading, data: Path, split_by: str | None, sites: int | None) -> dict[str, RecordTable]:
     folders = _site_folders(data)
-    if folders and (split_by or sites):
+    splits = are_splits([folder.name for folder in folders])
+    if folders and not splits and (split_by or sites):
         raise DataError(f"{data} holds a folder for each site already; leave --split-by and --sites out")
-    if folders:
+    if folders and not splits:
         return {folder.name: reading.table(folder) for folder in folders}
-    table = reading.table(data)
+    parts = {folder.name: reading.table(folder) for folder in folders}
+    table = joined(parts, reading.study.privacy.unit) if parts else reading.table(data)
     if split_by:
         return _by_column(table, split_by)
     if not sites:
@@ -131,12 +162,21 @@ def _site_tables(reading: Reading, data: Path, split_by: str | None, sites: int 
 
 
 def _site_folders(data: Path) -> list[Path]:
-    """The subfolders that hold metadata of their own, where the folder itself has none."""
+    """The sub-folders that hold metadata of their own, where the folder itself has none.
+
+    Raises:
+        DataError: others hold images and no metadata: silence would leave them out.
+    """
     if not data.is_dir():
         raise DataError(f"{data} is not a folder")
     if any((data / name).is_file() for name in METADATA_NAMES):
         return []
-    return sorted(path for path in data.iterdir() if any((path / name).is_file() for name in METADATA_NAMES))
+    below = sorted(path for path in data.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    found = [path for path in below if any((path / name).is_file() for name in METADATA_NAMES)]
+    for path in below if found else ():
+        if path not in found and holds_images(path):
+            raise DataError(f"{path} holds images and no metadata.csv, unlike {found[0].name}; add it, or move it away")
+    return found
 
 
 def _by_column(table: RecordTable, column: str) -> dict[str, RecordTable]:

@@ -170,3 +170,113 @@ def test_one_record_units_may_share_nothing_and_sites_are_units(data: Path) -> N
     assert sum(len(share.training.units()) for share in records.values()) == 60
     whole = shares(data, privacy__unit="site", data__unit_column=None)
     assert [len(share.training.units()) for share in whole.values()] == [1, 1, 1]
+
+
+# --- train, validation, test ----------------------------------------------------------------------
+
+SITES = ("north", "east", "south")
+
+
+def splits(folder: Path, names: tuple[str, ...], count: int = 12) -> Path:
+    for number, name in enumerate(names):
+        write_folder(folder / name, count, first=100 * number, sites=SITES)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "validation", "test"),
+        ("train", "test"),
+        ("training", "val"),
+        ("Train", "Valid"),
+        ("TRAIN", "dev"),
+        ("train", "holdout"),
+        ("train", "hold-out"),
+        ("train", "eval"),
+    ],
+)
+@pytest.mark.parametrize(("by", "sites"), [("site", None), (None, 3)])
+@pytest.mark.parametrize("unit", ["patient", "record"])
+def test_splits_are_training_and_hold_out_and_no_sites(
+    tmp_path: Path, names: tuple[str, ...], by: str | None, sites: int | None, unit: str, told: Told
+) -> None:
+    column = "patient_id" if unit == "patient" else None
+    found = shares(splits(tmp_path, names), by=by, sites=sites, privacy__unit=unit, data__unit_column=column)
+    assert set(found) == (set(SITES) if by else {"site-1", "site-2", "site-3"})
+    for share in found.values():
+        assert {record.file.split("/")[0] for record in share.training.records} == {names[0]}
+        assert {record.file.split("/")[0] for record in share.holdout.records} <= set(names[1:])
+        assert all((share.training.root / record.file).is_file() for record in share.training.records)
+    assert sum(len(share.training.records) for share in found.values()) == 12
+    assert sum(len(share.holdout.records) for share in found.values()) == 12 * (len(names) - 1)
+    (line,) = told.lines
+    assert f"folders are splits, not sites: {names[0]} is training data" in line
+
+
+def test_splits_below_one_table_are_splits_too(tmp_path: Path, told: Told) -> None:
+    splits(tmp_path, ("train", "test"))
+    rows = []
+    for name in ("train", "test"):
+        with (tmp_path / name / "metadata.csv").open(encoding="utf-8", newline="") as stream:
+            rows += [{**row, "file_name": f"{name}/{row['file_name']}"} for row in csv.DictReader(stream)]
+        (tmp_path / name / "metadata.csv").unlink()
+    write_csv(tmp_path / "metadata.csv", rows)
+    found = shares(tmp_path)
+    assert sum(len(share.holdout.records) for share in found.values()) == 12
+    assert len(told.lines) == 1
+
+
+def test_splits_within_each_site_are_splits_too(tmp_path: Path, told: Told) -> None:
+    for number, site in enumerate(("north", "east")):
+        rows = write_folder(tmp_path / site, 8, first=20 * number)
+        for name, half in (("train", rows[:4]), ("test", rows[4:])):
+            (tmp_path / site / name / "images").mkdir(parents=True)
+            for row in half:
+                (tmp_path / site / row["file_name"]).rename(tmp_path / site / name / row["file_name"])
+                row["file_name"] = f"{name}/{row['file_name']}"
+        write_csv(tmp_path / site / "metadata.csv", rows)
+    found = shares(tmp_path, by=None)
+    assert {site: len(share.holdout.records) for site, share in found.items()} == {"north": 4, "east": 4}
+    assert len(told.lines) == 1
+
+
+def test_training_data_alone_can_be_divided_by_a_fraction(tmp_path: Path, told: Told) -> None:
+    found = shares(splits(tmp_path, ("train",), 60), holdout=0.3)
+    assert 0 < sum(len(share.holdout.records) for share in found.values()) < 60
+    assert told.lines[0].endswith("nothing is held out")
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "says"),
+    [
+        (("train", "hospital-a"), {}, "train stands beside hospital-a"),
+        (("hospital-a", "hospital-b", "test"), {"by": None}, "test stands beside hospital-a"),
+        (("test", "validation"), {}, "no train"),
+        (("train", "test"), {"holdout": 0.3}, "leave --holdout out"),
+        (("train", "test"), {"by": None}, "--split-by COLUMN or --sites N"),
+    ],
+)
+def test_splits_that_cannot_be(tmp_path: Path, names: tuple[str, ...], options: dict[str, Any], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        shares(splits(tmp_path, names), **options)
+
+
+@pytest.mark.parametrize(("by", "sites"), [("site", None), (None, 3)])
+def test_a_patient_on_both_sides_is_refused_without_the_name(tmp_path: Path, by: str | None, sites: int | None) -> None:
+    path = splits(tmp_path, ("train", "test")) / "test" / "metadata.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("patient-100", "patient-0"), encoding="utf-8")
+    with pytest.raises(DataError, match="1 patient has images both to train on and held out") as caught:
+        shares(tmp_path, by=by, sites=sites)
+    assert "patient-0" not in str(caught.value)
+
+
+def test_a_folder_without_metadata_beside_sites_is_not_passed_over(tmp_path: Path) -> None:
+    for site in ("north", "east"):
+        write_folder(tmp_path / site, 4)
+    (tmp_path / "notes").mkdir()
+    write_images(tmp_path / ".thumbnails", 1)
+    assert set(shares(tmp_path, by=None)) == {"north", "east"}
+    write_images(tmp_path / "south", 4)
+    with pytest.raises(DataError, match=r"south holds images and no metadata\.csv, unlike east"):
+        shares(tmp_path, by=None)
