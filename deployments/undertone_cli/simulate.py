@@ -211,7 +211,8 @@ def command(
     """Run STUDY.toml with all its sites on this machine; --resume takes data and split from RUN.
 
     --data is a folder in the Hugging Face imagefolder convention (metadata.csv or .jsonl with file_name and any
-    columns), or a folder of such folders, one for each site. Each site becomes a node with a folder of its own
+    columns), or a folder of such folders, one for each site. Folders named train, validation, test are training data
+    and hold-out instead. Each site becomes a node with a folder of its own
     under RUN/sites; RUN/release is what would leave the study.
 
     Example: undertone simulate study.toml --data images --split-by site --holdout 0.3 --out runs/first

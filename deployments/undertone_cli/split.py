@@ -10,7 +10,7 @@ from undertone.errors import DataError, StudyError
 from undertone.progress import reporter
 from undertone.shown import shown
 from undertone.study import Study
-from undertone_cli.split_folders import apart, are_splits, is_split, is_training, joined, split_of
+from undertone_cli.split_folders import apart, are_splits, is_split, is_training, joined, overlap, split_of
 from undertone_client.records import METADATA_NAMES, Record, RecordTable, holds_images, read_records
 from undertone_client.remarks import remarks
 from undertone_client.unit_ids import folded, names_nobody
@@ -90,7 +90,7 @@ def split(
     shares: dict[str, SiteData] = {}
     for site, table in sorted(tables.items()):
         if held_out:
-            share = SiteData(*apart(table, study.privacy.unit))
+            share = SiteData(*apart(table))
         else:
             share = SiteData(
                 table.where(lambda record: _fraction(record.unit) >= holdout),
@@ -111,19 +111,21 @@ def _held_out_folders(reading: Reading, data: Path, tables: Mapping[str, RecordT
     """Whether folders of the data say what is held out; says so in one line.
 
     Raises:
-        DataError: they do, and --holdout would hold out others; or a patient is on both sides.
+        DataError: they do, and --holdout would hold out others.
     """
     records = [record for table in tables.values() for record in table.records]
     names = sorted({split_of(record) for record in records})
     if not (all(map(is_split, names)) and are_splits(names)):
         return False
-    apart(RecordTable(data, tuple(records)), reading.study.privacy.unit)
     training = [name for name in names if is_training(name)]
     rest = [name for name in names if not is_training(name)]
     if rest and holdout:
         raise DataError(f"{data} holds out {', '.join(rest)} already; leave --holdout out")
     kept = f"{', '.join(rest)} the hold-out, for diagnostics alone" if rest else "nothing is held out"
     reporter().line(f"{data}: folders are splits, not sites: {', '.join(training)} is training data, {kept}")
+    line = overlap(*apart(RecordTable(data, tuple(records)))) if reading.study.privacy.unit == "patient" else ""
+    if line:
+        reporter().line(line)
     return bool(rest)
 
 

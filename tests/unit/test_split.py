@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support.images import write_csv, write_folder, write_images
-from tests.support.studies import study_with
+from tests.support.runs import call
+from tests.support.studies import study_with, write_study
 from undertone.errors import DataError
 from undertone.progress import Silent, reporting
 from undertone.study import parse_study
@@ -263,12 +264,14 @@ def test_splits_that_cannot_be(tmp_path: Path, names: tuple[str, ...], options: 
 
 
 @pytest.mark.parametrize(("by", "sites"), [("site", None), (None, 3)])
-def test_a_patient_on_both_sides_is_refused_without_the_name(tmp_path: Path, by: str | None, sites: int | None) -> None:
+def test_a_patient_on_both_sides_is_said_without_the_name(
+    tmp_path: Path, by: str | None, sites: int | None, told: Told
+) -> None:
     path = splits(tmp_path, ("train", "test")) / "test" / "metadata.csv"
     path.write_text(path.read_text(encoding="utf-8").replace("patient-100", "patient-0"), encoding="utf-8")
-    with pytest.raises(DataError, match="1 patient has images both to train on and held out") as caught:
-        shares(tmp_path, by=by, sites=sites)
-    assert "patient-0" not in str(caught.value)
+    shares(tmp_path, by=by, sites=sites)
+    assert told.lines[1].startswith("1 patient has images both to train on and held out")
+    assert not [line for line in told.lines if "patient-0" in line]
 
 
 def test_a_folder_without_metadata_beside_sites_is_not_passed_over(tmp_path: Path) -> None:
@@ -280,3 +283,22 @@ def test_a_folder_without_metadata_beside_sites_is_not_passed_over(tmp_path: Pat
     write_images(tmp_path / "south", 4)
     with pytest.raises(DataError, match=r"south holds images and no metadata\.csv, unlike east"):
         shares(tmp_path, by=None)
+
+
+def test_a_run_from_splits_registers_the_training_data_and_keeps_the_hold_out(
+    tmp_path: Path, dummy_base: Path, dummy_method: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del dummy_method
+    monkeypatch.setattr("undertone_cli.simulate.run_on", lambda *_: None)
+    monkeypatch.setattr("undertone_cli.diagnostics.diagnose", lambda *_: None)
+    data = splits(tmp_path / "data", ("train", "test"))
+    study = write_study(tmp_path / "study.toml", study_with(base=str(dummy_base)))
+    result = call("simulate", study, "--data", data, "--split-by", "site", "--out", tmp_path / "RUN")
+    assert result.exit_code == 0, result.output
+    assert "folders are splits, not sites" in " ".join(result.stderr.split())
+    for half, name in (("sites", "train"), ("holdout", "test")):
+        for site in SITES:
+            with (tmp_path / "RUN" / half / site / "metadata.csv").open(encoding="utf-8", newline="") as stream:
+                assert {row["file_name"].split("/")[0] for row in csv.DictReader(stream)} == {name}
+    (registered,) = (tmp_path / "RUN" / "sites" / "north" / "registered").iterdir()
+    assert b"train/images/" in registered.read_bytes()
