@@ -14,6 +14,7 @@ from undertone_client.images import read_images
 from undertone_client.metadata import Problem
 from undertone_client.records import Record, RecordTable, moved, read_good_records
 from undertone_client.registration import Registration, places, present, registrations
+from undertone_client.remarks import remarks
 from undertone_client.site import SiteDir
 
 # Decoding costs the same whatever size comes out of it.
@@ -32,23 +33,29 @@ class Checked:
     registrations: int = 0
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
-def check_site(site: SiteDir, study: Study | None = None) -> Checked:
+def check_site(site: SiteDir, study: Study | None = None, ids_as_written: bool = False) -> Checked:
     """Read the metadata strictly, decode every image, and look for every registered record.
 
     Args:
         site: the SITE_DIR.
         study: whose unit column and caption must be there; by default those of the plans that are registered
             here; where there are none, files and images alone are checked.
+        ids_as_written: whether ids that look alike are different people, as node.toml may say too.
 
     Raises:
         FolderError: a registration is damaged.
     """
     known, checked = registrations(site), Checked()
     checked.registrations = len(known)
-    tables = [_read(site, reading, checked) for reading in _readings(study, known)]
+    as_written = ids_as_written or site.config.ids_as_written
+    tables = [_read(site, reading, checked, as_written) for reading in _readings(study, known)]
     table = max(tables, key=lambda found: len(found.records))
+    captions = [caption for _, _, caption in _readings(study, known)]
+    found = (line for table, caption in zip(tables, captions, strict=True) for line in remarks(table, caption))
+    checked.remarks = list(dict.fromkeys(found))
     with reporter().task(f"{site.config.site}: checking images", len(table.records)) as progress:
         _check_images(table, checked, progress)
     checked.records, checked.units = len(table.records), max(len(found.units()) for found in tables)
@@ -66,10 +73,10 @@ def _readings(study: Study | None, known: list[Registration]) -> list[Reading]:
     return list(dict.fromkeys(readings)) or [_WITHOUT_STUDY]
 
 
-def _read(site: SiteDir, reading: Reading, checked: Checked) -> RecordTable:
+def _read(site: SiteDir, reading: Reading, checked: Checked, ids_as_written: bool) -> RecordTable:
     root, metadata = places(site)
     try:
-        table = read_good_records(root, *reading, metadata, checked.problems.append)
+        table = read_good_records(root, *reading, metadata, checked.problems.append, ids_as_written)
         checked.warnings += table.skipped()
         return table
     except DataError as error:

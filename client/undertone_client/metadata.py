@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from undertone.encodings import HEAD, other_than_utf8
 from undertone.errors import DataError
 from undertone.shown import shown
+from undertone_client.separators import FILE_NAME, header, is_blank, table_of
 
 # One record is a name, an id and some words. A line beyond this is no metadata, and must not fill the memory.
 LONGEST_LINE = 1 << 20
 MOST_LINES = 16
+_NUL = "holds a NUL character, which no text has; write the line anew"
 Value = str | int | float | bool | list[object] | dict[str, object] | None
 
 
@@ -63,8 +66,9 @@ def read_rows(path: Path, exact: Sequence[str] = ()) -> Iterator[Row | Problem]:
     """
     try:
         with _opened(path) as stream:
+            _refuse_other(path)
             lines = _bounded(stream, path)
-            yield from _jsonl(lines, path, exact) if path.suffix == ".jsonl" else _csv(lines, path)
+            yield from _jsonl(lines, path, exact) if is_jsonl(path) else _csv(lines, path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
@@ -81,12 +85,25 @@ def rows_by_line(path: Path, spans: Sequence[int]) -> Iterator[dict[str, str]]:
     """
     with _opened(path) as stream:
         lines = (line if len(line) <= LONGEST_LINE else "" for line in _cut(stream))
-        if path.suffix == ".jsonl":
+        if is_jsonl(path):
             for line in lines:
                 with suppress(ValueError, RecursionError):
                     yield _texts(_json_object(line))
             return
         yield from _csv_by_line(lines, sorted(set(spans)))
+
+
+def is_jsonl(path: Path) -> bool:
+    """Whether a metadata file holds a JSON object in each line; else it is CSV."""
+    return path.suffix.lower() == ".jsonl"
+
+
+def _refuse_other(path: Path) -> None:
+    """Raise DataError where the file is no UTF-8 text at all, and say what it is."""
+    with path.open("rb") as stream:
+        kind = other_than_utf8(stream.read(HEAD))
+    if kind:
+        raise DataError(f"{path} cannot be read: it is {kind}")
 
 
 def _opened(path: Path) -> TextIO:
@@ -116,10 +133,11 @@ def _bounded(stream: TextIO, path: Path) -> Iterator[str]:
 
 
 def _csv(lines: Iterable[str], path: Path) -> Iterator[Row | Problem]:
-    reader = csv.reader(lines, strict=True)
+    skipped, separator, rest = table_of(lines)
+    reader = csv.reader(rest, delimiter=separator, strict=True)
     names: list[str] | None = None
     while True:
-        first = reader.line_num + 1
+        first = skipped + reader.line_num + 1
         try:
             values = next(reader)
         except StopIteration:
@@ -130,13 +148,18 @@ def _csv(lines: Iterable[str], path: Path) -> Iterator[Row | Problem]:
                 return
             continue
         if names is None:
-            names = values
+            names = header(values)
             problem = _header_problem(names)
             if problem:
                 yield Problem(f"{path}, line {first}", problem)
                 return
-        elif values:
-            yield _csv_row(path, names, values, first, reader.line_num)
+            if FILE_NAME not in names:
+                raise DataError(
+                    f"{path}, line {first}: no column {FILE_NAME}; the first line names the columns, and there are "
+                    f"{shown(', '.join(names))}"
+                )
+        elif not is_blank(values):
+            yield _csv_row(path, names, values, first, skipped + reader.line_num)
 
 
 def _header_problem(names: list[str]) -> str:
@@ -150,6 +173,8 @@ def _csv_row(path: Path, names: list[str], values: list[str], first: int, last: 
         return Problem(f"{path}, line {first}", "not the number of columns of the first line")
     if not is_text("".join(values)):
         return Problem(f"{path}, line {first}", "not UTF-8 text; save the file as UTF-8")
+    if any("\0" in value for value in values):
+        return Problem(f"{path}, line {first}", _NUL)
     if last - first >= MOST_LINES:
         return Problem(f"{path}, line {first}", f"spans more than {MOST_LINES} lines; take the line ends out")
     return Row(first, last, dict(zip(names, values, strict=True)))
@@ -158,11 +183,12 @@ def _csv_row(path: Path, names: list[str], values: list[str], first: int, last: 
 def _csv_by_line(lines: Iterable[str], spans: Sequence[int]) -> Iterator[dict[str, str]]:
     names: list[str] | None = None
     window: list[str] = []
-    for line in lines:
+    _, separator, rest = table_of(lines)
+    for line in rest:
         window = [*window, line][-max(spans) :]
-        found = [_alone(window[-span:]) for span in spans if span <= len(window)]
+        found = [_alone(window[-span:], separator) for span in spans if span <= len(window)]
         if names is None:  # the header is no record; it ends with the first line that completes a row
-            names = next((values for values in found if values), None)
+            names = next((header(values) for values in found if values), None)
             window = [] if names else window
             continue
         for values in found:
@@ -170,10 +196,10 @@ def _csv_by_line(lines: Iterable[str], spans: Sequence[int]) -> Iterator[dict[st
                 yield dict(zip(names, values, strict=True))
 
 
-def _alone(lines: Sequence[str]) -> list[str] | None:
+def _alone(lines: Sequence[str], separator: str) -> list[str] | None:
     """The one CSV row that these lines are, or None."""
     try:
-        rows = list(csv.reader(lines, strict=True))
+        rows = list(csv.reader(lines, delimiter=separator, strict=True))
     except csv.Error:
         return None
     return rows[0] if len(rows) == 1 else None
@@ -196,13 +222,15 @@ def _jsonl(lines: Iterable[str], path: Path, exact: Sequence[str]) -> Iterator[R
 
 def _jsonl_row(where: str, number: int, value: Value, exact: Sequence[str]) -> Row | Problem:
     if not isinstance(value, dict):
-        return Problem(where, "not a JSON object")
+        return Problem(where, "not a JSON object; each line holds one")
     for name in exact:
         if name in value and (not isinstance(value[name], str | int | None) or isinstance(value[name], bool)):
             return Problem(where, f"{shown(name)} must be text or a whole number")
     columns = _texts(value)
     if not all(is_text(name) and is_text(text) for name, text in columns.items()):
         return Problem(where, "not UTF-8 text; save the file as UTF-8")
+    if any("\0" in text for text in columns.values()):
+        return Problem(where, _NUL)
     return Row(number, number, columns)
 
 

@@ -9,7 +9,7 @@ import difflib
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from undertone.captions import caption_fields
 from undertone.errors import DataError
@@ -19,11 +19,17 @@ from undertone.study import Unit
 from undertone_client.images import read_images
 from undertone_client.links import RealFiles
 from undertone_client.metadata import Problem, Row, is_text, read_rows
+from undertone_client.near_names import NearNames
 from undertone_client.plain_folder import images_below
+from undertone_client.separators import FILE_NAME
+from undertone_client.unit_ids import alike, names_nobody
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
+# Tables that are no metadata to us, by name or by kind: silence would leave their columns out.
+_TABLES = (".csv", ".jsonl", ".ndjson", ".tsv", ".json", ".parquet", ".xlsx", ".xls", ".ods", ".csv.txt")
 _HIDDEN, _UNREAD = "hidden or system files", "files of kinds that are not read (DICOM, HEIC and so on)"
 _LISTED = 20
+_NEEDED = "each record needs its patient"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +51,15 @@ class Record:
 class RecordTable:
     """All records under `root`, in the order of their file names. `source` is the metadata file, if there is one.
 
-    Where the folder itself is the list, `hidden` says how many hidden and system files were skipped, and `unread`
-    how many that are images of kinds that are not read, such as DICOM.
+    `listed` are the files that its lines name, those of bad lines too. Where the folder itself is the list, `hidden`
+    says how many hidden and system files were skipped, and `unread` how many that are images of kinds that are not
+    read, such as DICOM.
     """
 
     root: Path
     records: tuple[Record, ...]
     source: Path | None = field(default=None, compare=False)
+    listed: frozenset[str] = field(default=frozenset(), compare=False)
     hidden: int = field(default=0, compare=False)
     unread: int = field(default=0, compare=False)
 
@@ -75,7 +83,9 @@ class RecordTable:
 
     def where(self, keep: Callable[[Record], bool]) -> "RecordTable":
         """The records for which `keep` holds."""
-        return RecordTable(self.root, tuple(record for record in self.records if keep(record)), self.source)
+        return RecordTable(
+            self.root, tuple(record for record in self.records if keep(record)), self.source, self.listed
+        )
 
     def place(self, record: Record) -> str:
         """Where a record stands, for messages."""
@@ -83,7 +93,12 @@ class RecordTable:
 
 
 def read_records(
-    root: Path, unit: Unit, unit_column: str | None, caption: str, metadata: Path | None = None
+    root: Path,
+    unit: Unit,
+    unit_column: str | None,
+    caption: str,
+    metadata: Path | None = None,
+    ids_as_written: bool = False,
 ) -> RecordTable:
     """Read a folder's records and check their metadata; images are only looked for, not opened.
 
@@ -93,12 +108,13 @@ def read_records(
         unit_column: the column that names the unit, for `patient`.
         caption: the template whose columns must exist.
         metadata: a metadata file elsewhere; by default `metadata.csv` or `.jsonl` in the folder.
+        ids_as_written: whether ids that look alike are different people, on purpose.
 
     Raises:
         DataError: what is wrong, with file and line; see `refuse`.
     """
     problems: list[Problem] = []
-    table = read_good_records(root, unit, unit_column, caption, metadata, problems.append)
+    table = read_good_records(root, unit, unit_column, caption, metadata, problems.append, ids_as_written)
     for skipped in table.skipped():
         reporter().line(skipped)
     refuse(problems)
@@ -112,6 +128,7 @@ def read_good_records(
     caption: str,
     metadata: Path | None,
     found: Callable[[Problem], None],
+    ids_as_written: bool = False,
 ) -> RecordTable:
     """The records with nothing wrong; `found` is told of every other one. Arguments as in `read_records`.
 
@@ -121,28 +138,42 @@ def read_good_records(
     if not root.is_dir():
         raise DataError(f"{root} is not a folder")
     source = metadata_of(root, metadata)
-    exact = ("file_name", *([unit_column] if unit_column else []))
+    exact = (FILE_NAME, *([unit_column] if unit_column else []))
     hidden: list[str] = []
     unread: list[str] = []
     rows = images_below(root, hidden.append, unread.append) if source is None else read_rows(source, exact)
+    fields = [name for name in caption_fields(caption) if name != "token"]
     records: dict[str, Record] = {}
-    real = RealFiles(root)
-    empty, unchecked = True, True
+    problems: list[Problem] = []
+    real, near = RealFiles(root), NearNames(root)
+    columns: dict[str, None] = {}
+    listed: set[str] = set()
+    empty = True
     for row in rows:
-        if isinstance(row, Row) and unchecked:
-            _check_columns(row.columns, source, unit_column, caption)
-            unchecked = False
         empty = False
-        record = row if isinstance(row, Problem) else _record(root, source, row, unit, unit_column, records, real)
+        if isinstance(row, Row):
+            columns |= dict.fromkeys(row.columns)
+            listed.add(key_of(row.columns, unit, unit_column)[0])
+            record = _lacking(source, row, fields) or _record(root, source, row, unit, unit_column, records, real, near)
+        else:
+            record = row
         if isinstance(record, Problem):
-            found(record)
+            problems.append(record)
         else:
             records[record.file] = record
     if empty:
         counts = ((len(unread), f"{_UNREAD}; convert them to PNG or TIFF first"), (len(hidden), _HIDDEN))
         beside = next((f" but {_files_of(count, kind)}" for count, kind in counts if count), "")
         raise DataError(f"{root} holds no images{beside}" if source is None else f"{source} lists no images")
-    return RecordTable(root, tuple(records[name] for name in sorted(records)), source, len(hidden), len(unread))
+    if listed:
+        _check_columns(columns, source, unit_column, fields)
+    ordered = tuple(records[name] for name in sorted(records))
+    table = RecordTable(root, ordered, source, frozenset(listed), len(hidden), len(unread))
+    if unit == "patient" and not ids_as_written:
+        problems += [Problem(where, what) for where, what in alike(_first_places(table, records.values()))]
+    for problem in problems:
+        found(problem)
+    return table
 
 
 def moved(table: RecordTable) -> list[int]:
@@ -184,14 +215,45 @@ def write_metadata(path: Path, records: Sequence[Record]) -> None:
     """Write records as a metadata.csv (the reverse of `read_records`)."""
     names = sorted({name for record in records for name in record.columns})
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, ["file_name", *names])
+        writer = csv.DictWriter(stream, [FILE_NAME, *names])
         writer.writeheader()
-        writer.writerows({"file_name": record.file, **record.columns} for record in records)
+        writer.writerows({FILE_NAME: record.file, **record.columns} for record in records)
 
 
 def metadata_of(root: Path, metadata: Path | None) -> Path | None:
-    """The metadata file of a folder: the one that was named, else the one in it, else none."""
-    return metadata or next((root / name for name in METADATA_NAMES if is_file(root / name)), None)
+    """The metadata file of a folder: the one that was named, else the one in it, else none.
+
+    Raises:
+        DataError: the folder has two, or one under a name that is nearly right; both are named.
+    """
+    if metadata is not None:
+        return metadata
+    there = [name for name in METADATA_NAMES if is_file(root / name)]
+    if len(there) > 1:
+        raise DataError(
+            f"{root} has {' and '.join(there)}, and only one can be read: remove one, or name the right one: metadata "
+            "in node.toml, --metadata of simulate"
+        )
+    if there:
+        return root / there[0]
+    for path in sorted(root.iterdir()):
+        name = path.name.lower()
+        if name.startswith("metadata.") and name.endswith(_TABLES) and is_file(path):
+            raise DataError(f"{path} is not read under this name: make it metadata.csv or metadata.jsonl")
+    return None
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether there is an image in a folder or below."""
+    return next(images_below(folder, _ignore, _ignore), None) is not None
+
+
+def unlisted(table: RecordTable) -> list[str]:
+    """The images in the folder that no line of its metadata lists, relative to it; none where there is no metadata."""
+    if table.source is None:
+        return []
+    known = table.listed | {record.target for record in table.records}
+    return [name for row in images_below(table.root, _ignore, _ignore) if (name := row.columns[FILE_NAME]) not in known]
 
 
 def key_of(row: Mapping[str, str], unit: Unit, unit_column: str | None) -> tuple[str, str]:
@@ -199,7 +261,7 @@ def key_of(row: Mapping[str, str], unit: Unit, unit_column: str | None) -> tuple
 
     Spaces around an id and two ways of composing an accented letter make no second patient.
     """
-    file = Path(row.get("file_name", "")).as_posix()
+    file = Path(row.get(FILE_NAME, "")).as_posix()
     patient = unicodedata.normalize("NFC", row.get(unit_column or "", "").strip())
     return file, {"record": file, "patient": patient, "site": "site"}[unit]
 
@@ -216,19 +278,44 @@ def _files(table: RecordTable) -> Iterator[str]:
     return (record.file for record in table.records)
 
 
+def _ignore(_name: str) -> None:
+    """Skipped files are counted where the folder is the list."""
+
+
 def _files_of(count: int, kind: str) -> str:
     return f"{count} {kind.replace('files', 'file', 1) if count == 1 else kind}"
 
 
-def _check_columns(row: Mapping[str, str], source: Path | None, unit_column: str | None, caption: str) -> None:
+def _first_places(table: RecordTable, in_order: Iterable[Record]) -> Iterator[tuple[str, str]]:
+    """(where, unit) of each unit's first record."""
+    first: dict[str, Record] = {}
+    for record in in_order:
+        first.setdefault(record.unit, record)
+    return ((table.place(record), unit) for unit, record in first.items())
+
+
+def _check_columns(
+    there: Mapping[str, None], source: Path | None, unit_column: str | None, fields: Sequence[str]
+) -> None:
+    """Raise where no line at all has a column; `there` are the columns of all lines."""
     here = source.name if source else "the folder, which has no metadata.csv or metadata.jsonl,"
-    if "file_name" not in row:
-        raise DataError(f"{here} has no column file_name; its columns are {', '.join(map(shown, row))}")
-    wanted = [name for name in caption_fields(caption) if name != "token"]
-    for key, name in [("data.unit_column", unit_column), *(("data.caption", name) for name in wanted)]:
-        if name is not None and name not in row:
-            near = shown(difflib.get_close_matches(name, row, n=1, cutoff=0.0)[0])
+    if FILE_NAME not in there:
+        raise DataError(f"{here} has no column {FILE_NAME}; its columns are {shown(', '.join(there))}")
+    for key, name in [("data.unit_column", unit_column), *(("data.caption", name) for name in fields)]:
+        if name is not None and name not in there:
+            near = shown(difflib.get_close_matches(name, there, n=1, cutoff=0.0)[0])
             raise DataError(f'{key}: {here} has no column "{name}"; the closest is "{near}"')
+
+
+def _lacking(source: Path | None, row: Row, fields: Sequence[str]) -> Problem | None:
+    """What is wrong with a line of JSON that leaves out a column of the caption."""
+    for name in fields:
+        if name not in row.columns:
+            return Problem(
+                f"{source}, line {row.line}",
+                f'no "{name}", which data.caption needs; write null where a record has none',
+            )
+    return None
 
 
 def _record(
@@ -239,22 +326,27 @@ def _record(
     unit_column: str | None,
     earlier: Mapping[str, Record],
     real: RealFiles,
+    near: NearNames,
 ) -> Record | Problem:
     """The record, or what is wrong with it; `earlier` are the records so far, by file."""
     where = f"{source}, line {row.line}" if source else str(root)
-    name = row.columns.get("file_name", "")
+    name = row.columns.get(FILE_NAME, "")
     path = Path(name)
     if not name or path.is_absolute() or ".." in path.parts:
         return Problem(where, f'file_name "{shown(name)}" must be a path within {root}')
     if unit == "patient" and not row.columns.get(unit_column or "", "").strip():
-        return Problem(where, f"no {unit_column} for {shown(name)}; each record needs its patient")
+        return Problem(where, f"no {unit_column} for {shown(name)}; {_NEEDED}")
+    if unit == "patient" and names_nobody(row.columns[unit_column or ""]):
+        return Problem(
+            where, f'{unit_column} "{shown(row.columns[unit_column or ""])}" of {shown(name)} names nobody; {_NEEDED}'
+        )
     if not is_text(name):
         return Problem(where, f"{shown(name)} is not UTF-8; rename it")
     file, protected = key_of(row.columns, unit, unit_column)
     if file in earlier:
         return Problem(where, f"{shown(file)} stands in line {earlier[file].lines[0]} already; a file is one record")
     if not is_file(root / file):
-        return Problem(where, f"there is no file {root / shown(file)}{_other_spelling(root, file)}")
+        return Problem(where, f"there is no file {root / shown(file)}{_other_spelling(root, file, near)}")
     target = real.target(file)
     if target is None:
         return Problem(
@@ -263,12 +355,16 @@ def _record(
         )
     if (first := real.first_name(file)) != file:
         return Problem(where, f"{shown(file)} and {shown(first)} are one image under two names; list it once")
-    columns = {key: value for key, value in row.columns.items() if key != "file_name"}
+    columns = {key: value for key, value in row.columns.items() if key != FILE_NAME}
     return Record(file, protected, columns, (row.line, row.last_line), "" if target == file else target)
 
 
-def _other_spelling(root: Path, file: str) -> str:
-    """A hint where the file is there under another composition of its letters (macOS writes them apart)."""
+def _other_spelling(root: Path, file: str, near: NearNames) -> str:
+    """A hint where the file is there under another spelling: letters composed otherwise (macOS), case, backslashes."""
     others: Iterable[str] = (unicodedata.normalize(form, file) for form in ("NFC", "NFD"))
-    there = any(is_file(root / other) for other in others if other != file)
-    return "; its name is written there with other Unicode characters, so rename it" if there else ""
+    if any(is_file(root / other) for other in others if other != file):
+        return "; its name is written there with other Unicode characters, so rename it"
+    if PureWindowsPath(file).anchor:
+        return f"; it must be a path within {root}"
+    like = near.like(file)
+    return "" if like is None else f"; there is {shown(like)}: write it so"

@@ -23,10 +23,12 @@ from undertone.claim import check_claim
 from undertone.durable import sync, write_durable
 from undertone.errors import FolderError
 from undertone.plan import Plan
+from undertone.progress import reporter
 from undertone.shown import shown
 from undertone.study import Unit
 from undertone_client.metadata import Problem, rows_by_line
-from undertone_client.records import METADATA_NAMES, Record, RecordTable, key_of, metadata_of, read_records, refuse
+from undertone_client.records import Record, RecordTable, key_of, read_records, refuse
+from undertone_client.remarks import remarks
 from undertone_client.site import SiteDir
 
 FOLDER = "registered"
@@ -43,8 +45,13 @@ class Registration:
     table: RecordTable
 
 
-def register(site: SiteDir, plan: Plan) -> RecordTable:
+def register(site: SiteDir, plan: Plan, say: Callable[[str], None] | None = None) -> RecordTable:
     """Read the site's metadata strictly and register its records for a plan; a registration is never replaced.
+
+    Args:
+        site: the SITE_DIR.
+        plan: the approved plan.
+        say: is told what is no error: images that no line lists, say; by default the reporter.
 
     Raises:
         DataError: what is wrong with which line; nothing was registered.
@@ -59,7 +66,9 @@ def register(site: SiteDir, plan: Plan) -> RecordTable:
     site.check_model(plan.model.files)
     unit, column, caption = plan.privacy.unit, plan.data.unit_column, plan.data.caption
     root, metadata = places(site)
-    found = read_records(root, unit, column, caption, metadata)
+    found = read_records(root, unit, column, caption, metadata, site.config.ids_as_written)
+    for line in remarks(found, caption):
+        (say or reporter().line)(f"{site.config.site}: {line}")
     fields = [name for name in caption_fields(caption) if name != "token"]
     records = [
         replace(record, columns={name: record.columns.get(name, "") for name in fields}) for record in found.records
@@ -130,7 +139,8 @@ def _read(site: SiteDir, path: Path) -> Registration:
     if rest or seal != sha256_hex(body).encode():
         raise FolderError(f"{path} is damaged; restore it from your backup, or plan the study anew")
     values, (root, metadata) = json.loads(head), places(site)
-    source = (metadata_of(root, metadata) or root / METADATA_NAMES[0]) if values["metadata"] else None
+    # The file that was registered, whatever lies beside it today (PRIVACY 17).
+    source = metadata or root / values["metadata"] if values["metadata"] else None
     table = RecordTable(root, tuple(_record(json.loads(line)) for line in lines), source)
     return Registration(values["plan"], values["unit"], values["unit_column"], values["caption"], table)
 
@@ -156,7 +166,7 @@ def _as_bytes(table: RecordTable, plan: Plan) -> bytes:
                 "unit": plan.privacy.unit,
                 "unit_column": plan.data.unit_column,
                 "caption": plan.data.caption,
-                "metadata": table.source is not None,
+                "metadata": table.source.name if table.source else "",
             }
         )
     ]

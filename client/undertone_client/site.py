@@ -45,11 +45,13 @@ _LARGEST_STRANGERS_LOG = 1 << 20
 
 
 class NodeConfig(Section):
-    """node.toml: facts about this machine. Changing them cannot change privacy."""
+    """node.toml: facts about this machine and its data; none of it enters the plan."""
 
     site: SiteName
     data: str
     metadata: str | None = None
+    # Unit ids that look alike are different people: the operator's word, given before records are registered.
+    ids_as_written: bool = False
     # "auto", "cpu", "cuda:0", "mps", or a list of devices, between which the units are divided.
     device: str | list[str] = AUTO
     # Of the frozen model's forward pass; rows stay float32.

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from undertone import bounds
 from undertone.captions import caption_fields
+from undertone.encodings import HEAD, other_than_utf8
 from undertone.errors import StudyError
 from undertone.shown import shown
 
@@ -183,11 +184,15 @@ def read_tables(path: Path) -> dict[str, Any]:
         StudyError: the file is missing or is not TOML.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
+        other = other_than_utf8(data[:HEAD])
+        text = "" if other else data.decode("utf-8-sig")  # Windows editors write a mark of byte order
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: cannot be read: {_reason(error)}") from None
+    if other:
+        raise StudyError(f"{path}: cannot be read: it is {other}")
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(text.replace("\r\n", "\n").replace("\r", "\n"))
     except RecursionError:
         raise StudyError(f"{path.name}: not valid TOML: nested too deeply") from None
     except ValueError as error:  # TOMLDecodeError, and numbers of thousands of digits

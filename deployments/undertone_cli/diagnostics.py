@@ -114,9 +114,15 @@ def _pixels(run: RunFolder, plan: Plan, half: str, size: int) -> NDArray[np.uint
     """All images of one half (`sites` or `holdout`), [n, size, size, 3]."""
     images: list[NDArray[np.uint8]] = []
     for folder in sorted((run.folder / half).iterdir()):
-        root = Path(SiteDir(run.folder / "sites" / folder.name).config.data)
+        config = SiteDir(run.folder / "sites" / folder.name).config
+        root = Path(config.data)
         table: RecordTable = read_records(
-            root, plan.privacy.unit, plan.data.unit_column, plan.data.caption, folder / "metadata.csv"
+            root,
+            plan.privacy.unit,
+            plan.data.unit_column,
+            plan.data.caption,
+            folder / "metadata.csv",
+            config.ids_as_written,
         )
         images += [load_image(root / record.file, size) for record in table.records]
     return np.stack(images)

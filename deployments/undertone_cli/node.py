@@ -20,7 +20,8 @@ def command() -> None:
 @command.command("check")
 @click.argument("site_dir", type=click.Path(path_type=Path))
 @click.option("--study", type=click.Path(path_type=Path), help="Check the columns that this STUDY.toml needs, too.")
-def check(site_dir: Path, study: Path | None) -> None:
+@click.option("--ids-as-written", is_flag=True, help="Unit ids that look alike are different people.")
+def check(site_dir: Path, study: Path | None, ids_as_written: bool) -> None:
     """Name every bad record of a site: each line of its metadata, each image, each record of an approved plan.
 
     Run it before you approve a plan: what is wrong then can be repaired. After approval a bad record is a zero
@@ -33,11 +34,13 @@ def check(site_dir: Path, study: Path | None) -> None:
     """
     with Bars() as bars, reporting(bars):
         site = SiteDir(site_dir)
-        checked = check_site(site, None if study is None else load_study(study))
+        checked = check_site(site, None if study is None else load_study(study), ids_as_written)
     for warning in checked.warnings:
         out.print(f"WARN {warning}", soft_wrap=True, markup=False, highlight=False)
     for problem in checked.problems:
         out.print(str(problem), soft_wrap=True, markup=False, highlight=False)
+    for remark in checked.remarks:
+        out.print(f"{site.config.site}: {remark}", soft_wrap=True, markup=False, highlight=False)
     units = f" of {checked.units} units" if study or checked.registrations else ""
     out.print(f"{site.config.site}: {checked.records} records{units}, {checked.registrations} approved plans")
     if checked.problems:

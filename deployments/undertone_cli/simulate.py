@@ -37,6 +37,7 @@ class Machine:
 
     engine: str
     device: Device
+    ids_as_written: bool = False
 
 
 def simulate(
@@ -47,6 +48,8 @@ def simulate(
     split_by: str | None = None,
     sites: int | None = None,
     holdout: float = 0.0,
+    metadata: str | None = None,
+    ids_as_written: bool = False,
     resume: bool = False,
     engine: str = IN_PROCESS,
     device: Device = AUTO,
@@ -61,6 +64,8 @@ def simulate(
         split_by: the metadata column that names the site.
         sites: into how many sites to split the folder, where no column says.
         holdout: the fraction of units kept apart; with it, diagnostics.json compares distances.
+        metadata: the name of the metadata file, where a folder has both kinds.
+        ids_as_written: whether unit ids that look alike are different people, on purpose.
         resume: go on with a RUN that was interrupted.
         engine: "inprocess", or "ray" for many sites at once; a RUN may go on with another than it began with.
         device: where the sites compute: "auto", or one or several torch devices; with `resume`, as RUN has it.
@@ -80,8 +85,8 @@ def simulate(
         refuse_existing(run_folder, "choose another --out, or --resume to go on with it")
         if device != AUTO:
             choose(device)  # before anything is written
-        shares = split(study, data, split_by, sites, holdout)
-        _prepare(study, study_file, run_folder, shares, Machine(engine, device))
+        shares = split(study, data, split_by, sites, holdout, metadata=metadata, ids_as_written=ids_as_written)
+        _prepare(study, study_file, run_folder, shares, Machine(engine, device, ids_as_written))
     run = RunFolder(run_folder)
     if not run.release.exists():
         run_on(engine, run_folder.resolve(), sorted((run_folder.resolve() / "sites").iterdir()))
@@ -134,12 +139,15 @@ def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteD
             site=site,
             data=str(share.training.root),
             metadata="metadata.csv",
+            ids_as_written=machine.ids_as_written,
             device=machine.device if isinstance(machine.device, str) else list(machine.device),
             keep_rows=bool(share.holdout.records) and plan.privacy.rounds == 1,  # for the diagnostics' mean
         )
         folder = create_site(part / "sites" / site, config, policy, OsEntropy())
         write_metadata(part / "sites" / site / "metadata.csv", share.training.records)
-        register(folder, plan)  # from here on a bad record is a zero row (PRIVACY 17)
+        register(
+            folder, plan, lambda _line: None
+        )  # was said for the whole folder; from here on a bad record is a zero row (PRIVACY 17)
         if share.holdout.records:
             (part / "holdout" / site).mkdir(parents=True)
             write_metadata(part / "holdout" / site / "metadata.csv", share.holdout.records)
@@ -179,6 +187,8 @@ def _check_all_images(study: Study, shares: dict[str, SiteData]) -> None:
 @click.option("--split-by", metavar="COLUMN", help="The metadata column that names each image's site.")
 @click.option("--sites", type=click.IntRange(min=2), help="Split into this many equal sites instead.")
 @click.option("--holdout", type=float, default=0.0, show_default=True, help="Fraction of units kept for diagnostics.")
+@click.option("--metadata", metavar="NAME", help="The metadata file, where a folder has metadata.csv and .jsonl.")
+@click.option("--ids-as-written", is_flag=True, help="Unit ids that look alike are different people.")
 @click.option("--out", "run_folder", type=click.Path(path_type=Path), required=True, help="The RUN folder to write.")
 @click.option(
     "--engine", type=click.Choice(ENGINES), default=IN_PROCESS, show_default=True, help="ray: many sites at once."
@@ -191,6 +201,8 @@ def command(
     split_by: str | None,
     sites: int | None,
     holdout: float,
+    metadata: str | None,
+    ids_as_written: bool,
     run_folder: Path,
     engine: str,
     device: tuple[str, ...],
@@ -199,7 +211,8 @@ def command(
     """Run STUDY.toml with all its sites on this machine; --resume takes data and split from RUN.
 
     --data is a folder in the Hugging Face imagefolder convention (metadata.csv or .jsonl with file_name and any
-    columns), or a folder of such folders, one for each site. Each site becomes a node with a folder of its own
+    columns), or a folder of such folders, one for each site. Folders named train, validation, test are training data
+    and hold-out instead. Each site becomes a node with a folder of its own
     under RUN/sites; RUN/release is what would leave the study.
 
     Example: undertone simulate study.toml --data images --split-by site --holdout 0.3 --out runs/first
@@ -216,6 +229,8 @@ def command(
             split_by=split_by,
             sites=sites,
             holdout=holdout,
+            metadata=metadata,
+            ids_as_written=ids_as_written,
             resume=resume,
             engine=engine,
             device=device or AUTO,

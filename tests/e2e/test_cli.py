@@ -123,9 +123,13 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda data: spoil_rows(data, lambda rows: rows[0].update(site="")),
         ["scan-0000.png", "names no site"],
     ),
-    "two sites": (
-        lambda data: spoil_rows(data, lambda rows: rows[0].update(site="east")),
-        ["one unit", "east", "north"],
+    "a word for nobody": (
+        lambda data: spoil_rows(data, lambda rows: rows[0].update(patient_id="NaN")),
+        ["line 2", "NaN", "names nobody"],
+    ),
+    "ids that look alike": (
+        lambda data: spoil_rows(data, lambda rows: rows[0].update(patient_id="Patient-0")),
+        ["Patient-0", "patient-0", "--ids-as-written"],
     ),
     "bad site": (
         lambda data: spoil_rows(data, lambda rows: [row.update(site="élan" + row["site"]) for row in rows]),

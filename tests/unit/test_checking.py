@@ -63,7 +63,9 @@ def test_every_bad_record_is_named_with_file_and_line(world: World) -> None:
     ]
     for words in expected:
         assert any(all(word in line for word in words) for line in named), (words, named)
-    assert len(named) == len(expected) + 1
+    assert len(named) == len(expected) + 2
+    assert named[-2].startswith("north: 1 image below")  # the line that lists it cannot be read
+    assert "images/scan-0001.png" in named[-2]
     assert result.stderr.splitlines()[-1].startswith("DataError: 7 problems at north")
 
 

@@ -344,7 +344,7 @@ ROW = b'{"file_name": "images/scan-0000.png", "patient_id": '
         ("metadata.csv", b"x" * (LONGEST_LINE + 2), "line 1: longer than"),
         ("metadata.csv", b"file_name,patient_id\n" + b"y" * 200_000 + b",p\n", "line 2: not valid CSV"),
         ("metadata.csv", b'file_name,patient_id\n"' + b"\n" * 200_000, "line 2: not valid CSV"),
-        ("metadata.csv", b"file_name,patient_id\nimages/scan\x00-0000.png,p\n", "there is no file"),
+        ("metadata.csv", b"file_name,patient_id\nimages/scan\x00-0000.png,p\n", "line 2: holds a NUL character"),
         ("metadata.csv", b"file_name,patient_id\n" + b"x" * 5000 + b".png,p\n", "there is no file"),
         ("metadata.csv", b'file_name,patient_id\n"images/a\nb.png",p\n', "images/a\\nb.png"),
         ("metadata.csv", b"file_name,patient_id\n\x1b[2Jx.png,p\n", "\\x1b[2Jx.png"),
