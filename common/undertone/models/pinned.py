@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from undertone.canonical import digest_of, file_sha256
 from undertone.errors import ModelError, PlanChanged
+from undertone.models.fitness import check_fitness, check_pipeline, check_scheduler_class
 from undertone.models.part_files import Weights, part_files, read_json
 from undertone.models.readme import licence_of
 
@@ -146,7 +147,8 @@ def pin(reference: str, revision: str | None = None) -> PinnedBase:
         revision: the commit of a hub id; required there.
 
     Raises:
-        ModelError: it is not there, or lacks a part; the message says which and what to do.
+        ModelError: it is not there, lacks a part, or is none that Undertone can adapt (`fitness.py`); the message says
+            what and what to do.
     """
     folder = _folder_of(reference, revision)
     index = folder / "model_index.json"
@@ -222,8 +224,7 @@ def _folder_of(reference: str, revision: str | None) -> Path:
 
 def _parts_of(folder: Path, listed: Mapping[str, Any], reference: str) -> list[str]:
     """The files of every part that model_index.json lists."""
-    if not isinstance(listed.get("_class_name", ""), str):
-        raise ModelError(f"model_index.json of {reference} names a pipeline with code of its own, which is never run")
+    check_pipeline(listed, reference)
     classes = {part: value for part, value in listed.items() if isinstance(value, list) and any(value)}
     names: list[str] = []
     for part, needed in PARTS.items():
@@ -234,6 +235,8 @@ def _parts_of(folder: Path, listed: Mapping[str, Any], reference: str) -> list[s
             raise ModelError(
                 f"the {part} of {reference} is a {class_name}; Undertone needs a {needed} (Stable Diffusion 1.x/2.x)"
             )
+        if part == "scheduler":
+            check_scheduler_class(class_name, reference)
         names += part_files(folder, part, reference)
     for part, value in classes.items():
         if part not in PARTS and part not in _OPTIONAL_PARTS:
@@ -248,6 +251,7 @@ def _parts_of(folder: Path, listed: Mapping[str, Any], reference: str) -> list[s
             )
         if part in _OPTIONAL_PARTS and (folder / part).is_dir():
             names += part_files(folder, part, reference)
+    check_fitness(folder, names, reference)
     return names
 
 
