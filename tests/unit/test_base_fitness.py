@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
 
 from tests.support.images import write_folder
 from tests.support.runs import SITES, call, tiny_study
@@ -57,6 +58,13 @@ def index(**changes: Any) -> Change:
 def data(name: str, make: Callable[[bytes], bytes]) -> Change:
     def change(folder: Path) -> None:
         (folder / name).write_bytes(make((folder / name).read_bytes()))
+
+    return change
+
+
+def file(name: str, value: Any) -> Change:
+    def change(folder: Path) -> None:
+        (folder / name).write_text(json.dumps(value), encoding="utf-8")
 
     return change
 
@@ -155,6 +163,7 @@ UNFIT: dict[str, tuple[Change, str]] = {
         weights(UNET, lambda key, value: torch.zeros(len(value), 24) if "attn2.to_k" in key else value),
         "attn2.to_k.weight has the shape",
     ),
+    "no vocabulary": (file("tokenizer/tokenizer.json", {"model": 1}), "no vocabulary"),
     "a vocabulary of another length": (setting("text_encoder/config.json", vocab_size=7), "token_embedding.weight has"),
 }
 
@@ -196,3 +205,66 @@ def test_every_scheduler_that_is_taken_can_sample(name: str, prediction: str, co
     assert base.schedule.config.prediction_type == prediction
     (image,) = base.sample(["a picture"], [0], steps=4, guidance=1.0)
     assert np.asarray(image).std() > 0
+
+
+# --- a token that the base knows --------------------------------------------------------------------
+
+
+def added_by_transformers(*tokens: str) -> Change:
+    """As an exported release has it: the library's own files."""
+
+    def change(folder: Path) -> None:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        assert tokenizer.add_tokens(list(tokens)) == len(tokens)
+        tokenizer.save_pretrained(folder / "tokenizer")
+
+    return change
+
+
+def vocabulary(word: str) -> Change:
+    def change(folder: Path) -> None:
+        path = folder / "tokenizer" / "tokenizer.json"
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values["model"]["vocab"][word] = 90
+        path.write_text(json.dumps(values), encoding="utf-8")
+
+    return change
+
+
+TOKEN = {"id": 90, "content": "<chest>", "special": False}
+KNOWN: dict[str, tuple[Change, int]] = {
+    "by the library": (added_by_transformers("<chest>"), 1),
+    "of several vectors": (added_by_transformers("<chest>_2"), 3),
+    "in capitals": (added_by_transformers("<Chest>"), 1),
+    "in added_tokens.json": (file("tokenizer/added_tokens.json", {"<chest>": 90}), 1),
+    "by number": (setting("tokenizer/tokenizer_config.json", added_tokens_decoder={"90": TOKEN}), 1),
+    "as a special one": (file("tokenizer/special_tokens_map.json", {"additional_special_tokens": ["<chest>"]}), 1),
+    "as a special object": (file("tokenizer/special_tokens_map.json", {"pad_token": TOKEN}), 1),
+    "in the vocabulary": (vocabulary("<chest>"), 1),
+    "in the vocabulary, at a word's end": (vocabulary("<chest></w>"), 1),
+    "in the vocabulary of another file": (file("tokenizer/vocab.json", {"<chest>": 90, "picture</w>": 1}), 1),
+}
+
+
+@pytest.mark.parametrize("method", [{"name": "dpagg-ti", "steps": 3}, {"name": "dpsgd-ti"}])
+@pytest.mark.parametrize("case", KNOWN)
+def test_a_token_that_the_base_knows_is_refused_by_plan(
+    case: str, method: dict[str, Any], copy: Path, tmp_path: Path
+) -> None:
+    change, vectors = KNOWN[case]
+    study = tiny_study(tmp_path / "study.toml", copy, method=method | {"token": "<chest>", "vectors": vectors})
+    planned = call("plan", study)
+    assert planned.exit_code == 0, planned.output
+    change(copy)
+    refused = call("plan", study)
+    assert refused.exit_code == 2
+    assert "method.token" in refused.stderr
+    assert "knows <chest>" in refused.stderr
+
+
+@pytest.mark.parametrize("known", ["chest", "<chest>_1", "<chest>x", "<", "x<chest>"])
+def test_words_that_only_look_alike_are_no_hindrance(known: str, copy: Path, tmp_path: Path) -> None:
+    added_by_transformers(known)(copy)
+    study = tiny_study(tmp_path / "study.toml", copy, method={"name": "dpagg-ti", "steps": 3, "token": "<chest>"})
+    planned = call("plan", study)
+    assert planned.exit_code == 0, planned.output

@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from undertone.captions import placeholders
 from undertone.errors import ModelError, PlanChanged
 from undertone.models.adapted import attach, read_weights
 from undertone.models.base import _refuse_batch_mixing, load_base
 from undertone.models.pinned import PARTS, check_pins, pin
-from undertone.models.tokens import RowTokens, placeholders
+from undertone.models.tokens import RowTokens
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from undertone.errors import ModelError
+from undertone.models.added_tokens import vocabulary
 from undertone.models.part_files import read_json
 from undertone.shown import shown
 
@@ -138,6 +139,7 @@ def _check_words(folder: Path, unet: Config, encoder: Config, reference: str) ->
     width = encoder.get("hidden_size")
     if not _whole(width):
         raise _unfit(reference, f"text_encoder.hidden_size is {'missing' if width is None else _value(width)}")
+    vocabulary(folder / "tokenizer", reference)
     taken = unet.get("cross_attention_dim", 1280)
     if any(one != width for one in (taken if isinstance(taken, list) and taken else [taken])):
         raise _unfit(

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from undertone.canonical import digest_of, file_sha256
 from undertone.errors import ModelError, PlanChanged
+from undertone.models.added_tokens import known_tokens, vocabulary
 from undertone.models.fitness import check_fitness, check_pipeline, check_scheduler_class
 from undertone.models.part_files import Weights, part_files, read_json
 from undertone.models.readme import licence_of
@@ -99,6 +100,14 @@ class PinnedBase:
                 raise ModelError(f"{file} of {self.reference} has no readable token embeddings: {error}") from None
         raise ModelError(f"{files[0]} of {self.reference} has no readable token embeddings: there is no such tensor")
 
+    def known_tokens(self) -> frozenset[str]:
+        """Every text that the tokenizer takes as one token as it stands: its vocabulary and what was added to it.
+
+        Raises:
+            ModelError: the tokenizer's files cannot be read.
+        """
+        return known_tokens(self.folder / "tokenizer")
+
     def shapes(self, part: str) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every tensor of `unet` or `text_encoder`, by names as the loaded module has them.
 
@@ -127,11 +136,7 @@ class PinnedBase:
         return Weights(index, tuple(sorted(name for name in names if name.endswith(".safetensors"))))
 
     def _vocabulary(self) -> dict[str, int]:
-        listed = self.folder / "tokenizer" / "vocab.json"
-        if listed.is_file():
-            return read_json(listed)
-        vocabulary: dict[str, int] = read_json(self.folder / "tokenizer" / "tokenizer.json")["model"]["vocab"]
-        return vocabulary
+        return vocabulary(self.folder / "tokenizer", self.reference)
 
 
 def short_name(name: str) -> str:
