@@ -16,6 +16,7 @@ from undertone.methods.protocol import Method
 from undertone.models.adapted import attach, read_weights
 from undertone.models.base import load_base
 from undertone.models.devices import choose
+from undertone.models.file_metadata import weights_metadata
 from undertone.models.grid import image_grid
 from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.plan import Plan
@@ -47,7 +48,8 @@ def release(
     check_pins(pinned, plan.model.files)
     weights = method.weights(pinned, method.released(state))
     for name, tensors in weights.items():
-        write_durable(part / name, save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
+        held = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
+        write_durable(part / name, save(held, metadata=weights_metadata(plan.model.base)))
     reached("release/weights durable")
     for name in ("plan.json", "plan.sig"):
         write_durable(part / name, read_bytes(run.folder / name))
