@@ -46,7 +46,7 @@ _RELATION = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
 _CALIBRATION_TOLERANCE = 2e-5
 _BRACKET_STEP = 1.5
 _ROUGHLY = 1.001
-# What was found in wide steps stays where a little less would not do in narrow ones: one look in place of a dozen.
+# What was found in wide steps stays where a little less would not do in narrow ones: two looks in place of a dozen.
 _CLOSELY = 1.00007
 _FIELDS = ("sigma", "sensitivity", "sampling_rate", "count")
 
@@ -252,8 +252,13 @@ class _Claim:
         return bool(accountant.compose(event, self.rounds).get_epsilon(self.delta) <= self.epsilon)
 
     def refined(self, rough: float) -> float:
-        """The smallest z that meets the claim, from one that does by a coarser claim, hence by this."""
-        return self.smallest(_ROUGHLY, rough) if self.met(max(rough / _CLOSELY, LEAST_NOISE)) else rough
+        """The smallest z that meets the claim, from one that meets a coarser claim.
+
+        That one stays only where it meets this claim too, at its own width, which the plan's figure is computed with.
+        """
+        if self.met(rough) and not self.met(max(rough / _CLOSELY, LEAST_NOISE)):
+            return rough
+        return self.smallest(_ROUGHLY, rough)
 
     def smallest(self, step: float, high: float) -> float:
         """The smallest z that meets the claim, below `high`, which does; `step` is the first step down.
