@@ -25,3 +25,8 @@ def fill_caption(caption: str, token: str, columns: Mapping[str, str]) -> str:
     """A caption template with the token and a record's columns put in; absent columns are empty."""
     fields = {name: columns.get(name, "") for name in caption_fields(caption)}
     return caption.format(**(fields | {"token": token})).strip(" ,;")
+
+
+def placeholders(token: str, vectors: int) -> list[str]:
+    """`<x>`, `<x>_1`, ...: the names diffusers gives a token of several vectors."""
+    return [token] + [f"{token}_{index}" for index in range(1, vectors)]

@@ -4,6 +4,7 @@ Arrays carry a seal, the SHA-256 of what was written, behind their last byte (nu
 flips on a disk must not become another sum, another noised value or another model without a word.
 """
 
+import fcntl
 import hashlib
 import io
 import json
@@ -36,6 +37,43 @@ def storage_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         where, why = error.filename or folder, error.strerror or error
         raise FolderError(f"{where} cannot be used: {why}; make room or fix the rights, then resume") from None
+
+
+@contextmanager
+def exclusively(folder: Path) -> Iterator[None]:
+    """Within, no other command on this machine makes `folder` or goes on with it; its lock lies beside it.
+
+    Raises:
+        FolderError: another process has it, or nothing can be written there.
+    """
+    place = folder.resolve()
+    lock = place.with_name(f".{place.name}.lock")
+    with storage_errors(folder):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        stream = _locked(lock)
+    if stream is None:
+        raise FolderError(f"another process is at work on {folder}; wait for it, or choose another --out")
+    with stream:  # closing it gives the lock back, as the end of the process does
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _locked(lock: Path) -> io.TextIOWrapper | None:
+    """The lock's file, held; None where another process holds it."""
+    while True:
+        stream = lock.open("w", encoding="ascii")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock.exists() and os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
+                return stream
+        except BlockingIOError:
+            stream.close()
+            return None
+        except FileNotFoundError:
+            pass  # removed between two looks by whoever held it: as below
+        stream.close()  # not the file that others see any more; theirs is the lock
 
 
 def part_of(path: Path) -> Path:

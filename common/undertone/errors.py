@@ -8,6 +8,7 @@
     |   `-- FolderError            RUN, RELEASE or output folders
     `-- Refused                    exit 3: going on would weaken the guarantee
         |-- NoisyRelease           the release would be mostly noise
+        |-- UnmovedRelease         samples before and after are the same: nothing would be released but the base
         |-- NotApproved            the site has not approved this plan, coordinator or package
         |-- PlanChanged            the plan is not the one that was signed or started
         |-- UnderstatedClaim       the plan claims a lower epsilon than its mechanism gives
@@ -69,6 +70,10 @@ class Refused(UndertoneError):
 
 class NoisyRelease(Refused):
     """The release would be mostly noise."""
+
+
+class UnmovedRelease(Refused):
+    """Samples of the same seeds before and after are the same: the study moved nothing that can be seen."""
 
 
 class NotApproved(Refused):

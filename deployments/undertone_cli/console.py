@@ -1,7 +1,9 @@
 """What a person at a terminal sees: bars, tables, one line for an error."""
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -64,6 +66,19 @@ def failed(name: str, message: str) -> None:
     """One line on stderr for an error."""
     line = shown(" ".join(message.split()), _LONGEST)  # libraries' messages may have several lines
     err.print(Text.assemble((name, "bold red"), f": {line}"), soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def resumable(folder: Path, again: Sequence[str]) -> Iterator[None]:
+    """Within, whoever stops a command by Ctrl-C is told how to go on: `again` is the command that does."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder.exists():
+            err.print(Text(f"go on with it: {shown(shlex.join(again), _LONGEST)}"), soft_wrap=True, highlight=False)
+        else:
+            err.print(Text("nothing was written: give the same command again"), soft_wrap=True, highlight=False)
+        raise
 
 
 def lines(rows: Sequence[tuple[str, object]]) -> None:

@@ -11,7 +11,7 @@ from undertone.errors import FolderError, InputError
 from undertone.keys import public_hex
 from undertone.progress import reporting
 from undertone.verify import verify
-from undertone_cli.console import Bars, out, table
+from undertone_cli.console import Bars, out, resumable, table
 from undertone_cli.simulate import show_result, simulate
 from undertone_server.run import RunFolder, refuse_existing
 
@@ -88,7 +88,8 @@ def command(folder: Path) -> None:
     The folder holds what you would write yourself: data/ with one imagefolder for each site, study.toml, and run/
     with the release.
     """
-    with Bars() as bars, reporting(bars):
+    again = ["undertone", "simulate", str(folder / "study.toml"), "--out", str(folder / "run"), "--resume"]
+    with resumable(folder / "run", again), Bars() as bars, reporting(bars):
         distances = demo(folder)
     from undertone_cli.diagnostics import LABEL  # torch
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
-from undertone.durable import part_of
+from undertone.durable import exclusively, part_of
 from undertone.errors import FolderError
+from undertone.models.file_metadata import name_base
 from undertone.progress import reporting
 from undertone_cli.console import Bars, out
 from undertone_cli.released import BASE_HELP, COORDINATOR_HELP, adapted_base, coordinator_key, released_plan, say_signer
@@ -24,6 +25,11 @@ def export(release: Path, folder: Path, base_copy: Path | None = None, coordinat
     Raises:
         UndertoneError: the release or its base model is not what it should be, or the folder exists.
     """
+    with exclusively(folder):
+        return _export(release, folder, base_copy, coordinator)
+
+
+def _export(release: Path, folder: Path, base_copy: Path | None, coordinator: str | None) -> Path:
     plan = released_plan(release, folder, coordinator)
     base = adapted_base(release, plan, copy=base_copy)
     if getattr(base.pipeline.unet, "peft_config", None):
@@ -33,6 +39,8 @@ def export(release: Path, folder: Path, base_copy: Path | None = None, coordinat
     shutil.rmtree(part, ignore_errors=True)
     try:
         base.pipeline.save_pretrained(part, safe_serialization=True)
+        for weights in sorted(part.rglob("*.safetensors")):
+            name_base(weights, plan.model.base)
         for name in ("plan.json", "privacy.json", "README.md"):
             shutil.copyfile(release / name, part / name)
         part.rename(folder)

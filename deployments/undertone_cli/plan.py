@@ -10,7 +10,7 @@ from undertone.privacy.distributed import DistributedEvent
 from undertone.progress import reporting
 from undertone.resolve import refuse_noise, resolve, units_for_signal
 from undertone.study import load_study
-from undertone_cli.console import Bars, lines, out, table
+from undertone_cli.console import Bars, err, lines, out, table
 
 SMALLEST_SHOWN = 1e-300
 
@@ -143,6 +143,8 @@ def command(study: Path, as_json: bool) -> None:
     check_claim(plan)
     if as_json:
         click.echo(plan.as_bytes().decode())
+        for name, warning in _delta(plan):
+            err.print(f"{name}: {warning}", highlight=False, markup=False, soft_wrap=True)
     else:
         table(f"plan of {plan.study}", ["", ""], describe(plan))
         lines([("digest", plan.digest)])

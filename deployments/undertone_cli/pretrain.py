@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from undertone.durable import write_durable
+from undertone.durable import exclusively, write_durable
 from undertone.errors import DataError, FolderError, PlanChanged
 from undertone.models.devices import AUTO, choose
 from undertone.pretraining.config import Config, DataTable, load_config
 from undertone.progress import reporter, reporting
-from undertone_cli.console import Bars, out
+from undertone_cli.console import Bars, out, resumable
 
 if TYPE_CHECKING:
     from undertone.pretraining.dataset import PublicSet
@@ -34,6 +34,11 @@ def pretrain(config_file: Path, folder: Path, *, resume: bool = False, device: s
         UndertoneError: bad input before anything is written, or another configuration than the folder's.
     """
     config = load_config(config_file)
+    with exclusively(folder):
+        return _pretrain(config_file, config, folder, resume, device, threads)
+
+
+def _pretrain(config_file: Path, config: Config, folder: Path, resume: bool, device: str, threads: int) -> Path:
     kept = folder / "config.toml"
     if resume:
         _check_same(config_file, kept, folder)
@@ -157,7 +162,8 @@ def command(config: Path, folder: Path, device: str, threads: int, resume: bool)
     Example: undertone pretrain pretrain.toml --out runs/my-base, where pretrain.toml is examples/pretrain-folder.toml,
     copied to where your folder of images is
     """
-    with Bars() as bars, reporting(bars):
+    again = ["undertone", "pretrain", str(config), "--out", str(folder), "--resume"]
+    with resumable(folder, again), Bars() as bars, reporting(bars):
         pipeline = pretrain(config, folder, resume=resume, device=device, threads=threads)
     out.print(f"\ndone in {folder}", style="bold", markup=False)
     out.print(f"  the model: {pipeline}", soft_wrap=True, markup=False, highlight=False)

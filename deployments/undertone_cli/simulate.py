@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from undertone.claim import check_claim
-from undertone.durable import part_of
+from undertone.durable import exclusively, part_of
 from undertone.errors import DataError, FolderError, InputError, PlanChanged, StudyError
 from undertone.keys import public_hex
 from undertone.models.devices import AUTO, Device, choose
@@ -20,10 +20,11 @@ from undertone.progress import reporter, reporting
 from undertone.resolve import refuse_noise, resolve
 from undertone.statement import SIMULATION
 from undertone.study import SITE_NAME, Study, load_study
-from undertone_cli.console import Bars, lines, out, table
+from undertone_cli.console import Bars, lines, out, resumable, table
 from undertone_cli.engines import ENGINES, IN_PROCESS, check_engine, run_on
 from undertone_cli.plan import describe
 from undertone_cli.provisioning import federate
+from undertone_cli.site_logs import quoting_sites
 from undertone_cli.split import SiteData, split
 from undertone_client.records import bad_images, refuse, write_metadata
 from undertone_client.registration import register
@@ -75,26 +76,28 @@ def simulate(
     """
     check_engine(engine)
     study = load_study(study_file)
-    if resume:
-        _check_same_study(study_file, run_folder)
-        if data or split_by or sites or holdout:
-            reporter().line(f"--resume: data, split and held-out units are those of {run_folder}")
-    else:
-        if data is None:
-            raise InputError("a new RUN needs --data, the folder of images")
-        refuse_existing(run_folder, "choose another --out, or --resume to go on with it")
-        if device != AUTO:
-            choose(device)  # before anything is written
-        shares = split(study, data, split_by, sites, holdout, metadata=metadata, ids_as_written=ids_as_written)
-        _prepare(study, study_file, run_folder, shares, Machine(engine, device, ids_as_written))
-    run = RunFolder(run_folder)
-    if not run.release.exists():
-        run_on(engine, run_folder.resolve(), sorted((run_folder.resolve() / "sites").iterdir()))
-    if (run_folder / "holdout").exists() and not (run_folder / "diagnostics.json").exists():
-        from undertone_cli.diagnostics import diagnose  # torch: only where distances are asked for
+    with exclusively(run_folder):
+        if resume:
+            _check_same_study(study_file, run_folder)
+            if data or split_by or sites or holdout:
+                reporter().line(f"--resume: data, split and held-out units are those of {run_folder}")
+        else:
+            if data is None:
+                raise InputError("a new RUN needs --data, the folder of images")
+            refuse_existing(run_folder, "choose another --out, or --resume to go on with it")
+            if device != AUTO:
+                choose(device)  # before anything is written
+            shares = split(study, data, split_by, sites, holdout, metadata=metadata, ids_as_written=ids_as_written)
+            _prepare(study, study_file, run_folder, shares, Machine(engine, device, ids_as_written))
+        run = RunFolder(run_folder)
+        if not run.release.exists():
+            with quoting_sites(run_folder / "sites"):
+                run_on(engine, run_folder.resolve(), sorted((run_folder.resolve() / "sites").iterdir()))
+        if (run_folder / "holdout").exists() and not (run_folder / "diagnostics.json").exists():
+            from undertone_cli.diagnostics import diagnose  # torch: only where distances are asked for
 
-        diagnose(run_folder)
-    return run.release
+            diagnose(run_folder)
+        return run.release
 
 
 def _prepare(study: Study, study_file: Path, folder: Path, shares: dict[str, SiteData], machine: Machine) -> None:
@@ -221,7 +224,8 @@ def command(
         raise InputError("--split-by and --sites exclude each other")
     if device and resume:
         raise InputError("--device is for a new RUN; with --resume, change device in RUN/sites/*/node.toml")
-    with Bars() as bars, reporting(bars):
+    again = ["undertone", "simulate", str(study), "--out", str(run_folder), "--resume"]
+    with resumable(run_folder, again), Bars() as bars, reporting(bars):
         release = simulate(
             study,
             data,

@@ -9,6 +9,7 @@ checkpoints/            per round: sessions, attempts asked for, Q until it is n
                         of all rounds: the sites' tokens, the list of survivors that the sums to come are over
 events/                 TensorBoard
 release/                what leaves
+unreleased/             in its place where the study moved nothing that can be seen; unsigned
 """
 
 import fcntl
@@ -50,6 +51,7 @@ class RunFolder:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.release = folder / "release"
+        self.unreleased = folder / "unreleased"
         self.ledger = folder / "ledger.sqlite"
 
     @classmethod

@@ -13,10 +13,12 @@ from undertone.package import package_sha256
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
+from undertone.progress import reporter
 from undertone.stages import Release
 from undertone.statement import SIMULATION, TookPart
 from undertone_server.gathering import BRIEF, Patience
 from undertone_server.heads import Heads, LeftOut
+from undertone_server.movement import movement
 from undertone_server.release import release
 from undertone_server.rounds import Coordinator
 from undertone_server.run import RunFolder
@@ -55,9 +57,11 @@ def _run(grid: Grid, run: RunFolder, plan: Plan, entropy: Entropy) -> Release:
     with Ledger.open(run.ledger) as ledger:
         sites.find()
         study = Coordinator(plan, method, run, sites, ledger, telemetry, entropy, _patience(run))
-        state = study.run_rounds(method.initial_state(base))
+        start = method.initial_state(base)
+        state = study.run_rounds(start)
     telemetry.close()
     opened = run.sites_opened(plan.privacy.rounds)
+    reporter().line(str(movement(plan, method.released(start), method.released(state), [*map(tuple, opened)])))
     everywhere = set.intersection(*opened)
     missing = {
         site: sites.missing.get(site, "not in every sum") for site in plan.cohort.units if site not in everywhere

@@ -33,7 +33,9 @@ def no_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dummy base draws no pictures, and the odometer's accountant takes a second."""
     from undertone_server import release
 
-    monkeypatch.setattr(release, "_draw_samples", lambda _plan, part, *_: (part / "samples.png").write_bytes(b"png"))
+    monkeypatch.setattr(
+        release, "_draw_samples", lambda _plan, part, *_: (part / "samples.png").write_bytes(b"png") and 255
+    )
     monkeypatch.setattr("undertone_server.telemetry.epsilon_spent", lambda *_: 1.0)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from tests.support.runs import SITES, FinishedRun, call
@@ -324,6 +325,22 @@ def test_stock_diffusers_loads_the_release(finished_run: FinishedRun, tiny_base:
     (released,) = load_file(finished_run.release / "learned_embeds.safetensors").values()
     weight = pipeline.text_encoder.get_input_embeddings().weight[number]
     np.testing.assert_array_equal(weight.detach().float().numpy(), released)
+
+
+def test_weights_say_of_which_base_they_are_in_a_release_and_in_a_pipeline(
+    finished_run: FinishedRun, tiny_base: Path, tmp_path: Path
+) -> None:
+    done = call("export", finished_run.release, "--out", tmp_path / "pipeline")
+    assert done.exit_code == 0, done.output
+    exported = sorted((tmp_path / "pipeline").rglob("*.safetensors"))
+    assert len(exported) == 3
+    for file in (finished_run.release / "learned_embeds.safetensors", *exported):
+        with safe_open(file, framework="np") as tensors:
+            assert tensors.metadata() == {"format": "pt", "base_model": str(tiny_base)}, file
+    for name in ("unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"):
+        there, here = load_file(tmp_path / "pipeline" / name), load_file(tiny_base / name)
+        assert there.keys() == here.keys()
+        assert all(np.array_equal(there[key], here[key]) for key in here)
 
 
 def test_site_folders_hold_no_rows_after_their_answer(finished_run: FinishedRun) -> None:

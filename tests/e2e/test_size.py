@@ -38,7 +38,9 @@ def test_ten_million_values_go_through_flower(
     monkeypatch.setattr(DummyMethod, "initial_state", lambda *_: np.zeros(WIDE, dtype=np.float32))
     monkeypatch.setattr(DummyMethod, "rows", wide_rows)
     monkeypatch.setattr(DummyMethod, "weights", lambda _self, _base, w: {"dummy.safetensors": {"wide": w}})
-    monkeypatch.setattr(release, "_draw_samples", lambda _plan, part, *_: (part / "samples.png").write_bytes(b"png"))
+    monkeypatch.setattr(
+        release, "_draw_samples", lambda _plan, part, *_: (part / "samples.png").write_bytes(b"png") and 255
+    )
     drawn, sampler = [], gate.rounded_gaussian
 
     def recorded(*arguments: Any) -> NDArray[np.int64]:

@@ -25,7 +25,9 @@ from undertone_server.run import RunFolder
 def no_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures before and after, and the odometer of each round, are seconds that these tests do not look at."""
     monkeypatch.setattr(telemetry, "epsilon_spent", lambda *_: 0.0)
-    monkeypatch.setattr(release, "_draw_samples", lambda _pinned, part, *_: (part / "samples.png").write_bytes(b"png"))
+    monkeypatch.setattr(
+        release, "_draw_samples", lambda _pinned, part, *_: (part / "samples.png").write_bytes(b"png") and 255
+    )
 
 
 @pytest.fixture

@@ -128,6 +128,24 @@ def test_a_rate_next_to_one_counts_as_one() -> None:
     assert almost >= epsilon_pld([event(1.0, 1 - 2.0**-29, 4)], DELTA) * (1 - 1e-6)
 
 
+@pytest.mark.parametrize(("p", "rounds"), [(0.001, 55), (0.01, 55), (0.1, 55)])
+def test_most_studies_are_planned_with_few_looks_in_narrow_steps(
+    p: float, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    ask = pld.PLDAccountant.get_epsilon
+
+    def counted(accountant: pld.PLDAccountant, delta: float) -> float:
+        looks.append(accountant._value_discretization_interval)
+        return float(ask(accountant, delta))
+
+    monkeypatch.setattr(pld.PLDAccountant, "get_epsilon", counted)
+    z = calibrate(4.0, 1e-5, p, rounds)
+    assert looks.count(min(looks)) <= 3
+    assert epsilon_pld([GaussianEvent(math.ceil(z * UNIT), UNIT, p, rounds)], 1e-5) <= 4.0
+    assert epsilon_pld([GaussianEvent(math.floor(z / 1.0001 * UNIT), UNIT, p, rounds)], 1e-5) > 4.0
+
+
 @pytest.mark.parametrize(
     ("epsilon", "delta", "p", "rounds"),
     [

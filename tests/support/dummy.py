@@ -132,7 +132,8 @@ def make_dummy_base(folder: Path) -> Path:
         "vae/config.json": {"block_out_channels": [1, 1, 1]},
         "text_encoder/config.json": {"hidden_size": 4},
         "tokenizer/vocab.json": {"a</w>": 0, "picture</w>": 1},
-        "unet/config.json": {"sample_size": 2},
+        "tokenizer/tokenizer_config.json": {"model_max_length": 8},
+        "unet/config.json": {"sample_size": 2, "cross_attention_dim": 4},
         "scheduler/scheduler_config.json": {},
         "model_index.json": {
             part: ["transformers" if name.startswith("CLIP") else "diffusers", name] for part, name in classes.items()

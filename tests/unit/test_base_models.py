@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from undertone.captions import placeholders
 from undertone.errors import ModelError, PlanChanged
 from undertone.models.adapted import attach, read_weights
 from undertone.models.base import _refuse_batch_mixing, load_base
 from undertone.models.pinned import PARTS, check_pins, pin
-from undertone.models.tokens import RowTokens, placeholders
+from undertone.models.tokens import RowTokens
 
 
 @pytest.fixture
@@ -116,8 +117,26 @@ def test_half_precision_weights_are_loaded_as_floats(copy: Path) -> None:
 
 
 def test_a_base_that_cannot_be_loaded_is_a_model_error(copy: Path) -> None:
-    (copy / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
+    settings = copy / "unet" / "config.json"
+    settings.write_text(settings.read_text(encoding="utf-8").replace("DownBlock2D", "NoBlock2D"), encoding="utf-8")
+    settings.write_text(settings.read_text(encoding="utf-8").replace("CrossAttnNo", "CrossAttnDown"), encoding="utf-8")
     with pytest.raises(ModelError, match="cannot be loaded"):
+        load_base(pin(str(copy)))
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("unet/diffusion_pytorch_model", "conv_out.weight"),
+        ("vae/diffusion_pytorch_model", "decoder.conv_out.weight"),
+        ("text_encoder/model", "final_layer_norm.weight"),
+    ],
+)
+def test_weights_that_lack_a_tensor_are_refused_and_not_made_up(copy: Path, file: str, name: str) -> None:
+    path = copy / f"{file}.safetensors"
+    values = load_file(path)
+    save_file({key: value for key, value in values.items() if not key.endswith(name)}, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"lack .*{name}"):
         load_base(pin(str(copy)))
 
 

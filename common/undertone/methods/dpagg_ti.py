@@ -17,7 +17,7 @@ from pydantic import Field
 from undertone.captions import fill_caption
 from undertone.layout import Layout
 from undertone.methods.protocol import Progress, Shapes, UnitRecords
-from undertone.methods.token import TokenOptions, check_caption, token_layout, token_weights
+from undertone.methods.token import TokenOptions, check_caption, check_token, token_layout, token_weights
 from undertone.models.pinned import PinnedBase
 from undertone.progress import reporter
 from undertone.study import Section
@@ -55,12 +55,13 @@ class DPAggTI:
         self.options = options
 
     def check(self, base: PinnedBase, caption: str) -> None:
-        """The caption names the token once; the initial word is one token of the base.
+        """The caption names the token once; the initial word is one token of the base, the new one is none.
 
         Raises:
             StudyError, ModelError: see above.
         """
         check_caption(caption)
+        check_token(self.options, base)
         base.embedding_of(self.options.initial_word)
 
     def layout(self, base: PinnedBase) -> Layout:

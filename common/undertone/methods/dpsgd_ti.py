@@ -15,7 +15,7 @@ from undertone.captions import fill_caption
 from undertone.layout import Layout
 from undertone.methods.gradient import GradientMethod, GradientOptions
 from undertone.methods.protocol import Shapes
-from undertone.methods.token import TokenOptions, check_caption, token_layout, token_weights
+from undertone.methods.token import TokenOptions, check_caption, check_token, token_layout, token_weights
 from undertone.models.pinned import PinnedBase
 from undertone.study import Section
 
@@ -37,13 +37,14 @@ class DPSGDTI(GradientMethod):
     options: DPSGDTIOptions
 
     def check(self, base: PinnedBase, caption: str) -> None:
-        """The caption names the token once; the initial word is one token of the base.
+        """The caption names the token once; the initial word is one token of the base, the new one is none.
 
         Raises:
             StudyError, ModelError: see above.
         """
         super().check(base, caption)
         check_caption(caption)
+        check_token(self.options, base)
         base.embedding_of(self.options.initial_word)
 
     def layout(self, base: PinnedBase) -> Layout:

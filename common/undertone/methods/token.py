@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from undertone.bounds import NAME
-from undertone.captions import caption_fields
+from undertone.captions import caption_fields, placeholders
 from undertone.errors import StudyError
 from undertone.layout import Layout
 from undertone.methods.protocol import Shapes
 from undertone.models.files import EMBEDS
+from undertone.models.pinned import PinnedBase
 from undertone.study import Section
 
 
@@ -31,6 +32,21 @@ def check_caption(caption: str) -> None:
     """
     if caption_fields(caption).count("token") != 1:
         raise StudyError(f'data.caption = "{caption}" must hold {{token}} once, as in "a {{token}}"')
+
+
+def check_token(options: TokenOptions, base: PinnedBase) -> None:
+    """The word to learn is none that the base has, nor are the further names that several vectors get.
+
+    Raises:
+        StudyError: it is: no loader would put a released embedding in its place.
+    """
+    known = {text.removesuffix("</w>").strip().casefold() for text in base.known_tokens()}
+    taken = [name for name in placeholders(options.token, options.vectors) if name in known]
+    if taken:
+        raise StudyError(
+            f'method.token = "{options.token}": {base.reference} knows {taken[0]} already, and no loader would put '
+            "another embedding in its place; choose another token"
+        )
 
 
 def token_layout(options: TokenOptions, file: str, shapes: Shapes) -> Layout | None:

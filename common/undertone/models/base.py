@@ -11,7 +11,7 @@ from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from undertone.errors import ModelError
-from undertone.models.pinned import PinnedBase
+from undertone.models.pinned import PinnedBase, short_name
 from undertone.models.staging import staged
 
 
@@ -71,12 +71,13 @@ def load_base(base: PinnedBase, device: str = "cpu", *, keep_safety_checker: boo
         keep_safety_checker: for making images people will see; training and distances do without.
 
     Raises:
-        ModelError: diffusers cannot load it, or it mixes a batch (PRIVACY 3).
+        ModelError: diffusers cannot load it, its weights lack a tensor, or it mixes a batch (PRIVACY 3).
         PlanChanged: a file is no longer the one that was hashed.
     """
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # their bars for each file would bury ours
     pipeline = _from_pinned_files(base, keep_safety_checker)
+    _refuse_missing(pipeline, base)
     pipeline.set_progress_bar_config(disable=True)
     if torch.device(device).type == "cuda":
         # Kernels by shape alone (PRIVACY 3): never by a race between candidates, never with atomic sums.
@@ -109,6 +110,20 @@ def _from_pinned_files(base: PinnedBase, keep_safety_checker: bool) -> StableDif
     pipeline.text_encoder.config._name_or_path = pipeline.text_encoder.name_or_path = str(base.folder / "text_encoder")
     pipeline.tokenizer.name_or_path = str(base.folder / "tokenizer")
     return pipeline
+
+
+def _refuse_missing(pipeline: StableDiffusionPipeline, base: PinnedBase) -> None:
+    """Loaders go on without a tensor: diffusers leaves it without values, transformers draws them anew each time."""
+    held = base.shapes("text_encoder").keys()
+    missing = [
+        f"text_encoder.{name}" for name, _ in pipeline.text_encoder.named_parameters() if short_name(name) not in held
+    ]
+    for part, module in (("unet", pipeline.unet), ("vae", pipeline.vae)):
+        missing += [f"{part}.{name}" for name, value in module.named_parameters() if value.is_meta]
+    if missing:
+        raise ModelError(
+            f"the weights of {base.reference} lack {missing[0]} and {len(missing) - 1} more tensors; download it again"
+        )
 
 
 def _refuse_batch_mixing(part: torch.nn.Module, reference: str) -> None:

@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 
 from undertone.canonical import digest_of, file_sha256
 from undertone.errors import ModelError, PlanChanged
+from undertone.models.added_tokens import known_tokens, vocabulary
+from undertone.models.fitness import check_fitness, check_pipeline, check_scheduler_class
 from undertone.models.part_files import Weights, part_files, read_json
 from undertone.models.readme import licence_of
 
@@ -98,6 +100,14 @@ class PinnedBase:
                 raise ModelError(f"{file} of {self.reference} has no readable token embeddings: {error}") from None
         raise ModelError(f"{files[0]} of {self.reference} has no readable token embeddings: there is no such tensor")
 
+    def known_tokens(self) -> frozenset[str]:
+        """Every text that the tokenizer takes as one token as it stands: its vocabulary and what was added to it.
+
+        Raises:
+            ModelError: the tokenizer's files cannot be read.
+        """
+        return known_tokens(self.folder / "tokenizer")
+
     def shapes(self, part: str) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every tensor of `unet` or `text_encoder`, by names as the loaded module has them.
 
@@ -126,11 +136,7 @@ class PinnedBase:
         return Weights(index, tuple(sorted(name for name in names if name.endswith(".safetensors"))))
 
     def _vocabulary(self) -> dict[str, int]:
-        listed = self.folder / "tokenizer" / "vocab.json"
-        if listed.is_file():
-            return read_json(listed)
-        vocabulary: dict[str, int] = read_json(self.folder / "tokenizer" / "tokenizer.json")["model"]["vocab"]
-        return vocabulary
+        return vocabulary(self.folder / "tokenizer", self.reference)
 
 
 def short_name(name: str) -> str:
@@ -146,7 +152,8 @@ def pin(reference: str, revision: str | None = None) -> PinnedBase:
         revision: the commit of a hub id; required there.
 
     Raises:
-        ModelError: it is not there, or lacks a part; the message says which and what to do.
+        ModelError: it is not there, lacks a part, or is none that Undertone can adapt (`fitness.py`); the message says
+            what and what to do.
     """
     folder = _folder_of(reference, revision)
     index = folder / "model_index.json"
@@ -222,8 +229,7 @@ def _folder_of(reference: str, revision: str | None) -> Path:
 
 def _parts_of(folder: Path, listed: Mapping[str, Any], reference: str) -> list[str]:
     """The files of every part that model_index.json lists."""
-    if not isinstance(listed.get("_class_name", ""), str):
-        raise ModelError(f"model_index.json of {reference} names a pipeline with code of its own, which is never run")
+    check_pipeline(listed, reference)
     classes = {part: value for part, value in listed.items() if isinstance(value, list) and any(value)}
     names: list[str] = []
     for part, needed in PARTS.items():
@@ -234,6 +240,8 @@ def _parts_of(folder: Path, listed: Mapping[str, Any], reference: str) -> list[s
             raise ModelError(
                 f"the {part} of {reference} is a {class_name}; Undertone needs a {needed} (Stable Diffusion 1.x/2.x)"
             )
+        if part == "scheduler":
+            check_scheduler_class(class_name, reference)
         names += part_files(folder, part, reference)
     for part, value in classes.items():
         if part not in PARTS and part not in _OPTIONAL_PARTS:
@@ -248,6 +256,7 @@ def _parts_of(folder: Path, listed: Mapping[str, Any], reference: str) -> list[s
             )
         if part in _OPTIONAL_PARTS and (folder / part).is_dir():
             names += part_files(folder, part, reference)
+    check_fitness(folder, names, reference)
     return names
 
 

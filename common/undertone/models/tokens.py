@@ -10,12 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from undertone.captions import placeholders
 from undertone.models.base import LoadedBase
-
-
-def placeholders(token: str, vectors: int) -> list[str]:
-    """`<x>`, `<x>_1`, ...: the names diffusers gives a token of several vectors."""
-    return [token] + [f"{token}_{index}" for index in range(1, vectors)]
 
 
 class RowTokens:

@@ -1,0 +1,61 @@
+"""How far a study moved the model, beside the noise in it, and whether that can be seen. Public numbers alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from undertone.plan import Plan
+
+# Of 255: a difference as small as this is rounding and not a change.
+INVISIBLE = 1
+
+
+@dataclass(frozen=True)
+class Movement:
+    """Lengths: |w_T - w_0| of what is released, and of the noise in the T mean rows together (before the optimiser)."""
+
+    moved: float
+    noise: float
+
+    def __str__(self) -> str:
+        return (
+            f"w moved by {self.moved:.3g}; the noise in the mean rows of all rounds together has length "
+            f"{self.noise:.3g}, before the optimiser's step"
+        )
+
+
+def movement(
+    plan: Plan, start: NDArray[np.float32], end: NDArray[np.float32], opened: Sequence[tuple[str, ...]]
+) -> Movement:
+    """What a finished study did to w.
+
+    Args:
+        plan: its plan.
+        start: the vector [d] that would be released without a round.
+        end: the vector [d] that is.
+        opened: the sites of each round's sum; the noise of a round is sigma sqrt(d) / (s p sum N_i), rounds add up as
+            squares.
+    """
+    lengths = [_sigma(plan, len(sites)) * sqrt(plan.method.dimension) / plan.denominator(sites) for sites in opened]
+    moved = np.linalg.norm(end.astype(np.float64) - start.astype(np.float64))
+    return Movement(float(moved), sqrt(sum(length**2 for length in lengths)))
+
+
+def _sigma(plan: Plan, sites: int) -> float:
+    """The noise in an opened sum: the coordinator's, or the shares of the sites in it."""
+    privacy = plan.privacy
+    return privacy.sigma if privacy.noise == "central" else privacy.sigma_local * sqrt(sites)
+
+
+def largest_difference(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> int:
+    """The largest difference between two rows of images, of any pixel in any channel, 0 to 255."""
+    pairs = zip(before, after, strict=True)
+    return max(int(np.abs(_pixels(one) - _pixels(two)).max()) for one, two in pairs)
+
+
+def _pixels(image: Image.Image) -> NDArray[np.int16]:
+    return np.asarray(image.convert("RGB"), dtype=np.int16)
