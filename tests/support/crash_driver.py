@@ -27,17 +27,22 @@ from tests.support.dummy import DIMENSION, SIZE, DummyBase, DummyMethod
 
 
 class DrawingBase(DummyBase):
-    """A dummy base that draws: grey squares."""
+    """A dummy base that draws: grey squares, lighter ones once weights are in it."""
+
+    adapted = False
 
     def sample(self, prompts: list[str], seeds: list[int], **_: Any) -> list[Image.Image]:
-        return [Image.new("RGB", (SIZE, SIZE), (seed,) * 3) for seed, _prompt in zip(seeds, prompts, strict=True)]
+        shades = [seed + 100 * self.adapted for seed, _prompt in zip(seeds, prompts, strict=True)]
+        return [Image.new("RGB", (SIZE, SIZE), (shade,) * 3) for shade in shades]
 
 
 def stand_in_for_torch() -> None:
     """Modules that import torch, as far as a coordinator and a node with a dummy base use them."""
     base, adapted = types.ModuleType("undertone.models.base"), types.ModuleType("undertone.models.adapted")
     base.__dict__.update(LoadedBase=DrawingBase, load_base=lambda *_, **__: DrawingBase())
-    adapted.__dict__.update(attach=lambda *_: None, read_weights=lambda _part: {})
+    adapted.__dict__.update(
+        attach=lambda drawing, _weights: setattr(drawing, "adapted", True), read_weights=lambda _part: {}
+    )
     sys.modules[base.__name__], sys.modules[adapted.__name__] = base, adapted
 
 

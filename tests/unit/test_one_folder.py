@@ -99,7 +99,7 @@ def test_another_spelling_of_a_folder_is_the_same_folder(tmp_path: Path) -> None
 def test_whoever_stops_a_run_is_told_how_to_go_on(
     study: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(*_: object) -> None:
+    def stopped(*_: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -117,7 +117,7 @@ def test_whoever_stops_a_run_is_told_how_to_go_on(
 def test_before_anything_was_written_there_is_nothing_to_resume(
     study: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(*_: object) -> None:
+    def stopped(*_: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(simulating, "split", stopped)
