@@ -1,7 +1,6 @@
 """The release: the only module that writes weights (DESIGN 2, 6)."""
 
 import io
-import json
 import shutil
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from undertone.methods.protocol import Method
 from undertone.models.adapted import attach, read_weights
 from undertone.models.base import load_base
 from undertone.models.devices import choose
-from undertone.models.file_metadata import weights_metadata
+from undertone.models.file_metadata import named_for
 from undertone.models.grid import image_grid
 from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.plan import Plan
@@ -56,7 +55,7 @@ def release(
     weights = method.weights(pinned, method.released(state))
     for name, tensors in weights.items():
         held = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
-        write_durable(part / name, _one_spelling(save(held, metadata=weights_metadata(plan.model.base))))
+        write_durable(part / name, named_for(save(held), plan.model.base))
     reached("release/weights durable")
     for name in ("plan.json", "plan.sig"):
         write_durable(part / name, read_bytes(run.folder / name))
@@ -78,20 +77,6 @@ def release(
     sync(run.folder)
     reached("release/durable")
     return Release(run.release)
-
-
-def _one_spelling(data: bytes) -> bytes:
-    """The same safetensors file with the keys of its header's metadata in order.
-
-    The library writes them in an order that changes from process to process; a study that is resumed releases the same
-    bytes. The header is JSON behind its length in 8 bytes, little-endian, filled up with spaces.
-    """
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def _statement(run: RunFolder, plan: Plan, part: Path, took_part: TookPart) -> dict[str, Json]:
