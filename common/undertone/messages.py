@@ -1,4 +1,4 @@
-"""What coordinator and node say to each other, before any transport: one request, one reply (DESIGN 5).
+"""What coordinator and node say to each other, before any transport: one request, one reply.
 
 Each side takes the other for hostile (PRIVACY 20): the bounds below hold before anything is looked into.
 """

@@ -5,7 +5,7 @@ import sys
 
 from undertone_origin import ModuleTaken, let_waiting_threads_sleep, refuse_strangers
 
-# Flower must neither report home nor install anything at run time, whatever the environment says (DESIGN 5): what it
+# Flower must neither report home nor install anything at run time, whatever the environment says: what it
 # would install comes from an index on which the name `undertone` is a stranger's. Before any engine can start it.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] = "1"
