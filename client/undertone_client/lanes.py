@@ -139,16 +139,19 @@ class Lane(ABC, Generic[FoundT]):
 
     def _grow(self, most: int) -> None:
         """On a processor by the bytes that one unit's step makes, elsewhere by doubling until memory ends."""
-        if not self._fits(1):
-            raise ModelError(self._too_large())
         fitting = 1
         if self.device == CPU:
-            most = min(most, installed() // 2 // max(allocated_by(lambda: self._fits(1)), 1))
+            most = min(most, installed() // 2 // max(allocated_by(self._insist_on_one), 1))
             fitting = 1 << max(most.bit_length() - 1, 0)
         else:
+            self._insist_on_one()
             while fitting < most and self._fits(2 * fitting):
                 fitting *= 2
         self.slots = fitting
+
+    def _insist_on_one(self) -> None:
+        if not self._fits(1):
+            raise ModelError(self._too_large())
 
     def _too_large(self) -> str:
         """What to say where one unit does not fit: which lighter study would."""

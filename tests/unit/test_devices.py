@@ -157,7 +157,7 @@ def test_auto_makes_no_more_slots_than_public_figures_fill(expected: int, slots:
 
 def test_auto_on_a_processor_takes_half_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     lane, _ = lane_on(Card(1000), "cpu")
-    monkeypatch.setattr(lanes, "allocated_by", lambda work: work() and 100)
+    monkeypatch.setattr(lanes, "allocated_by", lambda work: (work(), 100)[1])
     monkeypatch.setattr(lanes, "installed", lambda: 2000)
     lane.settle("study", "auto", 1000)
     assert lane.slots == 8  # 16 slots would take 1600
