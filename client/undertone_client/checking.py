@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from undertone.errors import DataError
 from undertone.progress import reporter
 from undertone.shown import shown
-from undertone.study import Study, Unit
+from undertone.study import Study
+from undertone.unit import Unit
 from undertone_client.images import read_images
 from undertone_client.metadata import Problem
 from undertone_client.records import Record, RecordTable, moved, read_good_records

@@ -15,7 +15,7 @@ from undertone.captions import caption_fields
 from undertone.errors import DataError
 from undertone.progress import reporter
 from undertone.shown import shown
-from undertone.study import Unit
+from undertone.unit import Unit
 from undertone_client.images import read_images
 from undertone_client.links import RealFiles
 from undertone_client.metadata import Problem, Row, is_text, read_rows

@@ -25,7 +25,7 @@ from undertone.errors import FolderError
 from undertone.plan import Plan
 from undertone.progress import reporter
 from undertone.shown import shown
-from undertone.study import Unit
+from undertone.unit import Unit
 from undertone_client.metadata import Problem, rows_by_line
 from undertone_client.records import Record, RecordTable, key_of, read_records, refuse
 from undertone_client.remarks import remarks

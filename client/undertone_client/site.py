@@ -34,7 +34,8 @@ from undertone.privacy.ledger import Ledger
 from undertone.quoting import toml_text
 from undertone.secagg.federation import Federation, read_federation
 from undertone.shown import shown
-from undertone.study import Section, SiteName, parse_tables, read_tables
+from undertone.study import Section, parse_tables, read_tables
+from undertone.unit import SiteName
 
 _ConfigT = TypeVar("_ConfigT", bound=Section)
 _log = logging.getLogger("undertone.node")

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from undertone import errors
 from undertone.bounds import PLAN_BYTES, SITES
-from undertone.study import SITE_NAME
 from undertone.vectors import Packed
 
 Kind = Literal["hello", "prepare", "share", "contribute", "confirm", "unmask"]
@@ -32,14 +31,8 @@ REFUSALS = frozenset(
         *(name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.Refused)),
     }
 )
-_NAME = re.compile(SITE_NAME)
 _TOKEN = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"[0-9a-f]{128}")
-
-
-def is_site_name(text: str) -> bool:
-    """Whether a site can have this name."""
-    return _NAME.fullmatch(text) is not None
 
 
 def is_token(text: str) -> bool:

@@ -18,7 +18,8 @@ from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import Grid, too_coarse
 from undertone.shown import shown
 from undertone.stages import PER_ROW, Sensitivity
-from undertone.study import Mode, Rosters, Section, SiteName, Unit
+from undertone.study import Mode, Rosters, Section
+from undertone.unit import SiteName, Unit
 
 ClipOrigin = Literal["study", "public images"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -16,15 +16,13 @@ from undertone.captions import caption_fields
 from undertone.encodings import HEAD, other_than_utf8
 from undertone.errors import StudyError
 from undertone.shown import shown
+from undertone.unit import SiteName, Unit
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-Unit = Literal["record", "patient", "site"]
 Mode = Literal["secagg", "plain"]
 Rosters = Literal["chain", "free"]
 # What a study without [aggregation] gets.
 DEFAULT_MODE: Mode = "secagg"
-SITE_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
-SiteName = Annotated[str, Field(pattern=f"^{SITE_NAME}$")]
 
 
 class Section(BaseModel):

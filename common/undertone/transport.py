@@ -26,10 +26,10 @@ from undertone.messages import (
     Request,
     Words,
     is_signature,
-    is_site_name,
     is_token,
 )
 from undertone.shown import REASON, shown
+from undertone.unit import is_site_name
 from undertone.vectors import Packed
 
 _T = TypeVar("_T", int, str, bytes, list[object])

@@ -19,7 +19,8 @@ from undertone.privacy.entropy import OsEntropy
 from undertone.progress import reporter, reporting
 from undertone.resolve import refuse_noise, resolve
 from undertone.statement import SIMULATION
-from undertone.study import SITE_NAME, Study, load_study
+from undertone.study import Study, load_study
+from undertone.unit import SITE_NAME
 from undertone_cli.console import Bars, lines, out, resumable, table
 from undertone_cli.engines import ENGINES, IN_PROCESS, check_engine, run_on
 from undertone_cli.plan import describe

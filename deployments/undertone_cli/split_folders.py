@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from undertone.errors import DataError
 from undertone.shown import shown
-from undertone.study import Unit
+from undertone.unit import Unit
 from undertone_client.records import Record, RecordTable
 
 _TRAINING = frozenset(("train", "training"))

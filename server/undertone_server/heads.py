@@ -8,8 +8,9 @@ from pathlib import Path
 
 from undertone.durable import storage_errors, write_durable
 from undertone.errors import ProtocolError
-from undertone.messages import is_site_name, is_token
+from undertone.messages import is_token
 from undertone.shown import REASON, shown
+from undertone.unit import is_site_name
 
 _LONGEST = 4 * REASON
 

@@ -8,23 +8,17 @@ narrowest place, of a noisy latent, are also asked to foretell those of the clea
 from dataclasses import dataclass
 
 import torch
-from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
 from undertone.models.features import feature_encoder, to_encoder
 from undertone.pretraining.dataset import PublicSet
+from undertone.pretraining.denoisers import Conditioned, Observed
 from undertone.pretraining.weights import initialise
 from undertone.progress import reporter
 
 _BATCH = 250
 _HIDDEN = 256
-
-
-class Conditioned(nn.Module):
-    """A UNet and what tells it what to draw; called with z_t, t and what it is told, it predicts v [N, c, h, w]."""
-
-    unet: UNet2DConditionModel | UNet2DModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +28,17 @@ class Alignment:
     targets: Tensor
     weight: float
 
+    def observe(self, model: Conditioned, generator: torch.Generator) -> "Aligned":
+        """The model and a head that foretells the targets."""
+        return Aligned(model, self, generator)
+
     def distance(self, found: Tensor, chosen: Tensor) -> Tensor:
         """1 - cos between found features [N, f, h, w] and those of images `chosen`, averaged over places."""
         wanted = functional.adaptive_avg_pool2d(self.targets[chosen].float().to(found.device), found.shape[-1])
         return 1 - functional.cosine_similarity(found.float(), wanted, dim=1).mean()
 
 
-class Aligned(nn.Module):
+class Aligned(Observed):
     """A model and the head that reads features off its UNet's middle."""
 
     def __init__(self, model: Conditioned, alignment: Alignment, generator: torch.Generator) -> None:

@@ -2,18 +2,43 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, UNet2DModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from undertone.pretraining.alignment import Aligned, Alignment, Conditioned
 from undertone.pretraining.loop import Course, train
 
 _HEADS = 4
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]  # z_t, t and what it is told, to v
+
+
+class Conditioned(nn.Module):
+    """A UNet and what tells it what to draw; called with z_t, t and what it is told, it predicts v [N, c, h, w]."""
+
+    unet: UNet2DConditionModel | UNet2DModel
+
+
+class Observed(nn.Module):
+    """A model and what reads something off it: called like the model, it gives v and what was read, a Tensor."""
+
+    model: Conditioned
+
+
+class SideTask(Protocol):
+    """What a model learns beside v while it is trained, and forgets afterwards (`undertone.pretraining.alignment`)."""
+
+    @property
+    def weight(self) -> float:
+        """Its share of the loss; that of v has 1."""
+
+    def observe(self, model: Conditioned, generator: torch.Generator) -> Observed:
+        """The model with what reads it; first weights come from the generator."""
+
+    def distance(self, found: Tensor, chosen: Tensor) -> Tensor:
+        """How far what was read, of images `chosen` int64 [N], is from what it should be: a number."""
 
 
 class TextToImage(Conditioned):
@@ -162,7 +187,7 @@ def train_denoiser(
     generator: torch.Generator,
     *,
     time_power: float = 1.0,
-    alignment: Alignment | None = None,
+    side_task: SideTask | None = None,
     compiled: bool = False,
     weights: Tensor | None = None,
 ) -> Conditioned:
@@ -178,7 +203,7 @@ def train_denoiser(
         generator: source of all randomness, on the CPU.
         time_power: 1 asks for every step t as often; more asks for steps of little noise more often, where edges form
             (Esser et al. 2024, 3.1, weigh the ends less).
-        alignment: what the UNet's middle is to resemble.
+        side_task: what else the model learns meanwhile.
         compiled: let torch.compile fuse the model's operations.
         weights: how likely each image is picked, [N]; all alike without.
 
@@ -186,7 +211,7 @@ def train_denoiser(
         The averaged model in eval mode.
     """
     scheduler = build_scheduler()
-    whole = model if alignment is None else Aligned(model, alignment, generator)
+    whole = model if side_task is None else side_task.observe(model, generator)
     denoiser = torch.compile(whole) if compiled else whole
     device = next(model.parameters()).device
     nothing = told[len(latents)]
@@ -195,20 +220,20 @@ def train_denoiser(
         dropped = torch.rand(len(chosen), 1, generator=generator) < drop
         words = torch.where(dropped, nothing, told[chosen])
         z, words = latents[chosen].to(device), words.to(device)
-        if alignment is None:
+        if side_task is None:
             return v_loss(denoiser, scheduler, z, words, generator, time_power)
         far: list[Tensor] = []
 
         def aligned(z_t: Tensor, t: Tensor, words: Tensor) -> Tensor:
             v, found = denoiser(z_t, t, words)
-            far.append(alignment.distance(found, chosen))
+            far.append(side_task.distance(found, chosen))
             return cast(Tensor, v)
 
         fit = v_loss(aligned, scheduler, z, words, generator, time_power)
-        return fit + alignment.weight * far[0]
+        return fit + side_task.weight * far[0]
 
     trained = train("unet", whole, loss, len(latents), course, folder, generator, weights)
-    return trained.model if isinstance(trained, Aligned) else cast(Conditioned, trained)
+    return trained.model if isinstance(trained, Observed) else cast(Conditioned, trained)
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:

@@ -16,11 +16,11 @@ from undertone.durable import read_array, write_array
 from undertone.errors import FolderError, ModelError, StudyError
 from undertone.models.pinned import pin
 from undertone.models.staging import staged
-from undertone.pretraining.alignment import Alignment, Conditioned, public_targets
+from undertone.pretraining.alignment import Alignment, public_targets
 from undertone.pretraining.card import model_card
 from undertone.pretraining.config import Config, Precision, StageTable
 from undertone.pretraining.dataset import PublicSet
-from undertone.pretraining.denoisers import ClassToImage, TextToImage, tokenize, train_denoiser
+from undertone.pretraining.denoisers import ClassToImage, Conditioned, TextToImage, tokenize, train_denoiser
 from undertone.pretraining.export import export_parts, export_text_to_image
 from undertone.pretraining.loop import Course
 from undertone.pretraining.tokenizer import build_tokenizer, common_words
@@ -159,7 +159,7 @@ def _denoiser(
         checkpoints,
         stream,
         time_power=table.time_power,
-        alignment=Alignment(public_targets(data), table.align) if table.align else None,
+        side_task=Alignment(public_targets(data), table.align) if table.align else None,
         compiled=table.compile,
         weights=favoured(data.captions, table.favour) if table.favour else None,
     )
