@@ -6,7 +6,7 @@ privacy is decided anywhere else, and nothing here is a matter of speed or place
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from undertone import PROTOCOL, __version__, bounds
 from undertone.aggregation import fault
@@ -21,6 +21,8 @@ from undertone.stages import PER_ROW, Sensitivity
 from undertone.study import Mode, Rosters, Section
 from undertone.unit import SiteName, Unit
 
+# Of plan.json: what this program reads. Each format is read for ever; only its own version runs a plan.
+FORMATS = (1,)
 ClipOrigin = Literal["study", "public images"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Text = Annotated[str, Field(max_length=bounds.TEXT)]
@@ -127,9 +129,17 @@ class PlannedAggregation(Section):
     rosters: Rosters
 
 
+class _Format(BaseModel):
+    """The one key of plan.json that every version reads."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    format: int
+
+
 class Plan(Section):
     """A resolved study. Build one with `undertone.resolve.resolve`, read one with `Plan.from_bytes`."""
 
+    format: Literal[1] = 1
     protocol: int = Field(ge=0, le=bounds.ATTEMPTS)
     package: str = Field(max_length=bounds.NAME)
     package_sha256: Sha256
@@ -258,6 +268,7 @@ class Plan(Section):
         """
         if len(data) > bounds.PLAN_BYTES:
             raise PlanChanged(f"plan.json has {len(data)} bytes; no plan has more than {bounds.PLAN_BYTES}")
+        _check_format(data)
         try:
             plan = cls.model_validate_json(data)
         except ValidationError as error:
@@ -291,3 +302,20 @@ class Plan(Section):
         if strangers or not sites:
             raise MechanismViolation(f"{sorted(strangers) or 'no site'} cannot be in a sum of this plan")
         return self.grid.scale * self.privacy.sampling_rate * sum(self.cohort.units[site] for site in sites)
+
+
+def _check_format(data: bytes) -> None:
+    """Raise where plan.json is of a format that this program does not read, before any other key is looked at.
+
+    Raises:
+        PlanChanged: no format, or one of a later version.
+    """
+    try:
+        found = _Format.model_validate_json(data).format
+    except ValidationError as error:
+        raise PlanChanged(f"plan.json does not hold a plan: format: {error.errors()[0]['msg']}") from None
+    if found not in FORMATS:
+        raise PlanChanged(
+            f"plan.json has format {found}; undertone {__version__} reads format {', '.join(map(str, FORMATS))}. Use "
+            "the version of undertone that made it, or a later one"
+        )

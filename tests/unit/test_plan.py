@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.support.studies import study_with
 from tests.support.world import make_plan
+from undertone import __version__
 from undertone.canonical import canonical_json, sha256_hex
 from undertone.claim import recompute_epsilon
 from undertone.errors import MechanismViolation, NoisyRelease, PlanChanged
@@ -156,6 +157,26 @@ def test_only_the_canonical_spelling_is_read(plan: Plan, spoil: Any) -> None:
     assert data != plan.as_bytes()
     with pytest.raises(PlanChanged):
         Plan.from_bytes(data)
+
+
+@pytest.mark.parametrize(("number", "message"), [(2, "has format 2; undertone .* reads format 1"), ("1", "format")])
+def test_a_plan_of_another_format_is_refused_by_its_number_before_anything_else(
+    plan: Plan, number: Any, message: str
+) -> None:
+    later = {"format": number, "what": "no key of today"}
+    with pytest.raises(PlanChanged, match=message):
+        Plan.from_bytes(canonical_json(later))
+    spelled = json.loads(plan.as_bytes()) | {"format": number}
+    with pytest.raises(PlanChanged, match=message):
+        Plan.from_bytes(canonical_json(spelled))
+
+
+def test_a_plan_runs_under_its_own_version_alone_and_names_both(plan: Plan) -> None:
+    plan.check_version()
+    with pytest.raises(PlanChanged, match=rf"made for undertone 0.0.1, this is {__version__}"):
+        plan.model_copy(update={"package": "0.0.1"}).check_version()
+    with pytest.raises(PlanChanged, match="protocol 99, this program protocol"):
+        plan.model_copy(update={"protocol": 99}).check_version()
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"protocol":1}', b"{" * 5000])
