@@ -18,8 +18,8 @@ from undertone.errors import ModelError
 from undertone.gradients.batch import UnitBatch
 from undertone.gradients.book import Book
 from undertone.gradients.coverage import cover
+from undertone.gradients.hooks import Hooks
 from undertone.gradients.integers import clipped_integers
-from undertone.gradients.taps import Taps
 
 __all__ = ["GradientEngine", "LossPerRow", "UnitBatch"]
 
@@ -119,21 +119,21 @@ class GradientEngine:
         book = Book(batch, self._device, whole=whole)
         rows = len(batch.unit_of_row)
         anchor = torch.zeros((), device=self._device, requires_grad=True)
-        taps = Taps(self._layers, rows, anchor, book.enter)
-        with torch.enable_grad(), taps.placed():
+        hooks = Hooks(self._layers, rows, anchor, book.enter)
+        with torch.enable_grad(), hooks.placed():
             losses = loss()
-            taps.counting = False
-            self._check(losses, rows, taps)
-            book.reused = {layer for layer, runs in taps.runs.items() if runs > 1}
+            hooks.counting = False
+            self._check(losses, rows, hooks)
+            book.reused = {layer for layer, runs in hooks.runs.items() if runs > 1}
             weights = (batch.weight_of_row * self._scale).to(losses.device, losses.dtype)
             with torch.autocast(self._device.type, enabled=False):
                 torch.autograd.grad(losses, anchor, weights, allow_unused=True)
         return book
 
-    def _check(self, losses: Tensor, rows: int, taps: Taps) -> None:
+    def _check(self, losses: Tensor, rows: int, hooks: Hooks) -> None:
         if losses.shape != (rows,):
             raise ModelError(f"the loss has shape {tuple(losses.shape)}; it must be one value for each of {rows} rows")
-        for layer, runs in taps.runs.items():
+        for layer, runs in hooks.runs.items():
             if not runs:
                 raise ModelError(
                     f"{layer.name} did not run as a layer, with gradients, in the forward pass; leave it out of "

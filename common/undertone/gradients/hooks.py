@@ -1,8 +1,8 @@
-"""Taps: identity operations behind trained layers that hear, in the one backward pass, what each layer needs.
+"""Hooks: identity operations behind trained layers that hear, in the one backward pass, what each layer needs.
 
-A tap saves the layer's input as autograd saves its own tensors, so gradient checkpointing works: recomputed layers are
-tapped again, and the first forward pass keeps nothing. Asking autograd for the gradient of the anchor alone makes it
-visit every tap, and leaves out the summed weight gradients that an ordinary backward pass would compute.
+A hook saves the layer's input as autograd saves its own tensors, so gradient checkpointing works: recomputed layers are
+hooked again, and the first forward pass keeps nothing. Asking autograd for the gradient of the anchor alone makes it
+visit every hook, and leaves out the summed weight gradients that an ordinary backward pass would compute.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ class _Context(Protocol):
     def save_for_backward(self, *tensors: Tensor) -> None: ...
 
 
-class _Tap(torch.autograd.Function):
+class _Hook(torch.autograd.Function):
     """output -> output; on the way back `heard(input, gradient of output)`."""
 
     @staticmethod
@@ -47,7 +47,7 @@ class _Tap(torch.autograd.Function):
         return gradient, None, None, None
 
 
-class Taps:
+class Hooks:
     """Counts how often each layer ran in the forward pass; a second run in a checkpoint does not count."""
 
     def __init__(self, layers: Sequence[TrainedLayer], rows: int, anchor: Tensor, heard: Heard) -> None:
@@ -57,7 +57,7 @@ class Taps:
 
     @contextmanager
     def placed(self) -> Iterator[None]:
-        """Within, the layers are tapped; they must stay so until the backward pass is over."""
+        """Within, the layers are hooked; they must stay so until the backward pass is over."""
         handles = []
         try:
             for layer in self._layers:
@@ -74,15 +74,15 @@ class Taps:
         def heard(layer_input: Tensor, gradient: Tensor) -> None:
             self._heard(layer, layer_input, gradient)
 
-        def tap(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
             if not torch.is_grad_enabled():
                 return output
             self.runs[layer] += self.counting
             layer_input = self._each_row(layer, (args[0] if args else kwargs["input"]).detach())
-            tapped: Tensor = _Tap.apply(self._each_row(layer, output), self._anchor, layer_input, heard)  # type: ignore[no-untyped-call]
-            return tapped
+            hooked: Tensor = _Hook.apply(self._each_row(layer, output), self._anchor, layer_input, heard)  # type: ignore[no-untyped-call]
+            return hooked
 
-        return tap
+        return hook
 
     def _each_row(self, layer: TrainedLayer, values: Tensor) -> Tensor:
         """One value for all rows (position embeddings) becomes one per row, so that each has its own gradient."""
