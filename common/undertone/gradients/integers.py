@@ -20,11 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from undertone.errors import MechanismViolation
+from undertone.gradients.clipping import LARGEST_CLIP_UNITS, MARGIN
 
-# Clip a little inside C so that the float norm rarely carries a row past the integer check.
-MARGIN = 1.0 - 2.0**-10
 TRIES = 3
-LARGEST_CLIP_UNITS = 1 << 22
 LARGEST_BATCH = 511
 """Units of at most 2^22 each, so that their sum stays within int32."""
 _ON_CPU, _ELSEWHERE = 1 << 18, 1 << 24  # values at a time: what a processor's cache holds; what keeps a card busy
