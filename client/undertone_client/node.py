@@ -1,4 +1,4 @@
-"""The node: everything a hospital's side decides, in one class (DESIGN 5, PRIVACY 2-6, 12, 17).
+"""The node: everything a hospital's side decides, in one class (PRIVACY 2-6, 12, 17).
 
 `Node.handle` answers a request or refuses it. All state is in SITE_DIR; the transport around it can
 be a function call, a Flower ClientApp or a socket.

@@ -1,4 +1,4 @@
-"""SITE_DIR: everything a node owns, in one folder (DESIGN 5).
+"""SITE_DIR: everything a node owns, in one folder.
 
 node.toml       where the data lie, device, speed settings: none of it enters the plan
 policy.toml     what the site allows: coordinator key, approved plans, base models

@@ -1,4 +1,4 @@
-"""The SHA-256 of the installed code, so that a plan names the programs that will run it (DESIGN 2)."""
+"""The SHA-256 of the installed code, so that a plan names the programs that will run it."""
 
 from functools import cache
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""The plan: a study resolved to the last number, as canonical JSON (DESIGN 1, PRIVACY 4-7, 10).
+"""The plan: a study resolved to the last number, as canonical JSON (PRIVACY 4-7, 10).
 
 Only the plan is signed, approved and charged; its SHA-256 is *the digest*. Nothing that affects
 privacy is decided anywhere else, and nothing here is a matter of speed or place (device, folders).

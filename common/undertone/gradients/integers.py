@@ -7,7 +7,7 @@ grows each unit's exact sum of squares. Only when every unit's sum of squares is
     q_u = trunc(s f_u g_u)      Q = sum_u q_u      |q_u|^2 <= (s C)^2 for every u, in integers
 
 So one unit moves Q by at most s C whatever its neighbours hold and however its gradient was rounded. No bound is argued
-from floating point; the only thing asked of it is that q_u depends on unit u alone (docs/PRIVACY.md, rules 3 and 14).
+from floating point; the only thing asked of it is that q_u depends on unit u alone (PRIVACY 3, 14).
 Norms in floating point only choose f_u. Where they were too low, the check fails and the sum is made again with the
 factors of those units lowered; after `TRIES` the unit is a zero row.
 """

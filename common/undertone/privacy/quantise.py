@@ -1,4 +1,4 @@
-"""From float rows to bounded integers (PRIVACY 4 and 5).
+"""From float rows to bounded integers (PRIVACY 4, 5).
 
 Clip in float64, multiply by a power of two (exact), cut towards zero, then check the norm in integers:
 the bound that the noise is calibrated to never rests on a float. Each row is worked on alone, in an array
