@@ -33,7 +33,6 @@ class Checked:
     units: int = 0
     registrations: int = 0
     problems: list[Problem] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
 
@@ -56,14 +55,14 @@ def check_site(site: SiteDir, study: Study | None = None, ids_as_written: bool =
     table = max(tables, key=lambda found: len(found.records))
     captions = [caption for _, _, caption in _readings(study, known)]
     found = (line for table, caption in zip(tables, captions, strict=True) for line in remarks(table, caption))
-    checked.remarks = list(dict.fromkeys(found))
+    checked.remarks += found
     with reporter().task(f"{site.config.site}: checking images", len(table.records)) as progress:
         _check_images(table, checked, progress)
     checked.records, checked.units = len(table.records), max(len(found.units()) for found in tables)
     for registration in known:
         checked.problems += _lost(registration)
     checked.problems = list(dict.fromkeys(checked.problems))  # two plans may read one line the same way
-    checked.warnings = list(dict.fromkeys(checked.warnings))
+    checked.remarks = list(dict.fromkeys(checked.remarks))
     return checked
 
 
@@ -78,7 +77,7 @@ def _read(site: SiteDir, reading: Reading, checked: Checked, ids_as_written: boo
     root, metadata = places(site)
     try:
         table = read_good_records(root, *reading, metadata, checked.problems.append, ids_as_written)
-        checked.warnings += table.skipped()
+        checked.remarks += table.skipped()
         return table
     except DataError as error:
         checked.problems.append(Problem(site.config.site, str(error)))
@@ -95,10 +94,10 @@ def _check_images(table: RecordTable, checked: Checked, progress: Callable[[int]
         elif (levels := int(np.ptp(image.reshape(-1, 3).astype(int), axis=0).max()) + 1) < _FEWEST_LEVELS:
             flat += 1
             if flat <= _LISTED:
-                checked.warnings.append(_almost_flat(table, record, image, levels))
+                checked.remarks.append(_almost_flat(table, record, image, levels))
         progress(1)
     if flat > _LISTED:
-        checked.warnings.append(f"{table.root}: {flat - _LISTED} more images have almost no range")
+        checked.remarks.append(f"{table.root}: {flat - _LISTED} more images have almost no range")
 
 
 def _almost_flat(table: RecordTable, record: Record, image: NDArray[np.uint8], levels: int) -> str:

@@ -1,4 +1,4 @@
-"""Lanes: a device, its copy of the base model, and the fixed slots in which it works (docs/PRIVACY.md, rules 3 and 17).
+"""Lanes: a device, its copy of the base model, and the fixed slots in which it works (PRIVACY 3, 17).
 
 What a batch's shape may depend on: the plan, the device, and a dry run on random data. What it may not depend on:
 any record. So the slots are settled before an image is read and stay as they are, a unit's lane follows from its own
@@ -124,7 +124,7 @@ class Lane(ABC, Generic[FoundT]):
         """The work, or None where anything failed; every try draws from the start of a unit's randomness."""
         try:
             return self._within(units, ignore)
-        except Exception as error:  # noqa: BLE001 - whatever a record causes must not show outside (rule 17)
+        except Exception as error:  # noqa: BLE001 - whatever a record causes must not show outside (PRIVACY 17)
             self.note(f"{self.device}: {type(error).__name__} with {len(units)} units at a time: {error}")
         free_memory(self.device)  # not in the handler: until it ends, the error's frames hold the batch
         return None

@@ -1,4 +1,4 @@
-"""The node: everything a hospital's side decides, in one class (DESIGN 5, PRIVACY 2-6, 12, 17).
+"""The node: everything a hospital's side decides, in one class (PRIVACY 2-6, 12, 17).
 
 `Node.handle` answers a request or refuses it. All state is in SITE_DIR; the transport around it can
 be a function call, a Flower ClientApp or a socket.
@@ -25,7 +25,7 @@ from undertone.errors import (
 from undertone.hello import prove
 from undertone.keys import PLAN_DOMAIN, check_signature
 from undertone.messages import LARGEST_PLAN, SITE_FAULT, Reply, Request, Words
-from undertone.package import package_sha256
+from undertone.package import check_package
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
@@ -120,8 +120,7 @@ class Node:
             raise NotApproved(f"plan {digest[:8]} is not approved at {self.site.config.site}")
         plan = Plan.from_bytes(request.plan)
         plan.check_version()
-        if plan.package_sha256 != package_sha256():
-            raise NotApproved(f"{self.site.config.site} runs other code than the plan names; install that version")
+        check_package(plan.package_sha256)
         self.site.check_model(plan.model.files)
         if self.site.config.site not in plan.cohort.units:
             raise NotApproved(f"{self.site.config.site} is not on the roster of plan {plan.digest[:8]}")

@@ -1,4 +1,4 @@
-"""Preparing an attempt: the coins, then each sampled unit's row, durable block by block (rules 2, 3 and 17).
+"""Preparing an attempt: the coins, then each sampled unit's row, durable block by block (PRIVACY 2, 3, 17).
 
 The long part of a round. It can be interrupted and asked for again: coins fall once, finished rows stay,
 and nothing that depends on a record leaves the site.
@@ -169,7 +169,7 @@ class Preparation:
     def _reader(
         self, needed: list[str], method: Method, table: RecordTable, pinned: PinnedBase, base: LoadedBase
     ) -> "_Reader":
-        """Reads units whose records are still what was registered; the others have none (rule 17)."""
+        """Reads units whose records are still what was registered; the others have none (PRIVACY 17)."""
         plan, units, checked = self.plan, table.units(), np.zeros(len(table.records), dtype=np.bool_)
         checked[[index for unit in needed for index in units[unit]]] = True
         label = f"{self.site.config.site}: reading images"
@@ -194,7 +194,7 @@ class _Reader:
     def unit(self, unit: str) -> UnitRecords | None:
         """The unit's records with randomness of its own; None, and a line in node.log, where there are none.
 
-        Whatever else goes wrong here goes wrong with this unit alone, and must not show outside (rule 17).
+        Whatever else goes wrong here goes wrong with this unit alone, and must not show outside (PRIVACY 17).
 
         Raises:
             FolderError: the cache of latents cannot be read.

@@ -1,4 +1,4 @@
-"""A lane that computes each unit's row, for rows that are kept one by one (docs/PRIVACY.md, rule 3)."""
+"""A lane that computes each unit's row, for rows that are kept one by one (PRIVACY 3)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass

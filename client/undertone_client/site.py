@@ -1,4 +1,4 @@
-"""SITE_DIR: everything a node owns, in one folder (DESIGN 5).
+"""SITE_DIR: everything a node owns, in one folder.
 
 node.toml       where the data lie, device, speed settings: none of it enters the plan
 policy.toml     what the site allows: coordinator key, approved plans, base models
@@ -33,6 +33,7 @@ from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
 from undertone.quoting import toml_text
 from undertone.secagg.federation import Federation, read_federation
+from undertone.secagg.federation_files import federation_files, write_federation
 from undertone.shown import shown
 from undertone.study import Section, parse_tables, read_tables
 from undertone.unit import SiteName
@@ -134,16 +135,14 @@ class SiteDir:
         if self.policy.federation is None:
             raise NotApproved(f"{self.config.site} has approved no federation: who the other sites are is not known")
         try:
-            data = (self.folder / "federation.json").read_bytes()
-            signature = (self.folder / "federation.sig").read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError):
+            data, signature = federation_files(self.folder)
+        except FolderError:  # its text has a path of this machine, and this one is told to the coordinator
             raise NotApproved(f"{self.config.site} has no readable federation.json and federation.sig") from None
         return read_federation(data, signature, self.policy.federation)
 
     def join(self, federation: Federation, signature: str) -> None:
         """Write down and pin the federation that this site approves."""
-        write_durable(self.folder / "federation.json", federation.to_bytes())
-        write_durable(self.folder / "federation.sig", signature.encode())
+        write_federation(self.folder, federation, signature)
         self.policy = self.policy.model_copy(update={"federation": federation.digest})
         write_durable(self.folder / "policy.toml", _toml(self.policy))
 

@@ -1,4 +1,4 @@
-"""A lane that sums its units' rows as it makes them, for rows too long to be kept (docs/PRIVACY.md, rule 14).
+"""A lane that sums its units' rows as it makes them, for rows too long to be kept (PRIVACY 14).
 
 Each row is cut to integers and its length checked in integers before it is added (`undertone/gradients/integers.py`).
 What is left to floating point is that a unit's integers follow from that unit alone. This is measured here on random

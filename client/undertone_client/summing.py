@@ -1,4 +1,4 @@
-"""One attempt's sum of rows too long to be kept: batch after batch of integers (docs/PRIVACY.md, rule 14)."""
+"""One attempt's sum of rows too long to be kept: batch after batch of integers (PRIVACY 14)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -6,5 +6,5 @@ The library half: the mechanism, the models and the methods. The hospital's prog
 
 __version__ = "0.1.0"
 
-# Carried by every plan and message; a node refuses any other and names both numbers (DESIGN 5).
+# Carried by every plan and message; a node refuses any other and names both numbers.
 PROTOCOL = 1

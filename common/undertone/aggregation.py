@@ -1,4 +1,4 @@
-"""How many sites must help to open a sum, and how many may lie: t, c and what they must satisfy (DESIGN 4).
+"""How many sites must help to open a sum, and how many may lie: t, c and what they must satisfy.
 
 n sites are on the roster, t of them must help to open a sum, and c of them may help a lying coordinator. Two lists of
 survivors would give away a site's vector. Each list needs t signatures and an honest site signs one, so two lists need

@@ -61,6 +61,6 @@ def delta_warning(plan: Plan) -> str | None:
     if delta * units <= 1:
         return None
     return (
-        f"Delta = {delta:g} is large for {units} units: a mechanism with this delta may reveal about "
+        f"The plan's delta of {delta:g} is large for {units} units: a mechanism with this delta may reveal about "
         f"{delta * units:.3g} of them outright. It should be below 1/{units} = {1 / units:.2g}."
     )

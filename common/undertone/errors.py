@@ -19,6 +19,7 @@
         |-- ReplayedAttempt        this (study, round, attempt) was charged or answered before
         |-- BudgetExceeded         the plan's attempts are used up
         |-- LedgerCorrupt          the ledger's chain is broken, or it was restored from an old copy
+        |   `-- LedgerRestored     a site's ledger is an older copy than one that has answered before
         |-- LedgerUnavailable      the ledger cannot be read or written now (locked, disk full)
         |-- NotVerified            a release is not what its statement says
         |   `-- UnfitWeights       its weights are not what the plan releases: names, shapes, float32, finite

@@ -1,4 +1,4 @@
-"""The SHA-256 of the installed code, so that a plan names the programs that will run it (DESIGN 2)."""
+"""The SHA-256 of the installed code, so that a plan names the programs that will run it."""
 
 from functools import cache
 from importlib.util import find_spec
@@ -26,3 +26,16 @@ def package_sha256() -> str:
         root = Path(spec.submodule_search_locations[0])
         listed += [[f"{name}/{path.relative_to(root)}", file_sha256(path)] for path in sorted(root.rglob("*.py"))]
     return digest_of(listed)
+
+
+def check_package(planned: str) -> None:
+    """Refuse a plan whose `package_sha256` is not that of the installed code.
+
+    Raises:
+        PlanChanged: both digests' first digits.
+    """
+    if planned != package_sha256():
+        raise PlanChanged(
+            f"the plan names other code ({planned[:8]}) than is installed here ({package_sha256()[:8]}); install that "
+            "version to go on"
+        )

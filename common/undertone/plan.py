@@ -1,4 +1,4 @@
-"""The plan: a study resolved to the last number, as canonical JSON (DESIGN 1, PRIVACY 4-7, 10).
+"""The plan: a study resolved to the last number, as canonical JSON (PRIVACY 4-7, 10).
 
 Only the plan is signed, approved and charged; its SHA-256 is *the digest*. Nothing that affects
 privacy is decided anywhere else, and nothing here is a matter of speed or place (device, folders).
@@ -12,6 +12,7 @@ from undertone import PROTOCOL, __version__, bounds
 from undertone.aggregation import fault
 from undertone.canonical import Json, canonical_json, sha256_hex
 from undertone.errors import MechanismViolation, PlanChanged
+from undertone.gradients.clipping import LARGEST_CLIP_UNITS, SMALLEST_CLIP_UNITS
 from undertone.privacy.accounting import Event, GaussianEvent
 from undertone.privacy.distributed import DistributedEvent, noise_margin, share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
@@ -89,7 +90,7 @@ class PlannedGrid(Section):
     """s, s*C, B, b and m of PRIVACY 4; all integers. The noise margin m is 0 with central noise."""
 
     scale: int = Field(ge=1, le=bounds.SCALE)
-    clip_units: int = Field(ge=1024, le=1 << 22)
+    clip_units: int = Field(ge=SMALLEST_CLIP_UNITS, le=LARGEST_CLIP_UNITS)
     site_clamp: int = Field(ge=1, le=bounds.WORD)
     modulus_bits: Literal[32, 24]
     noise_margin: int = Field(ge=0, le=bounds.WORD)
@@ -291,7 +292,7 @@ class Plan(Section):
             raise PlanChanged(f"the plan was made for undertone {self.package}, this is {__version__}")
 
     def denominator(self, sites: tuple[str, ...]) -> float:
-        """S * p * sum of the public N_i of `sites` (PRIVACY 6).
+        """The product s * p * sum of the public N_i of `sites` (PRIVACY 6).
 
         Raises:
             MechanismViolation: a site that is not on the roster, or fewer sites than the quorum.

@@ -1,4 +1,4 @@
-"""The stages a contribution passes through, each with a type of its own (DESIGN 2).
+"""The stages a contribution passes through, each with a type of its own.
 
     Contributions -> ClippedSum                -> MaskedVector -> Sum       -> NoisedSum -> Release   central noise
     Contributions -> ClippedSum -> NoisedShare -> MaskedVector -> SharedSum -> NoisedSum -> Release   distributed

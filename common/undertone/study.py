@@ -1,4 +1,4 @@
-"""STUDY.toml: what a person writes (DESIGN 7), read strictly.
+"""STUDY.toml: what a person writes, read strictly.
 
 Unknown keys are errors that name the closest known one; every message is one line that says which
 key, what is wrong with it and what would do.

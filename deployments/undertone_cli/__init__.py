@@ -1,4 +1,4 @@
-"""Composition root: command line, in-process engine, provisioning. No maths, no protocol."""
+"""Composition root: command line, engines, provisioning, and what only simulations have (split, diagnostics)."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The in-process engine: the same ServerApp and ClientApp, no daemon, no sockets (DESIGN 5).
+"""The in-process engine: the same ServerApp and ClientApp, no daemon, no sockets.
 
 Messages pass through Flower's own serialisation, so what works here works over a wire. A node's
 exception becomes an error reply without its text, as no exception may leave a site (PRIVACY 17).

@@ -48,7 +48,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
-        """Run a command; 2 for bad input, 3 for a refusal (DESIGN 7)."""
+        """Run a command; 2 for bad input, 3 for a refusal."""
         try:
             return super().invoke(ctx)
         except UndertoneError as error:

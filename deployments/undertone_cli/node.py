@@ -28,19 +28,17 @@ def check(site_dir: Path, study: Path | None, ids_as_written: bool) -> None:
     row, which nobody outside can see; this command is how you find it. Nothing is written, nothing is sent.
 
     Lines that begin with WARN name what is accepted and may be wrong: images with almost no range, hidden files that
-    were skipped. Exit code 2 where a record is bad.
+    were skipped, images that no line lists, empty columns of the caption. Exit code 2 where a record is bad.
 
     Example: undertone node check /srv/undertone/site --study study.toml
     """
     with Bars() as bars, reporting(bars):
         site = SiteDir(site_dir)
         checked = check_site(site, None if study is None else load_study(study), ids_as_written)
-    for warning in checked.warnings:
-        out.print(f"WARN {warning}", soft_wrap=True, markup=False, highlight=False)
+    for remark in checked.remarks:
+        out.print(f"WARN {remark}", soft_wrap=True, markup=False, highlight=False)
     for problem in checked.problems:
         out.print(str(problem), soft_wrap=True, markup=False, highlight=False)
-    for remark in checked.remarks:
-        out.print(f"{site.config.site}: {remark}", soft_wrap=True, markup=False, highlight=False)
     units = f" of {checked.units} units" if study or checked.registrations else ""
     out.print(f"{site.config.site}: {checked.records} records{units}, {checked.registrations} approved plans")
     if checked.problems:

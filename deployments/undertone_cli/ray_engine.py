@@ -1,4 +1,4 @@
-"""The Ray engine: many sites at once on one machine, through Flower's own simulation (DESIGN 5).
+"""The Ray engine: many sites at once on one machine, through Flower's own simulation.
 
 The only module that knows Ray. The ServerApp runs in a thread of this process; each site's ClientApp in one of Ray's
 worker processes, as many as there are cores. What Ray started ends with the study, however the study ends.

@@ -140,7 +140,7 @@ def _say_shared(reading: Reading, tables: Mapping[str, RecordTable]) -> None:
         ids = "1 id occurs" if shared == 1 else f"{shared} ids occur"
         reporter().line(
             f"{ids} at more than one site: a patient at a site is the unit, so the guarantee of whoever is at several "
-            "is weaker than the plan's (docs/PRIVACY.md, rule 1)"
+            "is weaker than the plan's (PRIVACY 1 in docs/PRIVACY.md)"
         )
 
 

@@ -1,4 +1,4 @@
-"""The release: the only module that writes weights (DESIGN 2, 6)."""
+"""The release: the only module that writes weights."""
 
 import io
 import shutil

@@ -1,4 +1,4 @@
-"""The round loop: the algorithm of DESIGN section 1, each step durable before the next (PRIVACY 11)."""
+"""The round loop: the algorithm of docs/ARCHITECTURE.md, each step durable before the next (PRIVACY 11)."""
 
 from dataclasses import dataclass
 

@@ -39,6 +39,7 @@ from undertone.keys import PLAN_DOMAIN, check_signature, create_key, load_key, p
 from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
 from undertone.secagg.federation import Federation, read_federation, sign_federation
+from undertone.secagg.federation_files import federation_files, write_federation
 from undertone.stages import Sensitivity, SharedSum, Sum
 
 _NUMBERED = re.compile(r"\w+-(\d{3,})\.\w+")
@@ -100,8 +101,7 @@ class RunFolder:
     def keep_federation(self, federation: Federation) -> str:
         """Sign and write the manifest of the sites' keys; returns the signature, hexadecimal."""
         signature = sign_federation(federation, self.key())
-        write_durable(self.folder / "federation.json", federation.to_bytes())
-        write_durable(self.folder / "federation.sig", signature.encode())
+        write_federation(self.folder, federation, signature)
         return signature
 
     def federation(self) -> Federation:
@@ -111,11 +111,7 @@ class RunFolder:
             FolderError: it is missing.
             NotApproved: it is not the one that this coordinator signed.
         """
-        try:
-            data = (self.folder / "federation.json").read_bytes()
-            signature = (self.folder / "federation.sig").read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError):
-            raise FolderError(f"{self.folder} has no readable federation.json and federation.sig") from None
+        data, signature = federation_files(self.folder)
         federation = read_federation(data, signature, sha256_hex(data))
         if federation.coordinator != public_hex(self.key()):
             raise NotApproved(f"{self.folder / 'federation.json'} names another coordinator")

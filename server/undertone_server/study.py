@@ -6,10 +6,10 @@ from flwr.serverapp import Grid
 
 from undertone.claim import check_claim
 from undertone.durable import storage_errors
-from undertone.errors import FolderError, PlanChanged
+from undertone.errors import FolderError
 from undertone.methods.registry import planned_method
 from undertone.models.pinned import check_pins, pin
-from undertone.package import package_sha256
+from undertone.package import check_package
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
@@ -38,8 +38,7 @@ def run_study(grid: Grid, folder: Path, entropy: Entropy | None = None) -> Relea
     run = RunFolder(folder)
     plan = run.plan()
     plan.check_version()
-    if plan.package_sha256 != package_sha256():
-        raise PlanChanged("the plan names other code than is installed here; install that version to go on")
+    check_package(plan.package_sha256)
     check_claim(plan)
     with storage_errors(folder), run.locked():
         if run.release.exists():

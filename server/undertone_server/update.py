@@ -9,7 +9,7 @@ from undertone.stages import NoisedSum
 
 
 def update(method: Method, plan: Plan, state: NDArray[np.float32], noised: NoisedSum) -> NDArray[np.float32]:
-    """W <- step(w, V / (s p sum N_i)), with the public N_i of the sites in the sum (PRIVACY 6).
+    """The next public state, step(w, V / (s p sum N_i)), with the public N_i of the sites in the sum (PRIVACY 6).
 
     Takes a `NoisedSum` and nothing else, so no private sum can reach a model.
     """

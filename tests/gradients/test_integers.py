@@ -1,4 +1,4 @@
-"""One unit moves the integer sum by at most s C, exactly, whatever is beside it and however floats round (rule 14)."""
+"""One unit moves the integer sum by at most s C, exactly, whatever is beside it, however floats round (PRIVACY 14)."""
 
 from collections.abc import Callable, Sequence
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.gradients import NORM_TOLERANCE, assert_agrees, clipped_sum, noise, relative, rows_in, units_of
+from undertone.gradients.clipping import MARGIN
 from undertone.gradients.engine import GradientEngine, LossPerRow, UnitBatch
 from undertone.gradients.fallback import rows_by_opacus
-from undertone.gradients.integers import MARGIN
 from undertone.gradients.oracle import clip_and_sum, rows_one_at_a_time
 from undertone.models.base import load_base
 from undertone.models.pinned import pin

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests.support.gradients import clipped_sum, noise, units_of
+from undertone.gradients.clipping import MARGIN
 from undertone.gradients.engine import GradientEngine
-from undertone.gradients.integers import MARGIN
 
 METHODS: dict[str, Callable[[str], bool]] = {
     "dp-lora": lambda name: "lora_" in name,

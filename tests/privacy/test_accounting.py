@@ -76,8 +76,8 @@ def test_pld_of_the_plain_gaussian_is_exact_and_never_below(z: float, count: int
     assert exact * (1 - 1e-6) <= ours <= exact * 1.001
 
 
-def test_figures_of_the_contract() -> None:
-    # PRIVACY 1 and research/gradient-engine.md section 5.
+def test_figures_that_were_worked_out_before() -> None:
+    # z, p and T of studies that were planned.
     assert epsilon_pld([event(0.05, 2.0, 500)], DELTA) == pytest.approx(2.53, abs=0.005)
     assert epsilon_pld([event(0.01, 1.0, 1000)], DELTA) == pytest.approx(1.8282, abs=1e-4)
     assert epsilon_pld([event(1.0, 40.0, 1000)], DELTA) == pytest.approx(3.34141, abs=1e-4)

@@ -1,4 +1,4 @@
-"""Deliberately bad input, each with the error that the tables of docs/secure-aggregation.md, section 6, give for it."""
+"""Deliberately bad input, each with the error that the tables of docs/secure-aggregation.md, 6, give for it."""
 
 import json
 from collections.abc import Iterator

@@ -7,13 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from undertone.gradients.clipping import LARGEST_CLIP_UNITS, MARGIN
 from undertone.gradients.engine import GradientEngine, LossPerRow, UnitBatch
-from undertone.gradients.integers import MARGIN
 from undertone.gradients.oracle import clip_and_sum, rows_one_at_a_time
 
 TOLERANCE = 1e-5
 NORM_TOLERANCE = 1e-4  # Gram matrices in float32; the integers are checked by themselves
-LARGEST_CLIP_UNITS = 1 << 22
 
 
 def units_of(*counts: int, shuffled: bool = False) -> UnitBatch:

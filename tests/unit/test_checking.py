@@ -64,8 +64,8 @@ def test_every_bad_record_is_named_with_file_and_line(world: World) -> None:
     for words in expected:
         assert any(all(word in line for word in words) for line in named), (words, named)
     assert len(named) == len(expected) + 2
-    assert named[-2].startswith("north: 1 image below")  # the line that lists it cannot be read
-    assert "images/scan-0001.png" in named[-2]
+    assert named[0].startswith("WARN 1 image below")  # the line that lists it cannot be read
+    assert "images/scan-0001.png" in named[0]
     assert result.stderr.splitlines()[-1].startswith("DataError: 7 problems at north")
 
 
@@ -139,16 +139,16 @@ def test_an_image_with_almost_no_range_is_a_warning_and_no_problem(world: World,
 )
 def test_an_image_with_some_range_is_none(world: World, image: np.ndarray) -> None:
     overwrite(world, 3, image)
-    assert check_site(SiteDir(world.sites["north"])).warnings == []
+    assert check_site(SiteDir(world.sites["north"])).remarks == []
 
 
 def test_of_many_almost_flat_images_the_first_are_named(make_world: Make) -> None:
     world = make_world({"north": 60, "east": 4})
     for number in range(60):
         overwrite(world, number, ALMOST_FLAT["black"])
-    warnings = check_site(SiteDir(world.sites["north"])).warnings
-    assert len(warnings) == 21
-    assert "40 more images" in warnings[-1]
+    remarks = check_site(SiteDir(world.sites["north"])).remarks
+    assert len(remarks) == 21
+    assert "40 more images" in remarks[-1]
 
 
 def test_hidden_files_of_a_folder_without_metadata_are_counted(world: World) -> None:

@@ -221,7 +221,7 @@ def test_a_delta_above_one_in_the_number_of_units_is_said_everywhere(dummy_base:
     loud = make_plan(dummy_base, large, delta=0.005)
     warning = delta_warning(loud)
     assert warning is not None
-    assert "Delta = 0.005 is large for 700 units" in warning
+    assert "delta of 0.005 is large for 700 units" in warning
     assert ("WARNING", warning) in plan_command.describe(loud)
     assert warning in trust_assumptions(loud)
     assert warning in model_card(loud, "a picture", 3, ["learned_embeds.safetensors"])

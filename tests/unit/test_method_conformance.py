@@ -1,4 +1,4 @@
-"""What every registered method must keep to (DESIGN 8): one unit, one row, and only the layout is released."""
+"""What every registered method must keep to: one unit, one row, and only the layout is released."""
 
 from collections.abc import Sequence
 from functools import lru_cache

@@ -83,8 +83,8 @@ def test_a_plan_of_another_package_version_is_refused(make_world: Make) -> None:
 def test_other_code_than_the_plan_names_is_refused(make_world: Make) -> None:
     world = make_world()
     reply = world.ask("prepare", **world.signed(changed_plan(world, "package_sha256", value="0" * 64)))
-    assert reply.error == "NotApproved"
-    assert "code" in reply.message
+    assert reply.error == "PlanChanged"
+    assert "other code (00000000)" in reply.message
 
 
 def test_an_unapproved_plan_is_refused_though_its_signature_holds(make_world: Make) -> None:

@@ -20,8 +20,10 @@ from undertone.privacy.entropy import OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.stages import PER_ROW, Sensitivity, Sum
 from undertone_cli.console import Bars
+from undertone_cli.diagnostics import diagnose
 from undertone_client import node, preparing, row_lane
 from undertone_server.gate import pass_gate
+from undertone_server.run import RunFolder
 
 Make = Callable[..., World]
 SALT = bytes(range(32))
@@ -93,6 +95,15 @@ def test_another_layout_is_another_plan(make_world: Make, dummy_base: Path) -> N
         method = PlannedMethod.model_validate(world.plan.method.model_dump() | change)
         with pytest.raises(PlanChanged, match="adapts"):
             planned_method(world.plan.model_copy(update={"method": method}), pin(str(dummy_base)))
+
+
+def test_diagnostics_refuse_another_layout(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world()
+    method = world.plan.method.model_copy(update={"layout_digest": "0" * 64})
+    changed = world.plan.model_copy(update={"method": method})
+    monkeypatch.setattr(RunFolder, "plan", lambda _self: changed)
+    with pytest.raises(PlanChanged, match="adapts"):
+        diagnose(world.run.folder)
 
 
 @pytest.mark.parametrize("coins", [1e-9, 1.0])

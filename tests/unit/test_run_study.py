@@ -192,7 +192,7 @@ def test_ten_sites_of_which_three_drop_release_what_seven_give(
 
 def test_a_plan_for_other_code_is_not_run(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     world = make_world()
-    monkeypatch.setattr("undertone_server.study.package_sha256", lambda: "0" * 64)
+    monkeypatch.setattr("undertone.package.package_sha256", lambda: "0" * 64)
     with pytest.raises(PlanChanged, match="other code"):
         run(world)
     assert world.charges() == []

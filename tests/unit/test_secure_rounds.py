@@ -13,7 +13,7 @@ from tests.support.dummy import DIMENSION
 from tests.support.faults import Killed, kill_after, kill_before
 from tests.support.secure import HandSession, changed, fails_at, plain_sum, said
 from tests.support.world import START, World, secure
-from undertone.errors import BudgetExceeded, TooFewSites
+from undertone.errors import BudgetExceeded, FolderError, TooFewSites
 from undertone.messages import Reply
 from undertone.privacy.ledger import Ledger
 from undertone.secagg.federation import Federation
@@ -380,6 +380,21 @@ def test_a_federation_that_the_site_did_not_pin_is_refused(make_world: Make) -> 
     (world.sites["north"] / "federation.sig").write_text(signature)
     reply = session.ask("prepare", "north", session.params.to_bytes(), state=START)
     assert reply.error == "NotApproved"
+
+
+@pytest.mark.parametrize("damage", ["missing", "not ASCII"])
+def test_a_federation_that_cannot_be_read_is_said_without_a_path(make_world: Make, damage: str) -> None:
+    world = five(make_world)
+    session = HandSession(world)
+    for folder in (world.sites["north"], world.run.folder):
+        (folder / "federation.sig").unlink()
+        if damage == "not ASCII":
+            (folder / "federation.sig").write_bytes(b"\xff" * 128)
+    reply = session.ask("prepare", "north", session.params.to_bytes(), state=START)
+    assert reply.error == "NotApproved"
+    assert reply.message == "north has no readable federation.json and federation.sig"
+    with pytest.raises(FolderError, match="no readable federation"):
+        world.run.federation()
 
 
 def test_a_site_without_a_federation_takes_no_part(make_world: Make) -> None:

@@ -1,4 +1,4 @@
-"""A node that sums rows as it makes them: integers, batch after batch (docs/PRIVACY.md, rule 14)."""
+"""A node that sums rows as it makes them: integers, batch after batch (PRIVACY 14)."""
 
 from collections.abc import Callable
 from typing import Any

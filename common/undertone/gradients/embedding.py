@@ -44,7 +44,7 @@ def _flat(table: nn.Embedding, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _added(where: Tensor, values: Tensor, size: int) -> Tensor:
-    """Sums of the values that go to the same place, [size, ...], in an order that never changes (rule 3)."""
+    """Sums of the values that go to the same place, [size, ...], in an order that never changes (PRIVACY 3)."""
     where, values = where.flatten(), values.reshape(where.numel(), *values.shape[where.dim() :])
     before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)  # a graphics card would use atomic sums

@@ -7,7 +7,7 @@ grows each unit's exact sum of squares. Only when every unit's sum of squares is
     q_u = trunc(s f_u g_u)      Q = sum_u q_u      |q_u|^2 <= (s C)^2 for every u, in integers
 
 So one unit moves Q by at most s C whatever its neighbours hold and however its gradient was rounded. No bound is argued
-from floating point; the only thing asked of it is that q_u depends on unit u alone (docs/PRIVACY.md, rules 3 and 14).
+from floating point; the only thing asked of it is that q_u depends on unit u alone (PRIVACY 3, 14).
 Norms in floating point only choose f_u. Where they were too low, the check fails and the sum is made again with the
 factors of those units lowered; after `TRIES` the unit is a zero row.
 """
@@ -20,11 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from undertone.errors import MechanismViolation
+from undertone.gradients.clipping import LARGEST_CLIP_UNITS, MARGIN
 
-# Clip a little inside C so that the float norm rarely carries a row past the integer check.
-MARGIN = 1.0 - 2.0**-10
 TRIES = 3
-LARGEST_CLIP_UNITS = 1 << 22
 LARGEST_BATCH = 511
 """Units of at most 2^22 each, so that their sum stays within int32."""
 _ON_CPU, _ELSEWHERE = 1 << 18, 1 << 24  # values at a time: what a processor's cache holds; what keeps a card busy

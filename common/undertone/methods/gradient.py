@@ -80,7 +80,7 @@ class GradientMethod(ABC):
 
     @abstractmethod
     def _start(self, base: PinnedBase) -> NDArray[np.float32]:
-        """W before the first round, [d]."""
+        """`w` before the first round, [d]."""
 
     @abstractmethod
     def _trained(self, base: "LoadedBase", w: NDArray[np.float32]) -> AbstractContextManager["Trained"]:
@@ -105,7 +105,7 @@ class GradientMethod(ABC):
             )
 
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
-        """W and the optimiser's memory before the first round; w comes first."""
+        """`w` and the optimiser's memory before the first round; w comes first."""
         return self._optimiser.start(self._start(base))
 
     def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:

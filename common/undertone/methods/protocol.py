@@ -1,4 +1,4 @@
-"""What a method supplies: f, a step and a release (DESIGN 1). It never clips, samples, adds noise or accounts."""
+"""What a method supplies: f, a step and a release. It never clips, samples, adds noise or accounts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +83,7 @@ class Method(Protocol):
         """x_u = f(w, records of u) for each unit, [n, d]; `state` is w [d]; row j depends on unit j alone."""
 
     def sums(self, base: PinnedBase) -> bool:
-        """Whether rows are too long to be kept one by one, so that the method is a `SummingMethod` (rule 14).
+        """Whether rows are too long to be kept one by one, so that the method is a `SummingMethod` (PRIVACY 14).
 
         A public fact: it follows from the options and the base alone.
         """

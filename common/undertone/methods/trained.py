@@ -69,7 +69,27 @@ class TrainedToken:
         return clipped_integers(fill, norms, [rows.shape[1]], scale, clip_units, counted)
 
 
-class TrainedLora:
+class _ByEngine:
+    """What the gradient engine finds in the tensors that it trains; it is there while the context is open."""
+
+    _engine: GradientEngine
+
+    def gradients(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float32]:
+        """Each unit's gradient in the trained tensors."""
+        return self._engine.rows(losses, batch)
+
+    def norms(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float64]:
+        """See `Trained`."""
+        return self._engine.norms(losses, batch)
+
+    def clipped_sum(
+        self, losses: LossPerRow, batch: UnitBatch, *, scale: int, clip_units: int, counted: Sequence[bool]
+    ) -> NDArray[np.int64]:
+        """See `Trained`."""
+        return self._engine.clipped_sum(losses, batch, scale=scale, clip_units=clip_units, counted=counted)
+
+
+class TrainedLora(_ByEngine):
     """LoRA adapters of peft in the UNet, with w's A and B in them."""
 
     def __init__(self, base: LoadedBase, layout: Layout, w: NDArray[np.float32], rank: int, alpha: int) -> None:
@@ -98,22 +118,8 @@ class TrainedLora:
         del batch
         return _frozen_text(self._base, captions)
 
-    def gradients(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float32]:
-        """Each unit's gradient in A and B."""
-        return self._engine.rows(losses, batch)
 
-    def norms(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float64]:
-        """See `Trained`."""
-        return self._engine.norms(losses, batch)
-
-    def clipped_sum(
-        self, losses: LossPerRow, batch: UnitBatch, *, scale: int, clip_units: int, counted: Sequence[bool]
-    ) -> NDArray[np.int64]:
-        """See `Trained`."""
-        return self._engine.clipped_sum(losses, batch, scale=scale, clip_units=clip_units, counted=counted)
-
-
-class TrainedBlocks:
+class TrainedBlocks(_ByEngine):
     """Whole blocks of the UNet, and the text encoder where the layout names it, moved by w."""
 
     def __init__(self, base: LoadedBase, layout: Layout, w: NDArray[np.float32]) -> None:
@@ -150,20 +156,6 @@ class TrainedBlocks:
         positions = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
         states: Tensor = self._base.pipeline.text_encoder(ids, position_ids=positions)[0]
         return states
-
-    def gradients(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float32]:
-        """Each unit's gradient in the trained tensors."""
-        return self._engine.rows(losses, batch)
-
-    def norms(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float64]:
-        """See `Trained`."""
-        return self._engine.norms(losses, batch)
-
-    def clipped_sum(
-        self, losses: LossPerRow, batch: UnitBatch, *, scale: int, clip_units: int, counted: Sequence[bool]
-    ) -> NDArray[np.int64]:
-        """See `Trained`."""
-        return self._engine.clipped_sum(losses, batch, scale=scale, clip_units=clip_units, counted=counted)
 
 
 def _inside(name: str) -> str:

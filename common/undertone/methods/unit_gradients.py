@@ -9,13 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from undertone.diffusion.losses import denoising_loss, drop_captions
+from undertone.diffusion.losses import denoising_loss, drop_captions, stratified, timesteps
 from undertone.gradients.engine import LossPerRow, UnitBatch
 from undertone.methods.gradient import GradientOptions
 from undertone.methods.protocol import UnitRecords, blank_unit
 from undertone.models.base import LoadedBase
-
-_GOLDEN = (5**0.5 - 1) / 2
 
 
 class Trained(Protocol):
@@ -93,7 +91,7 @@ def _losses(
     drawn = [_draw(unit, options) for unit in units]
     batch = _batch(drawn)
     x_0, epsilon = (_stack(base, [getattr(one, name) for one in drawn]) for name in ("x_0", "epsilon"))
-    t = _times(base, np.concatenate([one.fractions for one in drawn]), options.min_time)
+    t = timesteps(base, np.concatenate([one.fractions for one in drawn]), options.min_time)
     captions = [caption for one in drawn for caption in one.captions]
 
     def losses() -> Tensor:
@@ -108,7 +106,7 @@ def _draw(unit: UnitRecords, options: GradientOptions) -> _Drawn:
     chosen = np.arange(min(len(unit.captions), options.records))  # the node chose those that enter
     records = np.repeat(chosen[np.arange(options.records) % len(chosen)], options.draws)
     epsilon = generator.standard_normal((rows, *unit.latents.shape[1:]), dtype=np.float32)
-    fractions = ((generator.random() + np.arange(rows) * _GOLDEN) % 1.0).astype(np.float64)
+    fractions = stratified(generator.random(), np.arange(rows))
     captions = drop_captions([unit.captions[index] for index in records], options.caption_dropout, generator)
     times_used = np.bincount(records, minlength=len(unit.captions))
     return _Drawn(unit.latents[records], epsilon, fractions, captions, 1.0 / (len(chosen) * times_used[records]))
@@ -122,12 +120,6 @@ def _batch(drawn: Sequence[_Drawn]) -> UnitBatch:
 
 def _stack(base: LoadedBase, arrays: Sequence[NDArray[np.float32]]) -> Tensor:
     return torch.from_numpy(np.concatenate(arrays)).to(base.device)
-
-
-def _times(base: LoadedBase, fractions: NDArray[np.float64], min_time: float) -> Tensor:
-    """Timesteps [rows] in [min_time T, T)."""
-    count = int(base.schedule.config.num_train_timesteps)
-    return torch.from_numpy(((min_time + (1 - min_time) * fractions) * count).astype(np.int64)).to(base.device)
 
 
 def token_ids(base: LoadedBase, captions: Sequence[str]) -> Tensor:

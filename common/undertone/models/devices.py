@@ -1,4 +1,4 @@
-"""Devices and precision: which there are, which a setting names, and how their memory ends (DESIGN 6).
+"""Devices and precision: which there are, which a setting names, and how their memory ends.
 
 A fact of the machine, never of the plan. `auto` takes the best device there is; what a person names by hand must
 be there, or it is an error: nothing falls back in silence.

@@ -1,7 +1,7 @@
 """Finding and pinning a base model: a reference becomes a folder and the SHA-256 of every file used.
 
 No torch here: planning and the coordinator's round loop only need configurations and one embedding.
-Safetensors alone are read, and no code from a model folder ever runs (DESIGN 6).
+Safetensors alone are read, and no code from a model folder ever runs.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The hash chain of a ledger, without its storage (PRIVACY 11 and 13).
+"""The hash chain of a ledger, without its storage (PRIVACY 11, 13).
 
 Entry i carries hash_i = SHA-256(hash_{i-1} || body_i): the previous hash as 64 hexadecimal characters in
 ASCII (64 zeros before the first), then the body as canonical JSON in UTF-8. Changing, swapping or removing

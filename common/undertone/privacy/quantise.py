@@ -1,4 +1,4 @@
-"""From float rows to bounded integers (PRIVACY 4 and 5).
+"""From float rows to bounded integers (PRIVACY 4, 5).
 
 Clip in float64, multiply by a power of two (exact), cut towards zero, then check the norm in integers:
 the bound that the noise is calibrated to never rests on a float. Each row is worked on alone, in an array
@@ -15,13 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.errors import MechanismViolation, StudyError
+from undertone.gradients.clipping import LARGEST_CLIP_UNITS, MARGIN, SMALLEST_CLIP_UNITS
 from undertone.stages import ClippedSum, Contributions, Sensitivity
 
-# Clip a little inside C so that float rounding cannot carry a row past the integer check.
-_MARGIN = 1.0 - 2.0**-10
-_LARGEST_CLIP_UNITS = 1 << 22
-# Below this the grid is coarse: cutting towards zero would cost more than one part in a thousand of C.
-_SMALLEST_CLIP_UNITS = 1 << 10
 # A row of d values of like size has them at s C / sqrt(d): below this, cutting would cost a good part of each.
 _SMALLEST_VALUE_UNITS = 64
 # Every |q| is at most 2^22, so 2^18 squares sum to at most 2^62 and fit an int64.
@@ -55,7 +51,7 @@ class Grid:
         """
         if not (1 <= self.scale < 1 << 63 and self.scale & (self.scale - 1) == 0):
             raise MechanismViolation(f"scale {self.scale} is not a power of two below 2^63; plan again")
-        if not _SMALLEST_CLIP_UNITS <= self.clip_units <= _LARGEST_CLIP_UNITS:
+        if not SMALLEST_CLIP_UNITS <= self.clip_units <= LARGEST_CLIP_UNITS:
             raise MechanismViolation(f"clip_units {self.clip_units} is outside [2^10, 2^22]; plan again")
         if not (1 <= self.modulus_bits <= RING_BITS and 0 < self.site_clamp < 1 << (self.modulus_bits - 1)):
             raise MechanismViolation(
@@ -101,16 +97,16 @@ def choose_grid(
         return clip, ((1 << (modulus_bits - 1)) - 1 - noise_margin(math.floor(clip))) // sites
 
     # Exact fractions: the same plan on every machine. A finer grid has more noise in it, hence the search.
-    exponents = [e for e in range(63) if Fraction(clip_norm) * (1 << e) <= _LARGEST_CLIP_UNITS]
+    exponents = [e for e in range(63) if Fraction(clip_norm) * (1 << e) <= LARGEST_CLIP_UNITS]
     fitting = [e for e in exponents if clip_and_clamp(e)[0] * load <= clip_and_clamp(e)[1]]
     exponent = fitting[-1] if fitting else 0
     clip, clamp = clip_and_clamp(exponent)
     clip_units = math.floor(clip) if fitting else 0
-    if clip_units < _SMALLEST_CLIP_UNITS:
+    if clip_units < SMALLEST_CLIP_UNITS:
         raise StudyError(
             f"privacy.clip_norm {clip_norm} with {sites} sites of up to {largest_site} units at "
             f"privacy.sampling_rate {sampling_rate} leaves {clip_units} grid units per clip norm, fewer than "
-            f"{_SMALLEST_CLIP_UNITS}; lower the sampling rate, or give a clip_norm between 1e-6 and 1000"
+            f"{SMALLEST_CLIP_UNITS}; lower the sampling rate, or give a clip_norm between 1e-6 and 1000"
             + (", or aggregation.wire_bits = 32" if modulus_bits < RING_BITS else "")
         )
     return Grid(scale=1 << exponent, clip_units=clip_units, site_clamp=clamp, modulus_bits=modulus_bits)
@@ -205,8 +201,8 @@ def _quantise_row(row: NDArray[np.floating], grid: Grid) -> NDArray[np.int64]:
     # A host program may have told numpy to raise on overflow; a record must not be able to trigger that.
     with np.errstate(all="ignore"):
         vector = np.array(row, dtype=np.float64, order="C")
-        clipped = _clip(vector, grid.clip_norm * _MARGIN)
-        for candidate in (clipped, clipped * _MARGIN):
+        clipped = _clip(vector, grid.clip_norm * MARGIN)
+        for candidate in (clipped, clipped * MARGIN):
             # ldexp by log2(s) is exact; |s*x| <= clip_units <= 2^22 fits an int64.
             quantised = np.trunc(np.ldexp(candidate, grid.scale.bit_length() - 1)).astype(np.int64)
             if _squared_norm(quantised) <= grid.clip_units**2:

@@ -1,4 +1,4 @@
-"""One spelling for every message and every hash of secure aggregation (docs/secure-aggregation.md, 1 and 5).
+"""One spelling for every message and every hash of secure aggregation (docs/secure-aggregation.md, 1, 5).
 
 Fields have a fixed length or a count in front, lists are strictly increasing, nothing may follow. So bytes
 that decode at all encode again to the same bytes.

@@ -1,7 +1,7 @@
 """Plain aggregation: vectors are added in the ring, unmasked. The coordinator sees each site's vector.
 
-It stands behind the same two functions that secure aggregation will fill: `mask` at the node,
-`open_sum` at the coordinator.
+A site's part is `mask`, the coordinator's `open_sum`. Secure aggregation puts a session in
+their place.
 """
 
 from collections.abc import Mapping

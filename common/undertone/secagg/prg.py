@@ -1,7 +1,7 @@
 """The mask kernel: AES-256-CTR keystreams added to a vector in place, and the 24-bit wire.
 
 `PRG(key)` is the keystream of AES-256 in counter mode, counter block 0 first, read as little-endian
-32-bit words (docs/secure-aggregation.md, section 4; Bonawitz et al., CCS 2017, section 4). Its key is used for
+32-bit words (docs/secure-aggregation.md, 4; Bonawitz et al., CCS 2017, section 4). Its key is used for
 one pair of sites in one session, so starting at counter 0 repeats nothing. All 2^32 values of a word
 are used as they come: no rejection and no modulo bias.
 
