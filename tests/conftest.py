@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests share."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,14 @@ import pytest
 from undertone_origin import let_waiting_threads_sleep
 
 let_waiting_threads_sleep()  # before numpy and torch load
+
+
+@pytest.fixture(scope="session", autouse=True)
+def public_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Public numbers are kept for this session alone, for its own processes too."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["UNDERTONE_CACHE"] = str(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -73,6 +73,10 @@ class NoisyRelease(Refused):
     """The release would be mostly noise."""
 
 
+class FaintRelease(Refused):
+    """The release could not move far enough from the base to be seen."""
+
+
 class UnmovedRelease(Refused):
     """Samples of the same seeds before and after are the same: the study moved nothing that can be seen."""
 

@@ -30,6 +30,7 @@ from undertone.privacy.distributed import noise_margin, share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import RING_BITS, Grid, choose_grid, too_coarse
 from undertone.progress import reporter
+from undertone.public_rows import PublicRows, rows_for_c
 from undertone.study import Rosters, Study
 
 
@@ -47,18 +48,36 @@ def resolve(
     Raises:
         StudyError, ModelError: what is missing or cannot be, and what would do.
     """
+    return resolved(study, simulated_units=simulated_units).plan
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A plan, and what was found on the way to it: the base as it was hashed, the method, the rows that set C.
+
+    `rows` is None where C is the study's own number.
+    """
+
+    plan: Plan
+    base: PinnedBase
+    method: Method
+    rows: PublicRows | None
+
+
+def resolved(study: Study, *, simulated_units: dict[str, int] | None = None) -> Resolved:
+    """As `resolve`, with what is needed to say more about the plan than stands in it."""
     try:
-        plan = _resolved(study, study.cohort.units or simulated_units or {})
+        found = _resolved(study, study.cohort.units or simulated_units or {})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its numbers"
         raise StudyError(f"the study makes no plan that a site would read: {where}: {first['msg']}") from None
-    if len(plan.as_bytes()) > PLAN_BYTES:
+    if len(found.plan.as_bytes()) > PLAN_BYTES:
         raise StudyError(f"the plan has more than {PLAN_BYTES} bytes, which no site would read; use shorter names")
-    return plan
+    return found
 
 
-def _resolved(study: Study, units: dict[str, int]) -> Plan:
+def _resolved(study: Study, units: dict[str, int]) -> Resolved:
     method = method_for(study.method)
     _check_cohort(study, units)
     base = pin(study.model.base, study.model.revision)
@@ -68,16 +87,17 @@ def _resolved(study: Study, units: dict[str, int]) -> Plan:
     aggregation = _aggregation(study, len(units))
     _check_attempts(study, aggregation)
     noise = _noise(study, method, aggregation, len(units), layout.size)
-    grid, origin = _grid(study, method, base, units, noise)
+    clip, rows = _clip(study, method, base)
+    grid = _grid(study, clip, units, noise)
     options = method_options(method)
-    return Plan(
+    plan = Plan(
         protocol=PROTOCOL,
         package=__version__,
         package_sha256=package_sha256(),
         study=study.study.name,
         model=PlannedModel(base=base.reference, revision=base.revision, files=dict(base.files), licence=base.licence),
         method=PlannedMethod(name=method.name, options=options, dimension=layout.size, layout_digest=layout.digest),
-        privacy=_privacy(study, method, grid, noise, sum(units.values()), origin),
+        privacy=_privacy(study, method, grid, noise, sum(units.values()), "public images" if rows else "study"),
         grid=PlannedGrid(
             scale=grid.scale,
             clip_units=grid.clip_units,
@@ -93,6 +113,7 @@ def _resolved(study: Study, units: dict[str, int]) -> Plan:
         ),
         aggregation=aggregation,
     )
+    return Resolved(plan, base, method, rows)
 
 
 def method_options(method: Method) -> dict[str, str | int | float | bool | list[str]]:
@@ -229,17 +250,19 @@ def _noise(study: Study, method: Method, aggregation: PlannedAggregation, sites:
     return _Noise(z, shares, sites, dimension)
 
 
-def _grid(
-    study: Study, method: Method, base: PinnedBase, units: dict[str, int], noise: _Noise
-) -> tuple[Grid, ClipOrigin]:
-    """C from the study or from public images, then s and B (PRIVACY 4)."""
+def _clip(study: Study, method: Method, base: PinnedBase) -> tuple[float, PublicRows | None]:
+    """C, and the rows of public drawings where it is their median; None where the study says C."""
     clip = study.privacy.clip_norm
-    origin: ClipOrigin = "study"
-    if clip == "auto":
-        reporter().line('privacy.clip_norm = "auto": rows of public images; a number here makes a plan at once')
-        # Two digits: the same plan on machines whose arithmetic differs in the last bits.
-        clip = float(f"{method.public_clip_norm(base, study.data.caption):.2g}")
-        origin = "public images"
+    if clip != "auto":
+        return clip, None
+    reporter().line('privacy.clip_norm = "auto": rows of public images; a number here makes a plan at once')
+    rows = rows_for_c(base, method, study.data.caption)
+    # Two digits: the same plan on machines whose arithmetic differs in the last bits.
+    return float(f"{rows.median:.2g}"), rows
+
+
+def _grid(study: Study, clip: float, units: dict[str, int], noise: _Noise) -> Grid:
+    """C, then s and B (PRIVACY 4)."""
     largest, bits = max(units.values()), study.aggregation.wire_bits
     grid = choose_grid(clip, study.privacy.sampling_rate, largest, len(units), bits, noise.margin)
     if too_coarse(grid.clip_units, noise.dimension):
@@ -248,7 +271,7 @@ def _grid(
             "lower privacy.sampling_rate or adapt fewer values"
             + (", or say aggregation.wire_bits = 32" if bits < RING_BITS else "")
         )
-    return grid, origin
+    return grid
 
 
 def _privacy(

@@ -5,18 +5,19 @@ from pathlib import Path
 import click
 
 from undertone.claim import check_claim, delta_warning
+from undertone.clip_check import ClipCheck, check_clip, refuse_clip
 from undertone.plan import Plan
 from undertone.privacy.distributed import DistributedEvent
 from undertone.progress import reporting
-from undertone.resolve import refuse_noise, resolve, units_for_signal
+from undertone.resolve import refuse_noise, resolved, units_for_signal
 from undertone.study import load_study
 from undertone_cli.console import Bars, err, lines, out, table
 
 SMALLEST_SHOWN = 1e-300
 
 
-def describe(plan: Plan) -> list[tuple[str, str]]:
-    """The rows that `plan` prints: name and value."""
+def describe(plan: Plan, check: ClipCheck | None = None) -> list[tuple[str, str]]:
+    """The rows that `plan` prints: name and value; with a check also how C stands to public rows."""
     privacy, grid, total = plan.privacy, plan.grid, sum(plan.cohort.units.values())
     clip = grid.clip_units / grid.scale
     return [
@@ -32,6 +33,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ),
         *_claim(plan),
         ("clip norm C", f"{clip:.6g} (from {privacy.clip_origin})"),
+        *_public_rows(check),
         ("sigma", f"{privacy.sigma} grid units = {privacy.sigma / privacy.sensitivity:.4f} x Delta"),
         ("sensitivity Delta", f"{privacy.sensitivity} grid units"),
         ("scale s", f"{grid.scale} grid units per 1.0"),
@@ -45,8 +47,27 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             "noise-to-signal",
             f"{privacy.noise_to_signal:.2f}; {units_for_signal(plan)} units would bring it to 1",
         ),
+        *_noise_over_public_rows(plan, check),
         *_delta(plan),
     ]
+
+
+def _public_rows(check: ClipCheck | None) -> list[tuple[str, str]]:
+    """C over the median length of rows of public drawings, or why it is not known."""
+    if check is None:
+        return []
+    rows = check.rows
+    if rows is None:
+        return [("C / median public row", check.unknown)]
+    lengths = f"{check.clip:.4g} / {rows.median:.4g}, longest {rows.longest:.4g}, {rows.drawings} drawings"
+    return [("C / median public row", f"{check.ratio:.3g} ({lengths})")]
+
+
+def _noise_over_public_rows(plan: Plan, check: ClipCheck | None) -> list[tuple[str, str]]:
+    """Where C is above every public row, the signal is theirs and not C."""
+    if check is None or check.noise_to_signal == plan.privacy.noise_to_signal:
+        return []
+    return [("noise-to-signal, public rows", f"{check.noise_to_signal:.2f}: C is longer than such rows")]
 
 
 def _delta(plan: Plan) -> list[tuple[str, str]]:
@@ -130,25 +151,32 @@ def _noise(plan: Plan) -> list[tuple[str, str]]:
 @click.command("plan")
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print plan.json itself instead of a table.")
-def command(study: Path, as_json: bool) -> None:
-    """Resolve STUDY.toml and print what it will cost; nothing is written.
+@click.option("--measure-rows", is_flag=True, help="Make rows of public drawings though the base is large.")
+def command(study: Path, as_json: bool, measure_rows: bool) -> None:
+    """Resolve STUDY.toml and print what it will cost; nothing is written but a cache of public numbers.
 
     The digest is what sites approve and coordinators sign. Noise-to-signal compares the expected length of the
     noise with that of the mean such a method typically finds. For T rounds it is one round's noise over C, divided by
     the root of T, because signals add up in length and noise as a root. Above 1 the release would be mostly noise and
     is refused unless the study says privacy.allow_noisy = true.
+
+    C is held against the rows of public drawings, which are made once where the base is small, else with
+    --measure-rows. A C that they show to be hopeless is refused in the same way.
     """
     with Bars() as bars, reporting(bars):
-        plan = resolve(load_study(study))
-    check_claim(plan)
+        found = resolved(load_study(study))
+        check_claim(found.plan)
+        check = check_clip(found, asked=measure_rows)
+    plan = found.plan
     if as_json:
         click.echo(plan.as_bytes().decode())
         for name, warning in _delta(plan):
             err.print(f"{name}: {warning}", highlight=False, markup=False, soft_wrap=True)
     else:
-        table(f"plan of {plan.study}", ["", ""], describe(plan))
+        table(f"plan of {plan.study}", ["", ""], describe(plan, check))
         lines([("digest", plan.digest)])
     refuse_noise(plan)
+    refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)
     if not as_json:
         then = f"Next: undertone simulate {study} --data FOLDER [--split-by COLUMN] --out RUN"
         out.print(then, highlight=False, markup=False, soft_wrap=True)

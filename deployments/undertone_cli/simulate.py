@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from undertone.claim import check_claim
+from undertone.clip_check import check_clip, refuse_clip
 from undertone.durable import exclusively, part_of
 from undertone.errors import DataError, FolderError, InputError, PlanChanged, StudyError
 from undertone.keys import public_hex
@@ -17,7 +18,7 @@ from undertone.models.pinned import pin
 from undertone.plan import Plan
 from undertone.privacy.entropy import OsEntropy
 from undertone.progress import reporter, reporting
-from undertone.resolve import refuse_noise, resolve
+from undertone.resolve import refuse_noise, resolved
 from undertone.statement import SIMULATION
 from undertone.study import Study, load_study
 from undertone.unit import SITE_NAME
@@ -106,11 +107,14 @@ def _prepare(study: Study, study_file: Path, folder: Path, shares: dict[str, Sit
     _check_roster(study, shares)
     _check_all_images(study, shares)
     filled = {site: round_units(len(share.training.units())) for site, share in shares.items()}
-    plan = resolve(study, simulated_units=filled)
+    found = resolved(study, simulated_units=filled)
+    plan = found.plan
     check_claim(plan)
-    table(f"plan of {plan.study}", ["", ""], describe(plan))
+    check = check_clip(found)
+    table(f"plan of {plan.study}", ["", ""], describe(plan, check))
     lines([("digest", plan.digest)])
     refuse_noise(plan)
+    refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)
     part = part_of(folder)
     shutil.rmtree(part, ignore_errors=True)
     try:

@@ -37,6 +37,7 @@ class DummyMethod:
     options_type: ClassVar[type[Section]] = DummyOptions
     one_shot: ClassVar[bool] = False
     alignment: ClassVar[float] = 1.0
+    few_drawings: ClassVar[int] = 4
 
     def __init__(self, options: DummyOptions) -> None:
         self.options = options
@@ -52,9 +53,14 @@ class DummyMethod:
         del base
         return np.zeros(DIMENSION, dtype=np.float32)
 
-    def public_clip_norm(self, base: PinnedBase, caption: str) -> float:
+    passes = 1
+
+    def public_lengths(self, base: object, caption: str, count: int) -> NDArray[np.float64]:
         del base, caption
-        return 2.0
+        return np.full(count, 2.0)
+
+    def reach(self, clip_norm: float, length: float) -> float | None:
+        return self.options.rate * min(1.0, clip_norm / length)
 
     def rows(
         self, base: object, state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress

@@ -25,7 +25,6 @@ from undertone.study import Section
 if TYPE_CHECKING:
     from undertone.models.base import LoadedBase
 
-_PUBLIC_IMAGES = 32
 _PUBLIC_SEED = 20261122
 
 
@@ -50,6 +49,7 @@ class DPAggTI:
     # |mean row| / C on the embedded model lay between 0.3 (chest X-rays) and 0.9 (digits), C the
     # median length of public inversions: the lower end is what a plan may count on as signal.
     alignment: ClassVar[float] = 0.3
+    few_drawings: ClassVar[int] = 4
 
     def __init__(self, options: DPAggTIOptions) -> None:
         self.options = options
@@ -72,17 +72,23 @@ class DPAggTI:
         """v0: the initial word's embedding, repeated for each vector, [vectors * width]."""
         return np.tile(base.embedding_of(self.options.initial_word), self.options.vectors)
 
-    def public_clip_norm(self, base: PinnedBase, caption: str) -> float:
-        """Median length of 32 public procedural images inverted the same way; columns of the caption stay empty."""
-        from undertone.methods.public import public_units  # torch: only where C is "auto"
-        from undertone.models.base import load_base
+    @property
+    def passes(self) -> int:
+        """One a step."""
+        return self.options.steps
 
-        loaded = load_base(base)
-        blank = fill_caption(caption, self.options.token, {})
-        units = public_units(loaded, _PUBLIC_SEED, _PUBLIC_IMAGES, blank)
-        with reporter().task("clip norm from public images", _PUBLIC_IMAGES * self.options.steps) as progress:
-            rows = self.rows(loaded, self.initial_state(base), units, progress)
-        return float(np.median(np.linalg.norm(rows.astype(np.float64), axis=1)))
+    def public_lengths(self, base: "LoadedBase", caption: str, count: int) -> NDArray[np.float64]:
+        """Lengths of public drawings' inversions; columns of the caption stay empty."""
+        from undertone.methods.public import public_units  # torch: only where rows are made
+
+        units = public_units(base, _PUBLIC_SEED, count, fill_caption(caption, self.options.token, {}))
+        with reporter().task("rows of public drawings", count * self.options.steps) as progress:
+            rows = self.rows(base, self.initial_state(base.pinned), units, progress)
+        return np.asarray(np.linalg.norm(rows.astype(np.float64), axis=1))
+
+    def reach(self, clip_norm: float, length: float) -> float | None:
+        """The release is v0 + rescale * mean, so a short C shortens it; `rescale` lengthens it again."""
+        return self.options.rescale * min(1.0, clip_norm / length)
 
     def entering(self, records: int, generator: np.random.Generator) -> Sequence[int]:
         """One image a step, in turn: at most as many as there are steps."""

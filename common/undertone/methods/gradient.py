@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from undertone.methods.unit_gradients import Trained
     from undertone.models.base import LoadedBase
 
-_PUBLIC_IMAGES, _PUBLIC_AT_ONCE = 32, 8
+_PUBLIC_AT_ONCE = 8
 _PUBLIC_SEED = 20261126
 _MIB = 1 << 20
 
@@ -59,6 +59,7 @@ class GradientMethod(ABC):
     one_shot: ClassVar[bool] = False
     # Rows of length C that all point one way would have a mean of length C; a plan's figure is relative to that.
     alignment: ClassVar[float] = 1.0
+    few_drawings: ClassVar[int] = 16
     # Whether the caption must hold {token}.
     has_token: ClassVar[bool] = False
 
@@ -116,23 +117,32 @@ class GradientMethod(ABC):
         """The average of w over rounds with `ema`, else the last w; [d]."""
         return self._optimiser.released(state)
 
-    def public_clip_norm(self, base: PinnedBase, caption: str) -> float:
-        """Median length of 32 public procedural images' gradients at the start; the caption's columns stay empty."""
-        from undertone.methods.public import public_units  # torch: only where C is "auto"
-        from undertone.methods.unit_gradients import gradient_norms
-        from undertone.models.base import load_base
+    @property
+    def passes(self) -> int:
+        """One for each place in the batch."""
+        return self.options.draws * self.options.records
 
-        loaded, start = load_base(base), self._start(base)
-        units = public_units(loaded, _PUBLIC_SEED, _PUBLIC_IMAGES, fill_caption(caption, self._token, {}))
-        at_once = 1 if self.sums(base) else _PUBLIC_AT_ONCE
+    def public_lengths(self, base: "LoadedBase", caption: str, count: int) -> NDArray[np.float64]:
+        """Lengths of public drawings' gradients at the start; the caption's columns stay empty."""
+        from undertone.methods.public import public_units  # torch: only where rows are made
+        from undertone.methods.unit_gradients import gradient_norms
+
+        start = self._start(base.pinned)
+        units = public_units(base, _PUBLIC_SEED, count, fill_caption(caption, self._token, {}))
+        at_once = 1 if self.sums(base.pinned) else _PUBLIC_AT_ONCE
         lengths: list[float] = []
-        with reporter().task("clip norm from public images", _PUBLIC_IMAGES) as progress:
-            for first in range(0, _PUBLIC_IMAGES, at_once):
+        with reporter().task("rows of public drawings", count) as progress:
+            for first in range(0, count, at_once):
                 part = units[first : first + at_once]
-                with self._trained(loaded, start) as trained:
-                    lengths += gradient_norms(loaded, trained, part, self.options).tolist()
+                with self._trained(base, start) as trained:
+                    lengths += gradient_norms(base, trained, part, self.options).tolist()
                 progress(len(part))
-        return float(np.median(lengths))
+        return np.array(lengths)
+
+    def reach(self, clip_norm: float, length: float) -> float | None:
+        """None: Adam divides by the gradients' size, and the steps of SGD are as long as its learning rate says."""
+        del clip_norm, length
+        return None
 
     def sums(self, base: PinnedBase) -> bool:
         """Rows longer than `largest_row_mib` are summed as they are made."""

@@ -43,6 +43,8 @@ class Method(Protocol):
     options_type: ClassVar[type[Section]]
     one_shot: ClassVar[bool]
     alignment: ClassVar[float]
+    # The median row of so few public drawings lies within 20 % of that of 32 (docs/benchmarks.md).
+    few_drawings: ClassVar[int]
     options: Any
 
     def __init__(self, options: Any) -> None:  # noqa: ANN401 - each method's own options_type
@@ -64,11 +66,17 @@ class Method(Protocol):
         The array keeps its length; sites get its first d values alone.
         """
 
-    def public_clip_norm(self, base: PinnedBase, caption: str) -> float:
-        """C for `clip_norm = "auto"`, from public data alone; deterministic.
+    @property
+    def passes(self) -> int:
+        """How often one unit's row goes forward and backward through the base."""
 
-        Raises:
-            StudyError: this method cannot set it.
+    def public_lengths(self, base: "LoadedBase", caption: str, count: int) -> NDArray[np.float64]:
+        """Lengths of the unclipped rows of the first `count` public drawings at the start, [count]; deterministic."""
+
+    def reach(self, clip_norm: float, length: float) -> float | None:
+        """How far rows of `length`, clipped to C, move what is released, over how far they move it whole at rescale 1.
+
+        None: how far a step goes does not follow from C.
         """
 
     def entering(self, records: int, generator: np.random.Generator) -> Sequence[int]:

@@ -22,7 +22,7 @@ NEUTRAL_SHARE = 0.08  # of images carry the neutral caption instead of their own
 NOUN_SHARE = 0.2  # carry one noun, as in "a chest": where a learned token stands, nouns must mean something
 _SHORT_SHARE = 0.2  # of descriptions leave out "a picture of"
 _SHORT_NOUN_SHARE = 0.5  # and of single nouns
-_MIN_SIZE = 16
+SMALLEST = 16
 
 _FRAME_WORDS = (
     *("a", "an", "picture", "of", "on", "at", "the", "and", "phantom", "-", "x", "ray"),
@@ -71,8 +71,8 @@ def draw(seed: int, index: int, size: int) -> PublicImage:
     Raises:
         InputError: a number out of range.
     """
-    if size < _MIN_SIZE:
-        raise InputError(f"a public image of {size} pixels is too small to draw; ask for {_MIN_SIZE} or more")
+    if size < SMALLEST:
+        raise InputError(f"a public image of {size} pixels is too small to draw; ask for {SMALLEST} or more")
     if not (0 <= seed < 2**64 and 0 <= index < 2**64):
         raise InputError(f"seed {seed} and index {index} must be from 0 to 2^64 - 1; choose others")
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
