@@ -8,6 +8,7 @@
     |   `-- FolderError            RUN, RELEASE or output folders
     `-- Refused                    exit 3: going on would weaken the guarantee
         |-- NoisyRelease           the release would be mostly noise
+        |-- FaintRelease           the release could not move far enough from the base to be seen
         |-- UnmovedRelease         samples before and after are the same: nothing would be released but the base
         |-- NotApproved            the site has not approved this plan, coordinator or package
         |-- PlanChanged            the plan is not the one that was signed or started
