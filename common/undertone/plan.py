@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from undertone import PROTOCOL, __version__, bounds
 from undertone.aggregation import fault
 from undertone.canonical import Json, canonical_json, sha256_hex
+from undertone.config import Section
 from undertone.errors import MechanismViolation, PlanChanged
 from undertone.privacy.accounting import Event, GaussianEvent
 from undertone.privacy.distributed import DistributedEvent, noise_margin, share_sigma
@@ -18,7 +19,7 @@ from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import Grid, too_coarse
 from undertone.shown import shown
 from undertone.stages import PER_ROW, Sensitivity
-from undertone.study import Mode, Rosters, Section, SiteName, Unit
+from undertone.study import Mode, Rosters, SiteName, Unit
 
 ClipOrigin = Literal["study", "public images"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

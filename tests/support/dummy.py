@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from undertone.config import Section
 from undertone.layout import Layout
 from undertone.methods.protocol import Progress, Shapes, UnitRecords
 from undertone.models.pinned import PinnedBase
 from undertone.privacy.quantise import Grid, clip_and_quantise
-from undertone.study import Section
 
 FEATURES = 12  # the latents [3, 2, 2] of a dummy base, flat
 DIMENSION = FEATURES + 2

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from undertone.bounds import ITEMS, NAME
+from undertone.config import Section
 from undertone.errors import StudyError
 from undertone.layout import Layout
 from undertone.methods.gradient import GradientMethod, GradientOptions
 from undertone.methods.protocol import Shapes
 from undertone.models.files import LORA
 from undertone.models.pinned import PinnedBase
-from undertone.study import Section
 
 if TYPE_CHECKING:
     from undertone.methods.unit_gradients import Trained

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from undertone.captions import fill_caption
+from undertone.config import Section
 from undertone.layout import Layout
 from undertone.methods.protocol import Progress, Shapes, UnitRecords
 from undertone.methods.token import TokenOptions, check_caption, check_token, token_layout, token_weights
 from undertone.models.pinned import PinnedBase
 from undertone.progress import reporter
-from undertone.study import Section
 
 if TYPE_CHECKING:
     from undertone.models.base import LoadedBase

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.captions import fill_caption
+from undertone.config import Section
 from undertone.layout import Layout
 from undertone.methods.gradient import GradientMethod, GradientOptions
 from undertone.methods.protocol import Shapes
 from undertone.methods.token import TokenOptions, check_caption, check_token, token_layout, token_weights
 from undertone.models.pinned import PinnedBase
-from undertone.study import Section
 
 if TYPE_CHECKING:
     from undertone.methods.unit_gradients import Trained

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from undertone.captions import caption_fields, fill_caption
+from undertone.config import Section
 from undertone.errors import StudyError
 from undertone.layout import Layout
 from undertone.methods.optimisers import OptimiserOptions, ServerOptimiser
 from undertone.methods.protocol import Progress, UnitRecords
 from undertone.models.pinned import PinnedBase
 from undertone.progress import reporter
-from undertone.study import Section
 
 if TYPE_CHECKING:
     from undertone.methods.unit_gradients import Trained

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from undertone.config import Section
 from undertone.layout import Layout
 from undertone.models.pinned import PinnedBase
 from undertone.privacy.rows import KEY_BYTES, row_generator
-from undertone.study import Section
 
 if TYPE_CHECKING:
     from undertone.models.base import LoadedBase

@@ -2,6 +2,7 @@
 
 import difflib
 
+from undertone.config import parse_options
 from undertone.errors import PlanChanged, StudyError
 from undertone.methods.dp_ldm import DPLDM
 from undertone.methods.dp_lora import DPLoRA
@@ -10,7 +11,7 @@ from undertone.methods.dpsgd_ti import DPSGDTI
 from undertone.methods.protocol import Method
 from undertone.models.pinned import PinnedBase
 from undertone.plan import Plan
-from undertone.study import MethodTable, parse_options
+from undertone.study import MethodTable
 
 METHODS: dict[str, type[Method]] = {
     DPAggTI.name: DPAggTI,

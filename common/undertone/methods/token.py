@@ -8,12 +8,12 @@ from pydantic import Field
 
 from undertone.bounds import NAME
 from undertone.captions import caption_fields, placeholders
+from undertone.config import Section
 from undertone.errors import StudyError
 from undertone.layout import Layout
 from undertone.methods.protocol import Shapes
 from undertone.models.files import EMBEDS
 from undertone.models.pinned import PinnedBase
-from undertone.study import Section
 
 
 class TokenOptions(Section):
