@@ -10,17 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.methods.protocol import Method
-from undertone.methods.registry import method_for
-from undertone.models.adapted import attach
+from undertone.methods.weights import attach
 from undertone.models.base import load_base
 from undertone.models.devices import choose
 from undertone.models.distance import EncoderFeatures, PublicFeatures, kid
 from undertone.models.grid import save_grid
 from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.plan import Plan
+from undertone.planned import planned_method
 from undertone.pretraining.procedural import draw
 from undertone.progress import reporter
-from undertone.study import MethodTable
 from undertone_client.images import load_image
 from undertone_client.records import RecordTable, read_records
 from undertone_client.site import SiteDir
@@ -40,9 +39,9 @@ def diagnose(folder: Path) -> dict[str, float]:
     """
     run = RunFolder(folder)
     plan = run.plan()
-    method = method_for(MethodTable.model_validate({"name": plan.method.name, **plan.method.options}))
     pinned = pin(plan.model.base, plan.model.revision)
     check_pins(pinned, plan.model.files)
+    method = planned_method(plan, pinned)
     public = np.stack([draw(_PUBLIC_SEED, index, pinned.image_size).pixels for index in range(_PUBLIC_IMAGES)])
     (device,) = choose()
     measures: tuple[PublicFeatures | EncoderFeatures, ...] = (

@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from undertone.errors import ModelError
-from undertone.models.base import LoadedBase
+from undertone.models.interface import Base
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 Loss = Callable[[DDPMScheduler, Predict, Tensor, Tensor, Tensor], Tensor]
@@ -49,7 +49,7 @@ def v_loss(schedule: DDPMScheduler, predict: Predict, x_0: Tensor, epsilon: Tens
 LOSSES: dict[str, Loss] = {"epsilon": epsilon_loss, "v_prediction": v_loss}
 
 
-def denoising_loss(base: LoadedBase, x_0: Tensor, epsilon: Tensor, t: Tensor, text: Tensor) -> Tensor:
+def denoising_loss(base: Base, x_0: Tensor, epsilon: Tensor, t: Tensor, text: Tensor) -> Tensor:
     """Each row's loss [n] in what the base was trained to predict; `text` [n, positions, width] is c.
 
     Raises:
