@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 from report import Row, parser, publish
 
-from undertone.methods.dpagg_ti import DPAggTI, DPAggTIOptions
 from undertone.methods.protocol import UnitRecords
+from undertone.methods.textual_inversion.dpagg_ti import DPAggTI, DPAggTIOptions
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import PinnedBase, pin
 from undertone_client.images import load_image, read_images

@@ -22,7 +22,7 @@ from undertone_client.site import SiteDir
 _SIZE = 32
 _FEWEST_LEVELS, _LISTED = 16, 20  # 4 of 8 bits: labels of a mask, or a depth that the file does not say
 Reading = tuple[Unit, str | None, str]
-_WITHOUT_STUDY: Reading = ("record", None, "{token}")
+_WITHOUT_STUDY: Reading = ("record", None, "")  # no column needs to be there
 
 
 @dataclass

@@ -18,11 +18,11 @@ from undertone.errors import FolderError, NotApproved, PlanChanged
 from undertone.failpoints import reached
 from undertone.layout import state_sha256
 from undertone.methods.protocol import Method, Progress, SummingMethod, UnitRecords
-from undertone.methods.registry import lighter, planned_method
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.devices import Dtype, check_dtype, choose
 from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.plan import Plan
+from undertone.planned import planned_method
 from undertone.privacy.entropy import Entropy, poisson_sample
 from undertone.privacy.rows import row_generator, row_key
 from undertone.progress import reporter
@@ -108,7 +108,7 @@ class Preparation:
         lanes = [RowLane(*where, make=partial(_rows, method, self.state)) for where in self._places(files)]
         for lane in lanes:
             lane.lighter = [
-                (advice, replace(lane, make=partial(_rows, less, self.state))) for advice, less in lighter(method)
+                (advice, replace(lane, make=partial(_rows, less, self.state))) for advice, less in method.lighter()
             ]
             self._settle(lane)
         return lanes
@@ -124,7 +124,7 @@ class Preparation:
         for lane in lanes:
             lane.lighter = [
                 (advice, replace(lane, make=make(less)))
-                for advice, less in lighter(method)
+                for advice, less in method.lighter()
                 if isinstance(less, SummingMethod)
             ]
             self._settle(lane)
@@ -217,8 +217,8 @@ class _Reader:
             return None
         generator = row_generator(row_key(self.preparation.site.secret(), *self.preparation.attempt, unit))
         entering = [readable[place] for place in self.method.entering(len(readable), generator)]
-        token = str(plan.method.options.get("token", ""))
-        captions = [fill_caption(plan.data.caption, token, self.table.records[index].columns) for index in entering]
+        word, records = self.method.token, self.table.records
+        captions = [fill_caption(plan.data.caption, word, records[index].columns) for index in entering]
         return UnitRecords(self.latents.of(entering), tuple(captions), generator)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
-from undertone.captions import caption_fields
+from undertone.captions import caption_columns
 from undertone.errors import DataError
 from undertone.progress import reporter
 from undertone.shown import shown
@@ -142,7 +142,7 @@ def read_good_records(
     hidden: list[str] = []
     unread: list[str] = []
     rows = images_below(root, hidden.append, unread.append) if source is None else read_rows(source, exact)
-    fields = [name for name in caption_fields(caption) if name != "token"]
+    fields = caption_columns(caption)
     records: dict[str, Record] = {}
     problems: list[Problem] = []
     real, near = RealFiles(root), NearNames(root)

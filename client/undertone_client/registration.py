@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.canonical import canonical_json, sha256_hex
-from undertone.captions import caption_fields
+from undertone.captions import caption_columns
 from undertone.claim import check_claim
 from undertone.durable import sync, write_durable
 from undertone.errors import FolderError
@@ -69,7 +69,7 @@ def register(site: SiteDir, plan: Plan, say: Callable[[str], None] | None = None
     found = read_records(root, unit, column, caption, metadata, site.config.ids_as_written)
     for line in remarks(found, caption):
         (say or reporter().line)(f"{site.config.site}: {line}")
-    fields = [name for name in caption_fields(caption) if name != "token"]
+    fields = caption_columns(caption)
     records = [
         replace(record, columns={name: record.columns.get(name, "") for name in fields}) for record in found.records
     ]

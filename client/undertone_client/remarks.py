@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from undertone.captions import caption_fields
+from undertone.captions import caption_columns
 from undertone.shown import shown
 from undertone_client.records import RecordTable, unlisted
 
@@ -13,9 +13,9 @@ def remarks(table: RecordTable, caption: str) -> Iterator[str]:
     if left_out and table.source:
         images = "1 image" if len(left_out) == 1 else f"{len(left_out)} images"
         yield f"{images} below {table.root} left out: no line of {table.source} lists {_first(left_out)}"
-    for name in dict.fromkeys(caption_fields(caption)):
+    for name in dict.fromkeys(caption_columns(caption)):
         short = [record for record in table.records if not record.columns.get(name, "").strip()]
-        if short and name != "token":
+        if short:
             yield (
                 f"{shown(name)} is empty in {len(short)} of {len(table.records)} records, so their captions are "
                 f"shorter; the first: {table.place(short[0])}"

@@ -24,6 +24,7 @@ from typing import Annotated, Literal, TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, PositiveInt
 
+from undertone.config import Section, parse_tables, read_tables
 from undertone.durable import storage_errors, write_durable
 from undertone.errors import FolderError, NotApproved, StudyError
 from undertone.keys import create_key, load_key, write_secret
@@ -35,7 +36,6 @@ from undertone.quoting import toml_text
 from undertone.secagg.federation import Federation, read_federation
 from undertone.secagg.federation_files import federation_files, write_federation
 from undertone.shown import shown
-from undertone.study import Section, parse_tables, read_tables
 from undertone.unit import SiteName
 
 _ConfigT = TypeVar("_ConfigT", bound=Section)

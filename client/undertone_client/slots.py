@@ -8,10 +8,9 @@ tests/unit/test_slots.py asserts it).
 
 from collections.abc import Sequence
 
-from undertone.methods.protocol import UnitRecords, blank_unit
+from undertone.methods.protocol import UnitRecords, blank_like
 
 
 def in_slots(units: Sequence[UnitRecords], size: int) -> list[UnitRecords]:
     """At least one unit, filled up to `size` with dummies of the same shapes: blank latents, blank caption."""
-    shape = units[0].latents.shape[1:]
-    return [*units, *(blank_unit(shape) for _ in range(size - len(units)))]
+    return [*units, *(blank_like(units[0]) for _ in range(size - len(units)))]

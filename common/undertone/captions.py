@@ -1,11 +1,14 @@
-"""Caption templates: how a record is described in words, with `{token}` where the method's token stands."""
+"""Caption templates: how a record is described in words, with `{token}` where the word stands that a method learns."""
 
 import string
 from collections.abc import Mapping
 
+# The one field that the method fills; every other one is a column of a site's table.
+TOKEN = "token"
+
 
 def caption_fields(caption: str) -> list[str]:
-    """The `{column}` names of a caption template, in order.
+    """The names in braces of a caption template, in order.
 
     Raises:
         ValueError: not a template: unbalanced braces, or anything but a plain name between them.
@@ -21,10 +24,19 @@ def caption_fields(caption: str) -> list[str]:
     return fields
 
 
+def caption_columns(caption: str) -> list[str]:
+    """The fields of a caption template that are columns of a site's table, in order.
+
+    Raises:
+        ValueError: as `caption_fields`.
+    """
+    return [name for name in caption_fields(caption) if name != TOKEN]
+
+
 def fill_caption(caption: str, token: str, columns: Mapping[str, str]) -> str:
     """A caption template with the token and a record's columns put in; absent columns are empty."""
     fields = {name: columns.get(name, "") for name in caption_fields(caption)}
-    return caption.format(**(fields | {"token": token})).strip(" ,;")
+    return caption.format(**(fields | {TOKEN: token})).strip(" ,;")
 
 
 def placeholders(token: str, vectors: int) -> list[str]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from undertone import PROTOCOL, __version__, bounds
 from undertone.aggregation import fault
 from undertone.canonical import Json, canonical_json, sha256_hex
+from undertone.config import Section
 from undertone.errors import MechanismViolation, PlanChanged
 from undertone.gradients.clipping import LARGEST_CLIP_UNITS, SMALLEST_CLIP_UNITS
 from undertone.privacy.accounting import Event, GaussianEvent
@@ -19,7 +20,7 @@ from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import Grid, too_coarse
 from undertone.shown import shown
 from undertone.stages import PER_ROW, Sensitivity
-from undertone.study import Mode, Rosters, Section
+from undertone.study import Mode, Rosters
 from undertone.unit import SiteName, Unit
 
 # Of plan.json: what this program reads. Each format is read for ever; only its own version runs a plan.

@@ -10,7 +10,7 @@ from undertone.aggregation import default_colluders, default_threshold, fault
 from undertone.bounds import PLAN_BYTES
 from undertone.claim import epsilons
 from undertone.errors import NoisyRelease, StudyError
-from undertone.methods.protocol import Method
+from undertone.methods.protocol import Method, check_needs
 from undertone.methods.registry import method_for
 from undertone.models.pinned import PinnedBase, pin
 from undertone.package import package_sha256
@@ -78,9 +78,10 @@ def resolved(study: Study, *, simulated_units: dict[str, int] | None = None) -> 
 
 
 def _resolved(study: Study, units: dict[str, int]) -> Resolved:
-    method = method_for(study.method)
+    method = method_for(study.method.name, study.method.options)
     _check_cohort(study, units)
     base = pin(study.model.base, study.model.revision)
+    check_needs(method, base)
     method.check(base, study.data.caption)
     _check_rounds(study, method)
     layout = method.layout(base)

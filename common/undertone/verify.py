@@ -26,7 +26,7 @@ from undertone.errors import (
 )
 from undertone.keys import PLAN_DOMAIN, check_signature
 from undertone.manifest import check_manifest, read_part
-from undertone.models.weights import check_weights
+from undertone.methods.weights import check_weights
 from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
 from undertone.shown import REASON, is_shown
@@ -131,7 +131,7 @@ def _claim(plan: Plan) -> tuple[float, float]:
 
 def _check_weights(folder: Path, plan: Plan) -> None:
     try:
-        check_weights(folder, plan)
+        check_weights(folder, plan.method)
     except ModelError as error:
         raise NotVerified(f"the weights do not hold: {error}") from None
 

@@ -1,6 +1,7 @@
 """`undertone demo`: the main job on real images, from nothing to a verified release."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import click
@@ -17,24 +18,7 @@ from undertone_server.run import RunFolder, refuse_existing
 
 IMAGES = 600
 SITES = {"north": 0.42, "east": 0.28, "south": 0.18, "west": 0.12}
-STUDY = """# Four hospitals' worth of handwritten digits: the unit is one scan.
-[study]
-name = "handwritten-digits"
-[model]
-base = "embedded:tiny"
-[method]
-name = "dpagg-ti"
-token = "<digits>"
-initial_word = "picture"
-[privacy]
-unit = "record"
-epsilon = 4.0
-delta = 1e-5
-[data]
-caption = "a {token}"
-[cohort]
-min_sites = 3
-"""
+STUDY = Path(__file__).with_name("demo.toml")
 
 
 def write_digits(folder: Path) -> None:
@@ -72,7 +56,7 @@ def demo(folder: Path) -> dict[str, float]:
     except OSError as error:
         raise FolderError(f"{folder} cannot be written: {error.strerror}; choose another --out") from None
     study = folder / "study.toml"
-    study.write_text(STUDY, encoding="utf-8")
+    shutil.copyfile(STUDY, study)
     release = simulate(study, folder / "data", folder / "run", holdout=0.3)
     verify(release, public_hex(RunFolder(folder / "run").key()))
     from undertone_cli.diagnostics import diagnostics_of  # torch: not before the first progress line

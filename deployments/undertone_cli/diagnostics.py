@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.methods.protocol import Method
-from undertone.methods.registry import planned_method
-from undertone.models.adapted import attach
+from undertone.methods.weights import attach
 from undertone.models.base import load_base
 from undertone.models.devices import choose
 from undertone.models.distance import EncoderFeatures, PublicFeatures, kid
 from undertone.models.grid import save_grid
 from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.plan import Plan
+from undertone.planned import planned_method
 from undertone.pretraining.procedural import draw
 from undertone.progress import reporter
 from undertone_client.images import load_image

@@ -7,6 +7,7 @@ import click
 
 from undertone.durable import exclusively, part_of
 from undertone.errors import FolderError
+from undertone.methods.weights import format_in
 from undertone.models.file_metadata import name_base
 from undertone.progress import reporting
 from undertone_cli.console import Bars, out
@@ -32,9 +33,7 @@ def export(release: Path, folder: Path, base_copy: Path | None = None, coordinat
 def _export(release: Path, folder: Path, base_copy: Path | None, coordinator: str | None) -> Path:
     plan = released_plan(release, folder, coordinator)
     base = adapted_base(release, plan, copy=base_copy)
-    if getattr(base.pipeline.unet, "peft_config", None):
-        base.pipeline.fuse_lora(components=["unet"])
-        base.pipeline.unload_lora_weights()
+    format_in(release).fuse(base)
     part = part_of(folder)
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -64,5 +63,6 @@ def command(release: Path, folder: Path, base_copy: Path | None, coordinator: st
     """
     with Bars() as bars, reporting(bars):
         export(release, folder, base_copy, coordinator)
-    out.print(f"pipeline in {folder}", highlight=False, markup=False)
+    kind = format_in(release).describe().kind
+    out.print(f"pipeline in {folder}: the base with {kind}", highlight=False, markup=False)
     say_signer(coordinator)

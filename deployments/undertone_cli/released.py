@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from undertone.errors import FolderError, InputError
+from undertone.methods.weights import attach, check_weights, read_weights
 from undertone.models.pinned import check_pins, pin
-from undertone.models.weights import check_weights
 from undertone.plan import Plan
 from undertone.verify import checked_plan
 from undertone_cli.console import out
@@ -64,9 +64,8 @@ def adapted_base(release: Path, plan: Plan, device: str = "cpu", copy: Path | No
     Raises:
         UndertoneError: the release or its base model is not what it should be.
     """
-    check_weights(release, plan)
-    from undertone.models.adapted import attach, read_weights  # torch: not for --help, nor for a wrong folder
-    from undertone.models.base import load_base
+    check_weights(release, plan.method)
+    from undertone.models.base import load_base  # torch: not for --help, nor for a wrong folder
 
     pinned = pin(plan.model.base, plan.model.revision) if copy is None else pin(str(copy))
     check_pins(pinned, plan.model.files)

@@ -3,12 +3,9 @@
 Prompt, base and licence were written by others: each is quoted as the place where it stands asks (`quoting.py`).
 """
 
-from collections.abc import Sequence
-
-from undertone.models.files import DELTA, EMBEDS, LORA
+from undertone.methods.release_format import Description
 from undertone.plan import Plan
 from undertone.quoting import markdown_code, markdown_text, python_text, shell_text, yaml_text
-from undertone.shown import shown
 from undertone.statement import trust_assumptions
 
 _CARD = """---
@@ -21,8 +18,8 @@ tags: [undertone, differential-privacy, synthetic]
 Adapted from {base} by the method `{method}` of Undertone: {sites} sites or more, none of which shared an image.
 
 ```python
-from diffusers import StableDiffusionPipeline
-pipeline = StableDiffusionPipeline.from_pretrained(BASE)  # the folder or hub id of the base model
+from diffusers import {pipeline}
+pipeline = {pipeline}.from_pretrained(BASE)  # the folder or hub id of the base model
 {load}
 image = pipeline({python_prompt}).images[0]
 ```
@@ -50,15 +47,8 @@ Not a medical device: no image made with it may support a diagnosis.
 """
 
 
-_LOAD = {
-    EMBEDS: f'pipeline.load_textual_inversion("{EMBEDS}")',
-    LORA: f'pipeline.load_lora_weights(".", weight_name="{LORA}")',
-    DELTA: f"# {DELTA} is added to the base's weights: undertone export . --out FOLDER makes a pipeline of it",
-}
-
-
-def model_card(plan: Plan, prompt: str, sites: int, weights: Sequence[str]) -> str:
-    """The card of a release whose smallest sum holds `sites` sites and whose files are `weights`; facts of the plan."""
+def model_card(plan: Plan, prompt: str, sites: int, described: Description) -> str:
+    """The card of a release whose smallest sum holds `sites` sites; `described` says of its kind how it is loaded."""
     base, licence = plan.model.base, plan.model.licence
     return _CARD.format(
         yaml_licence=yaml_text(licence),
@@ -68,7 +58,8 @@ def model_card(plan: Plan, prompt: str, sites: int, weights: Sequence[str]) -> s
         study=markdown_text(plan.study),
         method=plan.method.name,
         sites=sites,
-        load="\n".join(_LOAD.get(name, f"# load {shown(name)}") for name in weights),
+        pipeline=described.pipeline,
+        load=described.load,
         python_prompt=python_text(prompt),
         shell_prompt=shell_text(prompt),
         unit=plan.privacy.unit,

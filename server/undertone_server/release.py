@@ -14,7 +14,7 @@ from undertone.errors import UnmovedRelease
 from undertone.failpoints import reached
 from undertone.manifest import write_manifest
 from undertone.methods.protocol import Method
-from undertone.models.adapted import attach, read_weights
+from undertone.methods.weights import attach, read_weights
 from undertone.models.base import load_base
 from undertone.models.devices import choose
 from undertone.models.file_metadata import named_for
@@ -68,7 +68,8 @@ def release(
     reached("release/samples durable")
     if difference <= INVISIBLE:
         raise _unreleased(run, plan, part)
-    write_durable(part / "README.md", model_card(plan, after, took_part.fewest, list(weights)).encode())
+    card = model_card(plan, after, took_part.fewest, method.release_format.describe())
+    write_durable(part / "README.md", card.encode())
     reached("release/card durable")
     write_manifest(part, run.key())
     reached("release/manifest durable")

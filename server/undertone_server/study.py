@@ -7,10 +7,10 @@ from flwr.serverapp import Grid
 from undertone.claim import check_claim
 from undertone.durable import storage_errors
 from undertone.errors import FolderError
-from undertone.methods.registry import planned_method
 from undertone.models.pinned import check_pins, pin
 from undertone.package import check_package
 from undertone.plan import Plan
+from undertone.planned import planned_method
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.progress import reporter

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from undertone.failpoints import NAMES
+from undertone.methods.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {
@@ -48,7 +49,11 @@ CALLERS = {
     "add_rounded_gaussian": {"undertone/privacy/noise.py"},
     "add_discrete_gaussian": {"undertone/privacy/noise.py"},
     "WordStream": {"undertone/privacy/noise.py"},
-    "step": {"undertone_server/update.py", "undertone_cli/diagnostics.py", "undertone/methods/inversion.py"},
+    "step": {
+        "undertone_server/update.py",
+        "undertone_cli/diagnostics.py",
+        "undertone/methods/textual_inversion/inversion.py",
+    },
     "charge": {"undertone_server/gate.py", "undertone_client/attempt.py"},
     # A base is loaded from the view of its pinned files alone, found on disk, and fetched by one command.
     "from_pretrained": {"undertone/models/base.py"},
@@ -75,7 +80,7 @@ WALLS = {
     "scipy": {"undertone/privacy/noise.py"},
     "opacus": {"undertone/gradients/fallback.py"},
     "opendp": set(),
-    "peft": {"undertone/methods/trained.py"},
+    "peft": {"undertone/methods/lora/adapters.py"},
     "huggingface_hub": {"undertone/models/pinned.py", "undertone/models/fetching.py"},
     "socket": set(),
     "http": set(),
@@ -84,23 +89,18 @@ WALLS = {
     "httpx": set(),
     "random": set(),
     "secrets": {"undertone_cli/generate.py"},
-    "safetensors.numpy": {"undertone_server/release.py", "undertone/models/weights.py"},
+    "safetensors.numpy": {"undertone_server/release.py"},
 }
 TORCH_FREE = (
     "undertone/privacy/",
     "undertone/secagg/",
-    "undertone/methods/dp_ldm.py",
-    "undertone/methods/dp_lora.py",
-    "undertone/methods/dpagg_ti.py",
-    "undertone/methods/dpsgd_ti.py",
-    "undertone/methods/gradient.py",
-    "undertone/methods/optimisers.py",
     "undertone/methods/protocol.py",
     "undertone/methods/registry.py",
+    "undertone/methods/release_format.py",
+    "undertone/methods/weights.py",
     "undertone/claim.py",
     "undertone/clip_check.py",
     "undertone/models/pinned.py",
-    "undertone/models/weights.py",
     "undertone/plan.py",
     "undertone/public_cache.py",
     "undertone/public_rows.py",
@@ -160,11 +160,65 @@ def test_imports_go_one_way(name: str, tree: ast.Module) -> None:
     assert used <= MAY_IMPORT[package], f"{name} imports {used - MAY_IMPORT[package]}"
 
 
+METHOD_FOLDERS = {module.split(".")[2] for module in (method.__module__ for method in METHODS.values())}
+
+
 def test_only_the_registry_imports_a_method() -> None:
-    methods = {f"undertone.methods.{name}" for name in ("dp_ldm", "dp_lora", "dpagg_ti", "dpsgd_ti")}
+    """A method's folder is known to itself and to the registry; nothing else in the packages knows that it is there."""
+    assert len(METHOD_FOLDERS) >= 3
+    for folder in METHOD_FOLDERS:
+        inside = f"undertone/methods/{folder}/"
+        for name, _, tree in MODULES:
+            if name != "undertone/methods/registry.py" and not name.startswith(inside):
+                assert not any(within(f"undertone.methods.{folder}", module) for module in imported(tree)), name
+
+
+def test_methods_know_no_study_and_no_plan() -> None:
+    above = ("undertone.study", "undertone.plan", "undertone.planned", "undertone.resolve", "undertone.claim")
     for name, _, tree in MODULES:
-        if name != "undertone/methods/registry.py":
-            assert not imported(tree) & methods, name
+        if name.startswith("undertone/methods/"):
+            assert not any(within(room, module) for room in above for module in imported(tree)), name
+
+
+OPTIONS = {option for method in METHODS.values() for option in method.options_type.model_fields}
+FILES = {file for method in METHODS.values() for file in method.release_format.files}
+
+
+def knows_of_methods(tree: ast.Module) -> Iterator[str]:
+    """What a module says that only a method should: names of methods and files, and reads of options by name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from (word for word in (*METHODS, *FILES) if word in node.value)
+            if node.value in OPTIONS:
+                yield node.value
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value).split(".")[-1] == "options":
+            yield from {node.attr} & OPTIONS
+
+
+# Words that only look like a method's: the field of a caption template, a message's name, a setting of Ray's.
+NO_OPTION = {
+    ("undertone/captions.py", "token"),
+    ("undertone/secagg/transcript.py", "vectors"),
+    ("undertone_cli/ray_engine.py", "token"),
+}
+
+
+@pytest.mark.parametrize(("name", "tree"), [(name, tree) for name, _, tree in MODULES])
+def test_no_module_outside_knows_a_methods_name_its_files_or_an_option(name: str, tree: ast.Module) -> None:
+    if not name.startswith(("undertone/methods/", PUBLIC)):
+        assert {(name, word) for word in knows_of_methods(tree)} <= NO_OPTION
+
+
+def test_what_knows_of_methods_is_found() -> None:
+    for source, word in (
+        ('token = str(plan.method.options.get("draws", ""))', "draws"),
+        ("plan.method.options.draws", "draws"),
+        ("getattr(options, 'records', 1)", "records"),
+        ('"of dp-lora alone"', "dp-lora"),
+        ('load = {"delta.safetensors": 1}', "delta.safetensors"),
+    ):
+        assert list(knows_of_methods(ast.parse(source))) == [word]
+    assert not list(knows_of_methods(ast.parse('method.options.model_dump(mode="json"); records = []')))
 
 
 @pytest.mark.parametrize("stage", DOORS)
@@ -229,7 +283,7 @@ def test_numpy_and_torch_randomness_only_where_it_is_no_noise() -> None:
     # sampling seeds.
     allowed = {
         "undertone/privacy/rows.py",
-        "undertone/methods/dp_lora.py",
+        "undertone/methods/lora/method.py",
         "undertone/methods/public.py",
         "undertone/models/base.py",
         "undertone_cli/diagnostics.py",

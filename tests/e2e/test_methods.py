@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from tests.support.gradient import gradient_study
 from tests.support.runs import SITES, call, coordinator_of
-from undertone.models.adapted import attach, read_weights
+from undertone.methods.weights import attach, read_weights
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import pin
 from undertone_cli.export import export

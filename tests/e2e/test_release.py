@@ -290,11 +290,10 @@ def test_nothing_in_a_release_names_a_unit_a_file_or_the_private_sum(finished_ru
 def test_the_released_weights_are_the_noised_mean_alone(finished_run: FinishedRun) -> None:
     from undertone.methods.registry import method_for
     from undertone.models.pinned import pin
-    from undertone.study import MethodTable
 
     plan = Plan.from_bytes((finished_run.release / "plan.json").read_bytes())
     noised = np.load(finished_run.run / "checkpoints" / "round-000001" / "noised-001.npy")
-    method = method_for(MethodTable.model_validate({"name": plan.method.name, **plan.method.options}))
+    method = method_for(plan.method.name, plan.method.options)
     start = method.initial_state(pin(plan.model.base))
     expected = start + noised / (plan.grid.scale * sum(plan.cohort.units.values()))
     (released,) = load_file(finished_run.release / "learned_embeds.safetensors").values()

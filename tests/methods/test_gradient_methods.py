@@ -13,19 +13,19 @@ from tests.support.gradients import grid_for
 from tests.support.studies import study_with
 from undertone.diffusion.losses import drop_captions, epsilon_loss, v_loss
 from undertone.errors import ModelError, StudyError
-from undertone.methods.gradient import GradientOptions
-from undertone.methods.optimisers import OptimiserOptions, ServerOptimiser
+from undertone.methods.gradient.method import GradientOptions
+from undertone.methods.gradient.optimisers import OptimiserOptions, ServerOptimiser
 from undertone.methods.protocol import Method, UnitRecords
-from undertone.methods.registry import lighter, method_for
+from undertone.methods.registry import method_for
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import PinnedBase, pin
 from undertone.privacy.quantise import Grid, clip_and_quantise
 from undertone.resolve import resolve
-from undertone.study import MethodTable, parse_study
+from undertone.study import parse_study
 
 
 def made(name: str, **options: Any) -> Method:
-    return method_for(MethodTable.model_validate({"name": name, **options}))
+    return method_for(name, options)
 
 
 @pytest.fixture(scope="module")
@@ -240,13 +240,13 @@ def test_lora_targets_choose_the_layers_and_convolutions_have_kernels(pinned: Pi
 
 
 def test_lighter_studies_halve_draws_and_records() -> None:
-    advice = [text for text, _ in lighter(made("dp-lora", draws=4, records=2))]
+    advice = [text for text, _ in made("dp-lora", draws=4, records=2).lighter()]
     assert advice == [
         "method.draws = 2 and method.records = 2",
         "method.draws = 1 and method.records = 2",
         "method.draws = 1 and method.records = 1",
     ]
-    assert lighter(made("dpagg-ti")) == []
+    assert made("dpagg-ti").lighter() == []
 
 
 def test_noise_to_signal_falls_with_the_root_of_the_rounds(tiny_base: Path) -> None:

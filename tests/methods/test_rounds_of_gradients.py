@@ -11,9 +11,10 @@ from tests.support.failpoints import at
 from tests.support.faults import Killed
 from tests.support.gradient import FIVE, SMALL, centralised, gradient_study
 from undertone.errors import PlanChanged
-from undertone.methods.registry import METHODS, planned_method
+from undertone.methods.registry import METHODS
 from undertone.models.pinned import pin
 from undertone.plan import Plan
+from undertone.planned import planned_method
 from undertone.privacy.ledger import Ledger
 from undertone.verify import verify
 from undertone_cli.simulate import simulate
@@ -64,7 +65,7 @@ def test_sums_made_batch_by_batch_are_one_place_too(
     tmp_path: Path, tiny_base: Path, name: str, rounds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same with rows that count as too long to keep: summed as integers, over secure aggregation's wire."""
-    monkeypatch.setattr("undertone.methods.gradient._MIB", 64)
+    monkeypatch.setattr("undertone.methods.gradient.method._MIB", 64)
     study = gradient_study(tmp_path, tiny_base, name, FIVE, rounds, optimiser="sgd")
     run = go(study)
     assert_one_place(run, (1, rounds), 1e-4)

@@ -38,12 +38,9 @@ class DrawingBase(DummyBase):
 
 def stand_in_for_torch() -> None:
     """Modules that import torch, as far as a coordinator and a node with a dummy base use them."""
-    base, adapted = types.ModuleType("undertone.models.base"), types.ModuleType("undertone.models.adapted")
+    base = types.ModuleType("undertone.models.base")
     base.__dict__.update(LoadedBase=DrawingBase, load_base=lambda *_, **__: DrawingBase())
-    adapted.__dict__.update(
-        attach=lambda drawing, _weights: setattr(drawing, "adapted", True), read_weights=lambda _part: {}
-    )
-    sys.modules[base.__name__], sys.modules[adapted.__name__] = base, adapted
+    sys.modules[base.__name__] = base
 
 
 if __name__ == "__main__":

@@ -7,17 +7,18 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from undertone.config import Section
 from undertone.layout import Layout
-from undertone.methods.protocol import Progress, Shapes, UnitRecords
+from undertone.methods.protocol import Progress, UnitRecords
+from undertone.methods.release_format import Description, ReleaseFormat, Shapes, Weights
 from undertone.models.pinned import PinnedBase
 from undertone.privacy.quantise import Grid, clip_and_quantise
-from undertone.study import Section
 
 FEATURES = 12  # the latents [3, 2, 2] of a dummy base, flat
 DIMENSION = FEATURES + 2
@@ -30,6 +31,28 @@ class DummyOptions(Section):
     summing: bool = False
 
 
+class DummyFile:
+    """`dummy.safetensors`: both tensors of the layout."""
+
+    files = ("dummy.safetensors",)
+
+    def write(self, layout: Layout, w: NDArray[np.float32]) -> Weights:
+        return {self.files[0]: layout.unflatten(w)}
+
+    def layout(self, shapes: Mapping[str, Shapes]) -> Layout | None:
+        return Layout(tuple(sorted(shapes[self.files[0]].items())))
+
+    def attach(self, base: Any, weights: Weights) -> None:
+        del weights
+        base.adapted = True
+
+    def fuse(self, base: Any) -> None:
+        del base
+
+    def describe(self) -> Description:
+        return Description("a dummy", "# nothing loads a dummy")
+
+
 class DummyMethod:
     """Row of u: (mean latents - w, number of images, one draw of u's own generator). Step: w + rate * mean."""
 
@@ -38,9 +61,18 @@ class DummyMethod:
     one_shot: ClassVar[bool] = False
     alignment: ClassVar[float] = 1.0
     few_drawings: ClassVar[int] = 4
+    needs: ClassVar[frozenset[str]] = frozenset()
+    release_format: ClassVar[ReleaseFormat] = DummyFile()
 
     def __init__(self, options: DummyOptions) -> None:
         self.options = options
+
+    @property
+    def token(self) -> str:
+        return self.options.token
+
+    def lighter(self) -> Sequence[tuple[str, "DummyMethod"]]:
+        return []
 
     def check(self, base: PinnedBase, caption: str) -> None:
         del base, caption
@@ -102,12 +134,8 @@ class DummyMethod:
     def released(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
         return state
 
-    def weights(self, base: PinnedBase, state: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
-        del base
-        return {"dummy.safetensors": {"features": state[:FEATURES], "others": state[FEATURES:]}}
-
-    def released_layout(self, file: str, shapes: Shapes) -> Layout | None:
-        return Layout(tuple(sorted(shapes.items()))) if file == "dummy.safetensors" else None
+    def weights(self, base: PinnedBase, state: NDArray[np.float32]) -> Weights:
+        return self.release_format.write(self.layout(base), state)
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         return caption, caption

@@ -14,8 +14,8 @@ from undertone.canonical import canonical_json, sha256_hex
 from undertone.keys import PLAN_DOMAIN, create_key, public_hex, sign
 from undertone.layout import Layout
 from undertone.manifest import write_manifest
-from undertone.methods.dpagg_ti import DPAggTIOptions
-from undertone.models.files import EMBEDS
+from undertone.methods.textual_inversion.dpagg_ti import DPAggTIOptions
+from undertone.methods.textual_inversion.release import EMBEDS
 from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
 from undertone.statement import TookPart, privacy_statement

@@ -10,10 +10,10 @@ from tests.support.images import write_folder
 from tests.support.studies import study_with, write_study
 from undertone.captions import fill_caption
 from undertone.methods.protocol import UnitRecords
-from undertone.methods.registry import planned_method
 from undertone.models.base import load_base
 from undertone.models.pinned import pin
 from undertone.plan import Plan
+from undertone.planned import planned_method
 from undertone.privacy.rows import row_generator, row_key
 from undertone_client.images import load_image
 from undertone_client.registration import register
@@ -71,7 +71,6 @@ def units_of(folder: Path, plan: Plan, base: Any, round_: int) -> list[UnitRecor
         generator = row_generator(key)
         records = [table.records[positions[place]] for place in method.entering(len(positions), generator)]
         latents = base.encode(np.stack([load_image(table.root / record.file, 32) for record in records]))
-        token = str(plan.method.options.get("token", ""))
-        captions = tuple(fill_caption(plan.data.caption, token, record.columns) for record in records)
+        captions = tuple(fill_caption(plan.data.caption, method.token, record.columns) for record in records)
         units.append(UnitRecords(latents, captions, generator))
     return units

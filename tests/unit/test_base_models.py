@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from undertone.captions import placeholders
 from undertone.errors import ModelError, PlanChanged
-from undertone.models.adapted import attach, read_weights
+from undertone.methods.weights import attach, read_weights
 from undertone.models.base import _refuse_batch_mixing, load_base
 from undertone.models.pinned import PARTS, check_pins, pin
 from undertone.models.tokens import RowTokens

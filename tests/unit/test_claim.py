@@ -14,6 +14,7 @@ from tests.support.world import World, make_plan, secure
 from undertone import claim
 from undertone.claim import check_claim, delta_warning, recompute_epsilon
 from undertone.errors import PlanChanged, StudyError, UnderstatedClaim
+from undertone.methods.release_format import Description
 from undertone.models.pinned import PinnedBase
 from undertone.plan import Plan
 from undertone.resolve import resolve
@@ -224,7 +225,7 @@ def test_a_delta_above_one_in_the_number_of_units_is_said_everywhere(dummy_base:
     assert "delta of 0.005 is large for 700 units" in warning
     assert ("WARNING", warning) in plan_command.describe(loud)
     assert warning in trust_assumptions(loud)
-    assert warning in model_card(loud, "a picture", 3, ["learned_embeds.safetensors"])
+    assert warning in model_card(loud, "a picture", 3, Description("a word", "# load it"))
     quiet = make_plan(dummy_base, SITES, delta=1e-5)
     assert delta_warning(quiet) is None
     assert "WARNING" not in dict(plan_command.describe(quiet))

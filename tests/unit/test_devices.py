@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tests.support.dummy import DummyBase, DummyMethod
 from tests.support.world import World, oracle_row
 from undertone.errors import MechanismViolation, ModelError
-from undertone.methods.dpagg_ti import DPAggTI, DPAggTIOptions
 from undertone.methods.protocol import UnitRecords
+from undertone.methods.textual_inversion.dpagg_ti import DPAggTI, DPAggTIOptions
 from undertone.models import devices
 from undertone.models.base import load_base
 from undertone.models.devices import check_dtype, choose, out_of_memory, precision

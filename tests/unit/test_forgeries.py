@@ -16,7 +16,9 @@ from undertone.canonical import canonical_json
 from undertone.errors import NotVerified, UnfitWeights
 from undertone.keys import create_key
 from undertone.manifest import MANIFEST, SIGNATURE, write_manifest
-from undertone.models.files import DELTA, EMBEDS, LORA
+from undertone.methods.ldm.release import DELTA
+from undertone.methods.lora.release import LORA
+from undertone.methods.textual_inversion.release import EMBEDS
 from undertone.verify import verify
 
 SECONDS = 2.0

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from undertone.methods.inversion import Inversion, invert
 from undertone.methods.protocol import UnitRecords
+from undertone.methods.textual_inversion.inversion import Inversion, invert
 from undertone.models.base import load_base
 from undertone.models.pinned import pin
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.images import write_folder, write_images
 from tests.support.runs import call
+from undertone.config import read_tables
 from undertone.errors import DataError, StudyError
-from undertone.study import read_tables
 from undertone_client.metadata import rows_by_line
 from undertone_client.records import RecordTable, read_records
 from undertone_client.registration import present, register, registered

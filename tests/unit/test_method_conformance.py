@@ -9,16 +9,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from undertone.captions import fill_caption
 from undertone.gradients.engine import UnitBatch
-from undertone.methods.dpagg_ti import fill_caption
-from undertone.methods.gradient import GradientMethod
+from undertone.methods.gradient.method import GradientMethod
 from undertone.methods.protocol import Method, UnitRecords
 from undertone.methods.registry import METHODS, method_for
-from undertone.models.adapted import attach
+from undertone.methods.weights import attach
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import PinnedBase, pin
 from undertone.models.tokens import RowTokens
-from undertone.study import MethodTable
 
 # Each method in the shapes that its options give it; a new method adds a line.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -56,7 +55,7 @@ def pinned(case: tuple[str, dict[str, Any], str]) -> PinnedBase:
 
 @pytest.fixture
 def method(case: tuple[str, dict[str, Any], str]) -> Method:
-    return method_for(MethodTable.model_validate({"name": case[0], **case[1]}))
+    return method_for(case[0], case[1])
 
 
 @pytest.fixture
@@ -74,7 +73,7 @@ CAPTIONS = {True: "a {token}, {finding}", False: "a picture, {finding}"}
 
 
 def token_of(method: Method) -> str:
-    return str(getattr(method.options, "token", ""))
+    return method.token
 
 
 def caption_of(method: Method) -> str:

@@ -13,9 +13,9 @@ from tests.support.dummy import DIMENSION
 from tests.support.entropy import InsecureTestEntropy
 from tests.support.world import World
 from undertone.errors import FolderError, LedgerCorrupt, MechanismViolation, PlanChanged, ReplayedAttempt
-from undertone.methods.registry import planned_method
 from undertone.models.pinned import pin
 from undertone.plan import PlannedMethod
+from undertone.planned import planned_method
 from undertone.privacy.entropy import OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.stages import PER_ROW, Sensitivity, Sum

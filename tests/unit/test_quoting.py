@@ -14,7 +14,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from tests.support.world import make_plan
-from undertone.models.files import KINDS
+from undertone.methods.registry import release_formats
+from undertone.methods.release_format import Description
 from undertone.plan import Plan
 from undertone.pretraining.card import model_card as pretrained_card
 from undertone.pretraining.config import load_config
@@ -23,6 +24,7 @@ from undertone.shown import shown
 from undertone_server.card import model_card
 
 ROOT = Path(__file__).parents[2]
+KINDS = [one.describe() for one in release_formats()]
 HOSTILE = (
     '").images[0]; import os; os.system("id")  #',
     "'); import os  #",
@@ -74,13 +76,13 @@ def said(token: Token) -> str:
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(study=texts, base=texts, licence=texts, prompt=texts, weights=st.sampled_from(KINDS))
+@given(study=texts, base=texts, licence=texts, prompt=texts, described=st.sampled_from(KINDS))
 @example(HOSTILE[0], HOSTILE[2], HOSTILE[7], HOSTILE[0], KINDS[0])
 @example(HOSTILE[9], HOSTILE[4], HOSTILE[5], HOSTILE[2], KINDS[1])
 def test_a_card_says_what_it_should_whoever_wrote_its_values(
-    plan: Plan, study: str, base: str, licence: str, prompt: str, weights: str
+    plan: Plan, study: str, base: str, licence: str, prompt: str, described: Description
 ) -> None:
-    card = model_card(written_by(plan, study, base, licence), prompt, 2, [weights])
+    card = model_card(written_by(plan, study, base, licence), prompt, 2, described)
     assert len(card) < 8000
     card.encode()
     front, tokens = parts(card)

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.images import write_csv, write_folder, write_images
+from undertone.captions import fill_caption
 from undertone.errors import DataError
-from undertone.methods.dpagg_ti import fill_caption
 from undertone.progress import reporting
 from undertone_cli.console import Bars
 from undertone_client.records import Record, RecordTable, bad_images, moved, read_records, write_metadata

@@ -8,8 +8,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from undertone.methods.dpagg_ti import DPAggTI, DPAggTIOptions
 from undertone.methods.protocol import UnitRecords
+from undertone.methods.textual_inversion.dpagg_ti import DPAggTI, DPAggTIOptions
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import PinnedBase, pin
 from undertone_client.slots import in_slots

@@ -1,1 +1,1 @@
-"""What can be adapted: one file per method, one line in the registry."""
+"""What can be adapted: one folder per method, one line in the registry (docs/methods.md#add-a-method)."""

@@ -1,43 +1,96 @@
-"""What a method supplies: f, a step and a release. It never clips, samples, adds noise or accounts."""
+"""What a method supplies: f, a step and a release. It never clips, samples, adds noise or accounts.
 
-from collections.abc import Callable, Mapping, Sequence
+Nor does it know of studies and plans: it gets its own options, a caption and a base. No torch here.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from undertone.config import Section
+from undertone.errors import MechanismViolation, ModelError
 from undertone.layout import Layout
+from undertone.methods.release_format import ReleaseFormat, Weights
+from undertone.models.interface import Base
 from undertone.models.pinned import PinnedBase
 from undertone.privacy.rows import KEY_BYTES, row_generator
-from undertone.study import Section
-
-if TYPE_CHECKING:
-    from undertone.models.base import LoadedBase
 
 Progress = Callable[[int], None]
-Shapes = Mapping[str, tuple[int, ...]]
+Shape = tuple[int, ...]
+# The parts of a pipeline that draws latents to a text.
+TEXT_TO_IMAGE = frozenset({"unet", "text_encoder", "tokenizer", "scheduler", "vae"})
 
 
 @dataclass(frozen=True)
 class UnitRecords:
-    """One unit's records, ready for training: `latents` [m, c, h, w] float32, `captions` m, m >= 1.
+    """One unit's m >= 1 records, ready for training.
 
-    `generator` is the unit's own randomness (PRIVACY 3): no other unit's row may draw from it.
+    latents: [m, c, h, w] float32, or None where a method trains on pixels. captions: m. generator: the unit's own
+    randomness (docs/PRIVACY.md, rule 3): no other unit's row may draw from it. pixels: [m, h, w, 3] uint8, or None.
+    classes: [m] int64, places in the study's public list of classes, or None.
+
+    Raises:
+        MechanismViolation: neither latents nor pixels, or not m of each.
     """
 
-    latents: NDArray[np.float32]
+    latents: NDArray[np.float32] | None
     captions: tuple[str, ...]
     generator: np.random.Generator
+    pixels: NDArray[np.uint8] | None = None
+    classes: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        if self.latents is None and self.pixels is None:
+            raise MechanismViolation("a unit's records have neither latents nor pixels")
+        counts = {len(held) for held in (self.latents, self.captions, self.pixels, self.classes) if held is not None}
+        if len(counts) != 1 or 0 in counts:
+            raise MechanismViolation(f"a unit's latents, captions, pixels and classes are not as many: {counts}")
+
+    @property
+    def inputs(self) -> NDArray[np.float32]:
+        """The latents, for a method that cannot do without.
+
+        Raises:
+            MechanismViolation: there are none.
+        """
+        if self.latents is None:
+            raise MechanismViolation("this method trains on latents, and a unit came without")
+        return self.latents
 
 
-def blank_unit(shape: tuple[int, ...]) -> UnitRecords:
-    """What stands in a slot that no unit took: a blank latent of that shape [c, h, w], a blank caption."""
-    return UnitRecords(np.zeros((1, *shape), dtype=np.float32), ("",), row_generator(bytes(KEY_BYTES)))
+def blank_unit(latents: Shape | None, pixels: Shape | None = None, *, classes: bool = False) -> UnitRecords:
+    """What stands in a slot that no unit took: one blank record, with a blank caption.
+
+    Args:
+        latents: the shape of a latent [c, h, w]; None: without latents.
+        pixels: the shape of an image [h, w, 3]; None: without pixels.
+        classes: whether it has a class, the first.
+    """
+    return UnitRecords(
+        None if latents is None else np.zeros((1, *latents), dtype=np.float32),
+        ("",),
+        row_generator(bytes(KEY_BYTES)),
+        None if pixels is None else np.zeros((1, *pixels), dtype=np.uint8),
+        np.zeros(1, dtype=np.int64) if classes else None,
+    )
+
+
+def blank_like(unit: UnitRecords) -> UnitRecords:
+    """A blank unit that holds what `unit` holds, in the same shapes."""
+    shapes = (None if held is None else held.shape[1:] for held in (unit.latents, unit.pixels))
+    return blank_unit(*shapes, classes=unit.classes is not None)
 
 
 class Method(Protocol):
-    """One way of adapting a model. Instances hold the study's validated options and nothing else."""
+    """One way of adapting a model. Instances hold the study's validated options and nothing else.
+
+    name: as in [method] of a study. options_type: its keys there. one_shot: it opens one sum. alignment: the length of
+    the mean row over C that a plan may count on as signal. needs: the parts of a pipeline that it reads or trains, by
+    their folders ("unet"). release_format: how what it releases lies on disk, is loaded and described.
+    """
 
     name: ClassVar[str]
     options_type: ClassVar[type[Section]]
@@ -45,13 +98,25 @@ class Method(Protocol):
     alignment: ClassVar[float]
     # The median row of so few public drawings lies within 20 % of that of 32 (docs/benchmarks.md).
     few_drawings: ClassVar[int]
+    needs: ClassVar[frozenset[str]]
+    release_format: ClassVar[ReleaseFormat]
     options: Any
 
     def __init__(self, options: Any) -> None:  # noqa: ANN401 - each method's own options_type
         """Keep the validated options."""
 
+    @property
+    def token(self) -> str:
+        """The word that stands where a caption says {token}; "" for a method that learns none."""
+
+    def lighter(self) -> Sequence[tuple[str, "Method"]]:
+        """The same method with less of a unit in memory at a time, the nearest first; none where it has no such keys.
+
+        Each comes with the keys of the study that say so, as advice: "method.draws = 2".
+        """
+
     def check(self, base: PinnedBase, caption: str) -> None:
-        """Refuse what cannot work: a base without the parts, a caption without the token.
+        """Refuse what cannot work: a word that the base lacks, a caption without the token.
 
         Raises:
             ModelError, StudyError: with what would work.
@@ -70,7 +135,7 @@ class Method(Protocol):
     def passes(self) -> int:
         """How often one unit's row goes forward and backward through the base."""
 
-    def public_lengths(self, base: "LoadedBase", caption: str, count: int) -> NDArray[np.float64]:
+    def public_lengths(self, base: Base, caption: str, count: int) -> NDArray[np.float64]:
         """Lengths of the unclipped rows of the first `count` public drawings at the start, [count]; deterministic."""
 
     def reach(self, clip_norm: float, length: float) -> float | None:
@@ -86,7 +151,7 @@ class Method(Protocol):
         """
 
     def rows(
-        self, base: "LoadedBase", state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress
+        self, base: Base, state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress
     ) -> NDArray[np.float32]:
         """x_u = f(w, records of u) for each unit, [n, d]; `state` is w [d]; row j depends on unit j alone."""
 
@@ -105,11 +170,8 @@ class Method(Protocol):
     def released(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
         """The vector [d] that leaves the study: w, or an average of it over rounds."""
 
-    def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
-        """File name -> tensors by name, in the formats diffusers loads."""
-
-    def released_layout(self, file: str, shapes: Shapes) -> Layout | None:
-        """The layout whose release this is, from names and shapes in a file alone; None: of none of this method's."""
+    def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
+        """What the release holds of w [d], written by `release_format`."""
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         """The prompts for samples before and after adaptation."""
@@ -121,7 +183,7 @@ class SummingMethod(Method, Protocol):
 
     def clipped_sum(
         self,
-        base: "LoadedBase",
+        base: Base,
         state: NDArray[np.float32],
         slots: Sequence[UnitRecords | None],
         *,
@@ -133,3 +195,14 @@ class SummingMethod(Method, Protocol):
         Each unit's integers are of length s C at most, checked in integers, and follow from that unit alone; every
         shape follows from the number of slots. A unit whose row is not finite adds nothing.
         """
+
+
+def check_needs(method: Method, base: PinnedBase) -> None:
+    """The base has the parts that the method needs.
+
+    Raises:
+        ModelError: it lacks one.
+    """
+    lacking = sorted(method.needs - {name.partition("/")[0] for name in base.files})
+    if lacking:
+        raise ModelError(f"{method.name} needs a base with {' and '.join(lacking)}, which {base.reference} lacks")

@@ -3,11 +3,11 @@
 import numpy as np
 
 from undertone.methods.protocol import UnitRecords
-from undertone.models.base import LoadedBase
+from undertone.models.interface import Base
 from undertone.pretraining.procedural import draw
 
 
-def public_units(base: LoadedBase, seed: int, count: int, caption: str) -> list[UnitRecords]:
+def public_units(base: Base, seed: int, count: int, caption: str) -> list[UnitRecords]:
     """`count` units of one procedural image each; the seed is public, so every party gets the same."""
     images = np.stack([draw(seed, index, base.image_size).pixels for index in range(count)])
     latents = base.encode(images)

@@ -1,16 +1,17 @@
-"""Name -> method. A new method is one file and one line here."""
+"""Name -> method: a new method is one folder, and one line here."""
 
 import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from undertone.errors import PlanChanged, StudyError
-from undertone.methods.dp_ldm import DPLDM
-from undertone.methods.dp_lora import DPLoRA
-from undertone.methods.dpagg_ti import DPAggTI
-from undertone.methods.dpsgd_ti import DPSGDTI
+from undertone.config import parse_options
+from undertone.errors import StudyError
+from undertone.methods.ldm.method import DPLDM
+from undertone.methods.lora.method import DPLoRA
 from undertone.methods.protocol import Method
-from undertone.models.pinned import PinnedBase
-from undertone.plan import Plan
-from undertone.study import MethodTable, parse_options
+from undertone.methods.release_format import ReleaseFormat
+from undertone.methods.textual_inversion.dpagg_ti import DPAggTI
+from undertone.methods.textual_inversion.dpsgd_ti import DPSGDTI
 
 METHODS: dict[str, type[Method]] = {
     DPAggTI.name: DPAggTI,
@@ -20,39 +21,32 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def method_for(table: MethodTable) -> Method:
-    """The study's method with its validated options.
+def method_for(name: str, options: Mapping[str, Any]) -> Method:
+    """The method of that name with its validated options.
+
+    Args:
+        name: as in [method] of a study, or in a plan.
+        options: the other keys of that table, as written.
 
     Raises:
         StudyError: no such method, or a key it does not know.
     """
-    method = METHODS.get(table.name)
+    method = METHODS.get(name)
     if method is None:
-        near = difflib.get_close_matches(table.name, METHODS, n=1, cutoff=0.0)[0]
-        raise StudyError(f'method.name = "{table.name}" is not known; did you mean "{near}"?')
-    return method(parse_options(method.options_type, table.options))
+        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)[0]
+        raise StudyError(f'method.name = "{name}" is not known; did you mean "{near}"?')
+    return method(parse_options(method.options_type, dict(options)))
 
 
-def lighter(method: Method) -> list[tuple[str, Method]]:
-    """The same method with fewer draws and records of a unit at a time, and the keys that say so, the nearest first."""
-    found, options = [], method.options
-    sizes = {key: getattr(options, key) for key in ("draws", "records") if hasattr(options, key)}
-    while any(size > 1 for size in sizes.values()):
-        largest = max(sizes, key=lambda key: sizes[key])
-        sizes[largest] //= 2
-        advice = " and ".join(f"method.{key} = {size}" for key, size in sizes.items())
-        found.append((advice, type(method)(options.model_copy(update=sizes))))
-    return found
+def release_formats() -> list[ReleaseFormat]:
+    """Every kind of release that a registered method has, each once, in the order of the registry."""
+    found: dict[tuple[str, ...], ReleaseFormat] = {}
+    for method in METHODS.values():
+        found.setdefault(method.release_format.files, method.release_format)
+    return list(found.values())
 
 
-def planned_method(plan: Plan, base: PinnedBase) -> Method:
-    """The plan's method, once it adapts here exactly what the plan says it adapts.
-
-    Raises:
-        PlanChanged: the layout on this base is another.
-    """
-    method = method_for(MethodTable.model_validate({"name": plan.method.name, **plan.method.options}))
-    layout = method.layout(base)
-    if (layout.digest, layout.size) != (plan.method.layout_digest, plan.method.dimension):
-        raise PlanChanged(f"{plan.method.name} adapts {layout.size} values here, the plan says {plan.method.dimension}")
-    return method
+def format_of(files: Iterable[str]) -> ReleaseFormat | None:
+    """The kind of release that has exactly these files of weights; None: no registered method has."""
+    wanted = set(files)
+    return next((one for one in release_formats() if set(one.files) == wanted), None)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from undertone.captions import placeholders
-from undertone.models.base import LoadedBase
+from undertone.models.interface import Base
 
 
 class RowTokens:
     """Adds a placeholder of `vectors` tokens to a loaded base and lets each row bring its own embedding."""
 
-    def __init__(self, base: LoadedBase, token: str, vectors: int) -> None:
+    def __init__(self, base: Base, token: str, vectors: int) -> None:
         self.base = base
         self.names = placeholders(token, vectors)
         self._token = token

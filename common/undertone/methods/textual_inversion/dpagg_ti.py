@@ -7,23 +7,29 @@ Centring on v0 costs nothing and lowers the noise relative to the signal; the pa
 embeddings. The release is one `learned_embeds.safetensors` for `load_textual_inversion`.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from undertone.captions import fill_caption
+from undertone.config import Section
 from undertone.layout import Layout
-from undertone.methods.protocol import Progress, Shapes, UnitRecords
-from undertone.methods.token import TokenOptions, check_caption, check_token, token_layout, token_weights
+from undertone.methods.protocol import TEXT_TO_IMAGE, Method, Progress, UnitRecords
+from undertone.methods.release_format import ReleaseFormat, Weights
+from undertone.methods.textual_inversion.release import WORD_FILE
+from undertone.methods.textual_inversion.token import (
+    TokenOptions,
+    check_word,
+    first_word,
+    word_layout,
+    word_prompts,
+)
+from undertone.models.interface import Base
 from undertone.models.pinned import PinnedBase
 from undertone.progress import reporter
-from undertone.study import Section
-
-if TYPE_CHECKING:
-    from undertone.models.base import LoadedBase
 
 _PUBLIC_SEED = 20261122
 
@@ -50,9 +56,20 @@ class DPAggTI:
     # median length of public inversions: the lower end is what a plan may count on as signal.
     alignment: ClassVar[float] = 0.3
     few_drawings: ClassVar[int] = 4
+    needs: ClassVar[frozenset[str]] = TEXT_TO_IMAGE
+    release_format: ClassVar[ReleaseFormat] = WORD_FILE
 
     def __init__(self, options: DPAggTIOptions) -> None:
         self.options = options
+
+    @property
+    def token(self) -> str:
+        """The word to learn."""
+        return self.options.token
+
+    def lighter(self) -> Sequence[tuple[str, Method]]:
+        """None: one image of a unit is in memory at a time."""
+        return []
 
     def check(self, base: PinnedBase, caption: str) -> None:
         """The caption names the token once; the initial word is one token of the base, the new one is none.
@@ -60,24 +77,22 @@ class DPAggTI:
         Raises:
             StudyError, ModelError: see above.
         """
-        check_caption(caption)
-        check_token(self.options, base)
-        base.embedding_of(self.options.initial_word)
+        check_word(self.options, base, caption)
 
     def layout(self, base: PinnedBase) -> Layout:
         """One tensor [vectors, width] named by the token."""
-        return Layout(((self.options.token, (self.options.vectors, base.embedding_width)),))
+        return word_layout(self.options, base)
 
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
         """v0: the initial word's embedding, repeated for each vector, [vectors * width]."""
-        return np.tile(base.embedding_of(self.options.initial_word), self.options.vectors)
+        return first_word(self.options, base)
 
     @property
     def passes(self) -> int:
         """One a step."""
         return self.options.steps
 
-    def public_lengths(self, base: "LoadedBase", caption: str, count: int) -> NDArray[np.float64]:
+    def public_lengths(self, base: Base, caption: str, count: int) -> NDArray[np.float64]:
         """Lengths of public drawings' inversions; columns of the caption stay empty."""
         from undertone.methods.public import public_units  # torch: only where rows are made
 
@@ -97,13 +112,13 @@ class DPAggTI:
 
     def rows(
         self,
-        base: "LoadedBase",
+        base: Base,
         state: NDArray[np.float32],
         units: Sequence[UnitRecords],
         progress: Progress,
     ) -> NDArray[np.float32]:
         """v_u - v0 for each unit, [n, vectors * width]."""
-        from undertone.methods.inversion import Inversion, invert  # torch: only where rows are made
+        from undertone.methods.textual_inversion.inversion import Inversion, invert  # torch: only where rows are made
 
         options = self.options
         settings = Inversion(options.token, options.vectors, options.steps, options.learning_rate, options.min_time)
@@ -122,18 +137,10 @@ class DPAggTI:
         """The state itself."""
         return state
 
-    def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
-        """`learned_embeds.safetensors` with the token's [vectors, width] tensor ([width] for one vector)."""
-        del base
-        return token_weights(self.options, w)
-
-    def released_layout(self, file: str, shapes: Shapes) -> Layout | None:
-        """One tensor [vectors, width], or [width] for one vector, named by the token."""
-        return token_layout(self.options, file, shapes)
+    def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
+        """The word, [vectors * width]."""
+        return self.release_format.write(self.layout(base), w)
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         """The caption with the initial word, and with the token; its columns stay empty."""
-        return (
-            fill_caption(caption, self.options.initial_word, {}),
-            fill_caption(caption, self.options.token, {}),
-        )
+        return word_prompts(self.options, caption)

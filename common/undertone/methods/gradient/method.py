@@ -9,7 +9,7 @@ with fewer records fills its places with the same ones again, each record with t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,18 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from undertone.captions import caption_fields, fill_caption
+from undertone.captions import TOKEN, caption_fields, fill_caption
+from undertone.config import Section
 from undertone.errors import StudyError
 from undertone.layout import Layout
-from undertone.methods.optimisers import OptimiserOptions, ServerOptimiser
-from undertone.methods.protocol import Progress, UnitRecords
+from undertone.methods.gradient.optimisers import OptimiserOptions, ServerOptimiser
+from undertone.methods.protocol import TEXT_TO_IMAGE, Progress, UnitRecords
+from undertone.methods.release_format import ReleaseFormat, Weights
+from undertone.models.interface import Base
 from undertone.models.pinned import PinnedBase
 from undertone.progress import reporter
-from undertone.study import Section
 
 if TYPE_CHECKING:
-    from undertone.methods.unit_gradients import Trained
-    from undertone.models.base import LoadedBase
+    from undertone.methods.gradient.trained import Trained  # torch
 
 _PUBLIC_AT_ONCE = 8
 _PUBLIC_SEED = 20261126
@@ -52,7 +53,7 @@ class GradientOptions(OptimiserOptions):
 
 
 class GradientMethod(ABC):
-    """What the gradient methods share. A subclass names the parameters; see `_layout`, `_start`, `_trained`."""
+    """What the gradient methods share. A subclass names the parameters; see `layout`, `_start`, `_trained`."""
 
     name: ClassVar[str]
     options_type: ClassVar[type[Section]]
@@ -60,8 +61,8 @@ class GradientMethod(ABC):
     # Rows of length C that all point one way would have a mean of length C; a plan's figure is relative to that.
     alignment: ClassVar[float] = 1.0
     few_drawings: ClassVar[int] = 16
-    # Whether the caption must hold {token}.
-    has_token: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = TEXT_TO_IMAGE
+    release_format: ClassVar[ReleaseFormat]
 
     options: GradientOptions
 
@@ -84,14 +85,25 @@ class GradientMethod(ABC):
         """`w` before the first round, [d]."""
 
     @abstractmethod
-    def _trained(self, base: "LoadedBase", w: NDArray[np.float32]) -> AbstractContextManager["Trained"]:
+    def _trained(self, base: Base, w: NDArray[np.float32]) -> AbstractContextManager["Trained"]:
         """The loaded base with w in it, ready for gradients; as it was before when the context ends."""
 
-    @abstractmethod
-    def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
-        """File name -> tensors by name, in the formats diffusers loads."""
-
     # --- what they share --------------------------------------------------------------------------
+
+    @property
+    def token(self) -> str:
+        """None, unless a subclass learns a word."""
+        return ""
+
+    def lighter(self) -> Sequence[tuple[str, "GradientMethod"]]:
+        """Draws and records halved, the larger of both first."""
+        found, sizes = [], {"draws": self.options.draws, "records": self.options.records}
+        while any(size > 1 for size in sizes.values()):
+            largest = max(sizes, key=lambda key: sizes[key])
+            sizes[largest] //= 2
+            advice = " and ".join(f"method.{key} = {size}" for key, size in sizes.items())
+            found.append((advice, type(self)(self.options.model_copy(update=sizes))))
+        return found
 
     def check(self, base: PinnedBase, caption: str) -> None:
         """The caption fits the method.
@@ -99,8 +111,7 @@ class GradientMethod(ABC):
         Raises:
             StudyError, ModelError: with what would work.
         """
-        tokens = caption_fields(caption).count("token")
-        if tokens and not self.has_token:
+        if not self.token and TOKEN in caption_fields(caption):
             raise StudyError(
                 f'data.caption = "{caption}": {self.name} learns no word, so write one in place of {{token}}'
             )
@@ -122,13 +133,13 @@ class GradientMethod(ABC):
         """One for each place in the batch."""
         return self.options.draws * self.options.records
 
-    def public_lengths(self, base: "LoadedBase", caption: str, count: int) -> NDArray[np.float64]:
+    def public_lengths(self, base: Base, caption: str, count: int) -> NDArray[np.float64]:
         """Lengths of public drawings' gradients at the start; the caption's columns stay empty."""
+        from undertone.methods.gradient.unit_gradients import gradient_norms
         from undertone.methods.public import public_units  # torch: only where rows are made
-        from undertone.methods.unit_gradients import gradient_norms
 
         start = self._start(base.pinned)
-        units = public_units(base, _PUBLIC_SEED, count, fill_caption(caption, self._token, {}))
+        units = public_units(base, _PUBLIC_SEED, count, fill_caption(caption, self.token, {}))
         at_once = 1 if self.sums(base.pinned) else _PUBLIC_AT_ONCE
         lengths: list[float] = []
         with reporter().task("rows of public drawings", count) as progress:
@@ -155,7 +166,7 @@ class GradientMethod(ABC):
 
     def clipped_sum(
         self,
-        base: "LoadedBase",
+        base: Base,
         state: NDArray[np.float32],
         slots: Sequence[UnitRecords | None],
         *,
@@ -163,16 +174,16 @@ class GradientMethod(ABC):
         clip_units: int,
     ) -> NDArray[np.int64]:
         """The clipped integer sum of the units' mean gradients at w, [d]; `state` begins with w."""
-        from undertone.methods.unit_gradients import summed_gradients  # torch: only where rows are made
+        from undertone.methods.gradient.unit_gradients import summed_gradients  # torch: only where rows are made
 
         with self._trained(base, state) as trained:
             return summed_gradients(base, trained, slots, self.options, scale=scale, clip_units=clip_units)
 
     def rows(
-        self, base: "LoadedBase", state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress
+        self, base: Base, state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress
     ) -> NDArray[np.float32]:
         """Each unit's mean gradient at w, [n, d]; `state` begins with w."""
-        from undertone.methods.unit_gradients import unit_gradients  # torch: only where rows are made
+        from undertone.methods.gradient.unit_gradients import unit_gradients  # torch: only where rows are made
 
         if not units:
             return np.zeros((0, state.size), dtype=np.float32)
@@ -181,11 +192,11 @@ class GradientMethod(ABC):
         progress(len(units))
         return found
 
+    def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
+        """All of w, in the layout's tensors."""
+        return self.release_format.write(self.layout(base), w)
+
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         """The caption, its columns empty, before and after."""
-        prompt = fill_caption(caption, self._token, {})
+        prompt = fill_caption(caption, self.token, {})
         return prompt, prompt
-
-    @property
-    def _token(self) -> str:
-        return str(getattr(self.options, "token", ""))

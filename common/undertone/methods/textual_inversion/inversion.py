@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from undertone.diffusion.losses import denoising_loss, stratified, timesteps
+from undertone.diffusion.losses import denoising_loss
 from undertone.methods.protocol import UnitRecords
-from undertone.models.base import LoadedBase
+from undertone.methods.times import golden_fractions, timesteps
+from undertone.models.interface import Base
 from undertone.models.tokens import RowTokens
 
 
@@ -32,7 +33,7 @@ class Inversion:
 
 
 def invert(
-    base: LoadedBase,
+    base: Base,
     start: NDArray[np.float32],
     units: Sequence[UnitRecords],
     settings: Inversion,
@@ -62,7 +63,7 @@ def invert(
         for step in range(settings.steps):
             adam.param_groups[0]["lr"] = settings.learning_rate * (1 - 0.9 * step / max(settings.steps - 1, 1))
             latents, noise, picked = _draw(units, ids, step)
-            times = timesteps(base, stratified(phases, step), settings.min_time)
+            times = timesteps(base, golden_fractions(phases, step), settings.min_time)
             text = base.pipeline.text_encoder(picked)[0]
             loss = denoising_loss(base, latents.to(base.device), noise.to(base.device), times, text)
             (rows.grad,) = torch.autograd.grad(loss.sum(), rows)
@@ -74,7 +75,7 @@ def invert(
 def _draw(units: Sequence[UnitRecords], ids: Sequence[Tensor], step: int) -> tuple[Tensor, Tensor, Tensor]:
     """Each unit's next image (it cycles through its own), fresh noise from its own generator, its caption."""
     turn = [step % len(unit.captions) for unit in units]
-    latents = np.stack([unit.latents[i] for unit, i in zip(units, turn, strict=True)])
+    latents = np.stack([unit.inputs[i] for unit, i in zip(units, turn, strict=True)])
     noise = np.stack([unit.generator.standard_normal(latents.shape[1:], dtype=np.float32) for unit in units])
     picked = torch.stack([row_ids[i] for row_ids, i in zip(ids, turn, strict=True)])
     return torch.from_numpy(latents), torch.from_numpy(noise), picked

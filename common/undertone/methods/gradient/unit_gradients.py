@@ -2,36 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from undertone.diffusion.losses import denoising_loss, drop_captions, stratified, timesteps
+from undertone.diffusion.losses import denoising_loss, drop_captions
 from undertone.gradients.engine import LossPerRow, UnitBatch
-from undertone.methods.gradient import GradientOptions
+from undertone.methods.gradient.method import GradientOptions
+from undertone.methods.gradient.trained import Trained
 from undertone.methods.protocol import UnitRecords, blank_unit
-from undertone.models.base import LoadedBase
-
-
-class Trained(Protocol):
-    """A loaded base with w in it: how captions become text states, and how losses become gradients in w."""
-
-    def text(self, captions: Sequence[str], batch: UnitBatch) -> Tensor:
-        """Text states [rows, positions, width] of each row's caption."""
-
-    def gradients(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float32]:
-        """Each unit's gradient in the order of the layout, [units, d]."""
-
-    def norms(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float64]:
-        """Length of each unit's gradient, [units]."""
-
-    def clipped_sum(
-        self, losses: LossPerRow, batch: UnitBatch, *, scale: int, clip_units: int, counted: Sequence[bool]
-    ) -> NDArray[np.int64]:
-        """As `GradientEngine.clipped_sum`: the integer sum over the units that are counted, [d]."""
+from undertone.methods.times import golden_fractions, timesteps
+from undertone.models.interface import Base
 
 
 @dataclass(frozen=True)
@@ -46,7 +29,7 @@ class _Drawn:
 
 
 def unit_gradients(
-    base: LoadedBase, trained: Trained, units: Sequence[UnitRecords], options: GradientOptions
+    base: Base, trained: Trained, units: Sequence[UnitRecords], options: GradientOptions
 ) -> NDArray[np.float32]:
     """Mean gradient of each unit, [n, d].
 
@@ -61,7 +44,7 @@ def unit_gradients(
 
 
 def gradient_norms(
-    base: LoadedBase, trained: Trained, units: Sequence[UnitRecords], options: GradientOptions
+    base: Base, trained: Trained, units: Sequence[UnitRecords], options: GradientOptions
 ) -> NDArray[np.float64]:
     """Length of each unit's mean gradient, [n]; arguments as in `unit_gradients`."""
     losses, batch = _losses(base, trained, units, options)
@@ -69,7 +52,7 @@ def gradient_norms(
 
 
 def summed_gradients(
-    base: LoadedBase,
+    base: Base,
     trained: Trained,
     slots: Sequence[UnitRecords | None],
     options: GradientOptions,
@@ -85,7 +68,7 @@ def summed_gradients(
 
 
 def _losses(
-    base: LoadedBase, trained: Trained, units: Sequence[UnitRecords], options: GradientOptions
+    base: Base, trained: Trained, units: Sequence[UnitRecords], options: GradientOptions
 ) -> tuple[LossPerRow, UnitBatch]:
     """The forward pass over all units' places, and whose they are."""
     drawn = [_draw(unit, options) for unit in units]
@@ -105,11 +88,11 @@ def _draw(unit: UnitRecords, options: GradientOptions) -> _Drawn:
     generator, rows = unit.generator, options.draws * options.records
     chosen = np.arange(min(len(unit.captions), options.records))  # the node chose those that enter
     records = np.repeat(chosen[np.arange(options.records) % len(chosen)], options.draws)
-    epsilon = generator.standard_normal((rows, *unit.latents.shape[1:]), dtype=np.float32)
-    fractions = stratified(generator.random(), np.arange(rows))
+    epsilon = generator.standard_normal((rows, *unit.inputs.shape[1:]), dtype=np.float32)
+    fractions = golden_fractions(generator.random(), np.arange(rows))
     captions = drop_captions([unit.captions[index] for index in records], options.caption_dropout, generator)
     times_used = np.bincount(records, minlength=len(unit.captions))
-    return _Drawn(unit.latents[records], epsilon, fractions, captions, 1.0 / (len(chosen) * times_used[records]))
+    return _Drawn(unit.inputs[records], epsilon, fractions, captions, 1.0 / (len(chosen) * times_used[records]))
 
 
 def _batch(drawn: Sequence[_Drawn]) -> UnitBatch:
@@ -118,19 +101,5 @@ def _batch(drawn: Sequence[_Drawn]) -> UnitBatch:
     return UnitBatch(unit_of_row, weights, len(drawn))
 
 
-def _stack(base: LoadedBase, arrays: Sequence[NDArray[np.float32]]) -> Tensor:
+def _stack(base: Base, arrays: Sequence[NDArray[np.float32]]) -> Tensor:
     return torch.from_numpy(np.concatenate(arrays)).to(base.device)
-
-
-def token_ids(base: LoadedBase, captions: Sequence[str]) -> Tensor:
-    """Captions -> token ids [n, positions], padded as the pipeline pads prompts."""
-    tokenizer = base.pipeline.tokenizer
-    encoded = tokenizer(
-        list(captions),
-        padding="max_length",
-        truncation=True,
-        max_length=tokenizer.model_max_length,
-        return_tensors="pt",
-    )
-    ids: Tensor = encoded.input_ids.to(base.device)
-    return ids

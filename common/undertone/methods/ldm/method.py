@@ -7,7 +7,6 @@ difference, `delta.safetensors`; `undertone export` makes a whole pipeline of it
 """
 
 import re
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -16,17 +15,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from undertone.bounds import ITEMS, NAME
+from undertone.config import Section
 from undertone.errors import StudyError
 from undertone.layout import Layout
-from undertone.methods.gradient import GradientMethod, GradientOptions
-from undertone.methods.protocol import Shapes
-from undertone.models.files import DELTA
+from undertone.methods.gradient.method import GradientMethod, GradientOptions
+from undertone.methods.ldm.release import DIFFERENCE_FILE
+from undertone.methods.release_format import ReleaseFormat, Shapes
+from undertone.models.interface import Base
 from undertone.models.pinned import PinnedBase
-from undertone.study import Section
 
 if TYPE_CHECKING:
-    from undertone.methods.unit_gradients import Trained
-    from undertone.models.base import LoadedBase
+    from undertone.methods.gradient.trained import Trained  # torch
 
 ALL = "all"
 _BLOCK = re.compile(r"(.+\.attentions\.\d+)\..+")
@@ -44,6 +43,7 @@ class DPLDM(GradientMethod):
 
     name: ClassVar[str] = "dp-ldm"
     options_type: ClassVar[type[Section]] = DPLDMOptions
+    release_format: ClassVar[ReleaseFormat] = DIFFERENCE_FILE
     options: DPLDMOptions
 
     def layout(self, base: PinnedBase) -> Layout:
@@ -57,19 +57,10 @@ class DPLDM(GradientMethod):
     def _start(self, base: PinnedBase) -> NDArray[np.float32]:
         return np.zeros(self.layout(base).size, dtype=np.float32)
 
-    def _trained(self, base: "LoadedBase", w: NDArray[np.float32]) -> AbstractContextManager["Trained"]:
-        from undertone.methods.trained import TrainedBlocks  # torch
+    def _trained(self, base: Base, w: NDArray[np.float32]) -> AbstractContextManager["Trained"]:
+        from undertone.methods.ldm.blocks import TrainedBlocks  # torch
 
         return TrainedBlocks(base, self.layout(base.pinned), w)
-
-    def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
-        """`delta.safetensors`: what to add to the base's tensors."""
-        return {DELTA: self.layout(base).unflatten(w)}
-
-    def released_layout(self, file: str, shapes: Shapes) -> Layout | None:
-        """The UNet's tensors, then the text encoder's, each in the order of their names."""
-        ordered = sorted(shapes.items(), key=lambda tensor: (not tensor[0].startswith("unet."), tensor[0]))
-        return Layout(tuple(ordered)) if file == DELTA else None
 
 
 def block_layout(unet: Shapes, text_encoder: Shapes, options: DPLDMOptions) -> Layout:

@@ -6,7 +6,7 @@ The release is one `pytorch_lora_weights.safetensors` for stock `load_lora_weigh
 so it needs no further number.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from undertone.bounds import ITEMS, NAME
+from undertone.config import Section
 from undertone.errors import StudyError
 from undertone.layout import Layout
-from undertone.methods.gradient import GradientMethod, GradientOptions
-from undertone.methods.protocol import Shapes
-from undertone.models.files import LORA
+from undertone.methods.gradient.method import GradientMethod, GradientOptions
+from undertone.methods.lora.release import ADAPTER_FILE
+from undertone.methods.release_format import ReleaseFormat, Shapes, Weights
+from undertone.models.interface import Base
 from undertone.models.pinned import PinnedBase
-from undertone.study import Section
 
 if TYPE_CHECKING:
-    from undertone.methods.unit_gradients import Trained
-    from undertone.models.base import LoadedBase
+    from undertone.methods.gradient.trained import Trained  # torch
 
 _PUBLIC_SEED = 20261126
 GROUPS = {
@@ -47,6 +47,7 @@ class DPLoRA(GradientMethod):
 
     name: ClassVar[str] = "dp-lora"
     options_type: ClassVar[type[Section]] = DPLoRAOptions
+    release_format: ClassVar[ReleaseFormat] = ADAPTER_FILE
     options: DPLoRAOptions
 
     def layout(self, base: PinnedBase) -> Layout:
@@ -67,21 +68,17 @@ class DPLoRA(GradientMethod):
             )
         return np.concatenate([part.reshape(-1) for part in parts]).astype(np.float32)
 
-    def _trained(self, base: "LoadedBase", w: NDArray[np.float32]) -> AbstractContextManager["Trained"]:
-        from undertone.methods.trained import TrainedLora  # torch, peft
+    def _trained(self, base: Base, w: NDArray[np.float32]) -> AbstractContextManager["Trained"]:
+        from undertone.methods.lora.adapters import TrainedLora  # torch, peft
 
         return TrainedLora(base, self.layout(base.pinned), w, self.options.rank, self.options.alpha)
 
-    def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Mapping[str, Mapping[str, NDArray[np.float32]]]:
-        """`pytorch_lora_weights.safetensors`, whose B already hold alpha / r."""
-        scale = np.float32(self.options.alpha / self.options.rank)
-        named = self.layout(base).unflatten(w)
+    def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
+        """A, and B with alpha / r multiplied in."""
+        layout, scale = self.layout(base), np.float32(self.options.alpha / self.options.rank)
+        named = layout.unflatten(w)
         scaled = {name: value * scale if ".lora_B." in name else value for name, value in named.items()}
-        return {LORA: scaled}
-
-    def released_layout(self, file: str, shapes: Shapes) -> Layout | None:
-        """A and B of each layer, in the order of the layers' names."""
-        return Layout(tuple(sorted(shapes.items(), key=_place))) if file == LORA else None
+        return self.release_format.write(layout, layout.flatten(scaled))
 
 
 def lora_layout(shapes: Shapes, options: DPLoRAOptions) -> Layout:
@@ -101,12 +98,6 @@ def lora_layout(shapes: Shapes, options: DPLoRAOptions) -> Layout:
         tensors.append((f"unet.{layer}.lora_A.weight", (options.rank, into, *kernel)))
         tensors.append((f"unet.{layer}.lora_B.weight", (out, options.rank, *(1 for _ in kernel))))
     return Layout(tuple(tensors))
-
-
-def _place(tensor: tuple[str, tuple[int, ...]]) -> tuple[str, str]:
-    """Where a released tensor stands in the layout: its layer, then A before B."""
-    layer, _, part = tensor[0].partition(".lora_")
-    return layer, part
 
 
 def _adaptable(name: str, shape: tuple[int, ...]) -> bool:

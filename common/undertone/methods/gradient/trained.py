@@ -1,0 +1,74 @@
+"""What is trained in a loaded base: a context that puts w in, turns losses into gradients, and takes w out again.
+
+The base is shared by all requests of a process, so a context that ends leaves it as it was.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from undertone.gradients.engine import GradientEngine, LossPerRow, UnitBatch
+from undertone.models.interface import Base
+
+
+class Trained(Protocol):
+    """A loaded base with w in it: how captions become text states, and how losses become gradients in w."""
+
+    def text(self, captions: Sequence[str], batch: UnitBatch) -> Tensor:
+        """Text states [rows, positions, width] of each row's caption."""
+
+    def gradients(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float32]:
+        """Each unit's gradient in the order of the layout, [units, d]."""
+
+    def norms(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float64]:
+        """Length of each unit's gradient, [units]."""
+
+    def clipped_sum(
+        self, losses: LossPerRow, batch: UnitBatch, *, scale: int, clip_units: int, counted: Sequence[bool]
+    ) -> NDArray[np.int64]:
+        """As `GradientEngine.clipped_sum`: the integer sum over the units that are counted, [d]."""
+
+
+class EngineTrained:
+    """Parameters of the base itself, whose gradients `gradients/engine.py` takes; a subclass sets `_engine`."""
+
+    _engine: GradientEngine
+
+    def gradients(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float32]:
+        """Each unit's gradient in the trained tensors."""
+        return self._engine.rows(losses, batch)
+
+    def norms(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float64]:
+        """See `Trained`."""
+        return self._engine.norms(losses, batch)
+
+    def clipped_sum(
+        self, losses: LossPerRow, batch: UnitBatch, *, scale: int, clip_units: int, counted: Sequence[bool]
+    ) -> NDArray[np.int64]:
+        """See `Trained`."""
+        return self._engine.clipped_sum(losses, batch, scale=scale, clip_units=clip_units, counted=counted)
+
+
+@torch.no_grad()
+def frozen_text(base: Base, captions: Sequence[str]) -> Tensor:
+    """Text states [n, positions, width] of captions, by the encoder as it is."""
+    states: Tensor = base.pipeline.text_encoder(token_ids(base, captions))[0]
+    return states
+
+
+def token_ids(base: Base, captions: Sequence[str]) -> Tensor:
+    """Captions -> token ids [n, positions], padded as the pipeline pads prompts."""
+    tokenizer = base.pipeline.tokenizer
+    encoded = tokenizer(
+        list(captions),
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    )
+    ids: Tensor = encoded.input_ids.to(base.device)
+    return ids

@@ -1,0 +1,1 @@
+"""The method that trains whole transformer blocks and the text encoder."""

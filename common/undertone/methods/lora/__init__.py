@@ -1,0 +1,1 @@
+"""The method that trains LoRA adapters in the UNet."""

@@ -1,0 +1,61 @@
+"""How a kind of release lies on disk, goes into a loaded base, and is described: one object for each kind. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undertone.layout import Layout
+from undertone.models.interface import Base
+
+Shapes = Mapping[str, tuple[int, ...]]
+Tensors = Mapping[str, NDArray[np.float32]]
+Weights = Mapping[str, Tensors]
+"""File name -> tensors by name."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a reader is told of a kind of release.
+
+    kind: what it is, in a few words. load: Python that puts it into `pipeline`, run in the release's folder; its
+    author is the method's, so it stands on the card as it is. pipeline: the class of diffusers that loads the base.
+    """
+
+    kind: str
+    load: str
+    pipeline: str = "StableDiffusionPipeline"
+
+
+class ReleaseFormat(Protocol):
+    """One kind of release, told from the others by the names of its files. Instances hold nothing."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of its files, all of safetensors; no other format has one of them."""
+
+    def write(self, layout: Layout, w: NDArray[np.float32]) -> Weights:
+        """The tensors of each file, from w [d] in the order of `layout`."""
+
+    def layout(self, shapes: Mapping[str, Shapes]) -> Layout | None:
+        """The layout whose release this is, from file name -> names and shapes alone; None: it is none's.
+
+        The reverse of `write`: what a plan says is adapted is held against it.
+        """
+
+    def attach(self, base: Base, weights: Weights) -> None:
+        """Put float32 tensors, all finite, into the pipeline, once they fit it; else nothing is changed.
+
+        Called through `undertone.methods.weights.attach`, which has looked at types and values.
+
+        Raises:
+            UnfitWeights: a name or a shape does not fit the base.
+        """
+
+    def fuse(self, base: Base) -> None:
+        """Make what was attached part of the base's own tensors and words, so that the pipeline can be saved."""
+
+    def describe(self) -> Description:
+        """What the card and the commands say of it."""

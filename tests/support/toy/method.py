@@ -1,0 +1,104 @@
+"""`channel-shift`: the mean of each latent channel over a unit's images; the release shifts what the UNet predicts.
+
+No torch here, so a plan is made without it.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from undertone.methods.toy.release import SHIFT_FILE
+
+from undertone.captions import TOKEN, caption_fields, fill_caption
+from undertone.config import Section
+from undertone.errors import StudyError
+from undertone.layout import Layout
+from undertone.methods.protocol import TEXT_TO_IMAGE, Method, Progress, UnitRecords
+from undertone.methods.release_format import ReleaseFormat, Weights
+from undertone.models.interface import Base
+from undertone.models.pinned import PinnedBase
+
+
+class ShiftOptions(Section):
+    """[method] keys of channel-shift."""
+
+    strength: float = Field(default=1.0, gt=0, le=100)
+
+
+class ChannelShift:
+    """The method `channel-shift`; see the module's description."""
+
+    name: ClassVar[str] = "channel-shift"
+    options_type: ClassVar[type[Section]] = ShiftOptions
+    one_shot: ClassVar[bool] = False
+    alignment: ClassVar[float] = 1.0
+    needs: ClassVar[frozenset[str]] = TEXT_TO_IMAGE
+    release_format: ClassVar[ReleaseFormat] = SHIFT_FILE
+
+    def __init__(self, options: ShiftOptions) -> None:
+        self.options = options
+
+    @property
+    def token(self) -> str:
+        """It learns no word."""
+        return ""
+
+    def lighter(self) -> Sequence[tuple[str, Method]]:
+        """A row takes next to no memory."""
+        return []
+
+    def check(self, base: PinnedBase, caption: str) -> None:
+        """The caption has no word to learn."""
+        del base
+        if TOKEN in caption_fields(caption):
+            raise StudyError("channel-shift learns no word")
+
+    def layout(self, base: PinnedBase) -> Layout:
+        """One value for each latent channel."""
+        return Layout((("shift", base.shapes("unet")["conv_out.bias"]),))
+
+    def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
+        """No shift."""
+        return np.zeros(self.layout(base).size, dtype=np.float32)
+
+    def public_clip_norm(self, base: PinnedBase, caption: str) -> float:
+        """Latents are scaled to a deviation of one."""
+        del caption
+        return float(np.sqrt(self.layout(base).size))
+
+    def entering(self, records: int, generator: np.random.Generator) -> Sequence[int]:
+        """All of them."""
+        del generator
+        return range(records)
+
+    def rows(
+        self, base: Base, state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress
+    ) -> NDArray[np.float32]:
+        """Mean of each channel, [n, channels]."""
+        del base
+        progress(len(units))
+        return np.array([unit.inputs.mean((0, 2, 3)) for unit in units], dtype=np.float32).reshape(-1, state.size)
+
+    def sums(self, base: PinnedBase) -> bool:
+        """No."""
+        del base
+        return False
+
+    def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
+        """W + strength * mean."""
+        return np.asarray(state + self.options.strength * mean, dtype=np.float32)
+
+    def released(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The state itself."""
+        return state
+
+    def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
+        """All of w."""
+        return self.release_format.write(self.layout(base), w)
+
+    def sample_prompts(self, caption: str) -> tuple[str, str]:
+        """The caption, its columns empty, before and after."""
+        prompt = fill_caption(caption, self.token, {})
+        return prompt, prompt
