@@ -29,7 +29,7 @@ class UnitRecords:
     """One unit's m >= 1 records, ready for training.
 
     latents: [m, c, h, w] float32, or None where a method trains on pixels. captions: m. generator: the unit's own
-    randomness (docs/PRIVACY.md, rule 3): no other unit's row may draw from it. pixels: [m, h, w, 3] uint8, or None.
+    randomness (PRIVACY 3): no other unit's row may draw from it. pixels: [m, h, w, 3] uint8, or None.
     classes: [m] int64, places in the study's public list of classes, or None.
 
     Raises:
