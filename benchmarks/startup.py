@@ -33,8 +33,14 @@ caption = "a {token}"
 min_sites = 3
 units = { site-1 = 10, site-2 = 10, site-3 = 10 }
 """
+LONG = STUDY.replace("dpagg-ti", "dpsgd-ti").replace("clip_norm", "sampling_rate = 0.001\nrounds = 20000\nclip_norm")
 UNDERTONE = [sys.executable, "-c", "from undertone_cli.main import cli; cli(prog_name='undertone')"]
-LIMITS = {"--help": 0.5, "plan, clip_norm a number": 2.0, "simulate, first progress line": 6.0}
+LIMITS = {
+    "--help": 0.5,
+    "plan, clip_norm a number": 2.0,
+    "plan, 20,000 rounds at p = 0.001": 6.0,
+    "simulate, first progress line": 6.0,
+}
 
 
 def until_done(words: list[str]) -> float:
@@ -77,11 +83,14 @@ def main() -> None:
         write_data(root / "data")
         study = root / "study.toml"
         study.write_text(STUDY)
+        long = root / "long.toml"
+        long.write_text(LONG)
         simulate = [*UNDERTONE, "simulate", str(study), "--data", str(root / "data"), "--sites", "3"]
         cases = {
             "bare Python": lambda _: until_done([sys.executable, "-c", "pass"]),
             "--help": lambda _: until_done([*UNDERTONE, "--help"]),
             "plan, clip_norm a number": lambda _: until_done([*UNDERTONE, "plan", str(study)]),
+            "plan, 20,000 rounds at p = 0.001": lambda _: until_done([*UNDERTONE, "plan", str(long)]),
             "simulate, first progress line": lambda run: until_first_line([*simulate, "--out", str(root / f"{run}")]),
         }
         medians = {}

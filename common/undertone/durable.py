@@ -4,14 +4,16 @@ Arrays carry a seal, the SHA-256 of what was written, behind their last byte (nu
 flips on a disk must not become another sum, another noised value or another model without a word.
 """
 
+import errno
 import fcntl
 import hashlib
 import io
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from undertone.errors import FolderError
 from undertone.failpoints import reached
 
 _SEAL_BYTES = 32
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
@@ -41,36 +44,75 @@ def storage_errors(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusively(folder: Path) -> Iterator[None]:
-    """Within, no other command on this machine makes `folder` or goes on with it; its lock lies beside it.
+    """Within, no other command on this machine makes `folder` or goes on with it.
+
+    Two things are locked: a file beside the folder, and the folder itself where it exists. Whoever may not write
+    beside it locks that file only where it is there, and must have the folder. So any two meet: a folder is there when
+    the second of them begins, or the first holds the file from before it was.
 
     Raises:
         FolderError: another process has it, or nothing can be written there.
     """
     place = folder.resolve()
     lock = place.with_name(f".{place.name}.lock")
-    with storage_errors(folder):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        stream = _locked(lock)
-    if stream is None:
-        raise FolderError(f"another process is at work on {folder}; wait for it, or choose another --out")
-    with stream:  # closing it gives the lock back, as the end of the process does
+    with ExitStack() as held:
+        with storage_errors(folder):
+            _hold(held, lock, place)
+        yield
+
+
+class _Busy(Exception):
+    """Another process holds a lock."""
+
+
+def _hold(held: ExitStack, lock: Path, place: Path) -> None:
+    """Hold both locks until `held` is closed, as the end of the process does too."""
+    try:
+        refused: OSError | None = None
         try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(_locked(lock, "w"))
+            held.callback(lock.unlink, missing_ok=True)
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise
+            refused = error
+        if not place.is_dir():
+            if refused is not None:
+                raise refused
+            return
+        try:
+            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _Busy from None
+        except OSError:
+            # Where folders cannot be locked (NFS), whoever depends on that stops; the file is enough for the rest.
+            if refused is not None:
+                raise
+        if refused is not None:  # after the folder: whoever locked the file before there was one still has it
+            with suppress(FileNotFoundError):
+                held.enter_context(_locked(lock, "r"))
+    except _Busy:
+        raise FolderError(f"another process is at work on {place}; wait for it, or choose another --out") from None
 
 
-def _locked(lock: Path) -> io.TextIOWrapper | None:
-    """The lock's file, held; None where another process holds it."""
+def _locked(lock: Path, mode: Literal["r", "w"]) -> io.TextIOWrapper:
+    """The lock's file, held; in mode "r" it must be there.
+
+    Raises:
+        _Busy: another process holds it.
+    """
     while True:
-        stream = lock.open("w", encoding="ascii")
+        stream = lock.open(mode, encoding="ascii")
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if lock.exists() and os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
                 return stream
         except BlockingIOError:
             stream.close()
-            return None
+            raise _Busy from None
         except FileNotFoundError:
             pass  # removed between two looks by whoever held it: as below
         stream.close()  # not the file that others see any more; theirs is the lock

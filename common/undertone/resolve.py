@@ -309,4 +309,10 @@ def _privacy(
     )
     charges = replace(planned.event(noise.shares, noise.dimension), count=planned.max_attempts)
     epsilon, epsilon_rdp = epsilons(charges, planned.delta)
+    if not sigma_local and epsilon > wanted.epsilon:
+        raise StudyError(
+            f"privacy.delta = {wanted.delta:g} is so small over {planned.max_attempts} attempts that rounding errors "
+            f"decide what the accountant certifies ({epsilon:.6g}, not {wanted.epsilon:g}); raise privacy.delta or "
+            "lower privacy.rounds"
+        )
     return planned.model_copy(update={"epsilon": epsilon, "epsilon_rdp": epsilon_rdp})

@@ -8,6 +8,7 @@ import click
 import numpy as np
 from PIL import Image
 
+from undertone.durable import exclusively
 from undertone.errors import FolderError, InputError
 from undertone.keys import public_hex
 from undertone.progress import reporting
@@ -49,6 +50,11 @@ def demo(folder: Path) -> dict[str, float]:
     Raises:
         UndertoneError: see `simulate`.
     """
+    with exclusively(folder):
+        return _demo(folder)
+
+
+def _demo(folder: Path) -> dict[str, float]:
     refuse_existing(folder)
     try:
         folder.mkdir(parents=True)

@@ -11,6 +11,7 @@ import click
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from undertone.durable import exclusively
 from undertone.errors import FolderError, InputError
 from undertone.models.devices import AUTO, choose
 from undertone.models.grid import save_grid
@@ -64,28 +65,30 @@ def generate(
         coordinator: the public key that must have signed the release.
 
     Raises:
-        UndertoneError: the release or its base model is not what it should be, or the folder exists.
+        UndertoneError: the release or its base model is not what it should be, or the folder exists or is
+            another command's.
     """
-    plan = released_plan(release, folder, coordinator)
     if count < 1:
         raise InputError("-n must be at least 1")
     prompts = {"": prompt} if isinstance(prompt, str) else dict(prompt)
     _check_labels(prompts)
-    base = adapted_base(release, plan, choose(device)[0], base_copy)
-    first = secrets.randbits(31) if seed is None else seed
-    labelled = [(label, text) for label, text in prompts.items() for _ in range(count)]
-    wanted = [_Wanted(label, text, first + index) for index, (label, text) in enumerate(labelled)]
-    images: list[Image.Image] = []
-    with reporter().task("drawing", len(wanted)) as progress:
-        for start in range(0, len(wanted), _BATCH):
-            batch = wanted[start : start + _BATCH]
-            texts, seeds = [one.prompt for one in batch], [one.seed for one in batch]
-            images += base.sample(texts, seeds, steps=steps, guidance=guidance)
-            progress(len(batch))
-    try:
-        return _write(folder, images, wanted, plan)
-    except OSError as error:
-        raise FolderError(f"{folder} cannot be written: {error.strerror or error}") from None
+    with exclusively(folder):
+        plan = released_plan(release, folder, coordinator)
+        base = adapted_base(release, plan, choose(device)[0], base_copy)
+        first = secrets.randbits(31) if seed is None else seed
+        labelled = [(label, text) for label, text in prompts.items() for _ in range(count)]
+        wanted = [_Wanted(label, text, first + index) for index, (label, text) in enumerate(labelled)]
+        images: list[Image.Image] = []
+        with reporter().task("drawing", len(wanted)) as progress:
+            for start in range(0, len(wanted), _BATCH):
+                batch = wanted[start : start + _BATCH]
+                texts, seeds = [one.prompt for one in batch], [one.seed for one in batch]
+                images += base.sample(texts, seeds, steps=steps, guidance=guidance)
+                progress(len(batch))
+        try:
+            return _write(folder, images, wanted, plan)
+        except OSError as error:
+            raise FolderError(f"{folder} cannot be written: {error.strerror or error}") from None
 
 
 def _check_labels(prompts: Mapping[str, str]) -> None:

@@ -1,6 +1,8 @@
 """What a base cannot do is found when it is pinned: by `plan`, before a site is asked or anything is charged."""
 
+import contextlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tests.support.images import write_folder
 from tests.support.runs import SITES, call, tiny_study
 from undertone.errors import ModelError
 from undertone.models.base import load_base
+from undertone.models.expected import _text_encoder, _unet, _vae, first_missing
 from undertone.models.fitness import SCHEDULERS
 from undertone.models.pinned import pin
 
@@ -205,6 +208,139 @@ def test_every_scheduler_that_is_taken_can_sample(name: str, prediction: str, co
     assert base.schedule.config.prediction_type == prediction
     (image,) = base.sample(["a picture"], [0], steps=4, guidance=1.0)
     assert np.asarray(image).std() > 0
+
+
+# --- tensors that are not there ---------------------------------------------------------------------
+
+WEIGHTS = {
+    "unet": UNET,
+    "vae": "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder": "text_encoder/model.safetensors",
+}
+EXPECTED = {"unet": _unet, "vae": _vae, "text_encoder": _text_encoder}
+SMALL_UNET = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": 12,
+    "norm_num_groups": 4,
+    "attention_head_dim": 4,
+}
+SMALL_VAE = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "norm_num_groups": 4,
+}
+SMALL_ENCODER = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 3}
+BUILT: dict[str, tuple[str, dict[str, Any]]] = {
+    "version 1": ("unet", SMALL_UNET),
+    "version 2": ("unet", SMALL_UNET | {"attention_head_dim": [2, 4], "use_linear_projection": True}),
+    "a layer for each": ("unet", SMALL_UNET | {"layers_per_block": [1, 3]}),
+    "deep attention": ("unet", SMALL_UNET | {"transformer_layers_per_block": [2, 1]}),
+    "only words": ("unet", SMALL_UNET | {"only_cross_attention": True}),
+    "two kinds of words": ("unet", SMALL_UNET | {"dual_cross_attention": True}),
+    "no middle": ("unet", SMALL_UNET | {"mid_block_type": None}),
+    "a plain middle": ("unet", SMALL_UNET | {"mid_block_type": "UNetMidBlock2D"}),
+    "other blocks": ("unet", SMALL_UNET | {"down_block_types": ("CrossAttnDownBlock2D", "AttnDownBlock2D")}),
+    "other kernels": ("unet", SMALL_UNET | {"conv_in_kernel": 1, "conv_out_kernel": 5}),
+    "times by Fourier": ("unet", SMALL_UNET | {"time_embedding_type": "fourier"}),
+    "scale and shift": ("unet", SMALL_UNET | {"resnet_time_scale_shift": "scale_shift"}),
+    "vae": ("vae", SMALL_VAE),
+    "vae of three layers": ("vae", SMALL_VAE | {"layers_per_block": 3, "latent_channels": 8}),
+    "vae without extras": (
+        "vae",
+        SMALL_VAE | {"use_quant_conv": False, "use_post_quant_conv": False, "mid_block_add_attention": False},
+    ),
+    "vae of defaults": ("vae", {}),
+    "text encoder": ("text_encoder", SMALL_ENCODER),
+    "text encoder of other lengths": ("text_encoder", SMALL_ENCODER | {"vocab_size": 99, "max_position_embeddings": 9}),
+}
+
+
+def built(part: str, values: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of what the libraries make of settings."""
+    with torch.device("meta"):
+        if part == "text_encoder":
+            made = CLIPTextModel(CLIPTextConfig(**values))
+        else:
+            made = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL}[part](**values)
+    return {name: tuple(value.shape) for name, value in made.state_dict().items()}
+
+
+@pytest.mark.parametrize("case", BUILT)
+def test_everything_that_is_expected_is_in_what_the_libraries_build(case: str) -> None:
+    part, values = BUILT[case]
+    shapes = built(part, values)
+    for config in (values, json.loads(json.dumps(values))):
+        assert first_missing(part, config, shapes) is None
+        wanted = list(EXPECTED[part](config))
+        assert len(wanted) >= 10
+        for names, _ in wanted:
+            without = {name: shape for name, shape in shapes.items() if name not in names}
+            assert first_missing(part, config, without) == names[0]
+
+
+def without(name: str, *keys: str) -> Change:
+    def change(folder: Path) -> None:
+        values = load_file(folder / name)
+        for key in keys:
+            del values[key]
+        save_file(values, folder / name, metadata={"format": "pt"})
+
+    return change
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+def test_a_tensor_that_is_missing_is_named_by_plan_with_its_file(part: str, copy: Path, tmp_path: Path) -> None:
+    wanted = list(EXPECTED[part](json.loads((copy / part / "config.json").read_text(encoding="utf-8"))))
+    there = load_file(copy / WEIGHTS[part]).keys()
+    missing = [next(name for name in names if name in there) for names, _ in wanted]
+    before = (copy / WEIGHTS[part]).read_bytes()
+    for key in missing[::4] + missing[-1:]:
+        without(WEIGHTS[part], key)(copy)
+        with pytest.raises(ModelError, match=re.escape(WEIGHTS[part]) + ".* lacks .*" + re.escape(key)):
+            pin(str(copy))
+        (copy / WEIGHTS[part]).write_bytes(before)
+    without(WEIGHTS[part], *missing[:1])(copy)
+    planned = call("plan", tiny_study(tmp_path / "study.toml", copy))
+    assert planned.exit_code == 2
+    assert "lacks" in planned.stderr
+
+
+def test_a_tensor_of_other_settings_is_named(copy: Path) -> None:
+    setting("vae/config.json", layers_per_block=4)(copy)
+    with pytest.raises(ModelError, match=r"vae/.* lacks encoder\.down_blocks\.0\.resnets\..*conv1\.weight"):
+        pin(str(copy))
+
+
+def test_old_names_of_the_attention_of_an_autoencoder_are_taken(copy: Path) -> None:
+    """Diffusers renames them when it loads."""
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    values = load_file(copy / WEIGHTS["vae"])
+    for new, was in old.items():
+        values = {name.replace(f".{new}.", f".{was}."): value for name, value in values.items()}
+    assert any(".query." in name for name in values)
+    save_file(values, copy / WEIGHTS["vae"], metadata={"format": "pt"})
+    load_base(pin(str(copy)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        unet(layers_per_block=1 << 20),
+        unet(block_out_channels=[[1], "x"]),
+        unet(down_block_types=[1, {}, None]),
+        setting("vae/config.json", layers_per_block=1 << 62),
+        setting("vae/config.json", layers_per_block={"a": 1}),
+        setting("text_encoder/config.json", num_hidden_layers=1 << 62),
+        setting("text_encoder/config.json", intermediate_size="x" * 1000),
+    ],
+)
+def test_settings_of_any_kind_end_in_an_error_or_none(change: Change, copy: Path) -> None:
+    change(copy)
+    with contextlib.suppress(ModelError):
+        pin(str(copy))
 
 
 # --- a token that the base knows --------------------------------------------------------------------

@@ -1,10 +1,14 @@
 """Two commands into one folder, a command that is stopped, and a site that fails in a simulation."""
 
+import errno
+import fcntl
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +80,15 @@ def test_pretrain_and_export_are_refused_too(tmp_path: Path) -> None:
         assert "another process is at work" in refused.stderr, (words, refused.stderr)
 
 
+@pytest.mark.usefixtures("holder")
+@pytest.mark.parametrize("words", [("generate", "release", "--prompt", "a"), ("demo",)])
+def test_generate_and_demo_are_refused_too(words: tuple[str, ...], tmp_path: Path) -> None:
+    refused = call(*words, "--out", tmp_path / "run")
+    assert refused.exit_code == 2
+    assert "another process is at work" in refused.stderr, refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_process_that_dies_gives_its_folder_back(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     holder.kill()
     holder.wait()
@@ -91,6 +104,74 @@ def test_another_spelling_of_a_folder_is_the_same_folder(tmp_path: Path) -> None
         exclusively(tmp_path / "link" / "." / "run"),
     ):
         pass
+
+
+class Folders:
+    """Commands that may or may not write beside RUN, whoever runs the tests."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._may_write, opened = True, Path.open
+
+        def checked(path: Path, mode: str = "r", **options: Any) -> Any:
+            if not self._may_write and mode == "w":
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return opened(path, mode, **options)
+
+        patch.setattr(Path, "open", checked)
+
+    def enter(self, folder: Path, may_write: bool) -> AbstractContextManager[None]:
+        self._may_write = may_write
+        hold = exclusively(folder)
+        hold.__enter__()
+        return hold
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("second", [True, False])
+@pytest.mark.parametrize("made", ["before", "after", "killed"])
+def test_two_exclude_each_other_whoever_may_write_beside_the_folder(
+    first: bool, second: bool, made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, lock = tmp_path / "run", tmp_path / ".run.lock"
+    folders = Folders(monkeypatch)
+    if made == "killed":
+        lock.touch()
+    if made != "after":
+        folder.mkdir()
+    if made == "after" and not first:
+        with pytest.raises(FolderError, match="Permission denied"):
+            folders.enter(folder, first)
+        return
+    hold = folders.enter(folder, first)
+    folder.mkdir(exist_ok=True)
+    for _ in range(2):  # whoever is refused gives nothing away
+        with pytest.raises(FolderError, match="another process"):
+            folders.enter(folder, second)
+    assert lock.exists() == (first or made == "killed")
+    hold.__exit__(None, None, None)
+    folders.enter(folder, second).__exit__(None, None, None)
+    assert lock.exists() == (made == "killed" and not first and not second)
+
+
+@pytest.mark.parametrize("may_write", [True, False])
+def test_where_folders_cannot_be_locked_nobody_depends_on_it(
+    may_write: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    lock_file = fcntl.flock
+
+    def no_folders(one: Any, flags: int) -> None:
+        if isinstance(one, int):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        lock_file(one, flags)
+
+    monkeypatch.setattr(fcntl, "flock", no_folders)
+    folders = Folders(monkeypatch)
+    if may_write:
+        folders.enter(tmp_path / "run", may_write).__exit__(None, None, None)
+    else:
+        with pytest.raises(FolderError, match="Bad file"):
+            folders.enter(tmp_path / "run", may_write)
 
 
 # --- stopped by a person ----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from undertone.errors import ModelError
 from undertone.models.added_tokens import vocabulary
+from undertone.models.expected import first_missing
 from undertone.models.part_files import read_json
 from undertone.shown import shown
 
@@ -91,6 +92,15 @@ def check_fitness(folder: Path, files: list[str], reference: str) -> None:
         if name.endswith(".safetensors"):
             shapes |= {f"{name.partition('/')[0]}.{key}": shape for key, shape in _header(folder, name, reference)}
     _check_shapes(shapes, unet, encoder, reference)
+    for part, config in (("unet", unet), ("vae", vae), ("text_encoder", encoder)):
+        within = {key.partition(".")[2]: shape for key, shape in shapes.items() if key.startswith(f"{part}.")}
+        missing = first_missing(part, config, within)
+        if missing is not None:
+            file = next(name for name in files if name.startswith(f"{part}/") and ".safetensors" in name)
+            raise ModelError(
+                f"{file} of {reference} lacks {shown(missing, 200)}, which {part}/config.json wants; download "
+                "both again, or put weights and settings of one model together"
+            )
 
 
 def _check_unet(unet: Config, reference: str) -> None:
