@@ -19,7 +19,6 @@ from undertone import public_cache, public_rows
 from undertone.methods.registry import METHODS, method_for
 from undertone.models.pinned import pin
 from undertone.plan import Plan
-from undertone.study import MethodTable
 
 MEDIAN = 2.0  # of the dummy method's public rows
 
@@ -254,7 +253,7 @@ def test_fewer_drawings_are_made_where_all_would_take_long(
 def test_embedded_bases_are_measured_unasked_and_stable_diffusion_is_not(drawable_base: Path) -> None:
     options = {"dp-ldm": {"blocks": ["all"]}}
     for name in METHODS:
-        method = method_for(MethodTable.model_validate({"name": name, **options.get(name, {})}))
+        method = method_for(name, options.get(name, {}))
         tiny = pin("embedded:tiny")
         assert public_rows.work(tiny, method, public_rows.DRAWINGS) <= public_rows.UNASKED
         # Stable Diffusion 1.5: 860e6 float32 weights, latents of 64 x 64, where tiny has 2e6 and 8 x 8.
@@ -276,7 +275,7 @@ def test_drawings_too_small_to_draw_and_rows_without_length_are_said(
 def test_only_a_one_shot_methods_reach_follows_from_c() -> None:
     options = {"dp-ldm": {"blocks": ["all"]}}
     for name in METHODS:
-        method = method_for(MethodTable.model_validate({"name": name, **options.get(name, {})}))
+        method = method_for(name, options.get(name, {}))
         assert (method.reach(1.0, 8.0) == 0.125) is method.one_shot
         assert (method.reach(8.0, 1.0) == 1.0) is method.one_shot
         assert method.one_shot or method.reach(1e-6, 1.0) is None
