@@ -32,9 +32,9 @@ def images_below(root: Path, hidden: Callable[[str], None], unread: Callable[[st
     for folder, folders, names in os.walk(root, onerror=_refuse_folder):
         folders.sort()
         within = Path(os.path.relpath(folder, root)).parts
-        below_hidden = any(map(_is_hidden, within))
+        below_hidden = any(map(is_hidden, within))
         for name in sorted(names):
-            if below_hidden or _is_hidden(name):
+            if below_hidden or is_hidden(name):
                 hidden(os.path.join(*within, name))
             elif Path(name).suffix.lower() in _UNREAD_SUFFIXES:
                 unread(os.path.join(*within, name))
@@ -43,7 +43,13 @@ def images_below(root: Path, hidden: Callable[[str], None], unread: Callable[[st
                 yield Row(number, number, {"file_name": os.path.relpath(Path(folder, name), root)})
 
 
-def _is_hidden(name: str) -> bool:
+def images_beside(folder: Path) -> list[str]:
+    """The names of the images in a folder itself, without those below it, hidden ones and the system's."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and not is_hidden(path.name))
+    return [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+
+
+def is_hidden(name: str) -> bool:
     """Whether a file or folder is hidden, or made by a system or a file server for itself."""
     return name.startswith(".") or name.lower() in _SYSTEM
 

@@ -11,6 +11,7 @@ from undertone.progress import reporter
 from undertone.shown import shown
 from undertone.study import Study
 from undertone_cli.split_folders import apart, are_splits, is_split, is_training, joined, overlap, split_of
+from undertone_client.plain_folder import images_beside, is_hidden
 from undertone_client.records import METADATA_NAMES, Record, RecordTable, holds_images, read_records
 from undertone_client.remarks import remarks
 from undertone_client.unit_ids import folded, names_nobody
@@ -164,7 +165,7 @@ def _site_tables(reading: Reading, data: Path, split_by: str | None, sites: int 
 
 
 def _site_folders(data: Path) -> list[Path]:
-    """The sub-folders that hold metadata of their own, where the folder itself has none.
+    """The sub-folders that hold metadata of their own, where the folder itself has none; says what lies beside them.
 
     Raises:
         DataError: others hold images and no metadata: silence would leave them out.
@@ -173,11 +174,18 @@ def _site_folders(data: Path) -> list[Path]:
         raise DataError(f"{data} is not a folder")
     if any((data / name).is_file() for name in METADATA_NAMES):
         return []
-    below = sorted(path for path in data.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    below = sorted(path for path in data.iterdir() if path.is_dir() and not is_hidden(path.name))
     found = [path for path in below if any((path / name).is_file() for name in METADATA_NAMES)]
     for path in below if found else ():
         if path not in found and holds_images(path):
             raise DataError(f"{path} holds images and no metadata.csv, unlike {found[0].name}; add it, or move it away")
+    loose = images_beside(data) if found else []
+    if loose:
+        images = "1 image lies" if len(loose) == 1 else f"{len(loose)} images lie"
+        reporter().line(
+            f"{images} in {data} beside the folders {', '.join(shown(path.name) for path in found[:3])}"
+            f"{' ...' if len(found) > 3 else ''} and in none of them: left out; the first is {shown(loose[0])}"
+        )
     return found
 
 

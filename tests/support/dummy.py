@@ -17,6 +17,7 @@ from undertone.config import Section
 from undertone.layout import Layout
 from undertone.methods.protocol import Progress, UnitRecords
 from undertone.methods.release_format import Description, ReleaseFormat, Shapes, Weights
+from undertone.models.expected import EXPECTED
 from undertone.models.pinned import PinnedBase
 from undertone.privacy.quantise import Grid, clip_and_quantise
 
@@ -153,6 +154,19 @@ class DummyBase:
         return blocks.transpose(0, 3, 1, 2).astype(np.float32)
 
 
+def _least_weights(part: str, config: Mapping[str, object]) -> dict[str, NDArray[np.float32]]:
+    """What `pin` looks for, each of the least size; words are numbered."""
+    tensors = {}
+    for names, shape in EXPECTED[part](config):
+        lengths = [one if isinstance(one, int) else 1 for one in shape or (1,)]
+        if names[0].endswith("attn2.to_k.weight"):
+            lengths[1] = 4
+        tensors[names[0]] = np.zeros(lengths, dtype=np.float32)
+    if part == "text_encoder":
+        tensors["text_model.embeddings.token_embedding.weight"] = np.arange(8, dtype=np.float32).reshape(2, 4)
+    return tensors
+
+
 def make_dummy_base(folder: Path) -> Path:
     """A folder that `pin` accepts: the files of a diffusers base, with next to nothing in them."""
     classes = {
@@ -164,10 +178,23 @@ def make_dummy_base(folder: Path) -> Path:
     }
     configs = {
         "vae/config.json": {"block_out_channels": [1, 1, 1]},
-        "text_encoder/config.json": {"hidden_size": 4},
+        "text_encoder/config.json": {
+            "hidden_size": 4,
+            "intermediate_size": 4,
+            "vocab_size": 2,
+            "num_hidden_layers": 1,
+            "max_position_embeddings": 8,
+        },
         "tokenizer/vocab.json": {"a</w>": 0, "picture</w>": 1},
         "tokenizer/tokenizer_config.json": {"model_max_length": 8},
-        "unet/config.json": {"sample_size": 2, "cross_attention_dim": 4},
+        "unet/config.json": {
+            "sample_size": 2,
+            "cross_attention_dim": 4,
+            "block_out_channels": [1],
+            "down_block_types": ["CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D"],
+            "layers_per_block": 1,
+        },
         "scheduler/scheduler_config.json": {},
         "model_index.json": {
             part: ["transformers" if name.startswith("CLIP") else "diffusers", name] for part, name in classes.items()
@@ -176,9 +203,11 @@ def make_dummy_base(folder: Path) -> Path:
     for name, value in configs.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(value), encoding="utf-8")
-    table = {"text_model.embeddings.token_embedding.weight": np.arange(8, dtype=np.float32).reshape(2, 4)}
-    save_file(table, folder / "text_encoder" / "model.safetensors")
-    for part in ("vae", "unet"):
-        save_file({"w": np.zeros(1, dtype=np.float32)}, folder / part / "diffusion_pytorch_model.safetensors")
+    for part, file in (
+        ("vae", "diffusion_pytorch_model.safetensors"),
+        ("unet", "diffusion_pytorch_model.safetensors"),
+        ("text_encoder", "model.safetensors"),
+    ):
+        save_file(_least_weights(part, configs[f"{part}/config.json"]), folder / part / file)
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n", encoding="utf-8")
     return folder

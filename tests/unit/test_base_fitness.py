@@ -19,7 +19,7 @@ from tests.support.images import write_folder
 from tests.support.runs import SITES, call, tiny_study
 from undertone.errors import ModelError
 from undertone.models.base import load_base
-from undertone.models.expected import _text_encoder, _unet, _vae, first_missing
+from undertone.models.expected import EXPECTED, first_missing
 from undertone.models.fitness import SCHEDULERS
 from undertone.models.pinned import pin
 
@@ -217,7 +217,6 @@ WEIGHTS = {
     "vae": "vae/diffusion_pytorch_model.safetensors",
     "text_encoder": "text_encoder/model.safetensors",
 }
-EXPECTED = {"unet": _unet, "vae": _vae, "text_encoder": _text_encoder}
 SMALL_UNET = {
     "block_out_channels": (8, 16),
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),

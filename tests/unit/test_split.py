@@ -285,6 +285,44 @@ def test_a_folder_without_metadata_beside_sites_is_not_passed_over(tmp_path: Pat
         shares(tmp_path, by=None)
 
 
+@pytest.mark.parametrize("name", ["#recycle", "@eaDir", "$RECYCLE.BIN", "lost+found", ".thumbnails", "__MACOSX"])
+def test_folders_of_a_file_server_beside_sites_are_no_sites(tmp_path: Path, name: str, told: Told) -> None:
+    """With images alone, and with a copy of a site's metadata."""
+    for site in ("north", "east"):
+        write_folder(tmp_path / site, 4)
+    write_images(tmp_path / name, 2)
+    assert set(shares(tmp_path, by=None)) == {"north", "east"}
+    write_folder(tmp_path / name, 2)
+    assert set(shares(tmp_path, by=None)) == {"north", "east"}
+    assert not any("left out" in line for line in told.lines)
+
+
+def test_a_site_may_be_called_what_no_system_calls_a_folder(tmp_path: Path) -> None:
+    for site in ("__ward", "east"):
+        write_folder(tmp_path / site, 4)
+    assert set(shares(tmp_path, by=None)) == {"__ward", "east"}
+
+
+@pytest.mark.parametrize(("folders", "by"), [(("north", "east"), None), (("train", "test"), "site")])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_images_beside_the_folders_are_counted_and_said(
+    tmp_path: Path, folders: tuple[str, ...], by: str | None, count: int, told: Told
+) -> None:
+    for folder in folders:
+        write_folder(tmp_path / folder, 12, sites=SITES)
+    names = write_images(tmp_path, count)
+    (tmp_path / "._scan.png").touch()
+    (tmp_path / "notes.txt").touch()
+    for path in map(Path, names):  # beside the folders, not in one of their own
+        (tmp_path / path).rename(tmp_path / path.name.replace("scan", "Scan").replace(".png", ".PNG"))
+    shares(tmp_path, by=by)
+    said = [line for line in told.lines if " beside the folders " in line]
+    assert len(said) == (count > 0)
+    if count:
+        assert said[0].startswith("1 image lies in" if count == 1 else "3 images lie in")
+        assert said[0].endswith("left out; the first is Scan-0000.PNG")
+
+
 def test_a_run_from_splits_registers_the_training_data_and_keeps_the_hold_out(
     tmp_path: Path, dummy_base: Path, dummy_method: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

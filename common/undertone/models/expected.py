@@ -27,7 +27,7 @@ def first_missing(part: str, config: Config, shapes: Mapping[str, Shape]) -> str
         config: its config.json.
         shapes: name -> shape of every tensor in its files.
     """
-    for names, wanted in {"unet": _unet, "vae": _vae, "text_encoder": _text_encoder}[part](config):
+    for names, wanted in EXPECTED[part](config):
         found = next((shapes[name] for name in names if name in shapes), None)
         if found is None:
             return names[0]
@@ -130,3 +130,6 @@ def _at(values: tuple[int, ...], index: int) -> int | None:
 
 def _shown(shape: tuple[object, ...]) -> str:
     return f"[{', '.join('any' if length is None else str(length) for length in shape)}]"
+
+
+EXPECTED = {"unet": _unet, "vae": _vae, "text_encoder": _text_encoder}
