@@ -1,5 +1,6 @@
 """What every registered method must keep to: one unit, one row, and only the layout is released."""
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from undertone.captions import fill_caption
+from undertone.errors import StudyError, UnfitWeights
 from undertone.gradients.engine import UnitBatch
 from undertone.methods.gradient.method import GradientMethod
 from undertone.methods.protocol import Method, UnitRecords
@@ -72,12 +74,8 @@ def shared_base(_method: str, folder: str) -> LoadedBase:
 CAPTIONS = {True: "a {token}, {finding}", False: "a picture, {finding}"}
 
 
-def token_of(method: Method) -> str:
-    return method.token
-
-
 def caption_of(method: Method) -> str:
-    return CAPTIONS[bool(token_of(method))]
+    return CAPTIONS[bool(method.token)]
 
 
 def start_of(method: Method, pinned: PinnedBase) -> NDArray[np.float32]:
@@ -95,7 +93,7 @@ def make_units(method: Method, count: int, first: int = 0) -> list[UnitRecords]:
         images = 1 + number % 3
         latents = drawn.standard_normal((images, 4, 8, 8), dtype=np.float32)
         findings = [("clear", "mass")[index % 2] for index in range(images)]
-        captions = tuple(fill_caption(caption_of(method), token_of(method), {"finding": word}) for word in findings)
+        captions = tuple(fill_caption(caption_of(method), method.token, {"finding": word}) for word in findings)
         units.append(UnitRecords(latents, captions, np.random.Generator(np.random.Philox(key=number))))
     return units
 
@@ -162,10 +160,9 @@ def test_rows_repeat_and_use_no_other_randomness(method: Method, base: LoadedBas
 
 def test_computing_rows_leaves_the_base_as_it_was(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
     method.rows(base, start_of(method, pinned), make_units(method, 1), lambda _steps: None)
-    parts = (base.pipeline.unet, base.pipeline.text_encoder, base.pipeline.vae)
-    before = [parameter.clone() for part in parts for parameter in part.parameters()]
+    before = [parameter.clone() for part in parts_of(base) for parameter in part.parameters()]
     rows_of(method, base, pinned, make_units(method, 2))
-    after = [parameter for part in parts for parameter in part.parameters()]
+    after = [parameter for part in parts_of(base) for parameter in part.parameters()]
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in after)
 
@@ -196,6 +193,51 @@ def test_the_release_holds_the_layouts_tensors_alone(method: Method, pinned: Pin
         np.testing.assert_array_equal(tensors[name].reshape(-1), expected.reshape(-1))
 
 
+def test_a_release_tells_whose_layout_it_is(method: Method, pinned: PinnedBase) -> None:
+    """`layout` is the reverse of `write`: from names and shapes alone, and of no other names or shapes."""
+    layout = method.layout(pinned)
+    released = method.weights(pinned, np.zeros(layout.size, dtype=np.float32))
+    assert set(released) == set(method.release_format.files)
+    shapes = {file: {name: one.shape for name, one in tensors.items()} for file, tensors in released.items()}
+    assert method.release_format.layout(shapes) == layout
+    (file,) = shapes
+    name, shape = next(iter(shapes[file].items()))
+    for changed in ({name: (*shape[:-1], shape[-1] + 1)}, {f"{name}.x": shape}):
+        other = method.release_format.layout({file: {**shapes[file], **changed}})
+        assert other is None or other.digest != layout.digest
+
+
+def test_a_release_that_does_not_fit_changes_nothing(method: Method, pinned: PinnedBase) -> None:
+    plain = load_base(pinned)
+    before = [one.clone() for part in parts_of(plain) for one in part.parameters()]
+    released = method.weights(pinned, np.ones(method.layout(pinned).size, dtype=np.float32))
+    ((file, tensors),) = released.items()
+    with pytest.raises(UnfitWeights):
+        attach(plain, {file: {**tensors, "unet.no_such_layer": np.ones((3, 3), dtype=np.float32)}})
+    after = [one for part in parts_of(plain) for one in part.parameters()]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def parts_of(base: LoadedBase) -> tuple[torch.nn.Module, ...]:
+    return base.pipeline.unet, base.pipeline.text_encoder, base.pipeline.vae
+
+
+def test_lighter_methods_adapt_the_same_and_take_less(method: Method, pinned: PinnedBase) -> None:
+    for advice, lighter in method.lighter():
+        assert type(lighter) is type(method)
+        assert lighter.layout(pinned) == method.layout(pinned)
+        keys = re.findall(r"method\.(\w+) = (\d+)", advice)
+        assert keys
+        assert all(getattr(lighter.options, key) == int(value) for key, value in keys)
+        assert sum(int(value) for _, value in keys) < sum(getattr(method.options, key) for key, _ in keys)
+
+
+def test_a_caption_holds_the_token_if_the_method_learns_a_word_and_else_not(method: Method, pinned: PinnedBase) -> None:
+    method.check(pinned, CAPTIONS[bool(method.token)])
+    with pytest.raises(StudyError, match="token"):
+        method.check(pinned, CAPTIONS[not method.token])
+
+
 def test_a_step_by_zero_changes_nothing(method: Method, pinned: PinnedBase) -> None:
     state = method.initial_state(pinned)
     moved = method.step(state, np.zeros(method.layout(pinned).size))
@@ -220,12 +262,12 @@ def test_stock_diffusers_reads_what_rows_were_trained_as(method: Method, base: L
     """A unit's loss at w, as rows compute it, is that of the base with the released weights in it."""
     drawn = np.random.Generator(np.random.Philox(key=5)).standard_normal(method.layout(pinned).size)
     w = method.initial_state(pinned)[: drawn.size] + np.float32(0.2) * drawn.astype(np.float32)
-    prompt = fill_caption(caption_of(method), token_of(method), {"finding": "mass"})
+    prompt = fill_caption(caption_of(method), method.token, {"finding": "mass"})
     adapted = load_base(pinned)
     attach(adapted, method.weights(pinned, w))
     released = predicted(adapted, adapted.pipeline.encode_prompt(prompt, "cpu", 1, False)[0])
-    if token_of(method):
-        tokens = RowTokens(base, token_of(method), method.options.vectors)
+    if method.token:
+        tokens = RowTokens(base, method.token, method.options.vectors)
         with tokens.bound(torch.from_numpy(w).reshape(1, method.options.vectors, -1)), torch.no_grad():
             trained = predicted(base, base.pipeline.text_encoder(tokens.tokenise([prompt]))[0])
     else:
@@ -248,9 +290,9 @@ def predicted(base: LoadedBase, text: torch.Tensor) -> torch.Tensor:
 
 def test_the_sample_prompts_differ_by_the_token_if_there_is_one(method: Method) -> None:
     before, after = method.sample_prompts(caption_of(method))
-    if token_of(method):
-        assert token_of(method) in after
-        assert token_of(method) not in before
+    if method.token:
+        assert method.token in after
+        assert method.token not in before
     else:
         assert before == after == "a picture"
 
