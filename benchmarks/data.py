@@ -108,7 +108,7 @@ def large_site(folder: Path, images: int) -> list[Row]:
     seconds = found["seconds"]
     return rows + [
         Row(case, f"{name}, images per second", images / max(seconds[name], 0.01), images / seconds["check"], "check")
-        for name in ("register", "prepare", "prepare again", "contribute")
+        for name in ("register", "prepare", "prepare again", "plain_input")
     ]
 
 

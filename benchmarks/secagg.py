@@ -45,7 +45,7 @@ from undertone.keys import public_hex
 from undertone.privacy.entropy import OsEntropy
 from undertone.secagg.federation import Federation
 from undertone.secagg.messages import Indices
-from undertone.secagg.node import open_session
+from undertone.secagg.node import advertise_keys
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.prg import add_masks, pack24
 from undertone.secagg.server import ServerSession
@@ -78,7 +78,7 @@ class Side:
     """One side's session, gone through once: its two heavy steps can be timed again and again, and are checked."""
 
     client: Callable[[Best], None]
-    unmask: Callable[..., None]
+    unmasking: Callable[..., None]
     sizes: dict[str, float]
 
 
@@ -166,39 +166,39 @@ def session_of_ours(n: int, d: int) -> Side:
     """One session of ours."""
     parameters, federation, keys = build(n, d)
     server = ServerSession(parameters, federation)
-    opened = {site: open_session(parameters, site, key, federation, OsEntropy()) for site, key in keys.items()}
-    adverts = server.adverts({site: advert for site, (_, advert) in opened.items()})
-    dealt = {site: state.share(adverts) for site, (state, _) in opened.items()}
-    inboxes = server.sealed({site: message for site, (_, message) in dealt.items()})
+    opened = {site: advertise_keys(parameters, site, key, federation, OsEntropy()) for site, key in keys.items()}
+    key_list = server.advertise_keys({site: advertised for site, (_, advertised) in opened.items()})
+    dealt = {site: state.share_keys(key_list) for site, (state, _) in opened.items()}
+    inboxes = server.share_keys({site: message for site, (_, message) in dealt.items()})
     first = parameters.roster[0]
     fresh, masked, total = copy.copy(dealt[first][0]), {}, np.zeros(d, np.uint32)
     for number, (site, (state, _)) in enumerate(dealt.items()):
         words = integers(d, number).astype(np.uint32)
         total += words
-        masked[site], words, proof = state.mask(inboxes[site], words)
+        masked[site], words, proof = state.masked_input(inboxes[site], words)
         size = words.nbytes + len(proof)
-        if not server.fold(site, words, proof):
+        if not server.add_masked_input(site, words, proof):
             raise SystemExit(f"{site} was dropped: {server.dropped[site]}")
-    lists = server.close()
-    confirmed = {site: state.confirm(lists, FirstList()) for site, state in masked.items()}
-    confirmations = server.confirmations({site: message for site, (_, message) in confirmed.items()})
-    shares = {site: state.unmask(confirmations)[1] for site, (state, _) in confirmed.items()}
+    lists = server.end_masked_input()
+    signature_list = {site: state.consistency_check(lists, FirstList()) for site, state in masked.items()}
+    signature_list = server.consistency_check({site: message for site, (_, message) in signature_list.items()})
+    shares = {site: state.unmasking(signature_list)[1] for site, (state, _) in signature_list.items()}
 
     def client(best: Best) -> None:
         state, vector = copy.copy(fresh), integers(d, 0).astype(np.uint32)
         with best.turn():
-            masked_vector = state.mask(inboxes[first], vector)[1]
+            masked_vector = state.masked_input(inboxes[first], vector)[1]
             masked_vector.tobytes()
 
-    def unmask(best: Best, last: bool = False) -> None:
+    def unmasking(best: Best, last: bool = False) -> None:
         # The server opens once: every turn but the last has a server of its own.
         closed = server if last else copy.deepcopy(server, {id(federation): federation})
         with best.turn():
-            result = closed.open(shares)
+            result = closed.unmasking(shares)
         if not np.array_equal(result.words, total):
             raise SystemExit("the opened sum is not the plain sum")
 
-    return Side(client, unmask, {"bytes": float(size), "bytes24": float(size - 4 * d + pack24(words).nbytes)})
+    return Side(client, unmasking, {"bytes": float(size), "bytes24": float(size - 4 * d + pack24(words).nbytes)})
 
 
 # A whole session of Flower's SecAgg+
@@ -243,7 +243,7 @@ def session_of_peer(n: int, d: int) -> Side:
         with quantised(integers(d, 0)), best.turn():
             mod._collect_masked_vectors(states[1], inboxes[1], 1, _EMPTY)
 
-    def unmask(best: Best, last: bool = False) -> None:
+    def unmasking(best: Best, last: bool = False) -> None:
         del last
         vector = summed
         with best.turn():
@@ -255,7 +255,7 @@ def session_of_peer(n: int, d: int) -> Side:
         if not np.array_equal(vector[1], total):
             raise SystemExit("Flower's sum is not the plain sum")
 
-    return Side(client, unmask, {"bytes": float(sum(map(len, sent)))})
+    return Side(client, unmasking, {"bytes": float(sum(map(len, sent)))})
 
 
 _EMPTY = ndarrays_to_parameters([np.zeros(1)])
@@ -279,7 +279,7 @@ def measure(side: str, n: int, d: int, repeat: int) -> dict[str, float]:
     """One case. `both` alternates and gives times; `ours` and `peer` run one session alone and give its peak memory."""
     sessions = {"ours": session_of_ours, "peer": session_of_peer}
     if side != "both":
-        sessions[side](n, d).unmask(Best(), last=True)
+        sessions[side](n, d).unmasking(Best(), last=True)
         return {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     found = kernels(n, d, repeat)
     made = {name: session(n, d) for name, session in sessions.items()}
@@ -288,7 +288,7 @@ def measure(side: str, n: int, d: int, repeat: int) -> dict[str, float]:
         for name, one in made.items():
             one.client(best[name][0])
         for name, one in made.items():
-            one.unmask(best[name][1])
+            one.unmasking(best[name][1])
     for name, (client, unmask) in best.items():
         found |= {f"{name}_{key}": value for key, value in made[name].sizes.items()}
         found |= {f"{name}_client": client.cpu, f"{name}_client_wall": client.wall}
@@ -330,7 +330,7 @@ def rows_of_many(n: int, d: int) -> list[Row]:
     raw, best, made = raw_rate(), (Best(), Best()), session_of_ours(n, d)
     for _ in range(5):
         made.client(best[0])
-        made.unmask(best[1])
+        made.unmasking(best[1])
     ideal, case = raw.cpu * 4 * n * d / (256 << 18), f"n = {n}, d = {d:.0e}, ours alone"
     return [
         Row(case, "client step, CPU s", best[0].cpu, ideal, "AES-CTR keystream alone"),

@@ -40,25 +40,31 @@ def prepare(message: Message, context: Context) -> Message:
     return _relay("prepare", message, context)
 
 
-@app.query("share")
-def share(message: Message, context: Context) -> Message:
+@app.train("plain_input")
+def plain_input(message: Message, context: Context) -> Message:
+    """Plain aggregation: the site's vector, once."""
+    return _relay("plain_input", message, context)
+
+
+@app.query("share_keys")
+def share_keys(message: Message, context: Context) -> Message:
     """Secure aggregation: shares of this session's secrets, sealed for each other site."""
-    return _relay("share", message, context)
+    return _relay("share_keys", message, context)
 
 
-@app.train("contribute")
-def contribute(message: Message, context: Context) -> Message:
-    """The site's vector, once."""
-    return _relay("contribute", message, context)
+@app.train("masked_input")
+def masked_input(message: Message, context: Context) -> Message:
+    """Secure aggregation: the site's vector, masked, once."""
+    return _relay("masked_input", message, context)
 
 
-@app.query("confirm")
-def confirm(message: Message, context: Context) -> Message:
+@app.query("consistency_check")
+def consistency_check(message: Message, context: Context) -> Message:
     """Secure aggregation: a signature on the one list of survivors that this site has seen."""
-    return _relay("confirm", message, context)
+    return _relay("consistency_check", message, context)
 
 
-@app.query("unmask")
-def unmask(message: Message, context: Context) -> Message:
+@app.query("unmasking")
+def unmasking(message: Message, context: Context) -> Message:
     """Secure aggregation: the shares that open the sum of the survivors and nothing else."""
-    return _relay("unmask", message, context)
+    return _relay("unmasking", message, context)

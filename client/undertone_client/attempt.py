@@ -12,15 +12,15 @@ from undertone.messages import Request
 from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger, Receipt, commit_to_sum
-from undertone.secagg.plain import mask
+from undertone.secagg.plain import plain_input
 from undertone.stages import MaskedVector
 from undertone.vectors import Packed
+from undertone_client.attempt_store import AttemptKey, AttemptStore
 from undertone_client.contribution import site_total
-from undertone_client.gate import add_share
+from undertone_client.noise_share import add_noise_share
 from undertone_client.preparing import Preparation
 from undertone_client.session import SiteSession
 from undertone_client.site import SiteDir
-from undertone_client.state import Attempt, NodeState
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,18 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class OpenAttempt:
+class SiteAttempt:
     """One request within an attempt, with what the node needs to answer it."""
 
     site: SiteDir
     plan: Plan
     request: Request
     ledger: Ledger
-    memory: NodeState
+    store: AttemptStore
     entropy: Entropy
 
     def plain(self) -> Answer:
-        """Prepare, then contribute: the coordinator sees this site's sum.
+        """Prepare, then plain_input: the coordinator sees this site's sum.
 
         Raises:
             ProtocolError: any other kind, or a wrong or missing model state.
@@ -52,39 +52,40 @@ class OpenAttempt:
         if self.request.kind == "prepare":
             self._prepare(state)
             return Answer()
-        if self.request.kind != "contribute":
+        if self.request.kind != "plain_input":
             raise ProtocolError(f"a plan with plain aggregation has no message {self.request.kind}")
-        masked = mask(site_total(self.plan, self._key, state_sha256(state), self.memory))
-        self._charge(masked.words.astype(np.int64))
-        return self._leaving(Answer(masked))
+        vector = plain_input(site_total(self.plan, self._key, state_sha256(state), self.store))
+        self._charge(vector.words.astype(np.int64))
+        return self._leaving(Answer(vector))
 
     def secure(self) -> Answer:
-        """The five messages of docs/secure-aggregation.md: the coordinator sees the sum of all sites alone."""
+        """The five rounds of docs/secure-aggregation.md: the coordinator sees the sum of all sites alone."""
         session = SiteSession(self.site, self.plan, self.request, self.ledger)
         match self.request.kind:
             case "prepare":
                 state = self._state()
                 self._prepare(state)
-                return Answer(body=session.open(state_sha256(state), self.entropy))
-            case "share":
-                return Answer(body=session.share())
-            case "contribute":
-                return self._leaving(Answer(*self._masked(session)))
-            case "confirm":
-                return Answer(body=session.confirm())
-            case "unmask":
-                return Answer(body=session.unmask())
+                return Answer(body=session.advertise_keys(state_sha256(state), self.entropy))
+            case "share_keys":
+                return Answer(body=session.share_keys())
+            case "masked_input":
+                return self._leaving(Answer(*self._masked_input(session)))
+            case "consistency_check":
+                return Answer(body=session.consistency_check())
+            case "unmasking":
+                return Answer(body=session.unmasking())
             case _:
                 raise ProtocolError(f"a plan with secure aggregation has no message {self.request.kind}")
 
-    def _masked(self, session: SiteSession) -> tuple[MaskedVector, bytes]:
-        """Clip, quantise, sum, clamp; charge; with distributed noise add this site's share; mask."""
-        prepared_for, shared = session.begin_mask()
-        clipped = site_total(self.plan, self._key, prepared_for, self.memory)
+    def _masked_input(self, session: SiteSession) -> tuple[MaskedVector, bytes]:
+        """Clip, quantise, sum, clamp; charge; with distributed noise add this site's noise share; mask."""
+        prepared_for, keys_shared = session.begin_masked_input()
+        clipped = site_total(self.plan, self._key, prepared_for, self.store)
         receipt = self._charge(clipped.values)
         if self.plan.privacy.noise == "central":
-            return session.mask(prepared_for, shared, clipped)
-        return session.mask(prepared_for, shared, add_share(clipped, receipt, self.plan, self.entropy))
+            return session.masked_input(prepared_for, keys_shared, clipped)
+        noised = add_noise_share(clipped, receipt, self.plan, self.entropy)
+        return session.masked_input(prepared_for, keys_shared, noised)
 
     def _state(self) -> NDArray[np.float32]:
         state = self.request.state
@@ -95,7 +96,7 @@ class OpenAttempt:
         return state
 
     def _prepare(self, state: NDArray[np.float32]) -> None:
-        Preparation(self.site, self.plan, self._key, state, self.memory, self.entropy).run()
+        Preparation(self.site, self.plan, self._key, state, self.store, self.entropy).run()
 
     def _charge(self, values: NDArray[np.int64]) -> Receipt:
         """Charge the site's own ledger, durably, before anything leaves."""
@@ -112,10 +113,10 @@ class OpenAttempt:
     def _leaving(self, answer: Answer) -> Answer:
         """Coins and rows have served."""
         if not self.site.config.keep_rows:
-            self.memory.forget(self._key)
+            self.store.forget(self._key)
         reached("node/before answer")
         return answer
 
     @property
-    def _key(self) -> Attempt:
+    def _key(self) -> AttemptKey:
         return self.plan.digest, self.request.round, self.request.attempt

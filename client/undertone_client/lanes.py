@@ -65,7 +65,7 @@ class Lane(ABC, Generic[FoundT]):
     device: str
     dtype: Dtype
     base: LoadedBase
-    note: Callable[[str], None]
+    log: Callable[[str], None]
     slots: int = 1
     lighter: Sequence[tuple[str, "Lane[FoundT]"]] = ()
 
@@ -98,7 +98,7 @@ class Lane(ABC, Generic[FoundT]):
         if key not in settled:
             if micro_batch == "auto":
                 self._grow(min(_MOST_ON_CPU if self.device == CPU else _MOST_ELSEWHERE, key[-1]))
-                self.note(f"{self.device}: {self.slots} units at a time, by a dry run on random data")
+                self.log(f"{self.device}: {self.slots} units at a time, by a dry run on random data")
             else:
                 self.slots = micro_batch
             self.check()
@@ -125,7 +125,7 @@ class Lane(ABC, Generic[FoundT]):
         try:
             return self._within(units, ignore)
         except Exception as error:  # noqa: BLE001 - whatever a record causes must not show outside (PRIVACY 17)
-            self.note(f"{self.device}: {type(error).__name__} with {len(units)} units at a time: {error}")
+            self.log(f"{self.device}: {type(error).__name__} with {len(units)} units at a time: {error}")
         free_memory(self.device)  # not in the handler: until it ends, the error's frames hold the batch
         return None
 

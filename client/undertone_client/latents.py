@@ -34,7 +34,7 @@ _DECODER = "images/2"  # another word where `images.py` makes other pixels of th
 _VERIFIED_AT_ONCE = 1 << 24  # bytes
 _SIZE, _DIGEST = 0, slice(2, 4)  # a seal: length, time in ns, 16 bytes of SHA-256 as two numbers
 Seals = NDArray[np.int64]
-Note = Callable[[str], None]
+Log = Callable[[str], None]
 _checked: WeakSet[LoadedBase] = WeakSet()
 
 
@@ -57,7 +57,7 @@ def cached_latents(
     needed: NDArray[np.bool_],
     pinned: PinnedBase,
     base: LoadedBase,
-    note: Note,
+    log: Log,
     progress: Callable[[int], None],
 ) -> Latents:
     """Bring the cache up to date and return it.
@@ -69,7 +69,7 @@ def cached_latents(
         needed: [records], those whose latents are checked against their digests; of the rest only file times.
         pinned: whose autoencoder it is.
         base: that autoencoder in memory.
-        note: told of each record that cannot be read.
+        log: told of each record that cannot be read.
         progress: told how many records are done.
 
     Raises:
@@ -77,7 +77,7 @@ def cached_latents(
         MechanismViolation: on this device an image's latents change with its place in the batch.
     """
     _check_encoder(base)
-    present = _without_moved(table, present, note)
+    present = _without_moved(table, present, log)
     name = f"latents-{_key(table, pinned)[:16]}"
     latents = DiskArray(cache / f"{name}.npy", (len(table.records), *base.latent_shape), "<f4")
     seals = DiskArray(cache / f"{name}.seals.npy", (len(table.records), 4), "<i8")
@@ -88,7 +88,7 @@ def cached_latents(
     progress(len(good) - len(todo))
     images = read_images(table.root, (table.records[index].file for index in todo), base.image_size)
     for batch in np.split(todo, range(_BATCH, len(todo), _BATCH)):
-        found, encoded = _encode(base, images, batch, note)
+        found, encoded = _encode(base, images, batch, log)
         reached("latents/computed")
         latents.write(found, encoded)
         seals.write(found, _sealed(wanted[found], found, encoded))
@@ -121,7 +121,7 @@ def _check_encoder(base: LoadedBase) -> None:
 
 
 def _encode(
-    base: LoadedBase, images: Iterator[NDArray[np.uint8] | DataError], batch: NDArray[np.intp], note: Note
+    base: LoadedBase, images: Iterator[NDArray[np.uint8] | DataError], batch: NDArray[np.intp], log: Log
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
     """The positions of a batch whose images could be read, and their latents."""
     # Every batch has the same shape, so that no image can move another's latents (see slots.py).
@@ -129,7 +129,7 @@ def _encode(
     readable = np.zeros(_BATCH, dtype=np.bool_)
     for place, image in enumerate(islice(images, len(batch))):
         if isinstance(image, DataError):
-            note(f"zero row: {image}")
+            log(f"zero row: {image}")
         else:
             pixels[place], readable[place] = image, True
     if not readable.any():
@@ -139,14 +139,12 @@ def _encode(
     return batch[readable[: len(batch)]], encoded[readable]
 
 
-def _without_moved(table: RecordTable, present: NDArray[np.bool_], note: Note) -> NDArray[np.bool_]:
+def _without_moved(table: RecordTable, present: NDArray[np.bool_], log: Log) -> NDArray[np.bool_]:
     """`present` without records whose link leads elsewhere than when they were registered: zero rows (PRIVACY 17)."""
     kept = present.copy()
     for index in moved(table):
         if kept[index]:
-            note(
-                f"zero row: {table.root / table.records[index].file} leads to another file than when it was registered"
-            )
+            log(f"zero row: {table.root / table.records[index].file} leads to another file than when it was registered")
         kept[index] = False
     return kept
 

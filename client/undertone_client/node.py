@@ -31,10 +31,10 @@ from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.secagg.prg import pack24
 from undertone.stages import MaskedVector
-from undertone_client.attempt import Answer, OpenAttempt
-from undertone_client.rollback import head_token, refuse_older
+from undertone_client.attempt import Answer, SiteAttempt
+from undertone_client.attempt_store import AttemptStore
+from undertone_client.rollback import ledger_head_of, refuse_older
 from undertone_client.site import SiteDir
-from undertone_client.state import NodeState
 
 # What a coordinator is told: facts of plan and protocol. Everything else stays in node.log.
 _TOLD = (
@@ -59,21 +59,23 @@ class Node:
 
     def handle(self, request: Request) -> Reply:
         """Answer or refuse; what a refusal says never depends on a record (PRIVACY 17)."""
-        note = self.site.note_stranger
+        log = self.site.log_stranger
         try:
             signed = self._signed_digest(request)
-            note = self.site.note
-            answer, head = self._answer(request, signed)
+            log = self.site.log
+            answer, ledger_head = self._answer(request, signed)
         except _TOLD as error:
             blamed = error.blamed if isinstance(error, SecureAggregationError) else ""
-            return replace(self._refusal(type(error).__name__, str(error), note), blamed=blamed)
+            return replace(self._refusal(type(error).__name__, str(error), log), blamed=blamed)
         except Exception as error:  # noqa: BLE001 - its text may name a record: it stays in node.log
-            note(f"{request.kind} failed: {type(error).__name__}: {error}")
-            return self._refusal(SITE_FAULT, "the site cannot take part now; its operator finds why in node.log", note)
-        return Reply(self.site.config.site, PROTOCOL, words=_on_wire(answer.vector), body=answer.body, head=head)
+            log(f"{request.kind} failed: {type(error).__name__}: {error}")
+            return self._refusal(SITE_FAULT, "the site cannot take part now; its operator finds why in node.log", log)
+        return Reply(
+            self.site.config.site, PROTOCOL, words=_on_wire(answer.vector), body=answer.body, ledger_head=ledger_head
+        )
 
-    def _refusal(self, code: str, message: str, note: Callable[[str], None]) -> Reply:
-        note(f"refused: {code}: {message}")
+    def _refusal(self, code: str, message: str, log: Callable[[str], None]) -> Reply:
+        log(f"refused: {code}: {message}")
         return Reply(self.site.config.site, PROTOCOL, error=code, message=message)
 
     def _signed_digest(self, request: Request) -> str:
@@ -96,17 +98,17 @@ class Node:
         return digest
 
     def _answer(self, request: Request, signed: str) -> tuple[Answer, str]:
-        """The answer, and the token of the ledger's newest entry."""
+        """The answer, and this site's ledger head."""
         if request.kind == "hello":
             return Answer(body=prove(self.site.identity(), self.site.config.site, request.body)), ""
         plan, secret = self._approved_plan(request, signed), self.site.secret()
-        with Ledger.open(self.site.ledger) as ledger, NodeState(self.site.state) as memory:
-            refuse_older(ledger, secret, request.heads.get(self.site.config.site, ""))
-            if request.kind in ("prepare", "contribute"):
+        with Ledger.open(self.site.ledger) as ledger, AttemptStore(self.site.attempt_store) as store:
+            refuse_older(ledger, secret, request.ledger_heads.get(self.site.config.site, ""))
+            if request.kind in ("prepare", "plain_input", "masked_input"):
                 _refuse_replay(ledger, plan, request)
-            attempt = OpenAttempt(self.site, plan, request, ledger, memory, self._entropy)
+            attempt = SiteAttempt(self.site, plan, request, ledger, store, self._entropy)
             answer = attempt.plain() if plan.aggregation.mode == "plain" else attempt.secure()
-            return answer, head_token(secret, ledger.head)
+            return answer, ledger_head_of(secret, ledger.head)
 
     def _approved_plan(self, request: Request, digest: str) -> Plan:
         """The request's plan of this signed digest, once everything about it is what this site approved.

@@ -26,14 +26,14 @@ from undertone.planned import planned_method
 from undertone.privacy.entropy import Entropy, poisson_sample
 from undertone.privacy.rows import row_generator, row_key
 from undertone.progress import reporter
+from undertone_client.attempt_store import AttemptKey, AttemptStore
 from undertone_client.lanes import side_by_side, turns
 from undertone_client.latents import Latents, cached_latents
-from undertone_client.notes import few
+from undertone_client.log_limit import limited
 from undertone_client.records import RecordTable
 from undertone_client.registration import present, registered
 from undertone_client.row_lane import Row, RowLane
 from undertone_client.site import SiteDir
-from undertone_client.state import Attempt, NodeState
 from undertone_client.sum_lane import Sum, SumLane, SumMaker
 from undertone_client.summing import AttemptSum
 
@@ -46,9 +46,9 @@ class Preparation:
 
     site: SiteDir
     plan: Plan
-    attempt: Attempt
+    attempt: AttemptKey
     state: State
-    memory: NodeState
+    store: AttemptStore
     entropy: Entropy
 
     def run(self) -> None:
@@ -65,7 +65,7 @@ class Preparation:
         else:
             lanes = self._row_lanes(method, files)
             chosen = self._sampled(units)
-            done = self.memory.finished(self.attempt)
+            done = self.store.finished(self.attempt)
             missing = [unit for unit in chosen if unit not in done]
             if missing:
                 self._keep_rows(missing, lanes, self._reader(missing, method, table, pinned, lanes[0].base))
@@ -93,7 +93,7 @@ class Preparation:
                 for rows in side_by_side(lanes, turn, work):
                     reached("preparing/rows computed")
                     kept = [(unit, self._or_zero(unit, row)) for unit, row in rows.items()]
-                    self.memory.keep_rows(self.attempt, kept)
+                    self.store.keep_rows(self.attempt, kept)
                     reached("preparing/rows durable")
                     progress(len(rows))
 
@@ -101,7 +101,7 @@ class Preparation:
         """The sum of all rows, batch by batch."""
         dimension = self.plan.method.dimension
         with reporter().task(f"{self.site.config.site}: {self.plan.method.name}", len(chosen)) as progress:
-            AttemptSum(lanes, self.attempt, dimension, self.memory, self.site.note).run(chosen, read.unit, progress)
+            AttemptSum(lanes, self.attempt, dimension, self.store, self.site.log).run(chosen, read.unit, progress)
 
     def _row_lanes(self, method: Method, files: str) -> list[RowLane]:
         """One lane for each device, for rows at w that are kept."""
@@ -137,7 +137,7 @@ class Preparation:
         for device in devices:
             check_dtype(device, config.dtype)
         return [
-            (device, config.dtype, _loaded(model.base, model.revision, device, files, name), self.site.note)
+            (device, config.dtype, _loaded(model.base, model.revision, device, files, name), self.site.log)
             for device in devices
         ]
 
@@ -150,12 +150,12 @@ class Preparation:
     def _sampled(self, units: dict[str, list[int]]) -> list[str]:
         """The sampled units; draws the coins where they have not fallen."""
         digest = state_sha256(self.state)
-        chosen = self.memory.sampled(self.attempt, digest)
+        chosen = self.store.sampled(self.attempt, digest)
         if chosen is None:
             coins = poisson_sample(self.entropy, len(units), self.plan.privacy.sampling_rate)
             chosen = [unit for unit, coin in zip(units, coins, strict=True) if coin]
             reached("preparing/coins drawn")
-            self.memory.keep_sample(self.attempt, digest, chosen)
+            self.store.keep_sample(self.attempt, digest, chosen)
             reached("preparing/coins durable")
         return chosen
 
@@ -163,7 +163,7 @@ class Preparation:
         """The row; a zero row and a log line for a unit that has none (PRIVACY 17)."""
         if row is not None and np.isfinite(row).all():
             return row
-        self.site.note(f"zero row: {unit} has no finite row, or could not be computed")
+        self.site.log(f"zero row: {unit} has no finite row, or could not be computed")
         return np.zeros(self.plan.method.dimension, dtype=np.float32)
 
     def _reader(
@@ -173,11 +173,11 @@ class Preparation:
         plan, units, checked = self.plan, table.units(), np.zeros(len(table.records), dtype=np.bool_)
         checked[[index for unit in needed for index in units[unit]]] = True
         label = f"{self.site.config.site}: reading images"
-        with few(self.site.note) as note, reporter().task(label, len(table.records)) as progress:
-            listed = present(table, plan.privacy.unit, plan.data.unit_column, note)
+        with limited(self.site.log) as log, reporter().task(label, len(table.records)) as progress:
+            listed = present(table, plan.privacy.unit, plan.data.unit_column, log)
             for index in np.flatnonzero(~listed):
-                note(f"zero row: {table.source} no longer lists {table.records[index].file} with its unit")
-            latents = cached_latents(self.site.cache, table, listed, checked, pinned, base, note, progress)
+                log(f"zero row: {table.source} no longer lists {table.records[index].file} with its unit")
+            latents = cached_latents(self.site.cache, table, listed, checked, pinned, base, log, progress)
         return _Reader(self, method, table, units, latents)
 
 
@@ -199,16 +199,16 @@ class _Reader:
         Raises:
             FolderError: the cache of latents cannot be read.
         """
-        note = self.preparation.site.note
+        log = self.preparation.site.log
         try:
             found = self._read(unit)
         except FolderError:
             raise  # the site's own disk, whoever was to be read
         except Exception as error:  # noqa: BLE001 - as above
-            note(f"zero row: {unit} cannot be read: {type(error).__name__}: {error}")
+            log(f"zero row: {unit} cannot be read: {type(error).__name__}: {error}")
             return None
         if found is None:
-            note(f"zero row: {unit} has no readable record")
+            log(f"zero row: {unit} has no readable record")
         return found
 
     def _read(self, unit: str) -> UnitRecords | None:

@@ -104,7 +104,7 @@ def registrations(site: SiteDir) -> list[Registration]:
     return [_read(site, path) for path in sorted((site.folder / FOLDER).glob("*.jsonl"))]
 
 
-def present(table: RecordTable, unit: Unit, unit_column: str | None, note: Callable[[str], None]) -> NDArray[np.bool_]:
+def present(table: RecordTable, unit: Unit, unit_column: str | None, log: Callable[[str], None]) -> NDArray[np.bool_]:
     """Which records their own line in the metadata still lists with their unit, [records].
 
     Without a metadata file the images alone decide. Reads line by line and never raises on what a line holds.
@@ -119,7 +119,7 @@ def present(table: RecordTable, unit: Unit, unit_column: str | None, note: Calla
             if index is not None:
                 listed[index] = True
     except OSError as error:
-        note(f"{table.source} cannot be read ({error.strerror or error}); what it listed is missing")
+        log(f"{table.source} cannot be read ({error.strerror or error}); what it listed is missing")
     return listed
 
 

@@ -17,7 +17,7 @@ from undertone.privacy.chain import Entry
 from undertone.privacy.ledger import Ledger
 from undertone.secagg.messages import Indices
 
-_NOTE = "survivors"
+_ENTRY = "survivors"
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class LedgerLists:
         def follows(entries: Sequence[Entry]) -> None:
             allowed(self._last(entries))
 
-        self.ledger.note(
-            _NOTE,
+        self.ledger.append(
+            _ENTRY,
             {
                 "digest": self.plan.digest,
                 "round": request.round,
@@ -57,7 +57,7 @@ class LedgerLists:
         """The list of this study that was entered last; None before the first."""
         digest, roster = self.plan.digest, self._roster
         for entry in reversed(entries):
-            if entry.kind == _NOTE and entry.body.get("digest") == digest:
+            if entry.kind == _ENTRY and entry.body.get("digest") == digest:
                 sites = entry.body.get("sites")
                 if not isinstance(sites, list) or not all(site in roster for site in sites):
                     raise LedgerCorrupt(f"ledger entry {entry.seq} lists survivors that are not on the plan's roster")

@@ -87,7 +87,7 @@ class SiteDir:
         self.policy = _read(folder / "policy.toml", Policy)
 
     @property
-    def state(self) -> Path:
+    def attempt_store(self) -> Path:
         """state.sqlite."""
         return self.folder / "state.sqlite"
 
@@ -146,7 +146,7 @@ class SiteDir:
         self.policy = self.policy.model_copy(update={"federation": federation.digest})
         write_durable(self.folder / "policy.toml", _toml(self.policy))
 
-    def note(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """One line in node.log, for the site's own eyes.
 
         Never raises: a log that cannot be written would turn a record that is a zero row into a fault that the
@@ -154,7 +154,7 @@ class SiteDir:
         """
         self._append("node.log", text, _LARGEST_LOG)
 
-    def note_stranger(self, text: str) -> None:
+    def log_stranger(self, text: str) -> None:
         """One line in strangers.log: whoever can reach the node writes there, and must not push out node.log."""
         self._append("strangers.log", text, _LARGEST_STRANGERS_LOG)
 

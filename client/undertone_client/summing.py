@@ -8,8 +8,8 @@ import numpy as np
 
 from undertone.failpoints import reached
 from undertone.methods.protocol import Progress, UnitRecords
+from undertone_client.attempt_store import AttemptKey, AttemptStore
 from undertone_client.lanes import side_by_side, turns
-from undertone_client.state import Attempt, NodeState
 from undertone_client.sum_lane import Sum, SumLane
 
 # A sum is as long as a row, so it is not written after each batch: a death costs half a minute's work.
@@ -18,13 +18,13 @@ _SECONDS_BETWEEN_WRITES = 30.0
 
 @dataclass(frozen=True)
 class AttemptSum:
-    """One attempt's sum at one site; `memory` keeps what was summed so far."""
+    """One attempt's sum at one site; `store` keeps what was summed so far."""
 
     lanes: Sequence[SumLane]
-    attempt: Attempt
+    attempt: AttemptKey
     dimension: int
-    memory: NodeState
-    note: Callable[[str], None]
+    store: AttemptStore
+    log: Callable[[str], None]
 
     def run(self, chosen: Sequence[str], records_of: Callable[[str], UnitRecords | None], progress: Progress) -> None:
         """Sum the rows of all chosen units that are not summed yet.
@@ -37,7 +37,7 @@ class AttemptSum:
         Raises:
             ModelError: a device fails on random data too.
         """
-        summed, total = self.memory.kept_sum(self.attempt, len(chosen), self.dimension)
+        summed, total = self.store.kept_sum(self.attempt, len(chosen), self.dimension)
         place = {unit: number for number, unit in enumerate(chosen)}
         missing = [unit for unit, done in zip(chosen, summed, strict=True) if not done]
         progress(len(chosen) - len(missing))
@@ -61,7 +61,7 @@ class AttemptSum:
             self._keep(summed, total)  # no unit was sampled, or all were summed before
 
     def _keep(self, summed: np.ndarray[tuple[int], np.dtype[np.bool_]], total: Sum) -> None:
-        self.memory.keep_sum(self.attempt, summed, total)
+        self.store.keep_sum(self.attempt, summed, total)
         reached("summing/sum durable")
 
     def _sum(self, lane: SumLane, block: Sequence[str], records_of: Callable[[str], UnitRecords | None]) -> Sum | None:
@@ -69,5 +69,5 @@ class AttemptSum:
         records = {unit: found for unit in block if (found := records_of(unit)) is not None}
         names = {id(found): unit for unit, found in records.items()}
         return lane.sum(
-            list(records.values()), lambda lost: self.note(f"zero row: {names[id(lost)]} cannot be computed")
+            list(records.values()), lambda lost: self.log(f"zero row: {names[id(lost)]} cannot be computed")
         )

@@ -15,7 +15,7 @@ from undertone import errors
 from undertone.bounds import PLAN_BYTES, SITES
 from undertone.vectors import Packed
 
-Kind = Literal["hello", "prepare", "share", "contribute", "confirm", "unmask"]
+Kind = Literal["hello", "prepare", "plain_input", "share_keys", "masked_input", "consistency_check", "unmasking"]
 Words = NDArray[np.uint32] | NDArray[np.uint8]
 
 LARGEST_PLAN = PLAN_BYTES
@@ -31,13 +31,13 @@ REFUSALS = frozenset(
         *(name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.Refused)),
     }
 )
-_TOKEN = re.compile(r"[0-9a-f]{64}")
+_LEDGER_HEAD = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"[0-9a-f]{128}")
 
 
-def is_token(text: str) -> bool:
-    """Whether this is the token of an entry of a ledger: 64 lower-case hexadecimal digits."""
-    return _TOKEN.fullmatch(text) is not None
+def is_ledger_head(text: str) -> bool:
+    """Whether this has the form of a ledger head: 64 lower-case hexadecimal digits."""
+    return _LEDGER_HEAD.fullmatch(text) is not None
 
 
 def is_signature(text: str) -> bool:
@@ -50,14 +50,15 @@ class Request:
     """Coordinator -> node.
 
     hello: who are you? The answer to a challenge in `body` is signed (undertone/hello.py). prepare: draw this
-    attempt's coins and compute the rows, the long part; nothing private leaves. contribute: answer with the site's
-    vector, once. Under secure aggregation the site's five messages (docs/secure-aggregation.md) answer prepare, share,
-    contribute, confirm and unmask.
+    attempt's coins and compute the rows, the long part; nothing private leaves. plain_input: under plain aggregation,
+    answer with the site's vector, once. Under secure aggregation the kinds are the rounds of Bonawitz et al. 2017
+    (docs/secure-aggregation.md): AdvertiseKeys rides on prepare, then share_keys, masked_input (the site's vector,
+    once), consistency_check and unmasking.
 
     `plan` is the plan's canonical JSON with the coordinator's signature over its digest; `state` is w, [d]
-    float32, with prepare and contribute, as it arrived until the signature is known to hold; `session` and `body`
-    belong to secure aggregation. `heads` are the newest tokens of the sites' ledgers that the coordinator holds, by
-    site (undertone_client/rollback.py).
+    float32, with prepare and plain_input, as it arrived until the signature is known to hold; `session` and `body`
+    belong to secure aggregation. `ledger_heads` are the newest heads of the sites' ledgers that the coordinator holds,
+    by site (undertone_client/rollback.py).
     """
 
     kind: Kind
@@ -69,22 +70,22 @@ class Request:
     session: int = 0
     state: NDArray[np.float32] | Packed | None = None
     body: bytes = b""
-    heads: Mapping[str, str] = field(default_factory=dict)
+    ledger_heads: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """Node -> coordinator. `words` answers `contribute` alone: [d] uint32, or [3d] bytes on a 24-bit wire.
+    """Node -> coordinator. `words` answers `plain_input` or `masked_input`: [d] uint32, or [3d] bytes on a 24-bit wire.
 
-    `body` is the site's message of secure aggregation, `head` the token of its ledger's newest entry. `error` and
-    `message` say why a node refused, `blamed` whose message made it; none ever depends on a record (PRIVACY 17).
+    `body` is the site's message of secure aggregation, `ledger_head` stands for its ledger's newest entry. `error`
+    and `message` say why a node refused, `blamed` whose message made it; none ever depends on a record (PRIVACY 17).
     """
 
     site: str
     protocol: int
     words: Words | None = None
     body: bytes = b""
-    head: str = ""
+    ledger_head: str = ""
     error: str = ""
     message: str = ""
     blamed: str = ""
@@ -97,9 +98,9 @@ class Due:
     Attributes:
         body: the most bytes of the site's message of secure aggregation.
         words: whether its vector comes in bytes (24-bit wire), and its length; None if none is due.
-        head: whether the token of its ledger is due.
+        ledger_head: whether that is due.
     """
 
     body: int = 0
     words: tuple[bool, int] | None = None
-    head: bool = False
+    ledger_head: bool = False

@@ -15,7 +15,7 @@ from undertone.config import Section
 from undertone.errors import MechanismViolation, PlanChanged
 from undertone.gradients.clipping import LARGEST_CLIP_UNITS, SMALLEST_CLIP_UNITS
 from undertone.privacy.accounting import Event, GaussianEvent
-from undertone.privacy.distributed import DistributedEvent, noise_margin, share_sigma
+from undertone.privacy.distributed import DistributedEvent, noise_margin, noise_share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import Grid, too_coarse
 from undertone.shown import shown
@@ -202,7 +202,7 @@ class Plan(Section):
             return
         if self.aggregation.mode != "secagg":
             raise ValueError("distributed noise needs secure aggregation")
-        if privacy.sigma_local != share_sigma(privacy.sigma, self.shares):
+        if privacy.sigma_local != noise_share_sigma(privacy.sigma, self.shares):
             raise ValueError("sigma_local is not sigma's share")
         margin = noise_margin(privacy.sigma_local, len(self.cohort.units), self.method.dimension)
         if self.grid.noise_margin != margin:

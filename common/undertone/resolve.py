@@ -26,7 +26,7 @@ from undertone.plan import (
     PlannedPrivacy,
 )
 from undertone.privacy.accounting import calibrate
-from undertone.privacy.distributed import noise_margin, share_sigma
+from undertone.privacy.distributed import noise_margin, noise_share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import RING_BITS, Grid, choose_grid, too_coarse
 from undertone.progress import reporter
@@ -236,7 +236,7 @@ class _Noise:
 
     def sigma_local(self, clip_units: int) -> int:
         """A site's share; 0 with central noise."""
-        return share_sigma(self.sigma(clip_units), self.shares) if self.shares else 0
+        return noise_share_sigma(self.sigma(clip_units), self.shares) if self.shares else 0
 
     def margin(self, clip_units: int) -> int:
         """Room below the modulus; 0 with central noise, which comes after it."""

@@ -1,7 +1,8 @@
 """The stages a contribution passes through, each with a type of its own.
 
-    Contributions -> ClippedSum                -> MaskedVector -> Sum       -> NoisedSum -> Release   central noise
-    Contributions -> ClippedSum -> NoisedShare -> MaskedVector -> SharedSum -> NoisedSum -> Release   distributed
+    central noise         Contributions -> ClippedSum -> MaskedVector -> Sum -> NoisedSum -> Release
+    distributed noise     Contributions -> ClippedSum -> ClippedSumWithNoiseShare -> MaskedVector -> SumWithNoiseShares
+                                        -> NoisedSum -> Release
 
 A step cannot be skipped by accident: each function takes the type before it and returns the next,
 and the bound travels with the value. `tests/arch` checks by syntax tree who may build which.
@@ -40,8 +41,8 @@ class ClippedSum:
 
 
 @dataclass(frozen=True)
-class NoisedShare:
-    """A site's clamped sum with its own share of the noise: `values` [d] int64. Built by the node's gate alone.
+class ClippedSumWithNoiseShare:
+    """A site's clamped sum with its noise share: `values` [d] int64. Built by `add_noise_share` alone.
 
     `sigma_local` is in integer units; `entry_hash` names the entry of the site's ledger that paid for it.
     """
@@ -70,8 +71,8 @@ class Sum:
 
 
 @dataclass(frozen=True)
-class SharedSum:
-    """The opened sum over `sites`, each of which added its share of the noise: `values` [d] int64."""
+class SumWithNoiseShares:
+    """The opened sum over `sites`, each of which added its noise share: `values` [d] int64."""
 
     values: NDArray[np.int64]
     sigma_local: int

@@ -25,8 +25,8 @@ from undertone.messages import (
     Reply,
     Request,
     Words,
+    is_ledger_head,
     is_signature,
-    is_token,
 )
 from undertone.shown import REASON, shown
 from undertone.unit import is_site_name
@@ -38,10 +38,11 @@ _T = TypeVar("_T", int, str, bytes, list[object])
 MESSAGE_TYPES: dict[Kind, str] = {
     "hello": "query.hello",
     "prepare": "train.prepare",
-    "share": "query.share",
-    "contribute": "train.contribute",
-    "confirm": "query.confirm",
-    "unmask": "query.unmask",
+    "plain_input": "train.plain_input",
+    "share_keys": "query.share_keys",
+    "masked_input": "train.masked_input",
+    "consistency_check": "query.consistency_check",
+    "unmasking": "query.unmasking",
 }
 
 
@@ -55,8 +56,8 @@ def request_to_records(request: Request) -> RecordDict:
         "attempt": request.attempt,
         "session": request.session,
         "body": request.body,
-        "sites": list(request.heads),
-        "heads": list(request.heads.values()),
+        "sites": list(request.ledger_heads),
+        "ledger_heads": list(request.ledger_heads.values()),
     }
     records = RecordDict({"header": ConfigRecord(header)})
     if request.state is not None:
@@ -85,7 +86,7 @@ def request_from_records(kind: Kind, records: RecordDict) -> Request:
         attempt=fields.take("attempt", int, _counts),
         session=fields.take("session", int, _counts),
         body=fields.take("body", bytes, lambda body: len(body) <= LARGEST_BODY),
-        heads=_heads(fields),
+        ledger_heads=_ledger_heads(fields),
         state=fields.vector("state", "w"),
     )
     fields.done()
@@ -98,7 +99,7 @@ def reply_to_records(reply: Reply) -> RecordDict:
         "site": reply.site,
         "protocol": reply.protocol,
         "body": reply.body,
-        "head": reply.head,
+        "ledger_head": reply.ledger_head,
         "error": reply.error,
         "message": reply.message,
         "blamed": reply.blamed,
@@ -130,7 +131,7 @@ def reply_from_records(records: RecordDict, due: Due) -> Reply:
         protocol=protocol,
         words=None if words is None or due.words is None else _words(words, *due.words),
         body=fields.take("body", bytes, lambda body: len(body) <= due.body),
-        head=fields.take("head", str, is_token if due.head else _empty),
+        ledger_head=fields.take("ledger_head", str, is_ledger_head if due.ledger_head else _empty),
     )
     fields.take("blamed", str, _empty)
     fields.done()
@@ -182,22 +183,22 @@ def _refusal(fields: _Fields, error: str, message: str) -> Reply:
     """A refusal carries nothing else. A relay that cannot reach its node does not know its own name."""
     site = fields.take("site", str, lambda name: name == "" or is_site_name(name))
     fields.take("body", bytes, _empty)
-    fields.take("head", str, _empty)
+    fields.take("ledger_head", str, _empty)
     blamed = fields.take("blamed", str, lambda name: name == "" or is_site_name(name))
     fields.done()
     known = error if error in REFUSALS else UNKNOWN
     return Reply(site, PROTOCOL, error=known, message=shown(message, REASON), blamed=blamed)
 
 
-def _heads(fields: _Fields) -> dict[str, str]:
-    sites, tokens = fields.take("sites", list), fields.take("heads", list)
+def _ledger_heads(fields: _Fields) -> dict[str, str]:
+    sites, heads = fields.take("sites", list), fields.take("ledger_heads", list)
     found = {
-        site: token
-        for site, token in zip(sites[: MOST_SITES + 1], tokens, strict=False)
-        if isinstance(site, str) and isinstance(token, str) and is_site_name(site) and is_token(token)
+        site: head
+        for site, head in zip(sites[: MOST_SITES + 1], heads, strict=False)
+        if isinstance(site, str) and isinstance(head, str) and is_site_name(site) and is_ledger_head(head)
     }
-    if not len(found) == len(sites) == len(tokens) <= MOST_SITES:
-        raise fields.wrong("heads")
+    if not len(found) == len(sites) == len(heads) <= MOST_SITES:
+        raise fields.wrong("ledger_heads")
     return found
 
 

@@ -20,10 +20,10 @@ from undertone.plan import Plan
 from undertone.planned import planned_method
 from undertone.pretraining.procedural import draw
 from undertone.progress import reporter
+from undertone_client.attempt_store import AttemptStore
 from undertone_client.images import load_image
 from undertone_client.records import RecordTable, read_records
 from undertone_client.site import SiteDir
-from undertone_client.state import NodeState
 from undertone_server.run import RunFolder
 
 IMAGES, STEPS, RANDOM_DIRECTIONS, SHOWN = 128, 15, 3, 8
@@ -104,7 +104,7 @@ def _kept_rows(run: RunFolder, plan: Plan) -> NDArray[np.float64]:
     """The rows that the simulated nodes kept, un-noised, [units, d]."""
     rows: list[NDArray[np.float32]] = []
     for folder in sorted((run.folder / "sites").iterdir()):
-        with NodeState(SiteDir(folder).state) as state:
+        with AttemptStore(SiteDir(folder).attempt_store) as state:
             rows += state.rows((plan.digest, 1, 1)).values()
     return np.array(rows, dtype=np.float64)
 

@@ -11,7 +11,7 @@ from undertone.errors import TooFewSites
 from undertone.failpoints import reached
 from undertone.messages import Kind, Reply, Request
 from undertone.plan import Plan
-from undertone.privacy.ledger import Ledger
+from undertone.privacy.ledger import Ledger, Receipt
 from undertone.shown import shown
 from undertone_server.due import reply_due
 from undertone_server.run import RunFolder
@@ -21,15 +21,25 @@ _NAMED = 20  # of the missing sites, in an error message
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """Attempt `number` at round `round`, from the public state w [d] float32."""
+class AttemptRef:
+    """Attempt `number` at round `round` of a plan: where it is charged, and where it becomes durable."""
 
     plan: Plan
-    run: RunFolder
-    sites: Sites
     ledger: Ledger
+    run: RunFolder
     round: int
     number: int
+
+    def receipt(self) -> Receipt | None:
+        """The receipt of this attempt, if it was charged."""
+        return self.ledger.receipt(self.plan.digest, self.round, self.number)
+
+
+@dataclass(frozen=True)
+class Attempt(AttemptRef):
+    """An attempt with the sites that answer it, from the public state w [d] float32."""
+
+    sites: Sites
     state: NDArray[np.float32]
 
     def ask(
@@ -38,7 +48,7 @@ class Attempt:
         """Each site of `bodies` its message; good replies as they arrive."""
         plan, signature = self.plan.as_bytes(), self.run.signature()
         state = self.state if with_state else None
-        made: dict[bytes, Request] = {}  # sites that are told the same share one request
+        made: dict[bytes, Request] = {}  # one request for all sites that are told the same
         for body in bodies.values():
             if body not in made:
                 made[body] = Request(
@@ -46,8 +56,8 @@ class Attempt:
                 )
         yield from self.sites.ask({site: made[body] for site, body in bodies.items()}, reply_due(self.plan, kind))
 
-    def enough(self, answered: Collection[str], needed: int) -> None:
-        """Go on only while enough sites are there.
+    def check_threshold(self, answered: Collection[str], needed: int) -> None:
+        """The threshold check of a step: at least `needed` sites have answered.
 
         Raises:
             TooFewSites: who is missing, and why.

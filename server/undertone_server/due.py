@@ -6,18 +6,18 @@ from undertone.secagg import messages as secagg
 from undertone.secagg import plain
 
 _MESSAGES: dict[Kind, int] = {
-    "prepare": secagg.Advert.KIND,
-    "share": secagg.Sealed.KIND,
-    "contribute": secagg.Proof.KIND,
-    "confirm": secagg.Confirmation.KIND,
-    "unmask": secagg.Shares.KIND,
+    "prepare": secagg.AdvertisedKeys.KIND,
+    "share_keys": secagg.SealedShares.KIND,
+    "masked_input": secagg.MaskedInputProof.KIND,
+    "consistency_check": secagg.ConsistencySignature.KIND,
+    "unmasking": secagg.UnmaskingShares.KIND,
 }
 _PACKED_BYTES = 3
 
 
 def reply_due(plan: Plan, kind: Kind) -> Due:
-    """The answer to `kind`; only `contribute` brings a vector, and only secure aggregation a message."""
+    """The answer to `kind`; the site's input alone brings a vector, and only secure aggregation a message."""
     dimension, sites = plan.method.dimension, len(plan.cohort.units)
     vector = (False, dimension) if plan.aggregation.wire_bits == 32 else (True, _PACKED_BYTES * dimension)
     body = 0 if plan.aggregation.mode == plain.NAME else secagg.largest_reply(_MESSAGES[kind], sites)
-    return Due(body, vector if kind == "contribute" else None, head=True)
+    return Due(body, vector if kind in ("plain_input", "masked_input") else None, ledger_head=True)

@@ -1,4 +1,4 @@
-"""The gate: the one door from a private sum to a value that may be looked at (PRIVACY 5, 7, 8, 11).
+"""The gate from Q to V: the one way from a private sum to a value that may be looked at (PRIVACY 5, 7, 8, 11).
 
 Central noise: Q durable -> receipt durable -> draw Z -> V durable -> use. Distributed: receipt durable -> the sum
 is opened, with the sites' noise in it -> V durable -> use. Noise is never drawn twice for a V that was used: once
@@ -11,36 +11,25 @@ from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger, Receipt, commit_to_sum
 from undertone.privacy.noise import rounded_gaussian
-from undertone.stages import NoisedSum, SharedSum, Sum
+from undertone.stages import NoisedSum, Sum, SumWithNoiseShares
+from undertone_server.attempt import AttemptRef
 from undertone_server.run import RunFolder
 
 
-def pass_gate(
-    total: Sum,
-    salt: bytes,
-    plan: Plan,
-    ledger: Ledger,
-    run: RunFolder,
-    round_: int,
-    attempt: int,
-    entropy: Entropy,
-) -> NoisedSum:
+def pass_gate(attempt: AttemptRef, total: Sum, salt: bytes, entropy: Entropy) -> NoisedSum:
     """Charge, then add noise: V = Q + rint(N(0, sigma^2)).
 
     Args:
-        total: Q, already durable in `run`.
+        attempt: which; sigma and Delta come from its plan alone, and V becomes durable in its run.
+        total: Q, already durable in the run.
         salt: what hides Q in the ledger's commitment; durable beside Q.
-        plan: sigma and Delta come from it alone.
-        ledger: the coordinator's.
-        run: where V becomes durable.
-        round_: the round.
-        attempt: the attempt at that round.
         entropy: `OsEntropy` outside tests.
 
     Raises:
         MechanismViolation: bound, noise level or sum are not what the plan and the receipt say.
         BudgetExceeded: the plan's attempts are used up; Q stays where it is.
     """
+    plan, run, round_ = attempt.plan, attempt.run, attempt.round
     if total.sensitivity != plan.sensitivity:
         raise MechanismViolation(
             f"the sum can move by {total.sensitivity}, the plan says {plan.sensitivity}; nothing was opened"
@@ -52,57 +41,58 @@ def pass_gate(
     if run.kept_noised(round_) is not None:
         raise MechanismViolation(f"round {round_} has its noise already; a sum is never noised twice")
     commitment = commit_to_sum(total.values, salt)
-    receipt = ledger.receipt(plan.digest, round_, attempt)
+    receipt = attempt.receipt()
     if receipt is None:
-        receipt = _charge(commitment, plan, ledger, round_, attempt)
+        receipt = _charge(attempt, commitment)
     _check_receipt(receipt, plan, commitment)
     noise = rounded_gaussian(entropy, plan.privacy.sigma, total.values.size)
     values = total.values + noise
     reached("gate/noise drawn")
-    run.keep_noised(round_, attempt, values)
+    run.keep_noised(round_, attempt.number, values)
     reached("gate/V durable, Q gone")
     return NoisedSum(values, plan.privacy.sigma, total.sites, receipt.entry_hash)
 
 
-def charge_opening(confirmed: str, plan: Plan, ledger: Ledger, round_: int, attempt: int) -> Receipt:
-    """Distributed noise: charge before the shares are asked for that open the sum (PRIVACY 8, 11).
+def charge_unmasking(attempt: AttemptRef, signatures_sha256: str) -> Receipt:
+    """Distributed noise: charge before Unmasking, in which the sites reveal what opens the sum (PRIVACY 8, 11).
 
     The sum that is opened then holds the sites' noise and is V itself. A death in between costs the attempt:
     nobody keeps what the sites revealed.
 
     Args:
-        confirmed: digest of the signed survivor lists: which sum was paid for.
-        plan: the plan.
-        ledger: the coordinator's.
-        round_: the round.
-        attempt: the attempt at that round.
+        attempt: which.
+        signatures_sha256: digest of the signatures on the survivor list: which sum was paid for.
 
     Raises:
         BudgetExceeded, ReplayedAttempt: nothing was opened.
     """
-    return _charge(confirmed, plan, ledger, round_, attempt)
+    return _charge(attempt, signatures_sha256)
 
 
-def pass_shared(total: SharedSum, receipt: Receipt | None, plan: Plan, run: RunFolder, attempt: int) -> NoisedSum:
-    """V of a sum that the sites noised themselves: enough shares are in it, and it was paid for.
+def pass_with_noise_shares(attempt: AttemptRef, total: SumWithNoiseShares, receipt: Receipt | None) -> NoisedSum:
+    """V of a sum that the sites noised themselves: enough noise shares are in it, and the attempt was charged.
 
     Raises:
-        MechanismViolation: no receipt, another mechanism, too few sites, or a share of another size.
+        MechanismViolation: no receipt, or one of another mechanism or attempt; too few sites; noise shares of another
+            size.
     """
+    plan = attempt.plan
     if receipt is None or receipt.event != plan.event:
         raise MechanismViolation("the sum was opened without a receipt for the plan's mechanism; nothing was used")
+    if (receipt.digest, receipt.round, receipt.attempt) != (plan.digest, attempt.round, attempt.number):
+        raise MechanismViolation("the sum was opened with the receipt of another attempt; nothing was used")
     if plan.privacy.noise != "distributed" or total.sigma_local != plan.privacy.sigma_local:
-        raise MechanismViolation("the sites' shares of noise are not what the plan says; nothing was used")
+        raise MechanismViolation("the sites' noise shares are not what the plan says; nothing was used")
     if len(total.sites) < plan.quorum:
-        raise MechanismViolation(f"{len(total.sites)} shares of noise are fewer than the plan counts on")
-    if run.kept_noised(receipt.round) is not None:
-        raise MechanismViolation(f"round {receipt.round} has its noise already; a sum is never noised twice")
-    run.keep_shared(receipt.round, attempt, total)
-    reached("gate/shared V durable")
+        raise MechanismViolation(f"{len(total.sites)} noise shares are fewer than the plan counts on")
+    if attempt.run.kept_noised(attempt.round) is not None:
+        raise MechanismViolation(f"round {attempt.round} has its noise already; a sum is never noised twice")
+    attempt.run.keep_with_noise_shares(attempt.round, attempt.number, total)
+    reached("gate/V with noise shares durable")
     return NoisedSum(total.values, plan.privacy.sigma, total.sites, receipt.entry_hash)
 
 
-def reopen(plan: Plan, ledger: Ledger, run: RunFolder, round_: int) -> NoisedSum | None:
+def noised_before(plan: Plan, ledger: Ledger, run: RunFolder, round_: int) -> NoisedSum | None:
     """The V of a round that was noised before, with the receipt that paid for it; None if there is none.
 
     Raises:
@@ -111,8 +101,8 @@ def reopen(plan: Plan, ledger: Ledger, run: RunFolder, round_: int) -> NoisedSum
     kept = run.kept_noised(round_)
     if kept is None:
         return None
-    attempt, values, sites = kept
-    receipt = ledger.receipt(plan.digest, round_, attempt)
+    number, values, sites = kept
+    receipt = AttemptRef(plan, ledger, run, round_, number).receipt()
     if receipt is None:
         raise LedgerCorrupt(
             f"round {round_} was noised and its charge is not in the ledger: "
@@ -132,8 +122,11 @@ def _check_receipt(receipt: Receipt, plan: Plan, commitment: str) -> None:
         )
 
 
-def _charge(commitment: str, plan: Plan, ledger: Ledger, round_: int, attempt: int) -> Receipt:
+def _charge(attempt: AttemptRef, commitment: str) -> Receipt:
     reached("gate/before charge")
-    receipt = ledger.charge(plan.digest, round_, attempt, plan.event, commitment, plan.privacy.max_attempts)
+    plan = attempt.plan
+    receipt = attempt.ledger.charge(
+        plan.digest, attempt.round, attempt.number, plan.event, commitment, plan.privacy.max_attempts
+    )
     reached("gate/receipt durable")
     return receipt

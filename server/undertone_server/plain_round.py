@@ -1,4 +1,4 @@
-"""One attempt under plain aggregation: prepare, contribute, add. The coordinator sees each site's vector."""
+"""One attempt under plain aggregation: prepare, plain_input, add. The coordinator sees each site's vector."""
 
 import numpy as np
 
@@ -21,10 +21,10 @@ def collect(attempt: Attempt) -> Sum:
     if attempt.plan.aggregation.mode != NAME:
         raise MechanismViolation(f"the plan says aggregation {attempt.plan.aggregation.mode}; nobody was asked")
     prepared = dict(attempt.ask("prepare", dict.fromkeys(attempt.sites.present, b""), with_state=True))
-    attempt.enough(prepared, attempt.plan.cohort.min_sites)
+    attempt.check_threshold(prepared, attempt.plan.cohort.min_sites)
     attempt.begin()
     vectors: dict[str, MaskedVector] = {}
-    for site, reply in attempt.ask("contribute", dict.fromkeys(prepared, b""), with_state=True):
+    for site, reply in attempt.ask("plain_input", dict.fromkeys(prepared, b""), with_state=True):
         if reply.words is None:
             attempt.sites.drop(site, "sent no vector")
             continue
@@ -35,5 +35,5 @@ def collect(attempt: Attempt) -> Sum:
             attempt.sites.drop(site, "sent a vector that is not clamped")
         else:
             vectors[site] = MaskedVector(words, NAME)
-    attempt.enough(vectors, attempt.plan.cohort.min_sites)
+    attempt.check_threshold(vectors, attempt.plan.cohort.min_sites)
     return open_sum(vectors, attempt.plan.grid.as_grid(), attempt.plan.sensitivity)

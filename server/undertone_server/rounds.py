@@ -13,10 +13,10 @@ from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
 from undertone.progress import reporter
-from undertone.stages import NoisedSum, Sum
+from undertone.stages import Sum
 from undertone_server import plain_round, secure_round
-from undertone_server.attempt import Attempt
-from undertone_server.gate import charge_opening, pass_gate, pass_shared, reopen
+from undertone_server.attempt import Attempt, AttemptRef
+from undertone_server.gate import charge_unmasking, noised_before, pass_gate, pass_with_noise_shares
 from undertone_server.gathering import BRIEF, Patience
 from undertone_server.run import RunFolder
 from undertone_server.sites import Sites
@@ -52,12 +52,34 @@ class Coordinator:
         return state
 
     def _round(self, round_: int, state: NDArray[np.float32]) -> NDArray[np.float32]:
-        noised = reopen(self.plan, self.ledger, self.run, round_)
+        """One round of the mechanism. What an earlier process made durable is used, and never made twice.
+
+        Steps 1 to 4 happen at each node, which the coordinator asks in step 5 (undertone_client/attempt.py):
+
+            1. rows       x_u = f(w, records of unit u)
+            2. clip       x_u * min(1, C / |x_u|)
+            3. quantise   q_u = trunc(s * x_u)
+            4. site sum   Q_i = clamp(sum of q_u, -B, B)
+        """
+        noised = noised_before(self.plan, self.ledger, self.run, round_)
         kept = self.run.kept_state(round_)
         if noised is not None and kept is not None:
             return kept
-        if noised is None:
-            noised = self._noised_sum(round_, state)
+        if noised is None and self.plan.privacy.noise == "central":
+            # 5. secure     Q = sum of Q_i mod 2^b, durable
+            attempt, total, salt = self._secure_sum(round_, state)
+            # 6. charge     a receipt, durable
+            # 7. noise      V = Q + Z, durable; one call with 6, so that Z is drawn from a receipt alone
+            noised = pass_gate(attempt, total, salt, self.entropy)
+        elif noised is None:
+            # 5. to 7. where the sites add the noise: Q + Z is what is opened, so 6, the charge, precedes the unmasking
+            attempt = self._next_attempt(round_, state)
+            noised_total = secure_round.collect_with_noise_shares(
+                attempt, self.run.federation(), lambda signatures: charge_unmasking(attempt, signatures)
+            )
+            self._say_who_is_missing(round_)
+            noised = pass_with_noise_shares(attempt, noised_total, attempt.receipt())
+        # 8. update     w <- step(w, V / (s * p * sum of N_i)), durable
         updated = update(self.method, self.plan, state, noised)
         reached("rounds/updated")
         self.run.keep_state(round_, updated)
@@ -65,92 +87,66 @@ class Coordinator:
         self.telemetry.round_done(round_, len(self.ledger.charges(self.plan.digest)), self._w(updated))
         return updated
 
-    def _noised_sum(self, round_: int, state: NDArray[np.float32]) -> NoisedSum:
-        """A new V, by the party that the plan lets add the noise."""
-        asked = self.run.attempts_asked(round_)
-        if self.plan.privacy.noise == "distributed":
-            return self._noised_by_sites(round_, self._next_attempt(round_, asked), state)
-        return self._noised_here(round_, asked, state)
+    def _secure_sum(self, round_: int, state: NDArray[np.float32]) -> tuple[AttemptRef, Sum, bytes]:
+        """Step 5: Q of the sites that answer, durable with its salt; or the Q that survived a crash.
 
-    def _noised_here(self, round_: int, asked: list[int], state: NDArray[np.float32]) -> NoisedSum:
-        """Central noise: from a Q that survived a crash, or from the sites."""
-        kept = self.run.kept_sum(round_, asked[-1], self.plan.sensitivity) if asked else None
-        if kept is not None:
-            total, salt, attempt = *kept, asked[-1]
-        else:
-            attempt, total = self._answered(round_, asked, state)
-            salt = self.entropy.bytes(SALT_BYTES)
-            self.run.keep_sum(round_, attempt, total, salt)
-        return pass_gate(total, salt, self.plan, self.ledger, self.run, round_, attempt, self.entropy)
-
-    def _answered(self, round_: int, asked: list[int], state: NDArray[np.float32]) -> tuple[int, Sum]:
-        """The next attempt and its Q; one that is void is followed by another while the plan has attempts left.
+        An attempt that is void is followed by another while the plan has attempts left.
 
         Raises:
-            AttemptVoid: the plan has none left.
+            AttemptVoid, BudgetExceeded: the plan has none left.
         """
+        asked = self.run.attempts_asked(round_)
+        kept = self.run.kept_sum(round_, asked[-1], self.plan.sensitivity) if asked else None
+        if kept is not None:
+            return AttemptRef(self.plan, self.ledger, self.run, round_, asked[-1]), *kept
         while True:
-            attempt = self._next_attempt(round_, asked)
+            attempt = self._next_attempt(round_, state)
             try:
-                return attempt, self._ask_sites(round_, attempt, state)
+                if self.plan.aggregation.mode == "plain":
+                    total = plain_round.collect(attempt)
+                else:
+                    total = secure_round.collect(attempt, self.run.federation(), self.patience)
+                break
             except AttemptVoid as void:
-                reporter().line(f"round {round_}, attempt {attempt} is void: {void}")
-                asked = self.run.attempts_asked(round_)
+                reporter().line(f"round {round_}, attempt {attempt.number} is void: {void}")
                 if self._attempts_used(round_) >= self.plan.privacy.max_attempts:
-                    self._note_voids(round_, asked)
+                    self._append_voids(round_)
                     raise
-
-    def _noised_by_sites(self, round_: int, attempt: int, state: NDArray[np.float32]) -> NoisedSum:
-        """Distributed noise: charged before the sum is opened, which is then V itself."""
-        total = secure_round.collect_shared(
-            self._attempt(round_, attempt, state),
-            self.run.federation(),
-            lambda confirmed: charge_opening(confirmed, self.plan, self.ledger, round_, attempt),
-        )
+        reached("rounds/answered")
         self._say_who_is_missing(round_)
-        receipt = self.ledger.receipt(self.plan.digest, round_, attempt)
-        return pass_shared(total, receipt, self.plan, self.run, attempt)
+        salt = self.entropy.bytes(SALT_BYTES)
+        self.run.keep_sum(round_, attempt.number, total, salt)
+        return attempt, total, salt
 
-    def _note_voids(self, round_: int, asked: list[int]) -> None:
-        """Each attempt that was asked for and left no Q stands in the ledger once, however often we come by."""
-        noted = [entry.body for entry in self.ledger.entries() if entry.kind == "void"]
-        for attempt in asked:
-            void: dict[str, Json] = {"digest": self.plan.digest, "round": round_, "attempt": attempt}
-            if void not in noted:
-                self.ledger.note("void", void)
-                reached("rounds/void noted")
-
-    def _next_attempt(self, round_: int, asked: list[int]) -> int:
-        """The attempt's number; one that was asked for and left no Q is void and counts.
+    def _next_attempt(self, round_: int, state: NDArray[np.float32]) -> Attempt:
+        """The next attempt at a round; one that was asked for and left no Q is void and counts.
 
         Raises:
             BudgetExceeded: the plan allows no more.
         """
-        self._note_voids(round_, asked)
+        self._append_voids(round_)
         if self._attempts_used(round_) >= self.plan.privacy.max_attempts:
             raise BudgetExceeded(
                 f"round {round_}: the plan's {self.plan.privacy.max_attempts} attempts are used up (one that was "
                 "interrupted while sites answered counts); plan the study anew"
             )
-        return asked[-1] + 1 if asked else 1
+        if self.sites.missing:
+            self.sites.find()  # whoever was away in an earlier round may be back
+        number = max(self.run.attempts_asked(round_), default=0) + 1
+        return Attempt(self.plan, self.ledger, self.run, round_, number, self.sites, self._w(state))
+
+    def _append_voids(self, round_: int) -> None:
+        """Each attempt that was asked for and left no Q stands in the ledger once, however often we come by."""
+        entered = [entry.body for entry in self.ledger.entries() if entry.kind == "void"]
+        for attempt in self.run.attempts_asked(round_):
+            void: dict[str, Json] = {"digest": self.plan.digest, "round": round_, "attempt": attempt}
+            if void not in entered:
+                self.ledger.append("void", void)
+                reached("rounds/void durable")
 
     def _attempts_used(self, round_: int) -> int:
         """How many attempts sites were asked for, in this round and those before."""
         return sum(len(self.run.attempts_asked(past)) for past in range(1, round_ + 1))
-
-    def _ask_sites(self, round_: int, attempt: int, state: NDArray[np.float32]) -> Sum:
-        """Q of those that answered; who is missing is said."""
-        one = self._attempt(round_, attempt, state)
-        plain = self.plan.aggregation.mode == "plain"
-        total = plain_round.collect(one) if plain else secure_round.collect(one, self.run.federation(), self.patience)
-        reached("rounds/answered")
-        self._say_who_is_missing(round_)
-        return total
-
-    def _attempt(self, round_: int, attempt: int, state: NDArray[np.float32]) -> Attempt:
-        if self.sites.missing:
-            self.sites.find()  # whoever was away in an earlier round may be back
-        return Attempt(self.plan, self.run, self.sites, self.ledger, round_, attempt, self._w(state))
 
     def _w(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
         return state[: self.plan.method.dimension]

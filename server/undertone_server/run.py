@@ -6,7 +6,7 @@ federation.json, .sig   the sites' public keys, signed by the coordinator
 run.json                facts that are not the plan's: engine, simulation or study
 ledger.sqlite           charges
 checkpoints/            per round: sessions, attempts asked for, Q until it is noised, V, transcript, public state w;
-                        of all rounds: the sites' tokens, the list of survivors that the sums to come are over
+                        of all rounds: the sites' ledger heads, the list of survivors that the sums to come are over
 events/                 TensorBoard
 release/                what leaves
 unreleased/             in its place where the study moved nothing that can be seen; unsigned
@@ -40,7 +40,7 @@ from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
 from undertone.secagg.federation import Federation, read_federation, sign_federation
 from undertone.secagg.federation_files import federation_files, write_federation
-from undertone.stages import Sensitivity, SharedSum, Sum
+from undertone.stages import Sensitivity, Sum, SumWithNoiseShares
 
 _NUMBERED = re.compile(r"\w+-(\d{3,})\.\w+")
 
@@ -184,7 +184,7 @@ class RunFolder:
         """The audit log of a session that opened its sum."""
         write_durable(self._round(round_) / f"transcript-{attempt:03d}.json", transcript)
 
-    def keep_shared(self, round_: int, attempt: int, total: SharedSum) -> None:
+    def keep_with_noise_shares(self, round_: int, attempt: int, total: SumWithNoiseShares) -> None:
         """V of distributed noise, in which no noise of the coordinator is missing: durable before it is used."""
         self._keep_sites(round_, attempt, total.sites)
         self.keep_noised(round_, attempt, total.values)

@@ -18,17 +18,17 @@ from undertone.failpoints import reached
 from undertone.layout import state_sha256
 from undertone.messages import Kind, Words
 from undertone.privacy.quantise import from_ring
-from undertone.secagg.agreed import parameters_of
 from undertone.secagg.federation import Federation
 from undertone.secagg.prg import unpack24
 from undertone.secagg.server import OpenedSum, ServerSession
-from undertone.stages import SharedSum, Sum
+from undertone.secagg.session_parameters import session_parameters
+from undertone.stages import Sum, SumWithNoiseShares
 from undertone_server.attempt import Attempt
 from undertone_server.gathering import Gathering, Patience, enter_list
 
 _T = TypeVar("_T")
-Dealt = tuple["Session", dict[str, bytes]]
-"""A session, and each site's inbox; no vector has left."""
+KeysShared = tuple["CoordinatorSession", dict[str, bytes]]
+"""A session after ShareKeys, and the share inbox of each site that takes part; no vector has left."""
 
 
 def collect(attempt: Attempt, federation: Federation, patience: Patience) -> Sum:
@@ -47,42 +47,44 @@ def collect(attempt: Attempt, federation: Federation, patience: Patience) -> Sum
     """
     if attempt.plan.aggregation.rosters == "chain":
         gathering = Gathering(attempt, patience)
-        opened = _opened(attempt, lambda: _dealt_by_all(attempt, federation, gathering), lambda _confirmed: None)
+        opened = _open_sum(attempt, lambda: _keys_of_all(attempt, federation, gathering), lambda _signatures: None)
     else:
-        opened = _opened(attempt, lambda: _dealt(attempt, federation), lambda _confirmed: None)
+        opened = _open_sum(attempt, lambda: _keys_of_present(attempt, federation), lambda _signatures: None)
     values = from_ring(opened.words, len(opened.sites), attempt.plan.grid.site_clamp)
     return Sum(values, attempt.plan.sensitivity, opened.sites)
 
 
-def collect_shared(attempt: Attempt, federation: Federation, before_opening: Callable[[str], object]) -> SharedSum:
-    """With distributed noise: the survivors' sum with their shares of noise in it.
+def collect_with_noise_shares(
+    attempt: Attempt, federation: Federation, before_unmasking: Callable[[str], object]
+) -> SumWithNoiseShares:
+    """With distributed noise: the survivors' sum with their noise shares in it.
 
     Args:
         attempt: which.
         federation: the manifest.
-        before_opening: called with the digest of the signed survivor lists before the shares that open the
+        before_unmasking: called with the digest of the consistency signatures before the shares that open the
             sum are asked for: whoever charges there charges before anything is known.
 
     Raises:
         TooFewSites, UnfaithfulSite: as `collect`.
     """
-    opened = _opened(attempt, lambda: _dealt(attempt, federation), before_opening)
+    opened = _open_sum(attempt, lambda: _keys_of_present(attempt, federation), before_unmasking)
     values = opened.words.view(np.int32).astype(np.int64)
-    return SharedSum(values, attempt.plan.privacy.sigma_local, opened.sites)
+    return SumWithNoiseShares(values, attempt.plan.privacy.sigma_local, opened.sites)
 
 
-def _dealt(attempt: Attempt, federation: Federation) -> Dealt:
+def _keys_of_present(attempt: Attempt, federation: Federation) -> KeysShared:
     """A session of whoever is there, at least the quorum."""
-    session = Session.of(attempt, federation)
-    return session, session.deal(attempt.sites.present)
+    session = CoordinatorSession.of(attempt, federation)
+    return session, session.share_keys(attempt.sites.present)
 
 
-def _dealt_by_all(attempt: Attempt, federation: Federation, gathering: Gathering) -> Dealt:
-    """A session in which all sites of the study's list have dealt, after as many tries as that takes."""
+def _keys_of_all(attempt: Attempt, federation: Federation, gathering: Gathering) -> KeysShared:
+    """A session in which all sites of the study's list have shared their keys, after as many tries as that takes."""
     while True:
-        wanted, session = gathering.wanted(), Session.of(attempt, federation)
+        wanted, session = gathering.wanted(), CoordinatorSession.of(attempt, federation)
         try:
-            inboxes = session.deal(session.still(wanted))
+            inboxes = session.share_keys(session.still(wanted))
         except TooFewSites:
             if gathering.complete(wanted):
                 raise
@@ -91,7 +93,9 @@ def _dealt_by_all(attempt: Attempt, federation: Federation, gathering: Gathering
                 return session, inboxes
 
 
-def _opened(attempt: Attempt, deal: Callable[[], Dealt], before_opening: Callable[[str], object]) -> OpenedSum:
+def _open_sum(
+    attempt: Attempt, share_keys: Callable[[], KeysShared], before_unmasking: Callable[[str], object]
+) -> OpenedSum:
     """The attempt's sum, without the sites that are proven to have dealt what keeps it from being opened.
 
     A site can sign shares that are garbage. Only those that they are sealed for find out, and refuse; each says whose
@@ -100,9 +104,9 @@ def _opened(attempt: Attempt, deal: Callable[[], Dealt], before_opening: Callabl
     them.
     """
     while True:
-        session, inboxes = deal()
+        session, inboxes = share_keys()
         try:
-            return session.open(inboxes, before_opening)
+            return session.open_sum(inboxes, before_unmasking)
         except TooFewSites as error:
             guilty = attempt.sites.accused(more_than=attempt.plan.aggregation.colluders)
             for site in guilty:
@@ -128,45 +132,45 @@ def _lost(attempt: Attempt, error: TooFewSites, guilty: Collection[str]) -> TooF
 
 
 @dataclass(frozen=True)
-class Session:
-    """The coordinator's side of one session over Flower's messages."""
+class CoordinatorSession:
+    """The coordinator's half of one session, over Flower's messages."""
 
     attempt: Attempt
     number: int
     server: ServerSession
 
     @classmethod
-    def of(cls, attempt: Attempt, federation: Federation) -> "Session":
+    def of(cls, attempt: Attempt, federation: Federation) -> "CoordinatorSession":
         """A new session of an attempt, its number durable before anyone hears of it."""
         number = attempt.run.next_session(attempt.round, attempt.number)
         state = state_sha256(attempt.state)
-        params = parameters_of(attempt.plan, federation.digest, attempt.round, attempt.number, number, state)
+        params = session_parameters(attempt.plan, federation.digest, attempt.round, attempt.number, number, state)
         return cls(attempt, number, ServerSession(params, federation))
 
-    def deal(self, sites: Iterable[str]) -> dict[str, bytes]:
-        """Keys and sealed shares: site -> its inbox, for each that dealt. No vector has left yet."""
+    def share_keys(self, sites: Iterable[str]) -> dict[str, bytes]:
+        """AdvertiseKeys and ShareKeys: site -> its share inbox, for each that takes part. No vector has left yet."""
         server, quorum = self.server, self.server.params.quorum
-        adverts = self._ask("prepare", sites, server.params.to_bytes(), quorum)
-        shown = self._step(lambda: server.adverts(adverts))
-        sealed = self._ask("share", self.still(adverts), shown, quorum)
-        return self._step(lambda: server.sealed(sealed))
+        advertised = self._ask("prepare", sites, server.params.to_bytes(), quorum)
+        key_list = self._step(lambda: server.advertise_keys(advertised))
+        sealed = self._ask("share_keys", self.still(advertised), key_list, quorum)
+        return self._step(lambda: server.share_keys(sealed))
 
-    def open(self, inboxes: dict[str, bytes], before_opening: Callable[[str], object]) -> OpenedSum:
-        """Vectors, signatures, shares. A vector is added as it arrives and freed before the next one is pulled."""
+    def open_sum(self, inboxes: dict[str, bytes], before_unmasking: Callable[[str], object]) -> OpenedSum:
+        """MaskedInput, ConsistencyCheck, Unmasking. Each vector is added as it arrives, and then freed."""
         attempt, server = self.attempt, self.server
         threshold = server.params.threshold
         attempt.begin()
-        folded = self._step(lambda: self._fold_vectors(inboxes))
-        lists = self._step(server.close)
+        survivors = self._step(lambda: self._add_masked_inputs(inboxes))
+        lists = self._step(server.end_masked_input)
         if server.params.rosters == "chain":
-            enter_list(attempt, inboxes, folded)
-        confirmed = self._ask("confirm", self.still(inboxes), lists, threshold)
-        signatures = self._step(lambda: server.confirmations(confirmed))
-        reached("secure/confirmed")
-        before_opening(sha256_hex(signatures))
-        shares = self._ask("unmask", self.still(confirmed), signatures, threshold)
-        opened = self._step(lambda: server.open(shares))
-        self._log(opened)
+            enter_list(attempt, inboxes, survivors)
+        signed = self._ask("consistency_check", self.still(inboxes), lists, threshold)
+        signatures = self._step(lambda: server.consistency_check(signed))
+        reached("secure/consistency checked")
+        before_unmasking(sha256_hex(signatures))
+        shares = self._ask("unmasking", self.still(signed), signatures, threshold)
+        opened = self._step(lambda: server.unmasking(shares))
+        self._keep_transcript(opened)
         return opened
 
     def _ask(self, kind: Kind, sites: Iterable[str], body: bytes, needed: int) -> dict[str, bytes]:
@@ -178,18 +182,18 @@ class Session:
         bodies, with_state = dict.fromkeys(sites, body), kind == "prepare"
         replies = self.attempt.ask(kind, bodies, session=self.number, with_state=with_state)
         answered = {site: reply.body for site, reply in replies}
-        self.attempt.enough(answered, needed)
+        self.attempt.check_threshold(answered, needed)
         return answered
 
-    def _fold_vectors(self, inboxes: dict[str, bytes]) -> list[str]:
+    def _add_masked_inputs(self, inboxes: dict[str, bytes]) -> list[str]:
         """Add each vector as it arrives; whose are in the sum."""
-        answered, folded = [], []
-        for site, reply in self.attempt.ask("contribute", inboxes, session=self.number):
-            if self.server.fold(site, _words(reply.words), reply.body):
-                folded.append(site)
+        answered, added = [], []
+        for site, reply in self.attempt.ask("masked_input", inboxes, session=self.number):
+            if self.server.add_masked_input(site, _words(reply.words), reply.body):
+                added.append(site)
             answered.append(site)
-        self.attempt.enough(answered, self.server.params.quorum)
-        return folded
+        self.attempt.check_threshold(answered, self.server.params.quorum)
+        return added
 
     def _step(self, work: Callable[[], _T]) -> _T:
         """Do one step of the session; a site that it drops is dropped here too, with its reason."""
@@ -203,11 +207,11 @@ class Session:
         """Those of `sites` that have not dropped out."""
         return [site for site in sites if site in self.attempt.sites.present]
 
-    def _log(self, opened: OpenedSum) -> None:
-        """The audit log: who was in the sum, with every signature; its digest in the ledger."""
+    def _keep_transcript(self, opened: OpenedSum) -> None:
+        """The transcript: who was in the sum, with every signature; its digest in the ledger."""
         attempt = self.attempt
         attempt.run.keep_transcript(attempt.round, attempt.number, opened.transcript)
-        attempt.ledger.note(
+        attempt.ledger.append(
             "opened",
             {
                 "digest": attempt.plan.digest,

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from undertone import PROTOCOL
 from undertone.errors import NotApproved, ProtocolError
 from undertone.hello import CHALLENGE_BYTES, PROOF_BYTES, proves
-from undertone.messages import Due, Reply, Request, is_token
+from undertone.messages import Due, Reply, Request, is_ledger_head
 from undertone.privacy.entropy import OsEntropy
 from undertone.secagg.federation import Federation
 from undertone.shown import REASON, shown
@@ -53,7 +53,7 @@ class Sites:
         roster: tuple[str, ...],
         federation: Federation,
         timeout: float,
-        heads: MutableMapping[str, str] | None = None,
+        ledger_heads: MutableMapping[str, str] | None = None,
         left_out: MutableMapping[str, str] | None = None,
     ) -> None:
         """Begin with nobody.
@@ -63,13 +63,13 @@ class Sites:
             roster: the plan's sites.
             federation: whose key speaks for which site.
             timeout: seconds to wait for the replies to one message.
-            heads: holds the newest token of each site's ledger, and is told of newer ones.
+            ledger_heads: holds the newest head of each site's ledger, and is told of newer ones.
             left_out: holds why a site is not asked any more, and is told of further ones.
         """
         self._grid = grid
         self._federation = federation
         self._timeout = timeout
-        self._heads: MutableMapping[str, str] = {} if heads is None else heads
+        self._ledger_heads: MutableMapping[str, str] = {} if ledger_heads is None else ledger_heads
         self._left_out: MutableMapping[str, str] = {} if left_out is None else left_out
         self._accusers: dict[str, set[str]] = {}
         self._nodes: dict[str, int] = {}
@@ -114,11 +114,11 @@ class Sites:
             requests: site -> what it is asked.
             due: what a good reply to any of them holds at the most.
         """
-        heads = self._kept_heads()
+        heads = self._kept_ledger_heads()
         by_node = {self._nodes[site]: site for site in requests if site in self._nodes}
         silent = set(by_node.values())
         # One request that goes to many sites stays one: its model state is packed once.
-        dated = {id(request): replace(request, heads=heads) for request in requests.values()}
+        dated = {id(request): replace(request, ledger_heads=heads) for request in requests.values()}
         for node, reply in self._exchange({node: dated[id(requests[site])] for node, site in by_node.items()}, due):
             site = by_node[node]
             silent.discard(site)
@@ -129,7 +129,7 @@ class Sites:
             elif reply.site != site:
                 self.drop(site, f"answered as {reply.site}")
             else:
-                self._heads[site] = reply.head
+                self._ledger_heads[site] = reply.ledger_head
                 yield site, reply
         for site in silent:
             self._leave(site, "did not answer")
@@ -154,15 +154,15 @@ class Sites:
         self.missing[site] = shown(reason, REASON)
         self._nodes.pop(site, None)
 
-    def _kept_heads(self) -> dict[str, str]:
-        """The newest tokens. A site whose token is damaged is left out: its ledger could be an older copy."""
-        heads = {site: token for site, token in self._heads.items() if site in self._nodes or site in self.missing}
-        for site in [site for site, token in heads.items() if not is_token(token)]:
+    def _kept_ledger_heads(self) -> dict[str, str]:
+        """The newest ledger heads. A site whose head is damaged is left out: its ledger could be an older copy."""
+        heads = {site: head for site, head in self._ledger_heads.items() if site in self._nodes or site in self.missing}
+        for site in [site for site, head in heads.items() if not is_ledger_head(head)]:
             del heads[site]
             if site in self._nodes:
                 self._leave(
                     site,
-                    f"the token of its ledger in RUN/checkpoints/heads/{site} is damaged; restore it, or remove it "
+                    f"its ledger head in RUN/checkpoints/ledger-heads/{site} is damaged; restore it, or remove it "
                     "once the site has made sure that its ledger is the newest",
                 )
         return heads

@@ -17,7 +17,7 @@ from undertone.progress import reporter
 from undertone.stages import Release
 from undertone.statement import SIMULATION, TookPart
 from undertone_server.gathering import BRIEF, Patience
-from undertone_server.heads import Heads, LeftOut
+from undertone_server.ledger_heads import LedgerHeads, LeftOut
 from undertone_server.movement import movement
 from undertone_server.release import release
 from undertone_server.rounds import Coordinator
@@ -50,8 +50,8 @@ def _run(grid: Grid, run: RunFolder, plan: Plan, entropy: Entropy) -> Release:
     base = pin(plan.model.base, plan.model.revision)
     check_pins(base, plan.model.files)
     method = planned_method(plan, base)
-    heads, left_out = Heads(run.checkpoints / "heads"), LeftOut(run.checkpoints / "left-out")
-    sites = Sites(grid, tuple(plan.cohort.units), run.federation(), TIMEOUT_SECONDS, heads, left_out)
+    ledger_heads, left_out = LedgerHeads(run.checkpoints / "ledger-heads"), LeftOut(run.checkpoints / "left-out")
+    sites = Sites(grid, tuple(plan.cohort.units), run.federation(), TIMEOUT_SECONDS, ledger_heads, left_out)
     telemetry = Telemetry(run.folder / "events", plan)
     with Ledger.open(run.ledger) as ledger:
         sites.find()

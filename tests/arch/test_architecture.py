@@ -29,14 +29,14 @@ MAY_IMPORT = {
 DOORS = {
     "Contributions": {"undertone_client/contribution.py"},
     "ClippedSum": {"undertone/privacy/quantise.py"},
-    "NoisedShare": {"undertone_client/gate.py"},
+    "ClippedSumWithNoiseShare": {"undertone_client/noise_share.py"},
     "MaskedVector": {
         "undertone/secagg/plain.py",
         "undertone_client/session.py",
         "undertone_server/plain_round.py",
     },
     "Sum": {"undertone/secagg/plain.py", "undertone_server/run.py", "undertone_server/secure_round.py"},
-    "SharedSum": {"undertone_server/secure_round.py"},
+    "SumWithNoiseShares": {"undertone_server/secure_round.py"},
     "NoisedSum": {"undertone_server/gate.py"},
     "Release": {"undertone_server/release.py"},
     "Receipt": {"undertone/privacy/ledger.py"},
@@ -45,7 +45,7 @@ DOORS = {
 # simulation, which read private data and say so, are the one exception), weights are written by the release.
 CALLERS = {
     "rounded_gaussian": {"undertone_server/gate.py"},
-    "discrete_gaussian": {"undertone_client/gate.py"},
+    "discrete_gaussian": {"undertone_client/noise_share.py"},
     "add_rounded_gaussian": {"undertone/privacy/noise.py"},
     "add_discrete_gaussian": {"undertone/privacy/noise.py"},
     "WordStream": {"undertone/privacy/noise.py"},

@@ -26,7 +26,7 @@ from undertone.privacy.accounting import (
     epsilon_rdp,
     read_event,
 )
-from undertone.privacy.distributed import DistributedEvent, noise_margin, share_sigma, tau
+from undertone.privacy.distributed import DistributedEvent, noise_margin, noise_share_sigma, tau
 from undertone.privacy.entropy import OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.noise import discrete_gaussian
@@ -116,7 +116,7 @@ def test_the_term_is_charged_for_each_attempt_and_each_value() -> None:
 def test_the_claim_is_never_below_that_of_a_gaussian_of_the_same_variance(
     sigma: int, shares: int, dimension: int, rate: float, count: int
 ) -> None:
-    sigma_local = share_sigma(sigma, shares)
+    sigma_local = noise_share_sigma(sigma, shares)
     event = DistributedEvent(sigma_local, shares, dimension, 1 << 16, rate, count)
     assert event.noise_multiplier == pytest.approx(sigma_local * math.sqrt(shares) / 2**16, rel=1e-12)
     # A central sigma rounded up from sigma_local sqrt(shares) has at least that variance.
@@ -142,7 +142,7 @@ def test_a_site_that_subtracts_its_own_share_is_why_one_is_always_counted_as_los
     assert epsilon_pld([seen], DELTA) == pytest.approx(5.06, abs=0.005)
     # With c = 1 two shares are counted, and that site sees no less noise than the claim says.
     sigma = math.ceil(z * 4096)
-    counted = DistributedEvent(share_sigma(sigma, 2), 2, 10, 4096, 1.0, 1)
+    counted = DistributedEvent(noise_share_sigma(sigma, 2), 2, 10, 4096, 1.0, 1)
     assert epsilon_rdp([counted], DELTA) <= epsilon_rdp([GaussianEvent(sigma, 4096, 1.0, 1)], DELTA)
 
 
@@ -163,7 +163,7 @@ def test_no_pld_is_claimed() -> None:
 
 @given(sigma=st.integers(64, 1 << 38), shares=st.integers(1, 1000))
 def test_a_share_is_the_smallest_that_suffices(sigma: int, shares: int) -> None:
-    share = share_sigma(sigma, shares)
+    share = noise_share_sigma(sigma, shares)
     assert share >= 4
     assert shares * share**2 >= sigma**2
     assert share == 4 or shares * (share - 1) ** 2 < sigma**2
@@ -195,7 +195,7 @@ def test_what_is_left_under_dropouts_and_collusion_has_the_promised_variance(
 ) -> None:
     """The fewest survivors, c of which take their shares off; one share too few is rejected."""
     sigma, draws = 7919, 200_000
-    share = share_sigma(sigma, threshold - colluders)
+    share = noise_share_sigma(sigma, threshold - colluders)
     shares = np.stack([discrete_gaussian(OsEntropy(), share, draws) for _ in range(threshold)])
     left = shares[colluders:].sum(axis=0)
     assert at_least(left, sigma) > CHANCE

@@ -55,7 +55,7 @@ def filled(path: Path) -> str:
     """A ledger with a header, two charges and a note; its head."""
     with Ledger.create(path, HEADER) as ledger:
         charge(ledger, 1)
-        ledger.note("void", {"round": 2, "why": "too few sites"})
+        ledger.append("void", {"round": 2, "why": "too few sites"})
         charge(ledger, 2, 2)
         return ledger.head
 
@@ -113,17 +113,17 @@ def test_a_refused_charge_leaves_the_ledger_usable(ledger: Ledger) -> None:
     charge(ledger)
     with pytest.raises(ReplayedAttempt):
         charge(ledger)
-    ledger.note("resumed", {})
+    ledger.append("resumed", {})
     charge(ledger, 2)
     assert [entry.kind for entry in ledger.entries()] == ["open", "charge", "resumed", "charge"]
 
 
 def test_notes_are_chained_and_cannot_pass_for_charges(ledger: Ledger) -> None:
-    assert ledger.note("head", {"countersigned": "ä" * 3}) == ledger.head
+    assert ledger.append("head", {"countersigned": "ä" * 3}) == ledger.head
     assert ledger.entries()[1].body == {"countersigned": "äää"}
     for kind in ("charge", "open"):
         with pytest.raises(MechanismViolation):
-            ledger.note(kind, {})
+            ledger.append(kind, {})
 
 
 # --- files ------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_read_only_reads_and_refuses_to_write(path: Path) -> None:
         with pytest.raises(LedgerUnavailable, match="writable"):
             charge(ledger, 9)
         with pytest.raises(LedgerUnavailable, match="writable"):
-            ledger.note("x", {})
+            ledger.append("x", {})
     assert path.read_bytes() == before
 
 
@@ -219,7 +219,7 @@ def test_without_a_journal_nothing_is_charged(path: Path) -> None:
 
 def fill(ledger: Ledger) -> None:
     for number in range(100):
-        ledger.note("filler", {"text": "x" * 500, "number": number})
+        ledger.append("filler", {"text": "x" * 500, "number": number})
 
 
 def test_a_full_disk_charges_nothing(ledger: Ledger) -> None:
@@ -228,7 +228,7 @@ def test_a_full_disk_charges_nothing(ledger: Ledger) -> None:
     with pytest.raises(LedgerUnavailable, match="disk is full"):
         fill(ledger)
     with pytest.raises(LedgerUnavailable, match="Nothing was charged"):
-        ledger.note("filler", {"text": "x" * 5000})
+        ledger.append("filler", {"text": "x" * 5000})
     ledger._db.execute("PRAGMA max_page_count = 100000")
     count = len(ledger.entries())
     charge(ledger)
@@ -430,7 +430,7 @@ def test_an_old_copy_that_went_its_own_way_lacks_the_head(path: Path, tmp_path: 
         head = ledger.head
     with Ledger.open(tmp_path / "old.sqlite") as old:
         # As long as the true one, longer even, and with the same charges in it.
-        old.note("restored", {})
+        old.append("restored", {})
         charge(old, 2)
         charge(old, 3)
     with pytest.raises(LedgerCorrupt, match="old copy"):
@@ -612,7 +612,7 @@ def test_two_open_ledgers_see_each_others_entries(path: Path) -> None:
         receipt = charge(first, 7)
         assert second.receipt(STUDY, 7, 1) == receipt
         assert second.head == first.head
-        second.note("seen", {})
+        second.append("seen", {})
         charge(first, 8)
         assert [entry.seq for entry in second.entries()] == list(range(1, 8))
 

@@ -54,10 +54,10 @@ def misspelt(good: bytes) -> Iterator[tuple[bytes, str]]:
 def bad_for_nodes() -> Iterator[dict]:
     """What a node is sent by a server that lies."""
     yield from _misspelt_for_nodes()
-    yield from _bad_adverts()
+    yield from _bad_key_lists()
     yield from _bad_inboxes()
-    yield from _bad_lists()
-    yield from _bad_confirmations()
+    yield from _bad_consistency_lists()
+    yield from _bad_signature_lists()
 
 
 def _misspelt_for_nodes() -> Iterator[dict]:
@@ -65,28 +65,28 @@ def _misspelt_for_nodes() -> Iterator[dict]:
     for step, good in made.server_messages(0).items():
         for bad, why in misspelt(good):
             yield entry("three", "site-a", step, bad, "ProtocolError", why)
-        where = 36 if step == "masked" else 34
+        where = 36 if step == "masked_input" else 34
         for count in (0xFFFF, len(made.session.roster) + 1):
             bad = good[:where] + u16(count) + good[where + 2 :]
             yield entry("three", "site-a", step, bad, "ProtocolError", f"a count of {count}")
 
 
-def _bad_adverts() -> Iterator[dict]:
+def _bad_key_lists() -> Iterator[dict]:
     made = SCENARIOS["three"]
     session = made.session
-    bodies = [session.advert_body(i) for i in range(3)]
+    bodies = [session.advertised_keys_body(i) for i in range(3)]
 
     def case(listed_bodies: list[bytes], error: str, why: str) -> dict:
         bad = message(2, session.context, u16(len(listed_bodies)) + b"".join(listed_bodies))
-        return entry("three", "site-a", "sealed", bad, error, why)
+        return entry("three", "site-a", "share_keys", bad, error, why)
 
     yield case([bodies[1], bodies[0], bodies[2]], "ProtocolError", "indices out of order")
     yield case([bodies[0], bodies[1], bodies[1]], "ProtocolError", "one site twice")
     yield case([*bodies[:2], u16(3) + bodies[2][2:]], "ProtocolError", "an index that is not on the roster")
-    yield case(bodies[:2], "TooFewSites", "fewer than t adverts")
+    yield case(bodies[:2], "TooFewSites", "the keys of fewer than t sites")
     own = session.of(0)
-    other = session.signed_advert(0, x25519_public(own.ce), x25519_public(own.cm), material("another h"))
-    yield case([other, *bodies[1:]], "UnfaithfulCoordinator", "own advert with another commitment, own signature")
+    other = session.signed_keys(0, x25519_public(own.ce), x25519_public(own.cm), material("another h"))
+    yield case([other, *bodies[1:]], "UnfaithfulCoordinator", "own keys with another commitment, own signature")
     swapped = bodies[1][:2] + material("key of the server") + bodies[1][34:]
     yield case([bodies[0], swapped, bodies[2]], "UnfaithfulCoordinator", "another sealing key under the old signature")
     swapped = bodies[1][:34] + material("key of the server") + bodies[1][66:]
@@ -94,21 +94,28 @@ def _bad_adverts() -> Iterator[dict]:
     swapped = bodies[1][:66] + material("commitment of the server") + bodies[1][98:]
     yield case([bodies[0], swapped, bodies[2]], "UnfaithfulCoordinator", "another commitment under the old signature")
     forger = replace(session, identities=session.identities | {"site-b": material("forger")})
-    forged = [bodies[0], forger.advert_body(1), bodies[2]]
-    yield case(forged, "UnfaithfulCoordinator", "an advert signed by a key that is not in the manifest")
-    as_other = bodies[2][:98] + session.signed_advert(1, bodies[2][2:34], bodies[2][34:66], bodies[2][66:98])[98:]
-    yield case([*bodies[:2], as_other], "UnfaithfulCoordinator", "an advert signed by another site of the roster")
-    replayed = replace(session, parameters=session.parameters | {"session": 1}).advert_body(1)
-    yield case([bodies[0], replayed, bodies[2]], "UnfaithfulCoordinator", "an advert of an earlier session")
+    forged = [bodies[0], forger.advertised_keys_body(1), bodies[2]]
+    yield case(forged, "UnfaithfulCoordinator", "keys signed by a key that is not in the manifest")
+    as_other = bodies[2][:98] + session.signed_keys(1, bodies[2][2:34], bodies[2][34:66], bodies[2][66:98])[98:]
+    yield case([*bodies[:2], as_other], "UnfaithfulCoordinator", "keys signed by another site of the roster")
+    replayed = replace(session, parameters=session.parameters | {"session": 1}).advertised_keys_body(1)
+    yield case([bodies[0], replayed, bodies[2]], "UnfaithfulCoordinator", "keys of an earlier session")
     for number, point in enumerate(LOW_ORDER):
         key, good = point.to_bytes(32, "little"), x25519_public(session.of(1).ce)
         h = bodies[1][66:98]
         pair = (key, good) if number % 2 else (good, key)
-        signed = session.signed_advert(1, *pair, h)
+        signed = session.signed_keys(1, *pair, h)
         yield case([bodies[0], signed, bodies[2]], "UnfaithfulSite", f"a key of low order, number {number}")
     ten = SCENARIOS["ten-early"]
     without = [i for i in ten.u[0] if i != 0]
-    yield entry("ten-early", "site-a", "sealed", ten.session.adverts(without), "UnfaithfulCoordinator", "own not there")
+    yield entry(
+        "ten-early",
+        "site-a",
+        "share_keys",
+        ten.session.advertised_keys_list(without),
+        "UnfaithfulCoordinator",
+        "own not there",
+    )
 
 
 def _bad_inboxes() -> Iterator[dict]:
@@ -117,7 +124,7 @@ def _bad_inboxes() -> Iterator[dict]:
     good = {j: session.sealed_for(j, 0, u1) for j in (1, 2)}
 
     def case(sealed: dict[int, bytes], error: str, why: str) -> dict:
-        return entry("three", "site-a", "masked", session.inbox_of(0, sealed), error, why)
+        return entry("three", "site-a", "masked_input", session.share_inbox_of(0, sealed), error, why)
 
     def lie(plaintext: bytes) -> dict[int, bytes]:
         return good | {1: session.seal_anything(1, 0, u1, plaintext)}
@@ -125,7 +132,14 @@ def _bad_inboxes() -> Iterator[dict]:
     def flipped(text: bytes, at: int) -> bytes:
         return text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :]
 
-    yield entry("three", "site-a", "masked", session.inbox(1, u1, u1), "UnfaithfulCoordinator", "the inbox of another")
+    yield entry(
+        "three",
+        "site-a",
+        "masked_input",
+        session.share_inbox(1, u1, u1),
+        "UnfaithfulCoordinator",
+        "the inbox of another",
+    )
     yield case({2: good[2], 1: good[1]}, "ProtocolError", "indices out of order")
     yield case({1: good[1], 3: good[2]}, "ProtocolError", "an index that is not on the roster")
     yield case({0: good[1], **good}, "UnfaithfulCoordinator", "what this site is said to have sealed for itself")
@@ -143,19 +157,19 @@ def _bad_inboxes() -> Iterator[dict]:
         yield case(lie(share_bytes(value) + valid), "UnfaithfulSite", f"a share of b at or above p: {value:#x}")
         yield case(lie(valid + share_bytes(value)), "UnfaithfulSite", f"a share of cm at or above p: {value:#x}")
     ten = SCENARIOS["ten-early"]
-    wider = ten.session.inbox_of(
+    wider = ten.session.share_inbox_of(
         0, {j: ten.session.sealed_for(j, 0, sorted({*ten.u[0], 1})) for j in (1, *ten.u[1][1:])}
     )
-    yield entry("ten-early", "site-a", "masked", wider, "UnfaithfulCoordinator", "a site of U2 that is not in U1")
+    yield entry("ten-early", "site-a", "masked_input", wider, "UnfaithfulCoordinator", "a site of U2 that is not in U1")
 
 
-def _bad_lists() -> Iterator[dict]:
+def _bad_consistency_lists() -> Iterator[dict]:
     made = SCENARIOS["ten-early"]
     session = made.session
     _, u2, u3, _, _ = made.u
 
     def case(two: list[int], three: list[int], error: str, why: str) -> dict:
-        return entry("ten-early", "site-a", "confirmation", session.lists(two, three), error, why)
+        return entry("ten-early", "site-a", "consistency_check", session.consistency_lists(two, three), error, why)
 
     yield case([j for j in u2 if j != 8], u3, "UnfaithfulCoordinator", "U2 without a site that this one masked for")
     yield case(sorted({*u2, 4}), u3, "UnfaithfulCoordinator", "U2 with a site that this one did not mask for")
@@ -164,22 +178,22 @@ def _bad_lists() -> Iterator[dict]:
     yield case(u2, u3[:-1], "TooFewSites", "fewer than t survivors")
     unsorted = listed(u2) + u16(len(u3)) + b"".join(u16(j) for j in reversed(u3))
     bad = message(6, session.context, unsorted)
-    yield entry("ten-early", "site-a", "confirmation", bad, "ProtocolError", "indices out of order")
+    yield entry("ten-early", "site-a", "consistency_check", bad, "ProtocolError", "indices out of order")
     twice = listed(u2) + u16(7) + b"".join(u16(j) for j in [*u3[:-1], u3[-2]])
     bad = message(6, session.context, twice)
-    yield entry("ten-early", "site-a", "confirmation", bad, "ProtocolError", "one survivor twice")
+    yield entry("ten-early", "site-a", "consistency_check", bad, "ProtocolError", "one survivor twice")
     bad = message(6, session.context, listed(u2) + u16(7) + b"".join(u16(j) for j in [*u3[:-1], 10]))
-    yield entry("ten-early", "site-a", "confirmation", bad, "ProtocolError", "an index that is not on the roster")
+    yield entry("ten-early", "site-a", "consistency_check", bad, "ProtocolError", "an index that is not on the roster")
 
 
-def _bad_confirmations() -> Iterator[dict]:
+def _bad_signature_lists() -> Iterator[dict]:
     made = SCENARIOS["ten-early"]
     session = made.session
     u1, u2, u3, u4, _ = made.u
-    good = [(j, session.survivors_signature(j, u1, u2, u3)) for j in u4]
+    good = [(j, session.consistency_signature_of(j, u1, u2, u3)) for j in u4]
 
     def case(signatures: list[tuple[int, bytes]], error: str, why: str) -> dict:
-        return entry("ten-early", "site-a", "shares", session.confirmations_of(signatures), error, why)
+        return entry("ten-early", "site-a", "unmasking", session.consistency_signatures_of(signatures), error, why)
 
     def last(signature: bytes) -> list[tuple[int, bytes]]:
         return [*good[:-1], (good[-1][0], signature)]
@@ -190,21 +204,23 @@ def _bad_confirmations() -> Iterator[dict]:
     yield case([good[1], good[0], *good[2:]], "ProtocolError", "indices out of order")
     yield case([*good[:-1], (10, good[-1][1])], "ProtocolError", "an index that is not on the roster")
     yield case(last(good[0][1]), "UnfaithfulCoordinator", "the signature of another site")
-    split = session.survivors_signature(who, u1, u2, sorted({*u3, 8}))
+    split = session.consistency_signature_of(who, u1, u2, sorted({*u3, 8}))
     yield case(last(split), "UnfaithfulCoordinator", "a signature on other survivors")
-    split = session.survivors_signature(who, u1, sorted({*u2, 4}), u3)
+    split = session.consistency_signature_of(who, u1, sorted({*u2, 4}), u3)
     yield case(last(split), "UnfaithfulCoordinator", "a signature on another U2")
-    split = session.survivors_signature(who, u1[:-1], u2, u3)
+    split = session.consistency_signature_of(who, u1[:-1], u2, u3)
     yield case(last(split), "UnfaithfulCoordinator", "a signature on another R1")
     replayed = replace(session, parameters=session.parameters | {"session": 1})
-    split = replayed.survivors_signature(who, u1, u2, u3)
+    split = replayed.consistency_signature_of(who, u1, u2, u3)
     yield case(last(split), "UnfaithfulCoordinator", "a signature of an earlier session")
     forger = replace(session, identities=session.identities | {session.roster[who]: material("forger")})
-    yield case(last(forger.survivors_signature(who, u1, u2, u3)), "UnfaithfulCoordinator", "a key not in the manifest")
+    yield case(
+        last(forger.consistency_signature_of(who, u1, u2, u3)), "UnfaithfulCoordinator", "a key not in the manifest"
+    )
     fields = (session.context, session.r1(u1), u16(who), listed(u2), listed(u3))
     other_kind = sign(session.identity(who), digest("masked", *fields))
     yield case(last(other_kind), "UnfaithfulCoordinator", "a signature over another kind of statement")
-    outside = sorted([*good[1:], (8, session.survivors_signature(8, u1, u2, u3))])
+    outside = sorted([*good[1:], (8, session.consistency_signature_of(8, u1, u2, u3))])
     yield case(outside, "UnfaithfulCoordinator", "a signer that is not among the survivors")
 
 
@@ -231,15 +247,15 @@ def _bad_from_a_site() -> Iterator[dict]:
     for number, point in enumerate(LOW_ORDER):
         low = point.to_bytes(32, "little")
         pair = (low, m) if number % 2 else (e, low)
-        bad = message(1, session.context, session.signed_advert(2, *pair, h))
-        yield entry("three", "server: site-c", "advert", bad, "dropped", f"a key of low order, number {number}")
+        bad = message(1, session.context, session.signed_keys(2, *pair, h))
+        yield entry("three", "server: site-c", "advertise_keys", bad, "dropped", f"a key of low order, number {number}")
     r1 = session.r1(everyone)
     sealed = {j: session.sealed_for(2, j, everyone) for j in (0, 1)}
 
     def shared(entries: list[tuple[int, bytes]], digest_sent: bytes, why: str) -> dict:
         text = u16(len(entries)) + b"".join(u16(j) + part for j, part in entries)
-        bad = session.sealed_of(2, digest_sent, text)
-        return entry("three", "server: site-c", "sealed", bad, "dropped", why)
+        bad = session.sealed_shares_of(2, digest_sent, text)
+        return entry("three", "server: site-c", "share_keys", bad, "dropped", why)
 
     yield shared([(0, sealed[0]), (1, sealed[1])], material("another r1"), "another R1")
     yield shared([(0, sealed[0])], r1, "nothing sealed for one site")
@@ -247,13 +263,13 @@ def _bad_from_a_site() -> Iterator[dict]:
     yield shared([(0, sealed[0]), (0, sealed[0])], r1, "two entries for one site")
     yield shared([(0, sealed[0]), (1, sealed[1]), (2, sealed[1])], r1, "an entry for itself")
     other = session.masked(2, everyone, everyone, made.words(0))
-    bad = session.proof(2, everyone, everyone, other)
-    yield entry("three", "server: site-c", "masked", bad, "dropped", "a proof for another vector")
-    bad = session.proof(2, everyone, [0, 2], made.masked(2))
-    yield entry("three", "server: site-c", "masked", bad, "dropped", "a proof for another U2")
+    bad = session.masked_input_proof(2, everyone, everyone, other)
+    yield entry("three", "server: site-c", "masked_input", bad, "dropped", "a proof for another vector")
+    bad = session.masked_input_proof(2, everyone, [0, 2], made.masked(2))
+    yield entry("three", "server: site-c", "masked_input", bad, "dropped", "a proof for another U2")
     for two, three, why in (([0, 1, 2], [0, 2], "other survivors"), ([0, 2], [0, 1, 2], "another U2")):
-        bad = session.confirmation(2, everyone, two, three)
-        yield entry("three", "server: site-c", "confirmation", bad, "dropped", f"a signature on {why}")
+        bad = session.consistency_signature(2, everyone, two, three)
+        yield entry("three", "server: site-c", "consistency_check", bad, "dropped", f"a signature on {why}")
     values = {j: session.share(j, 2, 1) for j in everyone}
     for changed, why in (
         ({j: values[j] for j in (0, 1)}, "no share of its own secret"),
@@ -261,8 +277,8 @@ def _bad_from_a_site() -> Iterator[dict]:
         (values | {1: P}, "a share of p"),
         (values | {1: 2**264 - 1}, "a share of 33 bytes of ones"),
     ):
-        bad = session.shares_of(2, everyone, everyone, everyone, changed)
-        yield entry("three", "server: site-c", "shares", bad, "dropped", why)
+        bad = session.unmasking_shares_of(2, everyone, everyone, everyone, changed)
+        yield entry("three", "server: site-c", "unmasking", bad, "dropped", why)
 
 
 def bad_parameters() -> Iterator[dict]:

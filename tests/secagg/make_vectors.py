@@ -100,7 +100,7 @@ def whole(made: Scenario) -> dict:
             "identity": made.session.identity(i).hex(),
             "secrets": (own.b + own.ce + own.cm + own.seed).hex(),
             "values": made.values[i],
-            "masked": made.masked(i) if "masked" in sent else None,
+            "masked": made.masked(i) if "masked_input" in sent else None,
             "received": received,
             "sent": {stage: text.hex() for stage, text in sent.items()},
         }
@@ -125,7 +125,7 @@ def openings() -> Iterator[dict]:
     everyone = [0, 1, 2]
     for owner in everyone:
         values = {j: (three.session.share(j, 2, 1) + (j == owner)) % P for j in everyone}
-        lie = three.session.shares_of(2, everyone, everyone, everyone, values)
+        lie = three.session.unmasking_shares_of(2, everyone, everyone, everyone, values)
         yield {
             "session": "three", "shares": {"site-c": lie.hex()}, "error": "UnfaithfulSite", "sum": None,
             "names": [three.session.roster[owner]], "why": "t shares, one wrong: it cannot be told which",
@@ -134,8 +134,8 @@ def openings() -> Iterator[dict]:
     # The first t = 7 of 8 shares are tried first; a lie of the eighth is not looked at, so nobody is named.
     for liar, owner, named in ((1, 0, True), (4, 2, True), (3, 3, True), (8, 2, False)):
         truth = {j: late.session.share(j, liar, 1 if j in u3 else 2) for j in u2}
-        lie = late.session.shares_of(liar, u1, u2, u3, truth | {owner: (truth[owner] * 2 + 1) % P})
-        all_of_u4 = {late.session.roster[i]: late.session.shares(i, u1, u2, u3).hex() for i in u4}
+        lie = late.session.unmasking_shares_of(liar, u1, u2, u3, truth | {owner: (truth[owner] * 2 + 1) % P})
+        all_of_u4 = {late.session.roster[i]: late.session.unmasking_shares(i, u1, u2, u3).hex() for i in u4}
         yield {
             "session": "ten-late", "shares": all_of_u4 | {late.session.roster[liar]: lie.hex()}, "error": None,
             "sum": late.opened(), "names": [late.session.roster[liar]] * named, "why": "t + 1 shares, one wrong",

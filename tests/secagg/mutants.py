@@ -33,10 +33,10 @@ ORDER = (
 
 # (check, file, text that must be there once, what takes its place)
 MUTANTS: list[tuple[str, str, str, str]] = [
-    # Opening
+    # Unmasking: secrets from shares
     (
         "blamed where it is proven",
-        "opening.py",
+        "reconstruction.py",
         "proven = self._left > 0 and len(shares) - self._colluders >= self._threshold",
         "proven = True",
     ),
@@ -169,40 +169,40 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "return self.threshold",
     ),
     ("quorum is at least t", "parameters.py", "return max(self.threshold, self.min_sites)", "return self.min_sites"),
-    # Node: share
+    # Node: ShareKeys
     (
         "abs(U1) >= Q",
         "party.py",
-        '    party.enough(tuple(advert.index for advert in adverts.adverts), "sent keys")\n',
+        '    party.check_threshold(tuple(advertised.index for advertised in key_list.advertised), "sent keys")\n',
         "",
     ),
-    ("own advert", "party.py", "if own not in adverts.adverts:", "if False:"),
+    ("own keys", "party.py", "if own not in key_list.advertised:", "if False:"),
     (
-        "adverts signed",
+        "keys signed",
         "party.py",
-        "if not party.federation.signed_by(party.name(advert.index), digest, advert.signature):",
+        "if not party.federation.signed_by(party.name(advertised.index), digest, advertised.signature):",
         "if False:",
     ),
     (
-        "advert statement: seal key",
+        "advertised keys statement: seal key",
         "sealing.py",
         'tagged("advert", context, u16(i), seal_public, mask_public, commit)',
         'tagged("advert", context, u16(i), mask_public, commit)',
     ),
     (
-        "advert statement: mask key",
+        "advertised keys statement: mask key",
         "sealing.py",
         'tagged("advert", context, u16(i), seal_public, mask_public, commit)',
         'tagged("advert", context, u16(i), seal_public, commit)',
     ),
     (
-        "advert statement: commitment",
+        "advertised keys statement: commitment",
         "sealing.py",
         'tagged("advert", context, u16(i), seal_public, mask_public, commit)',
         'tagged("advert", context, u16(i), seal_public, mask_public)',
     ),
     (
-        "advert statement: context",
+        "advertised keys statement: context",
         "sealing.py",
         'tagged("advert", context, u16(i), seal',
         'tagged("advert", u16(i), seal',
@@ -216,14 +216,19 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (
         "low order is found before shares are dealt",
         "party.py",
-        "        sealing.check_publics(advert.seal_key, advert.mask_key, site=party.name(advert.index))\n",
+        "        sealing.check_publics(advertised.seal_key, advertised.mask_key, site=party.name(advertised.index))\n",
         "",
     ),
-    # Node: mask
+    # Node: MaskedInput
     ("own inbox", "party.py", "if inbox.index != me:", "if False:"),
-    ("senders within U1", "party.py", " or not senders <= {advert.index for advert in adverts.adverts}", ""),
+    (
+        "senders within U1",
+        "party.py",
+        " or not senders <= {advertised.index for advertised in key_list.advertised}",
+        "",
+    ),
     ("not its own sender", "party.py", "if me in senders or ", "if "),
-    ("abs(U2) >= Q", "party.py", '    party.enough(masked_for, "dealt shares")\n', ""),
+    ("abs(U2) >= Q", "party.py", '    party.check_threshold(masked_for, "dealt shares")\n', ""),
     (
         "tags",
         "party.py",
@@ -263,11 +268,11 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     ("24 bits", "node.py", "if wire_bits < 32:", "if False:"),
     ("the digest is of what leaves", "prg.py", "            finished(piece)\n", "            finished(piece[:0])\n"),
-    # Node: confirm
+    # Node: ConsistencyCheck
     ("U2 is mine", "node.py", "if lists.masked_for != content.masked_for:", "if False:"),
     ("i in U3", "node.py", "if party.index not in lists.survivors:", "if False:"),
     ("U3 within U2", "node.py", "if not set(lists.survivors) <= set(lists.masked_for):", "if False:"),
-    ("abs(U3) >= Q", "node.py", '        party.enough(lists.survivors, "sent a vector")\n', ""),
+    ("abs(U3) >= Q", "node.py", '        party.check_threshold(lists.survivors, "sent a vector")\n', ""),
     (
         "one share per site",
         "node.py",
@@ -281,14 +286,14 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "node.py",
         '        if party.params.rosters == "chain":\n',
         "        own = (content.round_digest, lists.masked_for, lists.survivors)\n"
-        "        party.sign(sealing.survivors_statement(context, *own))\n"
+        "        party.sign(sealing.consistency_statement(context, *own))\n"
         '        if party.params.rosters == "chain":\n',
     ),
     ("c + 2 at once", "survivors.py", "< colluders + 2:", "< colluders + 1:"),
     ("not fewer at once", "survivors.py", "if len(last) - len(survivors) < colluders + 2:", "if False:"),
     ("within the last list", "survivors.py", "if not set(survivors) <= set(last):", "if False:"),
     ("the last list again", "survivors.py", "if last is None or survivors == last:", "if last is None:"),
-    # Node: unmask
+    # Node: Unmasking
     ("t signatures", "node.py", "if len(signatures) < params.threshold:", "if False:"),
     ("signers within U3", "node.py", "if not set(indices_of(signatures)) <= set(content.survivors):", "if False:"),
     (
@@ -306,23 +311,28 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (
         "list statement: U2",
         "sealing.py",
-        "index_list(masked_for), index_list(survivors))\n\n\ndef shares_statement",
-        "index_list(survivors))\n\n\ndef shares_statement",
+        "index_list(masked_for), index_list(survivors))\n\n\ndef unmasking_statement",
+        "index_list(survivors))\n\n\ndef unmasking_statement",
     ),
     (
         "list statement: U3",
         "sealing.py",
-        "index_list(masked_for), index_list(survivors))\n\n\ndef shares_statement",
-        "index_list(masked_for))\n\n\ndef shares_statement",
+        "index_list(masked_for), index_list(survivors))\n\n\ndef unmasking_statement",
+        "index_list(masked_for))\n\n\ndef unmasking_statement",
     ),
     # Node: states
     ("one answer per state", "node.py", "content, self._content = self._look(), None", "content = self._look()"),
-    ("stored state whole", "held.py", 'if tagged("state", body) != digest:', "if False:"),
-    ("stored state's site", "held.py", "if reader.index(roster) != index:", "if reader.index(roster) < 0:"),
-    ("stored state ends", "held.py", "        reader.done()\n", ""),
+    ("stored state whole", "stored_state.py", 'if tagged("state", body) != digest:', "if False:"),
+    ("stored state's site", "stored_state.py", "if reader.index(roster) != index:", "if reader.index(roster) < 0:"),
+    ("stored state ends", "stored_state.py", "        reader.done()\n", ""),
     ("newest step", "node.py", "if stored != step:", "if False:"),
-    ("a step at all", "held.py", "if not 1 <= step <= 5:", "if False:"),
-    ("no entropy after open", "sealing.py", "_derive(seed, context, info, 48)", "__import__('os').urandom(48)"),
+    ("a step at all", "stored_state.py", "if not 1 <= step <= 5:", "if False:"),
+    (
+        "no entropy after AdvertiseKeys",
+        "sealing.py",
+        "_derive(seed, context, info, 48)",
+        "__import__('os').urandom(48)",
+    ),
     # Server
     ("sound parameters at the server", "server.py", "        params.check()\n", ""),
     ("federation at the server", "server.py", "federation.digest != params.federation or ", ""),
@@ -343,7 +353,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (
         "low order at the server",
         "server.py",
-        "        sealing.check_publics(advert.seal_key, advert.mask_key, site=self.params.roster[index])\n",
+        "        sealing.check_publics(advertised.seal_key, advertised.mask_key, site=self.params.roster[index])\n",
         "",
     ),
     (
@@ -364,7 +374,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("one vector per site", "server.py", " or index in self._proofs", ""),
     ("vector from U2", "server.py", " or index not in self._u2", ""),
     ("no second try for a vector", "server.py", " or site in self.dropped", ""),
-    ("no late vector", "server.py", 'if self._stage != "fold" or index', "if index"),
+    ("no late vector", "server.py", 'if self._step != "masked_input" or index', "if index"),
     ("masked statement: U2", "sealing.py", "u16(i), index_list(masked_for), digest)", "u16(i), digest)"),
     ("shares are for all of U2", "server.py", "if indices_of(shares.shares) != self._u2 or", "if"),
     (
@@ -375,11 +385,11 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     ("b_j is what h_j says", "server.py", "sealing.commitment(self.params.context, owner, secret) == expected", "True"),
     ("cm_j is what m_j says", "server.py", "sealing.public_of(secret) == expected", "True"),
-    ("stages in order", "server.py", "        if self._stage != stage:\n", "        if False:\n"),
+    ("stages in order", "server.py", "        if self._step != step:\n", "        if False:\n"),
     (
         "a failed stage ends the session",
         "server.py",
-        '        self._stage = "over"\n\n    def _order',
+        '        self._step = "over"\n\n    def _order',
         "\n    def _order",
     ),
     (
@@ -388,10 +398,10 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         'tagged("commit", context, u16(i), self_secret)',
         'tagged("commit", self_secret)',
     ),
-    # Opening
-    ("liars are named", "opening.py", "                if turn:\n", "                if False:\n"),
-    ("known liars last", "opening.py", "key=lambda point: (point in liars, point)", "key=lambda point: point"),
-    ("the search ends", "opening.py", "            if self._left == 0:\n", "            if False:\n"),
+    # Unmasking: secrets from shares
+    ("liars are named", "reconstruction.py", "                if turn:\n", "                if False:\n"),
+    ("known liars last", "reconstruction.py", "key=lambda point: (point in liars, point)", "key=lambda point: point"),
+    ("the search ends", "reconstruction.py", "            if self._left == 0:\n", "            if False:\n"),
     (
         "a secret is 32 bytes",
         "shamir.py",
@@ -428,7 +438,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
 # The same around the protocol, at the node and at the coordinator: paths from the root, other tests.
 AROUND_ORDER = (
     "test_secure_rounds.py",
-    "test_shares_of_noise.py",
+    "test_noise_shares.py",
     "test_gate.py",
     "test_aggregation.py",
     "test_node.py",
@@ -437,15 +447,15 @@ AROUND_ORDER = (
 )
 CLIENT, SERVER = "client/undertone_client", "server/undertone_server"
 AROUND: list[tuple[str, str, str, str]] = [
-    ("session numbers rise", f"{CLIENT}/session.py", "if step == _OPEN and number <= session:", "if False:"),
+    ("session numbers rise", f"{CLIENT}/session.py", "if step == _ADVERTISE_KEYS and number <= session:", "if False:"),
     ("parameters are this node's own", f"{CLIENT}/session.py", "        agree(self.request.body, params)\n", ""),
     (
         "step follows the newest",
         f"{CLIENT}/session.py",
-        "if step != _OPEN and (session, done) != (number, step - 1):",
+        "if step != _ADVERTISE_KEYS and (session, done) != (number, step - 1):",
         "if False:",
     ),
-    ("step noted before it is taken", f"{CLIENT}/session.py", "        self._note(step)\n", ""),
+    ("step durable before it is taken", f"{CLIENT}/session.py", "        self._take_step(step)\n", ""),
     ("no secret stays", f"{CLIENT}/session.py", "        self._path.unlink(missing_ok=True)\n", ""),
     (
         "plain only by consent",
@@ -473,20 +483,30 @@ AROUND: list[tuple[str, str, str, str]] = [
         "if again and charge.attempt == request.attempt:",
         "if False:",
     ),
-    ("a share is added", f"{CLIENT}/gate.py", "clipped.values + noise", "clipped.values"),
-    ("a share of the plan's size", f"{CLIENT}/gate.py", "entropy, plan.privacy.sigma_local,", "entropy, 4,"),
-    ("a share after its receipt", f"{CLIENT}/gate.py", "if receipt.event != plan.event or", "if"),
+    ("a noise share is added", f"{CLIENT}/noise_share.py", "clipped.values + noise", "clipped.values"),
+    (
+        "a noise share of the plan's size",
+        f"{CLIENT}/noise_share.py",
+        "entropy, plan.privacy.sigma_local,",
+        "entropy, 4,",
+    ),
+    ("a noise share after its receipt", f"{CLIENT}/noise_share.py", "if receipt.event != plan.event or", "if"),
     (
         "a share on the plan's bound",
-        f"{CLIENT}/gate.py",
+        f"{CLIENT}/noise_share.py",
         "if clipped.sensitivity != ",
         "if False and clipped.sensitivity != ",
     ),
-    ("no share with central noise", f"{CLIENT}/gate.py", 'if plan.privacy.noise != "distributed":', "if False:"),
+    (
+        "no noise share with central noise",
+        f"{CLIENT}/noise_share.py",
+        'if plan.privacy.noise != "distributed":',
+        "if False:",
+    ),
     (
         "charged before the sum is opened",
         f"{SERVER}/secure_round.py",
-        "        before_opening(sha256_hex(signatures))\n",
+        "        before_unmasking(sha256_hex(signatures))\n",
         "",
     ),
     (
@@ -496,10 +516,10 @@ AROUND: list[tuple[str, str, str, str]] = [
         'quorum < 0:\n        raise MechanismViolation(f"a sum of',
     ),
     (
-        "enough shares of noise",
+        "enough noise shares",
         f"{SERVER}/gate.py",
-        'quorum:\n        raise MechanismViolation(f"{len(total.sites)} shares',
-        'quorum < 0:\n        raise MechanismViolation(f"{len(total.sites)} shares',
+        'quorum:\n        raise MechanismViolation(f"{len(total.sites)} noise shares',
+        'quorum < 0:\n        raise MechanismViolation(f"{len(total.sites)} noise shares',
     ),
     (
         "a receipt for the opened sum",
@@ -507,8 +527,8 @@ AROUND: list[tuple[str, str, str, str]] = [
         "if receipt is None or receipt.event != plan.event:",
         "if False:",
     ),
-    ("shares of the plan's size", f"{SERVER}/gate.py", " or total.sigma_local != plan.privacy.sigma_local", ""),
-    ("the inbox before the charge", f"{CLIENT}/session.py", "        shared.check(self.request.body)\n", ""),
+    ("noise shares of the plan's size", f"{SERVER}/gate.py", " or total.sigma_local != plan.privacy.sigma_local", ""),
+    ("the inbox before the charge", f"{CLIENT}/session.py", "        keys_shared.check(self.request.body)\n", ""),
     ("more than c accusers", f"{SERVER}/sites.py", "len(accusers) > more_than", "len(accusers) > 0"),
     (
         "another session of the attempt",
@@ -551,7 +571,7 @@ CHAIN: list[tuple[str, str, str, str]] = [
     (
         "the list is durable before it is signed",
         f"{SERVER}/secure_round.py",
-        "            enter_list(attempt, inboxes, folded)\n",
+        "            enter_list(attempt, inboxes, survivors)\n",
         "            pass\n",
     ),
     ("the list is kept to", f"{SERVER}/gathering.py", "self._kept = attempt.run.kept_survivors()", "self._kept = None"),

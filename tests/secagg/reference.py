@@ -209,26 +209,26 @@ class Session:
         return self.secrets[self.roster[i]]
 
     # Message 1 and 2
-    def advert_body(self, i: int) -> bytes:
+    def advertised_keys_body(self, i: int) -> bytes:
         own = self.of(i)
         fields = (x25519_public(own.ce), x25519_public(own.cm), commitment(self.context, i, own.b))
-        return self.signed_advert(i, *fields)
+        return self.signed_keys(i, *fields)
 
-    def signed_advert(self, i: int, e: bytes, m: bytes, h: bytes) -> bytes:
+    def signed_keys(self, i: int, e: bytes, m: bytes, h: bytes) -> bytes:
         signature = sign(self.identity(i), digest("advert", self.context, u16(i), e, m, h))
         return u16(i) + e + m + h + signature
 
-    def advert(self, i: int) -> bytes:
-        return message(1, self.context, self.advert_body(i))
+    def advertised_keys(self, i: int) -> bytes:
+        return message(1, self.context, self.advertised_keys_body(i))
 
-    def adverts_entries(self, u1: list[int]) -> bytes:
-        return u16(len(u1)) + b"".join(self.advert_body(i) for i in u1)
+    def key_list_entries(self, u1: list[int]) -> bytes:
+        return u16(len(u1)) + b"".join(self.advertised_keys_body(i) for i in u1)
 
-    def adverts(self, u1: list[int]) -> bytes:
-        return message(2, self.context, self.adverts_entries(u1))
+    def advertised_keys_list(self, u1: list[int]) -> bytes:
+        return message(2, self.context, self.key_list_entries(u1))
 
     def r1(self, u1: list[int]) -> bytes:
-        return digest("adverts", self.context, self.adverts_entries(u1))
+        return digest("adverts", self.context, self.key_list_entries(u1))
 
     # Messages 3 and 4
     def share(self, owner: int, holder: int, w: int) -> int:
@@ -245,18 +245,18 @@ class Session:
         key = sealing_key(x25519(self.of(i).ce, x25519_public(self.of(j).ce)), self.r1(u1), i, j)
         return seal(key, self.r1(u1), i, j, plaintext)
 
-    def sealed(self, i: int, u1: list[int]) -> bytes:
+    def sealed_shares(self, i: int, u1: list[int]) -> bytes:
         entries = u16(len(u1) - 1) + b"".join(u16(j) + self.sealed_for(i, j, u1) for j in u1 if j != i)
-        return self.sealed_of(i, self.r1(u1), entries)
+        return self.sealed_shares_of(i, self.r1(u1), entries)
 
-    def sealed_of(self, i: int, r1: bytes, entries: bytes) -> bytes:
+    def sealed_shares_of(self, i: int, r1: bytes, entries: bytes) -> bytes:
         signature = sign(self.identity(i), digest("sealed", self.context, r1, u16(i), entries))
         return message(3, self.context, u16(i) + r1 + entries + signature)
 
-    def inbox(self, i: int, u1: list[int], u2: list[int]) -> bytes:
-        return self.inbox_of(i, {j: self.sealed_for(j, i, u1) for j in u2 if j != i})
+    def share_inbox(self, i: int, u1: list[int], u2: list[int]) -> bytes:
+        return self.share_inbox_of(i, {j: self.sealed_for(j, i, u1) for j in u2 if j != i})
 
-    def inbox_of(self, i: int, sealed: dict[int, bytes]) -> bytes:
+    def share_inbox_of(self, i: int, sealed: dict[int, bytes]) -> bytes:
         entries = u16(len(sealed)) + b"".join(u16(j) + text for j, text in sealed.items())
         return message(4, self.context, u16(i) + entries)
 
@@ -273,32 +273,32 @@ class Session:
             (q + word(own, k) + sum(sign * word(key, k) for sign, key in pairs)) % modulus for k, q in enumerate(words)
         ]
 
-    def proof(self, i: int, u1: list[int], u2: list[int], masked: list[int]) -> bytes:
+    def masked_input_proof(self, i: int, u1: list[int], u2: list[int], masked: list[int]) -> bytes:
         fields = (self.context, self.r1(u1), u16(i), listed(u2), vector_sha256(masked))
         return message(5, self.context, u16(i) + fields[-1] + sign(self.identity(i), digest("masked", *fields)))
 
     # Messages 6, 7 and 8
-    def lists(self, u2: list[int], u3: list[int]) -> bytes:
+    def consistency_lists(self, u2: list[int], u3: list[int]) -> bytes:
         return message(6, self.context, listed(u2) + listed(u3))
 
-    def survivors_signature(self, i: int, u1: list[int], u2: list[int], u3: list[int]) -> bytes:
+    def consistency_signature_of(self, i: int, u1: list[int], u2: list[int], u3: list[int]) -> bytes:
         return sign(self.identity(i), digest("survivors", self.context, self.r1(u1), listed(u2), listed(u3)))
 
-    def confirmation(self, i: int, u1: list[int], u2: list[int], u3: list[int]) -> bytes:
-        return message(7, self.context, u16(i) + self.survivors_signature(i, u1, u2, u3))
+    def consistency_signature(self, i: int, u1: list[int], u2: list[int], u3: list[int]) -> bytes:
+        return message(7, self.context, u16(i) + self.consistency_signature_of(i, u1, u2, u3))
 
-    def confirmations_of(self, signatures: list[tuple[int, bytes]]) -> bytes:
+    def consistency_signatures_of(self, signatures: list[tuple[int, bytes]]) -> bytes:
         body = u16(len(signatures)) + b"".join(u16(j) + signature for j, signature in signatures)
         return message(8, self.context, body)
 
-    def confirmations(self, u1: list[int], u2: list[int], u3: list[int], u4: list[int]) -> bytes:
-        return self.confirmations_of([(j, self.survivors_signature(j, u1, u2, u3)) for j in u4])
+    def consistency_signatures(self, u1: list[int], u2: list[int], u3: list[int], u4: list[int]) -> bytes:
+        return self.consistency_signatures_of([(j, self.consistency_signature_of(j, u1, u2, u3)) for j in u4])
 
     # Message 9
-    def shares(self, i: int, u1: list[int], u2: list[int], u3: list[int]) -> bytes:
-        return self.shares_of(i, u1, u2, u3, {j: self.share(j, i, 1 if j in u3 else 2) for j in u2})
+    def unmasking_shares(self, i: int, u1: list[int], u2: list[int], u3: list[int]) -> bytes:
+        return self.unmasking_shares_of(i, u1, u2, u3, {j: self.share(j, i, 1 if j in u3 else 2) for j in u2})
 
-    def shares_of(self, i: int, u1: list[int], u2: list[int], u3: list[int], values: dict[int, int]) -> bytes:
+    def unmasking_shares_of(self, i: int, u1: list[int], u2: list[int], u3: list[int], values: dict[int, int]) -> bytes:
         entries = u16(len(values)) + b"".join(u16(j) + share_bytes(value) for j, value in values.items())
         fields = (self.context, self.r1(u1), u16(i), listed(u2), listed(u3), entries)
         return message(9, self.context, u16(i) + entries + sign(self.identity(i), digest("shares", *fields)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tests.secagg.reference import Secrets, Session, canonical, manifest_of, sign_manifest
 
-STAGES = ("advert", "sealed", "masked", "confirmation", "shares")
+STEPS = ("advertise_keys", "share_keys", "masked_input", "consistency_check", "unmasking")
 
 
 def material(label: str, length: int = 32) -> bytes:
@@ -26,13 +26,13 @@ class Scenario:
 
     def staying(self, stage: str) -> list[int]:
         """Indices of the sites that send their message of this stage."""
-        gone = {i for i, left in self.leaves.items() if STAGES.index(left) <= STAGES.index(stage)}
+        gone = {i for i, left in self.leaves.items() if STEPS.index(left) <= STEPS.index(stage)}
         return [i for i in range(len(self.session.roster)) if i not in gone]
 
     @property
     def u(self) -> tuple[list[int], ...]:
         """U1 to U5."""
-        return tuple(self.staying(stage) for stage in STAGES)
+        return tuple(self.staying(stage) for stage in STEPS)
 
     @property
     def manifest(self) -> bytes:
@@ -48,11 +48,11 @@ class Scenario:
         """Stage -> the message that site i sends, up to where it leaves."""
         u1, u2, u3, _, _ = self.u
         makers = {
-            "advert": lambda: self.session.advert(i),
-            "sealed": lambda: self.session.sealed(i, u1),
-            "masked": lambda: self.session.proof(i, u1, u2, self.masked(i)),
-            "confirmation": lambda: self.session.confirmation(i, u1, u2, u3),
-            "shares": lambda: self.session.shares(i, u1, u2, u3),
+            "advertise_keys": lambda: self.session.advertised_keys(i),
+            "share_keys": lambda: self.session.sealed_shares(i, u1),
+            "masked_input": lambda: self.session.masked_input_proof(i, u1, u2, self.masked(i)),
+            "consistency_check": lambda: self.session.consistency_signature(i, u1, u2, u3),
+            "unmasking": lambda: self.session.unmasking_shares(i, u1, u2, u3),
         }
         return {stage: make() for stage, make in makers.items() if i in self.staying(stage)}
 
@@ -60,10 +60,10 @@ class Scenario:
         """Stage -> what the server sends site i before it answers that stage."""
         u1, u2, u3, u4, _ = self.u
         return {
-            "sealed": self.session.adverts(u1),
-            "masked": self.session.inbox(i, u1, u2),
-            "confirmation": self.session.lists(u2, u3),
-            "shares": self.session.confirmations(u1, u2, u3, u4),
+            "share_keys": self.session.advertised_keys_list(u1),
+            "masked_input": self.session.share_inbox(i, u1, u2),
+            "consistency_check": self.session.consistency_lists(u2, u3),
+            "unmasking": self.session.consistency_signatures(u1, u2, u3, u4),
         }
 
     def opened(self) -> list[int]:
@@ -82,18 +82,20 @@ class Scenario:
         """What is left of the session for the audit log (section 6)."""
         session, roster = self.session, self.session.roster
         u1, u2, u3, u4, u5 = self.u
-        proofs = {roster[i]: self.site_messages(i)["masked"] for i in u3}
+        proofs = {roster[i]: self.site_messages(i)["masked_input"] for i in u3}
         return canonical(
             {
                 "parameters": session.parameters,
                 "round_digest": session.r1(u1).hex(),
-                "adverts": {roster[i]: session.advert_body(i)[2:].hex() for i in u1},
+                "advertised_keys": {roster[i]: session.advertised_keys_body(i)[2:].hex() for i in u1},
                 "masked_for": [roster[i] for i in u2],
                 "vectors": {
                     site: {"sha256": proof[36:68].hex(), "signature": proof[68:].hex()}
                     for site, proof in proofs.items()
                 },
-                "confirmations": {roster[i]: session.survivors_signature(i, u1, u2, u3).hex() for i in u4},
+                "consistency_signatures": {
+                    roster[i]: session.consistency_signature_of(i, u1, u2, u3).hex() for i in u4
+                },
                 "opened_by": [roster[i] for i in u5],
             }
         )
@@ -154,12 +156,12 @@ SCENARIOS = {
     for made in (
         scenario("three", 3),
         # One leaves at each stage but the last; t = 7 remain.
-        scenario("ten-early", 10, {1: "advert", 4: "sealed", 8: "masked"}, dimension=67, min_sites=5),
-        scenario("ten-late", 10, {0: "masked", 9: "confirmation", 5: "shares"}, dimension=2),
+        scenario("ten-early", 10, {1: "advertise_keys", 4: "share_keys", 8: "masked_input"}, dimension=67, min_sites=5),
+        scenario("ten-late", 10, {0: "masked_input", 9: "consistency_check", 5: "unmasking"}, dimension=2),
         scenario(
             "twenty-four-bits",
             5,
-            {2: "masked"},
+            {2: "masked_input"},
             dimension=9,
             wire_bits=24,
             site_clamp=1 << 20,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.attack import Attack, advert_list, signed_advert
+from tests.support.attack import Attack, key_list_of, signed_keys
 from tests.support.entropy import InsecureTestEntropy
 from tests.support.secagg import identity, world
 from undertone.errors import (
@@ -18,8 +18,8 @@ from undertone.errors import (
 from undertone.keys import public_hex
 from undertone.secagg import sealing
 from undertone.secagg.federation import Federation
-from undertone.secagg.messages import Advert, Adverts
-from undertone.secagg.node import open_session
+from undertone.secagg.messages import AdvertisedKeys, AdvertisedKeysList
+from undertone.secagg.node import advertise_keys
 from undertone.secagg.parameters import agree
 from undertone.secagg.server import ServerSession
 
@@ -29,55 +29,57 @@ from undertone.secagg.server import ServerSession
 @pytest.mark.parametrize("part", ["seal_key", "mask_key", "commitment", "signature"])
 def test_attack_a_key_is_substituted(part):
     attack = Attack()
-    honest = attack.adverts()
-    mine = signed_advert(attack.scene, 1, identity("the attacker"))
-    forged = replace(honest.adverts[1], **{part: getattr(mine, part)})
+    honest = attack.advertise_keys()
+    mine = signed_keys(attack.scene, 1, identity("the attacker"))
+    forged = replace(honest.advertised[1], **{part: getattr(mine, part)})
     with pytest.raises(UnfaithfulCoordinator, match="site-001 are not signed by it"):
-        attack.send("share", attack.swap(honest, 1, forged))
+        attack.send("share_keys", attack.swap(honest, 1, forged))
 
 
-def test_attack_a_whole_advert_is_substituted():
+def test_attack_a_sites_whole_keys_are_substituted():
     attack = Attack()
-    mine = signed_advert(attack.scene, 1, identity("the attacker"))
+    mine = signed_keys(attack.scene, 1, identity("the attacker"))
     with pytest.raises(UnfaithfulCoordinator, match="not signed by it"):
-        attack.send("share", attack.swap(attack.adverts(), 1, mine))
+        attack.send("share_keys", attack.swap(attack.advertise_keys(), 1, mine))
 
 
-def test_attack_another_sites_advert_is_passed_off():
+def test_attack_another_sites_keys_are_passed_off():
     attack = Attack()
-    honest = attack.adverts()
+    honest = attack.advertise_keys()
     with pytest.raises(UnfaithfulCoordinator, match="site-001 are not signed by it"):
-        attack.send("share", attack.swap(honest, 1, replace(honest.adverts[2], index=1)))
+        attack.send("share_keys", attack.swap(honest, 1, replace(honest.advertised[2], index=1)))
 
 
-def test_attack_own_advert_is_left_out():
+def test_attack_own_keys_are_left_out():
     attack = Attack()
-    honest = attack.adverts()
+    honest = attack.advertise_keys()
     with pytest.raises(UnfaithfulCoordinator, match="left out or changed"):
-        attack.send("share", Adverts(honest.adverts[1:]))
+        attack.send("share_keys", AdvertisedKeysList(honest.advertised[1:]))
 
 
-def test_attack_own_advert_is_an_older_one_with_a_good_signature():
+def test_attack_own_keys_are_older_ones_with_a_good_signature():
     attack = Attack()
-    honest = attack.adverts()
-    older, _ = open_session(
+    honest = attack.advertise_keys()
+    older, _ = advertise_keys(
         attack.scene.params,
         attack.victim,
         attack.scene.identities[attack.victim],
         attack.scene.federation,
         InsecureTestEntropy(77),
     )
-    stale = older._content.advert
+    stale = older._content.advertised
     assert stale.index == 0
     with pytest.raises(UnfaithfulCoordinator, match="left out or changed"):
-        attack.send("share", attack.swap(honest, 0, stale))
+        attack.send("share_keys", attack.swap(honest, 0, stale))
 
 
 def test_attack_sybil_sites_are_on_the_roster():
     scene = world(5)
     sybils = scene.but(roster=(*scene.roster, "sybil-1", "sybil-2"), threshold=5, colluders=1, site_clamp=1000)
     with pytest.raises(NotApproved, match="sybil-1 is on the roster"):
-        open_session(sybils.params, "site-000", scene.identities["site-000"], scene.federation, InsecureTestEntropy(0))
+        advertise_keys(
+            sybils.params, "site-000", scene.identities["site-000"], scene.federation, InsecureTestEntropy(0)
+        )
     with pytest.raises(NotApproved, match="not in it"):
         ServerSession(sybils.params, scene.federation)
 
@@ -89,12 +91,12 @@ def test_attack_sybil_sites_are_in_another_manifest():
     sybils = scene.but(roster=tuple(sorted(more)), threshold=5, colluders=1, site_clamp=1000)
     mine = scene.identities["site-000"], scene.federation
     with pytest.raises(NotApproved, match="another federation"):
-        open_session(replace(sybils.params, federation=federation.digest), "site-000", *mine, InsecureTestEntropy(0))
+        advertise_keys(replace(sybils.params, federation=federation.digest), "site-000", *mine, InsecureTestEntropy(0))
     replaced = Federation(
         "test", scene.federation.coordinator, {**scene.federation.sites, "site-001": public_hex(identity("sybil"))}
     )
     with pytest.raises(NotApproved, match="another federation"):
-        open_session(scene.params, "site-000", mine[0], replaced, InsecureTestEntropy(0))
+        advertise_keys(scene.params, "site-000", mine[0], replaced, InsecureTestEntropy(0))
     with pytest.raises(NotApproved, match="another federation"):
         ServerSession(scene.params, replaced)
 
@@ -102,9 +104,9 @@ def test_attack_sybil_sites_are_in_another_manifest():
 def test_attack_a_site_is_played_by_another():
     scene = world(5)
     with pytest.raises(NotApproved, match="this key"):
-        open_session(scene.params, "site-000", scene.identities["site-001"], scene.federation, InsecureTestEntropy(0))
+        advertise_keys(scene.params, "site-000", scene.identities["site-001"], scene.federation, InsecureTestEntropy(0))
     with pytest.raises(NotApproved, match="not on the roster"):
-        open_session(
+        advertise_keys(
             scene.but(roster=scene.roster[1:], threshold=4, colluders=1).params,
             "site-000",
             scene.identities["site-000"],
@@ -115,9 +117,9 @@ def test_attack_a_site_is_played_by_another():
 
 def test_attack_too_few_keys_are_shown():
     attack = Attack()
-    honest = attack.adverts()
+    honest = attack.advertise_keys()
     with pytest.raises(TooFewSites, match="3 sites sent keys, 4"):
-        attack.send("share", Adverts(honest.adverts[:3]))
+        attack.send("share_keys", AdvertisedKeysList(honest.advertised[:3]))
 
 
 LOW_ORDER = [
@@ -131,25 +133,25 @@ LOW_ORDER = [
 @pytest.mark.parametrize("point", LOW_ORDER, ids=["zero", "one", "order 8", "p"])
 def test_attack_a_key_of_low_order_makes_a_mask_that_everybody_knows(point):
     attack = Attack()
-    honest = attack.adverts()
+    honest = attack.advertise_keys()
     colluder = attack.scene.identities["site-001"]
-    weak_seal = replace(signed_advert(attack.scene, 1, colluder), seal_key=point)
-    digest = sealing.advert_statement(attack.context, 1, point, weak_seal.mask_key, weak_seal.commitment)
+    weak_seal = replace(signed_keys(attack.scene, 1, colluder), seal_key=point)
+    digest = sealing.advertised_keys_statement(attack.context, 1, point, weak_seal.mask_key, weak_seal.commitment)
     weak_seal = replace(weak_seal, signature=sealing.sign_statement(colluder, digest))
-    weak_mask = signed_advert(attack.scene, 1, colluder, mask_public=point)
+    weak_mask = signed_keys(attack.scene, 1, colluder, mask_public=point)
     for weak in (weak_seal, weak_mask):
         other = Attack()
-        other.adverts()
+        other.advertise_keys()
         with pytest.raises(UnfaithfulSite, match="site-001 sent a key that makes no secret"):
-            other.send("share", other.swap(honest, 1, weak))
+            other.send("share_keys", other.swap(honest, 1, weak))
 
 
 def test_attack_the_server_drops_sites_with_weak_keys_itself():
     for point in LOW_ORDER:
         attack = Attack()
-        messages = attack.run.open()
-        weak = signed_advert(attack.scene, 1, attack.scene.identities["site-001"], mask_public=point)
-        attack.server.adverts(messages | {"site-001": weak.to_bytes(attack.context)})
+        messages = attack.run.advertise_keys()
+        weak = signed_keys(attack.scene, 1, attack.scene.identities["site-001"], mask_public=point)
+        attack.server.advertise_keys(messages | {"site-001": weak.to_bytes(attack.context)})
         assert "makes no secret" in attack.server.dropped["site-001"]
 
 
@@ -192,7 +194,7 @@ def test_attack_parameters_are_not_those_of_the_plan(case):
 def test_attack_unsound_parameters_that_even_the_plan_agrees_with(changes):
     scene = world(5)
     with pytest.raises(MechanismViolation):
-        open_session(
+        advertise_keys(
             replace(scene.params, **changes),
             "site-000",
             scene.identities["site-000"],
@@ -210,14 +212,14 @@ def test_attack_one_site_gets_other_parameters(changes):
     # Site 4's node believes other numbers (another model state, say): nothing of it fits the others.
     attack = Attack()
     odd = replace(attack.scene.params, **changes)
-    _, advert = open_session(
+    _, advertised = advertise_keys(
         odd, "site-004", attack.scene.identities["site-004"], attack.scene.federation, InsecureTestEntropy(5)
     )
-    honest = attack.run.open()
+    honest = attack.run.advertise_keys()
     with pytest.raises(ProtocolError, match="another session, or to other parameters"):
-        attack.run.states[attack.victim].share(advert_list(attack, honest | {"site-004": advert}, odd.context))
-    stray = Advert.from_bytes(advert, odd.context, 5)
-    listed = attack.server.adverts({site: honest[site] for site in attack.scene.roster[:4]})
-    adverts = Adverts.from_bytes(listed, attack.context, 5)
+        attack.run.states[attack.victim].share_keys(key_list_of(attack, honest | {"site-004": advertised}, odd.context))
+    stray = AdvertisedKeys.from_bytes(advertised, odd.context, 5)
+    listed = attack.server.advertise_keys({site: honest[site] for site in attack.scene.roster[:4]})
+    key_list = AdvertisedKeysList.from_bytes(listed, attack.context, 5)
     with pytest.raises(UnfaithfulCoordinator, match="site-004 are not signed"):
-        attack.send("share", Adverts((*adverts.adverts, stray)), site="site-001")
+        attack.send("share_keys", AdvertisedKeysList((*key_list.advertised, stray)), site="site-001")

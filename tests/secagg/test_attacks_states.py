@@ -20,8 +20,8 @@ from undertone.errors import (
 from undertone.secagg import sealing, shamir
 from undertone.secagg.encoding import tagged
 from undertone.secagg.federation import Federation
-from undertone.secagg.messages import Advert, Adverts, Lists, Shares
-from undertone.secagg.node import Done, Opened, Shared, open_session, restore
+from undertone.secagg.messages import AdvertisedKeys, AdvertisedKeysList, ConsistencyLists, UnmaskingShares
+from undertone.secagg.node import KeysAdvertised, KeysShared, Unmasked, advertise_keys, restore
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.prg import add_masks
 from undertone.secagg.transcript import check_transcript
@@ -33,33 +33,33 @@ def test_attack_a_second_survivor_list():
     attack = Attack()
     attack.lists()
     state = attack.run.states[attack.victim]
-    state.confirm(attack.listed, KeptLists())
-    for lists in (attack.listed, Lists((0, 1, 2, 3, 4), (0, 1, 2, 3)).to_bytes(attack.context)):
+    state.consistency_check(attack.listed, KeptLists())
+    for lists in (attack.listed, ConsistencyLists((0, 1, 2, 3, 4), (0, 1, 2, 3)).to_bytes(attack.context)):
         with pytest.raises(ReplayedAttempt):
-            state.confirm(lists, KeptLists())
+            state.consistency_check(lists, KeptLists())
 
 
 def test_attack_every_step_again():
     attack = Attack()
-    attack.adverts()
+    attack.advertise_keys()
     state = attack.run.states[attack.victim]
-    state.share(attack.broadcast)
+    state.share_keys(attack.broadcast)
     with pytest.raises(ReplayedAttempt):
-        state.share(attack.broadcast)
+        state.share_keys(attack.broadcast)
     attack = Attack()
     attack.inboxes()
     state = attack.run.states[attack.victim]
-    state.mask(attack.boxes[attack.victim], attack.words())
+    state.masked_input(attack.boxes[attack.victim], attack.words())
     words = attack.words()
     with pytest.raises(ReplayedAttempt):
-        state.mask(attack.boxes[attack.victim], words)
+        state.masked_input(attack.boxes[attack.victim], words)
     np.testing.assert_array_equal(words, attack.words())
     attack = Attack()
-    attack.confirmations()
+    attack.consistency_check()
     state = attack.run.states[attack.victim]
-    state.unmask(attack.confirmed)
+    state.unmasking(attack.signature_list)
     with pytest.raises(ReplayedAttempt):
-        state.unmask(attack.confirmed)
+        state.unmasking(attack.signature_list)
     with pytest.raises(ReplayedAttempt):
         state.to_bytes()
 
@@ -68,19 +68,19 @@ def test_attack_a_refused_message_ends_the_session():
     attack = Attack()
     attack.lists()
     with pytest.raises(UnfaithfulCoordinator):
-        attack.send("confirm", Lists((0, 1, 2, 3, 4), (1, 2, 3, 4)))
+        attack.send("consistency_check", ConsistencyLists((0, 1, 2, 3, 4), (1, 2, 3, 4)))
     with pytest.raises(ReplayedAttempt):
-        attack.run.states[attack.victim].confirm(attack.listed, KeptLists())
+        attack.run.states[attack.victim].consistency_check(attack.listed, KeptLists())
 
 
 def test_attack_a_node_is_put_back_to_an_older_state():
     attack = Attack()
     stored = {1: None}
-    attack.adverts()
+    attack.advertise_keys()
     stored[1] = attack.run.states[attack.victim].to_bytes()
-    attack.boxes = attack.server.sealed(attack.run.share(attack.broadcast, attack.scene.roster))
+    attack.boxes = attack.server.share_keys(attack.run.share_keys(attack.broadcast, attack.scene.roster))
     stored[2] = attack.run.states[attack.victim].to_bytes()
-    attack.run.mask(attack.victim, attack.boxes[attack.victim])
+    attack.run.masked_input(attack.victim, attack.boxes[attack.victim])
     stored[3] = attack.run.states[attack.victim].to_bytes()
     for step, data in stored.items():
         assert step == restore_at(attack, attack.victim, data, step).STEP
@@ -95,17 +95,17 @@ def test_attack_a_node_is_put_back_to_an_older_state():
 def test_attack_a_node_that_shares_again_repeats_its_bytes():
     # Put back by a crash between storing and sending: no sealing key ever meets two plaintexts.
     attack = Attack()
-    attack.adverts()
+    attack.advertise_keys()
     stored = attack.run.states[attack.victim].to_bytes()
-    first = restore_at(attack, attack.victim, stored, 1).share(attack.broadcast)
-    second = restore_at(attack, attack.victim, stored, 1).share(attack.broadcast)
+    first = restore_at(attack, attack.victim, stored, 1).share_keys(attack.broadcast)
+    second = restore_at(attack, attack.victim, stored, 1).share_keys(attack.broadcast)
     assert first[1] == second[1]
     assert first[0].to_bytes() == second[0].to_bytes()
 
 
 def test_attack_the_stored_state_of_another_session_or_site():
     attack = Attack()
-    attack.adverts()
+    attack.advertise_keys()
     stored = attack.run.states[attack.victim].to_bytes()
     scene = attack.scene
     with pytest.raises(LedgerCorrupt, match="another session"):
@@ -121,9 +121,9 @@ def test_attack_the_stored_state_of_another_session_or_site():
     with pytest.raises(LedgerCorrupt, match="goes on"):
         restore_at(attack, attack.victim, longer + tagged("state", longer), 1)
     with pytest.raises(LedgerCorrupt):
-        Shared.from_bytes(stored, scene.params, attack.victim, scene.identities[attack.victim], scene.federation)
+        KeysShared.from_bytes(stored, scene.params, attack.victim, scene.identities[attack.victim], scene.federation)
     with pytest.raises(NotApproved):
-        Opened.from_bytes(stored, scene.params, attack.victim, scene.identities["site-001"], scene.federation)
+        KeysAdvertised.from_bytes(stored, scene.params, attack.victim, scene.identities["site-001"], scene.federation)
 
 
 # Masks
@@ -143,58 +143,62 @@ def test_attack_the_server_cannot_choose_a_mask():
             raise AssertionError("no bits are drawn")
 
     scene, entropy = world(5), Counting()
-    state, advert = open_session(scene.params, "site-000", scene.identities["site-000"], scene.federation, entropy)
+    state, advertised = advertise_keys(
+        scene.params, "site-000", scene.identities["site-000"], scene.federation, entropy
+    )
     assert entropy.sizes == [32, 32, 32, 32]
-    sent = Advert.from_bytes(advert, scene.params.context, 5)
+    sent = AdvertisedKeys.from_bytes(advertised, scene.params.context, 5)
     assert sent.seal_key == sealing.public_of(b"\2" * 32)
     assert sent.mask_key == sealing.public_of(b"\3" * 32)
     assert sent.commitment == sealing.commitment(scene.params.context, 0, b"\1" * 32)
     # No later step takes entropy, a seed or a key from anybody.
-    assert list(inspect.signature(type(state).share).parameters) == ["self", "message"]
-    assert list(inspect.signature(Shared.mask).parameters) == ["self", "message", "words"]
+    assert list(inspect.signature(type(state).share_keys).parameters) == ["self", "message"]
+    assert list(inspect.signature(KeysShared.masked_input).parameters) == ["self", "message", "words"]
 
 
 def test_attack_the_late_vector_of_a_dropped_site():
     # The coordinator holds site 4's vector back, has it declared dropped, gets cm_4, and then still has the vector.
     attack = Attack(5, 1000)
     attack.inboxes()
-    late, proof = attack.run.mask("site-004", attack.boxes["site-004"])
+    late, proof = attack.run.masked_input("site-004", attack.boxes["site-004"])
     private = attack.run.states["site-004"]
     survivors = attack.scene.roster[:4]
     for site in survivors:
-        assert attack.server.fold(site, *attack.run.mask(site, attack.boxes[site]))
-    attack.listed = attack.server.close()
-    assert not attack.server.fold("site-004", late, proof)
+        assert attack.server.add_masked_input(site, *attack.run.masked_input(site, attack.boxes[site]))
+    attack.listed = attack.server.end_masked_input()
+    assert not attack.server.add_masked_input("site-004", late, proof)
     assert attack.server.ignored[0][0] == "site-004"
-    confirmed = attack.server.confirmations(attack.run.confirm(attack.listed, survivors))
-    replies = attack.run.unmask(confirmed, survivors)
-    opened = attack.server.open(replies)
+    signature_list = attack.server.consistency_check(attack.run.consistency_check(attack.listed, survivors))
+    replies = attack.run.unmasking(signature_list, survivors)
+    opened = attack.server.unmasking(replies)
     np.testing.assert_array_equal(opened.words.view(np.int32), attack.run.plain_sum(survivors))
     # Rebuild cm_4 as the server did and take every pair mask off the late vector: b_4 still hides it.
     shares = {
-        index + 1: dict(Shares.from_bytes(replies[site], attack.context, 5).shares)[4]
+        index + 1: dict(UnmaskingShares.from_bytes(replies[site], attack.context, 5).shares)[4]
         for index, site in enumerate(survivors)
     }
     cm = shamir.rebuild(shares)
-    adverts = Adverts.from_bytes(attack.broadcast, attack.context, 5)
-    assert sealing.public_of(cm) == adverts.adverts[4].mask_key
-    r1 = sealing.round_digest(attack.context, adverts)
-    pairs = [sealing.pair_mask_key(sealing.exchange(cm, adverts.adverts[i].mask_key, "x"), r1, i, 4) for i in range(4)]
+    key_list = AdvertisedKeysList.from_bytes(attack.broadcast, attack.context, 5)
+    assert sealing.public_of(cm) == key_list.advertised[4].mask_key
+    r1 = sealing.round_digest(attack.context, key_list)
+    pairs = [
+        sealing.pair_mask_key(sealing.exchange(cm, key_list.advertised[i].mask_key, "x"), r1, i, 4) for i in range(4)
+    ]
     stripped = late.copy()
     add_masks(stripped, pairs, [])
     left = stripped - attack.run.words["site-004"]
     assert len(np.unique(left)) > 990
     # Nobody gives b_4 up any more, and site 4 itself refuses a list without it.
     with pytest.raises(UnfaithfulCoordinator, match="without it"):
-        private.confirm(attack.listed, KeptLists())
+        private.consistency_check(attack.listed, KeptLists())
     for site in survivors:
-        assert isinstance(attack.run.states[site], Done)
+        assert isinstance(attack.run.states[site], Unmasked)
 
 
 def test_attack_a_second_session_with_another_roster():
     # The same vectors under two rosters: without fresh masks the difference would be one site's vector.
     one = session(world(5, 2000))
-    two = session(world(5, 2000, session=2), {"site-004": "advert"}, seed=1)
+    two = session(world(5, 2000, session=2), {"site-004": "advertise_keys"}, seed=1)
     fixed = one.run.words["site-000"]
     two_words = vector(two.run.world, "site-000", 1)
     masks = one.run.masked["site-000"] - fixed, two.run.masked["site-000"] - two_words
@@ -207,14 +211,14 @@ def test_attack_a_second_session_with_another_roster():
 
 def test_attack_messages_of_one_session_in_another():
     one, two = Attack(), Attack(session=2)
-    one.adverts()
-    two.adverts()
+    one.advertise_keys()
+    two.advertise_keys()
     with pytest.raises(ProtocolError, match="another session"):
-        one.run.states[one.victim].share(two.broadcast)
-    old = one.server.sealed(one.run.share(one.broadcast, one.scene.roster[1:]))
-    two.server.sealed(two.run.share(two.broadcast, two.scene.roster))
+        one.run.states[one.victim].share_keys(two.broadcast)
+    old = one.server.share_keys(one.run.share_keys(one.broadcast, one.scene.roster[1:]))
+    two.server.share_keys(two.run.share_keys(two.broadcast, two.scene.roster))
     with pytest.raises(ProtocolError, match="another session"):
-        two.run.states["site-001"].mask(old["site-001"], two.words("site-001"))
+        two.run.states["site-001"].masked_input(old["site-001"], two.words("site-001"))
 
 
 # The audit log
@@ -222,7 +226,7 @@ def test_attack_messages_of_one_session_in_another():
 
 def test_attack_the_transcript_is_touched_up():
     scene = world(5)
-    outcome = session(scene, {"site-004": "vector"})
+    outcome = session(scene, {"site-004": "masked_input"})
     good = outcome.opened.transcript
     checked = check_transcript(good, scene.federation)
     assert checked.sites == scene.roster[:4]
@@ -237,9 +241,11 @@ def test_attack_the_transcript_is_touched_up():
     changes = {
         "a vector": lambda c: c["vectors"]["site-001"].update(sha256="0" * 64),
         "a vector's signature": lambda c: c["vectors"]["site-001"].update(signature="0" * 128),
-        "an advert": lambda c: c["adverts"].update({"site-001": c["adverts"]["site-002"]}),
-        "an advert left out": lambda c: c["adverts"].pop("site-004"),
-        "a confirmation": lambda c: c["confirmations"].update({"site-001": c["confirmations"]["site-002"]}),
+        "advertised keys": lambda c: c["advertised_keys"].update({"site-001": c["advertised_keys"]["site-002"]}),
+        "advertised keys left out": lambda c: c["advertised_keys"].pop("site-004"),
+        "a consistency signature": lambda c: c["consistency_signatures"].update(
+            {"site-001": c["consistency_signatures"]["site-002"]}
+        ),
         "a survivor": lambda c: c["vectors"].pop("site-001"),
         "who opened": lambda c: c["opened_by"].append("site-004"),
         "too few opened": lambda c: c["opened_by"].pop(),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.secagg import STAGES, Run, session, world
+from tests.support.secagg import STEPS, Run, session, world
 from undertone.errors import TooFewSites
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.server import ServerSession
@@ -33,7 +33,10 @@ def test_everybody_stays(sites, dimension, wire_bits):
 
 def test_thirty_sites_of_which_some_leave():
     scene = world(30, 1000)
-    outcome = session(scene, {"site-000": "share", "site-007": "vector", "site-029": "vector", "site-013": "unmask"})
+    outcome = session(
+        scene,
+        {"site-000": "share_keys", "site-007": "masked_input", "site-029": "masked_input", "site-013": "unmasking"},
+    )
     assert_exact(outcome, set(scene.roster) - {"site-000", "site-007", "site-029"})
 
 
@@ -41,7 +44,7 @@ def test_thirty_sites_of_which_some_leave():
 @pytest.mark.parametrize("sites", [3, 5])
 def test_a_million_words(sites, wire_bits):
     scene = world(sites, 1_000_000, wire_bits=wire_bits)
-    leave = {"site-001": "vector"} if sites == 5 else {}
+    leave = {"site-001": "masked_input"} if sites == 5 else {}
     assert_exact(session(scene, leave), set(scene.roster) - set(leave))
 
 
@@ -60,16 +63,16 @@ def test_the_masks_hide_every_vector():
 # The dropout table of research on this protocol: n = 10, t = 7. Site numbers by the stage at which they leave.
 TABLE = {
     "nobody": ({}, 10),
-    "one before keys": ({"advert": [3]}, 9),
-    "one after keys, before shares": ({"share": [3]}, 9),
-    "two after shares, before the vector": ({"vector": [0, 9]}, 8),
-    "one after its vector, before consistency": ({"confirm": [4]}, 10),
-    "two before unmasking": ({"unmask": [4, 5]}, 10),
-    "one after its vector and two before unmasking": ({"confirm": [1], "unmask": [4, 5]}, 10),
-    "one at each of three stages": ({"share": [0], "vector": [5], "unmask": [9]}, 8),
-    "three at the first": ({"advert": [0, 1, 2]}, 7),
-    "three before the vector": ({"vector": [0, 1, 2]}, 7),
-    "three before unmasking": ({"unmask": [7, 8, 9]}, 10),
+    "one before keys": ({"advertise_keys": [3]}, 9),
+    "one after keys, before shares": ({"share_keys": [3]}, 9),
+    "two after shares, before the vector": ({"masked_input": [0, 9]}, 8),
+    "one after its vector, before consistency": ({"consistency_check": [4]}, 10),
+    "two before unmasking": ({"unmasking": [4, 5]}, 10),
+    "one after its vector and two before unmasking": ({"consistency_check": [1], "unmasking": [4, 5]}, 10),
+    "one at each of three stages": ({"share_keys": [0], "masked_input": [5], "unmasking": [9]}, 8),
+    "three at the first": ({"advertise_keys": [0, 1, 2]}, 7),
+    "three before the vector": ({"masked_input": [0, 1, 2]}, 7),
+    "three before unmasking": ({"unmasking": [7, 8, 9]}, 10),
 }
 
 
@@ -80,14 +83,16 @@ def test_dropout_table(row, wire_bits):
     leaves, contributors = TABLE[row]
     leave = {scene.roster[number]: stage for stage, numbers in leaves.items() for number in numbers}
     outcome = session(scene, leave)
-    survivors = {site for site in scene.roster if leave.get(site) not in {"advert", "share", "vector"}}
+    survivors = {
+        site for site in scene.roster if leave.get(site) not in {"advertise_keys", "share_keys", "masked_input"}
+    }
     assert len(survivors) == contributors
     assert_exact(outcome, survivors)
     assert set(outcome.server.dropped) == set(leave)
     assert check_transcript(outcome.opened.transcript, scene.federation).sites == tuple(sorted(survivors))
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STEPS)
 def test_four_of_ten_leave_and_nothing_is_opened(stage):
     scene = world(10, 5)
     with pytest.raises(TooFewSites, match="6 sites"):
@@ -96,18 +101,18 @@ def test_four_of_ten_leave_and_nothing_is_opened(stage):
 
 def test_min_sites_above_the_threshold_holds_at_the_server():
     scene = world(10, 5, min_sites=9)
-    assert_exact(session(scene, {"site-000": "vector"}), scene.roster[1:])
-    for stage in ("advert", "share", "vector"):
+    assert_exact(session(scene, {"site-000": "masked_input"}), scene.roster[1:])
+    for stage in ("advertise_keys", "share_keys", "masked_input"):
         with pytest.raises(TooFewSites, match="8 sites"):
             session(scene, {"site-000": stage, "site-001": stage})
     # After U3 is fixed, t answers are enough: the sum is over all of U3.
-    assert_exact(session(scene, dict.fromkeys(scene.roster[:3], "unmask")), scene.roster)
+    assert_exact(session(scene, dict.fromkeys(scene.roster[:3], "unmasking")), scene.roster)
 
 
 def test_three_sites_tolerate_nobody_leaving():
     scene = world(3, 5)
     assert scene.params.threshold == 3
-    for stage in STAGES:
+    for stage in STEPS:
         with pytest.raises(TooFewSites):
             session(scene, {"site-001": stage})
 
@@ -117,10 +122,12 @@ def test_three_sites_tolerate_nobody_leaving():
 def test_any_dropouts_give_the_plain_sum_or_a_clean_end(data):
     sites = data.draw(st.sampled_from([3, 5, 6, 10]))
     scene = world(sites, data.draw(st.sampled_from([1, 3, 40])), wire_bits=data.draw(st.sampled_from([24, 32])))
-    stage = st.sampled_from((*STAGES, "stays", "stays", "stays", "stays", "stays"))
+    stage = st.sampled_from((*STEPS, "stays", "stays", "stays", "stays", "stays"))
     drawn = {site: data.draw(stage) for site in scene.roster}
     leave = {site: at for site, at in drawn.items() if at != "stays"}
-    survivors = {site for site in scene.roster if leave.get(site) not in {"advert", "share", "vector"}}
+    survivors = {
+        site for site in scene.roster if leave.get(site) not in {"advertise_keys", "share_keys", "masked_input"}
+    }
     if len(scene.roster) - len(leave) < scene.params.threshold:
         with pytest.raises(TooFewSites):
             session(scene, leave, seed=data.draw(st.integers(0, 99)))
@@ -133,12 +140,12 @@ def test_at_the_edges_of_the_modulus():
     clamp = scene.params.site_clamp
     for end in (clamp, -clamp):
         run, server = Run(scene), ServerSession(scene.params, scene.federation)
-        inboxes = server.sealed(run.share(server.adverts(run.open()), scene.roster))
+        inboxes = server.share_keys(run.share_keys(server.advertise_keys(run.advertise_keys()), scene.roster))
         for site in scene.roster:
             run.words[site] = np.full(3, end & 0xFFFFFFFF, dtype=np.uint32)
-            assert server.fold(site, *run.mask(site, inboxes[site]))
-        confirmations = server.confirmations(run.confirm(server.close(), scene.roster))
-        opened = server.open(run.unmask(confirmations, scene.roster))
+            assert server.add_masked_input(site, *run.masked_input(site, inboxes[site]))
+        signature_list = server.consistency_check(run.consistency_check(server.end_masked_input(), scene.roster))
+        opened = server.unmasking(run.unmasking(signature_list, scene.roster))
         assert opened.words.view(np.int32).tolist() == [5 * end] * 3
     assert 5 * clamp > 2**31 - 6
 
@@ -155,4 +162,4 @@ def test_a_session_is_a_function_of_its_entropy():
 def test_distributed_noise_parameters_run():
     scene = world(5, 9, noise="distributed", rosters="free", sigma_local=64, noise_margin=1000, site_clamp=10_000)
     assert isinstance(scene.params, Parameters)
-    assert_exact(session(scene, {"site-002": "vector"}), set(scene.roster) - {"site-002"})
+    assert_exact(session(scene, {"site-002": "masked_input"}), set(scene.roster) - {"site-002"})

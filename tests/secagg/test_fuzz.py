@@ -1,6 +1,6 @@
 """Changed messages against both state machines: only named errors, and no changed message is accepted.
 
-A coordinator may show a site another true statement (fewer adverts, a smaller list). A node cannot know better at
+A coordinator may show a site another true statement (fewer keys, a smaller list). A node cannot know better at
 once; then the next honest message must end in a refusal, before anything is revealed.
 """
 
@@ -16,7 +16,7 @@ from tests.support.secagg import KeptLists, Run, World, identity, session, vecto
 from undertone import errors
 from undertone.errors import LedgerCorrupt, NotApproved, NotVerified, ProtocolError, TooFewSites, UnfaithfulCoordinator
 from undertone.secagg.federation import read_federation, sign_federation
-from undertone.secagg.node import Confirmed, Masked, Opened, Shared, restore
+from undertone.secagg.node import ConsistencyChecked, InputMasked, KeysAdvertised, KeysShared, restore
 from undertone.secagg.parameters import Parameters, agree
 from undertone.secagg.server import ServerSession
 from undertone.secagg.transcript import check_transcript
@@ -30,41 +30,42 @@ NAMED = tuple(
 
 
 class Recording:
-    """One honest session of four sites (t = 3): every message, and both parties before each step."""
+    """One honest session of four sites (t = 3): what NODE receives and sends at each step, and both parties before."""
 
     def __init__(self) -> None:
         self.scene: World = world(SITES, 5)
         run, server = Run(self.scene), ServerSession(self.scene.params, self.scene.federation)
-        self.servers: dict[str, ServerSession] = {"adverts": snapshot(server)}
+        self.servers: dict[str, ServerSession] = {"advertise_keys": snapshot(server)}
         self.stored: dict[str, bytes] = {}
         self.messages: dict[str, bytes] = {}
+        self.sent: dict[str, bytes] = {}
 
         def keep(step: str, message: bytes) -> None:
             self.stored[step] = run.states[NODE].to_bytes()
             self.messages[step] = message
 
-        adverts = run.open()
-        self.messages["advert"] = adverts[NODE]
-        keep("share", server.adverts(adverts))
-        self.servers["sealed"] = snapshot(server)
-        sealed = run.share(self.messages["share"], self.scene.roster)
-        self.messages["sealed"] = sealed[NODE]
-        inboxes = server.sealed(sealed)
-        keep("mask", inboxes[NODE])
-        self.servers["fold"] = snapshot(server)
+        advertised = run.advertise_keys()
+        self.sent["advertise_keys"] = advertised[NODE]
+        keep("share_keys", server.advertise_keys(advertised))
+        self.servers["share_keys"] = snapshot(server)
+        sealed = run.share_keys(self.messages["share_keys"], self.scene.roster)
+        self.sent["share_keys"] = sealed[NODE]
+        inboxes = server.share_keys(sealed)
+        keep("masked_input", inboxes[NODE])
+        self.servers["masked_input"] = snapshot(server)
         for site in self.scene.roster:
-            self.masked = run.mask(site, inboxes[site])
-            assert server.fold(site, *self.masked)
+            self.masked = run.masked_input(site, inboxes[site])
+            assert server.add_masked_input(site, *self.masked)
             if site == NODE:
-                self.words, self.messages["proof"] = self.masked
-        keep("confirm", server.close())
-        self.servers["confirmations"] = snapshot(server)
-        signed = run.confirm(self.messages["confirm"], self.scene.roster)
-        self.messages["confirmation"] = signed[NODE]
+                self.words, self.sent["masked_input"] = self.masked
+        keep("consistency_check", server.end_masked_input())
+        self.servers["consistency_check"] = snapshot(server)
+        signed = run.consistency_check(self.messages["consistency_check"], self.scene.roster)
+        self.sent["consistency_check"] = signed[NODE]
         # Exactly t signatures: one fewer is refused, so none can be left out unseen.
-        keep("unmask", server.confirmations({site: signed[site] for site in self.scene.roster[:3]}))
-        self.servers["open"] = snapshot(server)
-        self.messages["shares"] = run.unmask(self.messages["unmask"], self.scene.roster[:3])[NODE]
+        keep("unmasking", server.consistency_check({site: signed[site] for site in self.scene.roster[:3]}))
+        self.servers["unmasking"] = snapshot(server)
+        self.sent["unmasking"] = run.unmasking(self.messages["unmasking"], self.scene.roster[:3])[NODE]
 
 
 def snapshot(server: ServerSession) -> ServerSession:
@@ -76,9 +77,14 @@ def snapshot(server: ServerSession) -> ServerSession:
     return other
 
 
-STEPS = {"share": Opened, "mask": Shared, "confirm": Masked, "unmask": Confirmed}
-AFTER = {"share": "mask", "mask": "confirm", "confirm": "unmask"}
-ANSWERS = {"adverts": "advert", "sealed": "sealed", "confirmations": "confirmation", "open": "shares"}
+STEPS = {
+    "share_keys": KeysAdvertised,
+    "masked_input": KeysShared,
+    "consistency_check": InputMasked,
+    "unmasking": ConsistencyChecked,
+}
+AFTER = {"share_keys": "masked_input", "masked_input": "consistency_check", "consistency_check": "unmasking"}
+ANSWERED = ("advertise_keys", "share_keys", "consistency_check", "unmasking")  # a message alone, without a vector
 
 
 class Fuzzer:
@@ -95,10 +101,9 @@ class Fuzzer:
         self.targets = {
             **{f"node {step}": (lambda m, step=step: self.node(step, m), recording.messages[step]) for step in STEPS},
             **{
-                f"server {stage}": (lambda m, stage=stage: self.server(stage, m), recording.messages[kind])
-                for stage, kind in ANSWERS.items()
+                f"server {step}": (lambda m, step=step: self.server(step, m), recording.sent[step]) for step in ANSWERED
             },
-            "server fold": (self.fold, recording.messages["proof"]),
+            "server masked_input": (self.masked_input, recording.sent["masked_input"]),
             "parameters": (self.parameters, recording.scene.params.to_bytes()),
             "federation": (self.manifest, self.federation[0]),
             "transcript": (self.log, self.transcript),
@@ -134,20 +139,20 @@ class Fuzzer:
         return STEPS[step].from_bytes(data, scene.params, NODE, scene.identities[NODE], scene.federation)
 
     def step(self, step: str, state: object, message: bytes) -> object:
-        more = {"mask": (self.words.copy(),), "confirm": (KeptLists(),)}
+        more = {"masked_input": (self.words.copy(),), "consistency_check": (KeptLists(),)}
         arguments = (message, *more.get(step, ()))
         return getattr(state, step)(*arguments)[0]
 
-    def server(self, stage: str, message: bytes) -> str:
-        server = snapshot(self.recording.servers[stage])
+    def server(self, step: str, message: bytes) -> str:
+        server = snapshot(self.recording.servers[step])
         with pytest.raises(TooFewSites):
-            getattr(server, stage)({NODE: message})
+            getattr(server, step)({NODE: message})
         assert not server.dropped[NODE].startswith("no "), server.dropped
         return "dropped"
 
-    def fold(self, message: bytes) -> str:
-        server = snapshot(self.recording.servers["fold"])
-        assert not server.fold(NODE, self.recording.words, message)
+    def masked_input(self, message: bytes) -> str:
+        server = snapshot(self.recording.servers["masked_input"])
+        assert not server.add_masked_input(NODE, self.recording.words, message)
         assert server.dropped[NODE]
         return "dropped"
 
@@ -164,7 +169,7 @@ class Fuzzer:
         return "NotApproved"
 
     def log(self, message: bytes) -> str:
-        # A confirmation or an opener more or less is another true statement: no signature is missing that counts.
+        # A consistency signature or a revealing site more is another true statement: none is missing that counts.
         try:
             checked = check_transcript(message, self.recording.scene.federation)
         except NotVerified:
@@ -266,26 +271,36 @@ def test_the_recording_itself_is_accepted(recording):
     for step in STEPS:
         fuzzer.step(step, fuzzer.stored(step, recording.stored[step]), recording.messages[step])
         assert isinstance(fuzzer.stored(step, recording.stored[step]), STEPS[step])
-    for stage, kind in ANSWERS.items():
-        server = snapshot(recording.servers[stage])
+    for step in ANSWERED:
+        server = snapshot(recording.servers[step])
         with pytest.raises(TooFewSites):
-            getattr(server, stage)({NODE: recording.messages[kind]})
+            getattr(server, step)({NODE: recording.sent[step]})
         assert NODE not in server.dropped
-    assert snapshot(recording.servers["fold"]).fold(NODE, recording.words, recording.messages["proof"])
+    assert snapshot(recording.servers["masked_input"]).add_masked_input(
+        NODE, recording.words, recording.sent["masked_input"]
+    )
     agree(recording.scene.params.to_bytes(), recording.scene.params)
     assert Parameters.from_bytes(recording.scene.params.to_bytes()) == recording.scene.params
 
 
 def check(ends: Counter[str], at_least: int) -> None:
     assert sum(ends.values()) >= at_least
-    for target in (*(f"node {step}" for step in STEPS), *(f"server {stage}" for stage in ANSWERS), "server fold"):
+    for target in (
+        *(f"node {step}" for step in STEPS),
+        *(f"server {step}" for step in ANSWERED),
+        "server masked_input",
+    ):
         assert sum(number for end, number in ends.items() if end.startswith(target)) > at_least / 40
-    for end in ("share: UnfaithfulCoordinator", "mask: shown by the next message", "unmask: TooFewSites"):
+    for end in (
+        "share_keys: UnfaithfulCoordinator",
+        "masked_input: shown by the next message",
+        "unmasking: TooFewSites",
+    ):
         assert ends[f"node {end}"], ends
 
 
 def test_ten_thousand_changed_messages(recording):
-    check(Fuzzer(recording, 1).run(10_000), 10_000)
+    check(Fuzzer(recording, 3).run(10_000), 10_000)
 
 
 @pytest.mark.slow
@@ -305,8 +320,8 @@ def test_random_bytes(recording):
 def test_a_vector_that_is_changed_on_its_way(recording):
     for word in range(5):
         for bit in range(32):
-            server = snapshot(recording.servers["fold"])
+            server = snapshot(recording.servers["masked_input"])
             changed = recording.words.copy()
             changed[word] ^= np.uint32(1 << bit)
-            assert not server.fold(NODE, changed, recording.messages["proof"])
+            assert not server.add_masked_input(NODE, changed, recording.sent["masked_input"])
             assert "not the one" in server.dropped[NODE]

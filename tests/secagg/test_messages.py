@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from undertone.errors import ProtocolError
 from undertone.secagg.encoding import index_list, tagged
 from undertone.secagg.messages import (
-    Advert,
-    Adverts,
-    Confirmation,
-    Confirmations,
-    Inbox,
-    Lists,
-    Proof,
-    Sealed,
-    Shares,
+    AdvertisedKeys,
+    AdvertisedKeysList,
+    ConsistencyLists,
+    ConsistencySignature,
+    ConsistencySignatures,
+    MaskedInputProof,
+    SealedShares,
+    ShareInbox,
+    UnmaskingShares,
 )
 
 CONTEXT = bytes(range(32))
@@ -28,18 +28,18 @@ def filled(size, start=0):
     return bytes((start + k) % 256 for k in range(size))
 
 
-ADVERTS = tuple(Advert.of(index, filled(160, index)) for index in (0, 2, 5))
+KEYS = tuple(AdvertisedKeys.of(index, filled(160, index)) for index in (0, 2, 5))
 BOXES = tuple((index, filled(82, index)) for index in (1, 3))
 MESSAGES = {
-    "advert": ADVERTS[1],
-    "adverts": Adverts(ADVERTS),
-    "sealed": Sealed(0, filled(32), BOXES, filled(64)),
-    "inbox": Inbox(2, BOXES),
-    "proof": Proof(5, filled(32), filled(64)),
-    "lists": Lists((0, 1, 3, 5), (1, 3)),
-    "confirmation": Confirmation(4, filled(64)),
-    "confirmations": Confirmations(((0, filled(64)), (1, filled(64, 1)))),
-    "shares": Shares(3, tuple((index, filled(33, index)) for index in (0, 3)), filled(64)),
+    "advertised keys": KEYS[1],
+    "list of advertised keys": AdvertisedKeysList(KEYS),
+    "sealed shares": SealedShares(0, filled(32), BOXES, filled(64)),
+    "share inbox": ShareInbox(2, BOXES),
+    "masked input proof": MaskedInputProof(5, filled(32), filled(64)),
+    "consistency lists": ConsistencyLists((0, 1, 3, 5), (1, 3)),
+    "consistency signature": ConsistencySignature(4, filled(64)),
+    "consistency signatures": ConsistencySignatures(((0, filled(64)), (1, filled(64, 1)))),
+    "unmasking shares": UnmaskingShares(3, tuple((index, filled(33, index)) for index in (0, 3)), filled(64)),
 }
 
 
@@ -93,13 +93,13 @@ def test_an_index_beyond_the_roster_is_refused(message):
 @pytest.mark.parametrize("indices", [(1, 1), (3, 1), (0, 1, 1, 2), (5, 6), (0, 65535)])
 def test_lists_that_are_not_strictly_increasing_are_refused(indices):
     for data in (
-        Lists(indices, (1,)),
-        Lists((1,), indices),
-        Inbox(2, tuple((index, filled(82)) for index in indices)),
-        Adverts(tuple(Advert.of(index, filled(160)) for index in indices)),
-        Sealed(0, filled(32), tuple((index, filled(82)) for index in indices), filled(64)),
-        Confirmations(tuple((index, filled(64)) for index in indices)),
-        Shares(0, tuple((index, filled(33)) for index in indices), filled(64)),
+        ConsistencyLists(indices, (1,)),
+        ConsistencyLists((1,), indices),
+        ShareInbox(2, tuple((index, filled(82)) for index in indices)),
+        AdvertisedKeysList(tuple(AdvertisedKeys.of(index, filled(160)) for index in indices)),
+        SealedShares(0, filled(32), tuple((index, filled(82)) for index in indices), filled(64)),
+        ConsistencySignatures(tuple((index, filled(64)) for index in indices)),
+        UnmaskingShares(0, tuple((index, filled(33)) for index in indices), filled(64)),
     ):
         with pytest.raises(ProtocolError, match="twice, or out of order"):
             read(data, data.to_bytes(CONTEXT))
@@ -142,4 +142,4 @@ def test_the_length_prefix_keeps_fields_apart():
 
 
 def test_shares_are_not_printed():
-    assert "shares=" not in repr(MESSAGES["shares"])
+    assert "shares=" not in repr(MESSAGES["unmasking shares"])

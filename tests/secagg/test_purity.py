@@ -13,15 +13,15 @@ FOLDER = Path(undertone.secagg.__file__).parent
 PURE = (
     "encoding",
     "federation",
-    "held",
     "messages",
     "node",
-    "opening",
     "parameters",
     "party",
+    "reconstruction",
     "sealing",
     "server",
     "shamir",
+    "stored_state",
     "survivors",
     "transcript",
 )

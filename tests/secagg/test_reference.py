@@ -90,15 +90,15 @@ def test_the_encodings_of_section_1_written_out() -> None:
 def test_lengths_are_those_of_section_5() -> None:
     made = SCENARIOS["three"]
     sent, received = made.site_messages(0), made.server_messages(0)
-    assert len(sent["advert"]) == 34 + 162
-    assert len(received["sealed"]) == 34 + 2 + 3 * 162
-    assert len(sent["sealed"]) == 34 + 2 + 32 + 2 + 2 * (2 + 82) + 64
-    assert len(received["masked"]) == 34 + 2 + 2 + 2 * (2 + 82)
-    assert len(sent["masked"]) == 34 + 2 + 32 + 64
-    assert len(received["confirmation"]) == 34 + 2 * (2 + 3 * 2)
-    assert len(sent["confirmation"]) == 34 + 2 + 64
-    assert len(received["shares"]) == 34 + 2 + 3 * (2 + 64)
-    assert len(sent["shares"]) == 34 + 2 + 2 + 3 * (2 + 33) + 64
+    assert len(sent["advertise_keys"]) == 34 + 162
+    assert len(received["share_keys"]) == 34 + 2 + 3 * 162
+    assert len(sent["share_keys"]) == 34 + 2 + 32 + 2 + 2 * (2 + 82) + 64
+    assert len(received["masked_input"]) == 34 + 2 + 2 + 2 * (2 + 82)
+    assert len(sent["masked_input"]) == 34 + 2 + 32 + 64
+    assert len(received["consistency_check"]) == 34 + 2 * (2 + 3 * 2)
+    assert len(sent["consistency_check"]) == 34 + 2 + 64
+    assert len(received["unmasking"]) == 34 + 2 + 3 * (2 + 64)
+    assert len(sent["unmasking"]) == 34 + 2 + 2 + 3 * (2 + 33) + 64
 
 
 @pytest.mark.parametrize("made", SCENARIOS.values(), ids=SCENARIOS.keys())

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from undertone.errors import UnfaithfulSite
-from undertone.secagg.opening import MOST_SUBSETS, Opener, _candidates
+from undertone.secagg.reconstruction import MOST_SUBSETS, Reconstructor, _candidates
 from undertone.secagg.sealing import coefficients
 from undertone.secagg.shamir import PRIME, deal, is_share, rebuild, value_at
 
@@ -103,19 +103,19 @@ def fits(secret):
 
 @pytest.mark.parametrize("liars", [(1,), (2, 7), (1, 2, 3), (4, 9, 10)])
 def test_liars_are_found_while_t_shares_are_right(liars):
-    opener = Opener(7, 3)
+    opener = Reconstructor(7, 3)
     assert opener.secret(3, spoiled(dealt(10, 7), *liars), fits, "site-003") == SECRET
     assert sorted(opener.wrong) == [(x - 1, 3) for x in liars]
 
 
 def test_a_liar_beyond_the_first_t_is_not_even_asked():
-    opener = Opener(7, 3)
+    opener = Reconstructor(7, 3)
     assert opener.secret(3, spoiled(dealt(10, 7), 10), fits, "site-003") == SECRET
     assert opener.wrong == []
 
 
 def test_a_known_liar_is_asked_last():
-    opener, tried = Opener(7, 3), []
+    opener, tried = Reconstructor(7, 3), []
 
     def counting(secret):
         tried.append(secret)
@@ -129,13 +129,13 @@ def test_a_known_liar_is_asked_last():
 
 def test_too_many_wrong_shares_end_with_the_owners_name():
     with pytest.raises(UnfaithfulSite, match="site-003"):
-        Opener(7, 3).secret(3, spoiled(dealt(10, 7), 1, 2, 3, 4), fits, "site-003")
+        Reconstructor(7, 3).secret(3, spoiled(dealt(10, 7), 1, 2, 3, 4), fits, "site-003")
 
 
 @pytest.mark.parametrize(("shares", "budget", "blamed"), [(10, 10_000, "x"), (9, 10_000, ""), (10, 119, "")])
 def test_an_owner_is_blamed_where_so_many_shares_prove_it(shares, budget, blamed):
     # Of ten at most three lie: seven that do not would fit. Of nine, or of subsets not all tried, that is not known.
-    opener = Opener(7, 3)
+    opener = Reconstructor(7, 3)
     opener._left = budget
     with pytest.raises(UnfaithfulSite) as caught:
         opener.secret(3, dealt(shares, 7), lambda _: False, "x")
@@ -143,7 +143,7 @@ def test_an_owner_is_blamed_where_so_many_shares_prove_it(shares, budget, blamed
 
 
 def test_one_liar_among_a_hundred_and_an_end_to_the_search():
-    opener = Opener(67, 33)
+    opener = Reconstructor(67, 33)
     assert opener.secret(0, spoiled(dealt(100, 67), 5, 50), fits, "x") == SECRET
     assert sorted(opener.wrong) == [(4, 0), (49, 0)]
     subsets = list(_candidates(list(range(1, 101)), 67))
@@ -152,7 +152,7 @@ def test_one_liar_among_a_hundred_and_an_end_to_the_search():
 
 
 def test_the_search_is_bounded_over_all_secrets():
-    opener, tried = Opener(4, 1), []
+    opener, tried = Reconstructor(4, 1), []
     for owner in range(3):
         with pytest.raises(UnfaithfulSite):
             opener.secret(owner, dealt(14, 4), lambda secret: bool(tried.append(secret)), "x")

@@ -17,12 +17,12 @@ from tests.support.secagg import KeptLists, Run, World, identity, session, world
 from undertone.errors import LedgerCorrupt, SurvivorsChanged
 from undertone.privacy.chain import Entry
 from undertone.secagg import sealing
-from undertone.secagg.held import Bound
-from undertone.secagg.messages import Indices, Lists
-from undertone.secagg.node import Masked
+from undertone.secagg.messages import ConsistencyLists, Indices
+from undertone.secagg.node import InputMasked
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.party import Party
 from undertone.secagg.server import ServerSession
+from undertone.secagg.stored_state import AfterMaskedInput
 from undertone.secagg.survivors import check_follows
 from undertone_client.signed_lists import LedgerLists
 
@@ -36,13 +36,15 @@ class Died(BaseException):
 
 @dataclass
 class Disk:
-    """A site's ledger as `LedgerLists` sees it: `note` is one transaction, and the process may die around it."""
+    """A site's ledger as `LedgerLists` sees it: `append` is one transaction, and the process may die around it."""
 
     lines: list[Entry] = field(default_factory=list)
     fate: str = "answers"
     meanwhile: Callable[[], None] | None = None
 
-    def note(self, kind: str, body: dict[str, Any], allowed: Callable[[Sequence[Entry]], None] = lambda _: None) -> str:
+    def append(
+        self, kind: str, body: dict[str, Any], allowed: Callable[[Sequence[Entry]], None] = lambda _: None
+    ) -> str:
         overtaking, self.meanwhile = self.meanwhile, None
         if overtaking is not None:
             overtaking()  # another request at this site comes first
@@ -89,30 +91,30 @@ class Study:
     def params(self, attempt: int) -> Parameters:
         return replace(self.scene.params, attempt=attempt)
 
-    def confirm(self, site: int, attempt: int, survivors: Indices) -> None:
+    def consistency_check(self, site: int, attempt: int, survivors: Indices) -> None:
         """One honest site is shown U3 in a session of its own attempt, and signs, refuses or dies."""
         params, name = self.params(attempt), self.scene.roster[site]
         everybody = range(len(params.roster))
         shares = dict.fromkeys(everybody, SHARE)
         party = Party.of(params, name, self.pens[site], self.scene.federation)  # type: ignore[arg-type]
-        state = Masked(party, Bound(R1, shares, {j: SHARE for j in everybody if j != site}))
+        state = InputMasked(party, AfterMaskedInput(R1, shares, {j: SHARE for j in everybody if j != site}))
         request: Any = SimpleNamespace(round=params.round, attempt=attempt, session=1)
         lists = LedgerLists(self.disks[site], self.plan, request)  # type: ignore[arg-type]
         with suppress(SurvivorsChanged, Died):
-            state.confirm(Lists(tuple(everybody), survivors).to_bytes(params.context), lists)
+            state.consistency_check(ConsistencyLists(tuple(everybody), survivors).to_bytes(params.context), lists)
 
     def attempt(self, attempt: int, shown: dict[int, Indices], fates: dict[int, str]) -> None:
         """Each honest site is shown its list; then every list with t signatures could have been opened."""
         for site, survivors in shown.items():
             self.disks[site].fate = fates.get(site, "answers")
-            self.confirm(site, attempt, survivors)
+            self.consistency_check(site, attempt, survivors)
             self.disks[site].fate = "answers"
         self.see(attempt, set(shown.values()))
 
     def see(self, attempt: int, candidates: set[Indices]) -> None:
         context, everybody = self.params(attempt).context, tuple(range(len(self.scene.roster)))
         for survivors in candidates:
-            statement = sealing.survivors_statement(context, R1, everybody, survivors)
+            statement = sealing.consistency_statement(context, R1, everybody, survivors)
             signers = [i for i in self.honest if i in survivors and self.has_signed(i, statement)]
             if len(signers) + len(self.colluders & set(survivors)) >= self.scene.params.threshold:
                 self.opened.add(survivors)
@@ -187,7 +189,7 @@ def test_no_combination_of_lists_that_could_be_opened_is_one_sites_sum(data: st.
             second, late = _narrower(data, study, before), attempt + 100
             for i in study.honest:
                 if i in second and len(second) >= t:
-                    study.disks[i].meanwhile = partial(study.confirm, i, late, second)
+                    study.disks[i].meanwhile = partial(study.consistency_check, i, late, second)
             study.attempt(attempt, shown, {})
             for disk in study.disks.values():
                 disk.meanwhile = None
@@ -272,13 +274,13 @@ def test_entries_of_another_study_do_not_count_and_strangers_are_damage() -> Non
     for damaged in ([*sites, "stranger"], "site-000", None):
         disk.lines.append(Entry(2, "survivors", {"digest": study.plan.digest, "sites": damaged}, ""))
         with pytest.raises(LedgerCorrupt, match="roster"):
-            study.confirm(0, 2, (0, 1, 2, 3, 4))
+            study.consistency_check(0, 2, (0, 1, 2, 3, 4))
 
 
 def test_free_lists_are_not_kept() -> None:
     """With distributed noise, or by choice, sessions over any lists are signed."""
     for scene in (world(5, rosters="free"), world(5, noise="distributed", sigma_local=9, noise_margin=9, site_clamp=9)):
-        outcome = session(scene, {"site-004": "vector"})
+        outcome = session(scene, {"site-004": "masked_input"})
         assert outcome.opened.sites == scene.roster[:4]
         assert not any(kept.lists for kept in outcome.run.signed.values())
 
@@ -291,17 +293,17 @@ def test_two_sessions_of_a_study_at_real_nodes_open_one_chain() -> None:
     for attempt, survivors, refused in ((2, 4, True), (3, 5, False)):
         run = Run(scene.but(attempt=attempt), attempt, signed=kept)
         server = ServerSession(run.world.params, scene.federation)
-        inboxes = server.sealed(run.share(server.adverts(run.open()), scene.roster))
+        inboxes = server.share_keys(run.share_keys(server.advertise_keys(run.advertise_keys()), scene.roster))
         for site in scene.roster[:survivors]:
-            assert server.fold(site, *run.mask(site, inboxes[site]))
-        lists = server.close()
+            assert server.add_masked_input(site, *run.masked_input(site, inboxes[site]))
+        lists = server.end_masked_input()
         if refused:
             for site in scene.roster[:survivors]:
                 with pytest.raises(SurvivorsChanged, match="1 fewer than in the list signed last"):
-                    run.confirm(lists, [site])
+                    run.consistency_check(lists, [site])
             continue
-        confirmed = server.confirmations(run.confirm(lists, scene.roster))
-        assert server.open(run.unmask(confirmed, scene.roster)).sites == scene.roster
+        signature_list = server.consistency_check(run.consistency_check(lists, scene.roster))
+        assert server.unmasking(run.unmasking(signature_list, scene.roster)).sites == scene.roster
     assert all(lists.lists == [(0, 1, 2, 3, 4)] * 2 for lists in kept.values())
 
 

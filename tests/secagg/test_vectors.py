@@ -15,7 +15,7 @@ from undertone import errors
 from undertone.canonical import canonical_json
 from undertone.secagg import encoding, sealing, shamir
 from undertone.secagg.federation import Federation, read_federation, sign_federation
-from undertone.secagg.node import open_session
+from undertone.secagg.node import advertise_keys
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.prg import words_at
 from undertone.secagg.server import ServerSession
@@ -24,7 +24,7 @@ from undertone.secagg.transcript import check_transcript
 
 FOLDER = Path(__file__).parent / "vectors"
 SESSIONS = ("three", "ten-early", "ten-late", "twenty-four-bits")
-STAGES = ("advert", "sealed", "masked", "confirmation", "shares")
+STEPS = ("advertise_keys", "share_keys", "masked_input", "consistency_check", "unmasking")
 
 
 def load(name: str) -> Any:
@@ -81,10 +81,10 @@ class Replay:
         """The step `until` of a node that went through the session up to there."""
         identity = Ed25519PrivateKey.from_private_bytes(hexed(self.sites[site]["identity"]))
         entropy = Scripted(hexed(self.sites[site]["secrets"]))
-        state, advert = open_session(self.params, site, identity, self.federation, entropy)
-        assert advert == self.sent(site, "advert")
+        state, advertised = advertise_keys(self.params, site, identity, self.federation, entropy)
+        assert advertised == self.sent(site, "advertise_keys")
         assert entropy.left == b"", "less is drawn than the specification says"
-        for stage in STAGES[1:]:
+        for stage in STEPS[1:]:
             step = self.step(state, site, stage)
             if stage == until:
                 return step
@@ -93,11 +93,11 @@ class Replay:
         raise AssertionError(until)
 
     def step(self, state: Any, site: str, stage: str) -> Callable[[bytes], tuple]:
-        if stage == "masked":
-            return lambda message: state.mask(message, self.words(site))
-        if stage == "confirmation":
-            return lambda message: state.confirm(message, KeptLists())
-        return getattr(state, {"sealed": "share", "shares": "unmask"}[stage])
+        if stage == "masked_input":
+            return lambda message: state.masked_input(message, self.words(site))
+        if stage == "consistency_check":
+            return lambda message: state.consistency_check(message, KeptLists())
+        return getattr(state, stage)
 
     def serve(self, changed: dict[str, dict[str, bytes]] | None = None) -> Iterator[tuple[str, Any, ServerSession]]:
         """A server through all stages: (stage, what it answered, itself). `changed`: stage -> site -> bytes."""
@@ -106,13 +106,13 @@ class Replay:
         def gathered(stage: str) -> dict[str, bytes]:
             return {site: self.sent(site, stage) for site in self.senders(stage)} | (changed or {}).get(stage, {})
 
-        yield "advert", server.adverts(gathered("advert")), server
-        yield "sealed", server.sealed(gathered("sealed")), server
-        for site, proof in gathered("masked").items():
-            server.fold(site, self.masked(site), proof)
-        yield "masked", server.close(), server
-        yield "confirmation", server.confirmations(gathered("confirmation")), server
-        yield "shares", server.open(gathered("shares")), server
+        yield "advertise_keys", server.advertise_keys(gathered("advertise_keys")), server
+        yield "share_keys", server.share_keys(gathered("share_keys")), server
+        for site, proof in gathered("masked_input").items():
+            server.add_masked_input(site, self.masked(site), proof)
+        yield "masked_input", server.end_masked_input(), server
+        yield "consistency_check", server.consistency_check(gathered("consistency_check")), server
+        yield "unmasking", server.unmasking(gathered("unmasking")), server
 
 
 @pytest.fixture(scope="module")
@@ -187,29 +187,29 @@ def test_context_manifest_and_round_digest(name: str) -> None:
 @pytest.mark.parametrize("name", SESSIONS)
 def test_every_node_says_what_the_reference_says(name: str) -> None:
     replay = Replay(name)
-    for site in replay.senders("sealed"):
-        for stage in STAGES[1:]:
+    for site in replay.senders("share_keys"):
+        for stage in STEPS[1:]:
             if stage not in replay.sites[site]["sent"]:
                 break
             _, *vector, message = replay.node(site, stage)(replay.received(site, stage))
             assert message == replay.sent(site, stage), (site, stage)
-            if stage == "masked":
+            if stage == "masked_input":
                 assert vector[0].tolist() == replay.sites[site]["masked"]
 
 
 @pytest.mark.parametrize("name", SESSIONS)
 def test_the_server_says_what_the_reference_says(name: str) -> None:
     replay = Replay(name)
-    told = {"advert": "sealed", "masked": "confirmation", "confirmation": "shares"}
+    told = {"advertise_keys": "share_keys", "masked_input": "consistency_check", "consistency_check": "unmasking"}
     u1, u2, u3, u4, u5 = replay.file["u"]
     for stage, answer, server in replay.serve():
         if stage in told:
             received = [replay.received(site, told[stage]) for site in replay.senders(told[stage])]
             assert {answer} == set(received), stage
-        elif stage == "sealed":
+        elif stage == "share_keys":
             assert sorted(answer) == u2
-            for site in replay.senders("masked"):
-                assert answer[site] == replay.received(site, "masked"), site
+            for site in replay.senders("masked_input"):
+                assert answer[site] == replay.received(site, "masked_input"), site
         else:
             assert answer.words.view(np.int32).tolist() == replay.file["sum"]
             assert list(answer.sites) == u3
@@ -244,7 +244,7 @@ def test_the_server_drops_the_site(case: dict) -> None:
     replay = Replay(case["session"])
     site = case["party"].removeprefix("server: ")
     stages = replay.serve({case["step"]: {site: hexed(case["message"])}})
-    for _ in STAGES[: STAGES.index(case["step"])]:
+    for _ in STEPS[: STEPS.index(case["step"])]:
         _, _, server = next(stages)
         assert server.dropped == {}
     # t = n = 3 here: without this site the session ends.
@@ -255,7 +255,7 @@ def test_the_server_drops_the_site(case: dict) -> None:
 @pytest.mark.parametrize("case", load("bad-openings"), ids=lambda case: case["why"].replace(" ", "_"))
 def test_wrong_shares(case: dict) -> None:
     replay = Replay(case["session"])
-    changed = {"shares": {site: hexed(text) for site, text in case["shares"].items()}}
+    changed = {"unmasking": {site: hexed(text) for site, text in case["shares"].items()}}
     if case["error"]:
         with pytest.raises(errors.UnfaithfulSite) as caught:
             list(replay.serve(changed))

@@ -25,7 +25,7 @@ from undertone.hello import prove
 from undertone.messages import Kind, Reply, Request
 from undertone.privacy.quantise import to_ring
 from undertone.secagg.federation import Federation
-from undertone.secagg.node import open_session
+from undertone.secagg.node import advertise_keys
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.prg import pack24
 from undertone.transport import MESSAGE_TYPES, reply_to_records, request_from_records
@@ -50,21 +50,23 @@ class MemorySite:
     def answer(self, request: Request) -> Reply:
         if request.kind == "hello":
             return Reply(self.name, PROTOCOL, body=prove(self.identity, self.name, request.body))
-        good = Reply(self.name, PROTOCOL, head=f"{self.seed:032x}{self.sessions:032x}")
+        good = Reply(self.name, PROTOCOL, ledger_head=f"{self.seed:032x}{self.sessions:032x}")
         if request.kind == "prepare":
             self.sessions += 1
             entropy = InsecureTestEntropy(1000 * self.sessions + self.seed)
             params = Parameters.from_bytes(request.body)
             self.wire_bits = params.wire_bits
-            self.state, body = open_session(params, self.name, self.identity, self.federation, entropy)
+            self.state, body = advertise_keys(params, self.name, self.identity, self.federation, entropy)
             return replace(good, body=body)
-        if request.kind == "contribute":
-            self.state, words, proof = self.state.mask(request.body, to_ring(self.values))
+        if request.kind == "masked_input":
+            self.state, words, proof = self.state.masked_input(request.body, to_ring(self.values))
             return replace(good, body=proof, words=pack24(words) if self.wire_bits == 24 else words)
-        if request.kind == "confirm":
-            self.state, body = self.state.confirm(request.body, KeptLists())
+        if request.kind == "consistency_check":
+            self.state, body = self.state.consistency_check(request.body, KeptLists())
         else:
-            self.state, body = getattr(self.state, {"share": "share", "unmask": "unmask"}[request.kind])(request.body)
+            self.state, body = getattr(
+                self.state, {"share_keys": "share_keys", "unmasking": "unmasking"}[request.kind]
+            )(request.body)
         return replace(good, body=body)
 
 
@@ -209,13 +211,13 @@ class Hostility:
         return made_records
 
     def replay(self, _message: Message, records: RecordDict) -> RecordDict:
-        """An earlier reply, of whatever kind, session and site; perhaps under this one's head or name."""
+        """An earlier reply, of whatever kind, session and site; perhaps under this one's ledger head or name."""
         old = self.random.choice(self.earlier)
         if self.random.random() < 0.5:
             return old
         header: dict[str, Any] = dict(old["header"])  # type: ignore[arg-type]
         mine: Any = records["header"]
-        return self.with_header(old, header | {"site": mine["site"], "head": mine["head"]})
+        return self.with_header(old, header | {"site": mine["site"], "ledger_head": mine["ledger_head"]})
 
     def refusal(self, _message: Message, records: RecordDict) -> RecordDict:
         """A refusal in any words and names, that blames anybody."""
@@ -224,7 +226,7 @@ class Hostility:
         blamed = self.random.choice(["", *self.names, self.text()])
         error, message = self.text() or "NotApproved", self.text()
         header = dict(mine) | {"site": site, "error": error, "message": message, "blamed": blamed}
-        header |= {"head": "", "body": b""} if self.random.random() < 0.8 else {}
+        header |= {"ledger_head": "", "body": b""} if self.random.random() < 0.8 else {}
         return RecordDict({"header": ConfigRecord(header)})
 
     def flower(self, message: Message, records: RecordDict) -> Message | Exception | None:

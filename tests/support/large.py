@@ -62,7 +62,7 @@ def peak_mib() -> float:
 
 
 def measure(folder: Path, count: int) -> dict[str, object]:
-    """Write, check, register, prepare, prepare again and contribute: MiB at most, and seconds."""
+    """Write, check, register, prepare, prepare again and answer: MiB at most, and seconds."""
     plan = make_plan(make_dummy_base(folder / "base"), {"north": count, "east": count})
     world = World(folder, plan, RunFolder.create(folder / "run", plan, {"setting": "test"}))
     policy = Policy(coordinator=public_hex(world.run.key()), approved=[plan.digest], allow_plain=True)
@@ -76,14 +76,14 @@ def measure(folder: Path, count: int) -> dict[str, object]:
         "register": lambda: register(site, plan),
         "prepare": lambda: world.ask("prepare"),
         "prepare again": lambda: world.ask("prepare"),
-        "contribute": lambda: world.ask("contribute"),
+        "plain_input": lambda: world.ask("plain_input"),
     }
     seconds, answers = {}, {}
     for name, step in steps.items():
         started = time.monotonic()
         answers[name] = step()
         seconds[name] = round(time.monotonic() - started, 2)
-    reply = answers["contribute"]
+    reply = answers["plain_input"]
     return {
         "answered": getattr(reply, "words", None) is not None and bool(reply.words.any()),  # type: ignore[attr-defined]
         "bad": len(answers["check"].problems),  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Secure aggregation in one process: a federation, its honest nodes, and sites that leave at a stage."""
+"""Secure aggregation in one process: a federation, its honest nodes, and sites that leave at a step."""
 
 import hashlib
 from collections import defaultdict
@@ -14,13 +14,21 @@ from undertone.aggregation import default_colluders, default_threshold
 from undertone.keys import public_hex
 from undertone.secagg.federation import Federation
 from undertone.secagg.messages import Indices
-from undertone.secagg.node import Confirmed, Done, Masked, Opened, Shared, open_session, restore
+from undertone.secagg.node import (
+    ConsistencyChecked,
+    InputMasked,
+    KeysAdvertised,
+    KeysShared,
+    Unmasked,
+    advertise_keys,
+    restore,
+)
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.server import OpenedSum, ServerSession
 
-STAGES = ("advert", "share", "vector", "confirm", "unmask")
+STEPS = ("advertise_keys", "share_keys", "masked_input", "consistency_check", "unmasking")
 STATE = hashlib.sha256(b"the public model state").hexdigest()
-AnyState = Opened | Shared | Masked | Confirmed | Done
+AnySessionState = KeysAdvertised | KeysShared | InputMasked | ConsistencyChecked | Unmasked
 
 
 def identity(name: str) -> Ed25519PrivateKey:
@@ -42,7 +50,7 @@ class World:
     def but(self, **changes: object) -> "World":
         return replace(self, params=replace(self.params, **changes))  # type: ignore[arg-type]
 
-    def restore(self, site: str, state: AnyState) -> AnyState:
+    def restore(self, site: str, state: AnySessionState) -> AnySessionState:
         """Through the disk: what is stored is all that a node has."""
         return restore(state.to_bytes(), state.STEP, self.params, site, self.identities[site], self.federation)
 
@@ -94,35 +102,35 @@ class Run:
 
     world: World
     seed: int = 0
-    states: dict[str, AnyState] = field(default_factory=dict)
+    states: dict[str, AnySessionState] = field(default_factory=dict)
     words: dict[str, NDArray[np.uint32]] = field(default_factory=dict)
     masked: dict[str, NDArray[np.uint32]] = field(default_factory=dict)
     signed: dict[str, KeptLists] = field(default_factory=lambda: defaultdict(KeptLists))
 
-    def open(self, absent: Collection[str] = ()) -> dict[str, bytes]:
+    def advertise_keys(self, absent: Collection[str] = ()) -> dict[str, bytes]:
         sent = {}
         for number, site in enumerate(self.world.roster):
             if site not in absent:
                 entropy = InsecureTestEntropy(1000 * self.seed + number)
-                self.states[site], sent[site] = open_session(
+                self.states[site], sent[site] = advertise_keys(
                     self.world.params, site, self.world.identities[site], self.world.federation, entropy
                 )
         return sent
 
-    def share(self, adverts: bytes, sites: Collection[str]) -> dict[str, bytes]:
-        return {site: self._step(site, "share", adverts)[-1] for site in sites}
+    def share_keys(self, key_list: bytes, sites: Collection[str]) -> dict[str, bytes]:
+        return {site: self._step(site, "share_keys", key_list)[-1] for site in sites}
 
-    def mask(self, site: str, inbox: bytes) -> tuple[NDArray[np.uint32], bytes]:
+    def masked_input(self, site: str, inbox: bytes) -> tuple[NDArray[np.uint32], bytes]:
         self.words.setdefault(site, vector(self.world, site, self.seed))
-        words, proof = self._step(site, "mask", inbox, self.words[site].copy())
+        words, proof = self._step(site, "masked_input", inbox, self.words[site].copy())
         self.masked[site] = words
         return words, proof
 
-    def confirm(self, lists: bytes, sites: Collection[str]) -> dict[str, bytes]:
-        return {site: self._step(site, "confirm", lists, self.signed[site])[-1] for site in sites}
+    def consistency_check(self, lists: bytes, sites: Collection[str]) -> dict[str, bytes]:
+        return {site: self._step(site, "consistency_check", lists, self.signed[site])[-1] for site in sites}
 
-    def unmask(self, confirmations: bytes, sites: Collection[str]) -> dict[str, bytes]:
-        return {site: self._step(site, "unmask", confirmations)[-1] for site in sites}
+    def unmasking(self, signatures: bytes, sites: Collection[str]) -> dict[str, bytes]:
+        return {site: self._step(site, "unmasking", signatures)[-1] for site in sites}
 
     def _step(self, site: str, step: str, *arguments: object) -> tuple[object, ...]:
         state = self.world.restore(site, self.states[site])
@@ -151,17 +159,19 @@ class Outcome:
 
 
 def session(scene: World, leave: Mapping[str, str] | None = None, seed: int = 0) -> Outcome:
-    """A whole session; `leave` says at which stage a site sends nothing any more."""
-    gone = {stage: set() for stage in STAGES}
+    """A whole session; `leave` says at which step a site sends nothing any more."""
+    gone = {step: set() for step in STEPS}
     for site, at in (leave or {}).items():
-        for stage in STAGES[STAGES.index(at) :]:
-            gone[stage].add(site)
+        for step in STEPS[STEPS.index(at) :]:
+            gone[step].add(site)
     run, server = Run(scene, seed), ServerSession(scene.params, scene.federation)
-    adverts = server.adverts(run.open(gone["advert"]))
-    inboxes = server.sealed(run.share(adverts, set(run.states) - gone["share"]))
-    for site in sorted(inboxes.keys() - gone["vector"], reverse=True):
-        assert server.fold(site, *run.mask(site, inboxes[site])), server.dropped
+    key_list = server.advertise_keys(run.advertise_keys(gone["advertise_keys"]))
+    inboxes = server.share_keys(run.share_keys(key_list, set(run.states) - gone["share_keys"]))
+    for site in sorted(inboxes.keys() - gone["masked_input"], reverse=True):
+        assert server.add_masked_input(site, *run.masked_input(site, inboxes[site])), server.dropped
     survivors = set(run.masked)
-    confirmations = server.confirmations(run.confirm(server.close(), survivors - gone["confirm"]))
-    opened = server.open(run.unmask(confirmations, survivors - gone["unmask"]))
+    signatures = server.consistency_check(
+        run.consistency_check(server.end_masked_input(), survivors - gone["consistency_check"])
+    )
+    opened = server.unmasking(run.unmasking(signatures, survivors - gone["unmasking"]))
     return Outcome(server, run, opened)

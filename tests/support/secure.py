@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from tests.support.world import START, World
 from undertone.layout import state_sha256
 from undertone.messages import Reply
-from undertone.secagg.agreed import parameters_of
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.server import OpenedSum, ServerSession
+from undertone.secagg.session_parameters import session_parameters
 from undertone_client.node import Node
 
 
@@ -25,7 +25,7 @@ class HandSession:
         self.world, self.session, self.attempt, self.round = world, session, attempt, round_
         self.sites = list(sites or world.sites)
         federation = world.run.federation()
-        self.params = parameters_of(world.plan, federation.digest, round_, attempt, session, state_sha256(START))
+        self.params = session_parameters(world.plan, federation.digest, round_, attempt, session, state_sha256(START))
         self.server = ServerSession(self.params, federation)
         self.vectors: dict[str, NDArray[np.uint32]] = {}
 
@@ -37,30 +37,32 @@ class HandSession:
     def prepare(self) -> bytes:
         """Message 2."""
         body = self.params.to_bytes()
-        return self.server.adverts({s: said(self.ask("prepare", s, body, state=START)).body for s in self.sites})
+        return self.server.advertise_keys({s: said(self.ask("prepare", s, body, state=START)).body for s in self.sites})
 
-    def share(self, adverts: bytes) -> dict[str, bytes]:
+    def share_keys(self, key_list: bytes) -> dict[str, bytes]:
         """Message 4 for each site."""
-        return self.server.sealed({site: said(self.ask("share", site, adverts)).body for site in self.sites})
+        return self.server.share_keys({site: said(self.ask("share_keys", site, key_list)).body for site in self.sites})
 
-    def contribute(self, inboxes: dict[str, bytes]) -> bytes:
+    def masked_input(self, inboxes: dict[str, bytes]) -> bytes:
         """Message 6."""
         for site, inbox in inboxes.items():
-            reply = said(self.ask("contribute", site, inbox))
+            reply = said(self.ask("masked_input", site, inbox))
             assert reply.words is not None
             self.vectors[site] = reply.words.view(np.uint32).copy()
-            assert self.server.fold(site, self.vectors[site].copy(), reply.body)
-        return self.server.close()
+            assert self.server.add_masked_input(site, self.vectors[site].copy(), reply.body)
+        return self.server.end_masked_input()
 
-    def confirm(self, lists: bytes) -> bytes:
+    def consistency_check(self, lists: bytes) -> bytes:
         """Message 8."""
-        return self.server.confirmations({s: said(self.ask("confirm", s, lists)).body for s in self.vectors})
+        return self.server.consistency_check(
+            {s: said(self.ask("consistency_check", s, lists)).body for s in self.vectors}
+        )
 
-    def open(self, signatures: bytes) -> OpenedSum:
-        return self.server.open({s: said(self.ask("unmask", s, signatures)).body for s in self.vectors})
+    def unmasking(self, signatures: bytes) -> OpenedSum:
+        return self.server.unmasking({s: said(self.ask("unmasking", s, signatures)).body for s in self.vectors})
 
     def run(self) -> OpenedSum:
-        return self.open(self.confirm(self.contribute(self.share(self.prepare()))))
+        return self.unmasking(self.consistency_check(self.masked_input(self.share_keys(self.prepare()))))
 
 
 def said(reply: Reply) -> Reply:

@@ -21,7 +21,7 @@ from undertone.methods.protocol import UnitRecords
 from undertone.models.pinned import pin
 from undertone.package import package_sha256
 from undertone.plan import Plan
-from undertone.privacy.distributed import noise_margin, share_sigma
+from undertone.privacy.distributed import noise_margin, noise_share_sigma
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import choose_grid
@@ -30,13 +30,13 @@ from undertone.statement import SIMULATION
 from undertone_cli.inprocess import InProcessGrid
 from undertone_cli.provisioning import federate
 from undertone_client.app import app as client_app
+from undertone_client.attempt_store import AttemptStore
 from undertone_client.images import load_image
 from undertone_client.node import Node
 from undertone_client.registration import register
 from undertone_client.site import NodeConfig, Policy, SiteDir, create_site
-from undertone_client.state import NodeState
 from undertone_server.gathering import BRIEF, Patience
-from undertone_server.heads import Heads, LeftOut
+from undertone_server.ledger_heads import LedgerHeads, LeftOut
 from undertone_server.rounds import Coordinator
 from undertone_server.run import RunFolder
 from undertone_server.sites import Sites
@@ -84,7 +84,7 @@ def make_plan(
     """
     wanted = {"sampling_rate": 1.0, "rounds": 1, "max_attempts": 1, "unit": "patient", "sigma": 1024} | privacy
     shared = wanted.get("noise") == "distributed"
-    share = share_sigma(wanted["sigma"], aggregation["threshold"] - aggregation["colluders"]) if shared else 0
+    share = noise_share_sigma(wanted["sigma"], aggregation["threshold"] - aggregation["colluders"]) if shared else 0
 
     def margin(_clip_units: int) -> int:
         return noise_margin(share, len(units), DIMENSION) if shared else 0
@@ -198,7 +198,7 @@ class World:
             return [(charge.round, charge.attempt) for charge in ledger.charges(self.plan.digest)]
 
     def rows(self, site: str = "north", round_: int = 1, attempt: int = 1) -> dict[str, NDArray[np.float32]]:
-        with NodeState(self.sites[site] / "state.sqlite") as state:
+        with AttemptStore(self.sites[site] / "state.sqlite") as state:
             return state.rows((self.plan.digest, round_, attempt))
 
     def round_folder(self, round_: int = 1) -> Path:
@@ -211,7 +211,7 @@ class World:
         identify()
         there = [folder for site, folder in self.sites.items() if site not in absent]
         grid = InProcessGrid(client_app, dict(enumerate(there, SUPERLINK_NODE_ID + 1)))
-        heads, left_out = Heads(self.run.checkpoints / "heads"), LeftOut(self.run.checkpoints / "left-out")
+        heads, left_out = LedgerHeads(self.run.checkpoints / "ledger-heads"), LeftOut(self.run.checkpoints / "left-out")
         sites = Sites(grid, tuple(self.plan.cohort.units), self.run.federation(), 10.0, heads, left_out)
         with Ledger.open(self.run.ledger) as ledger:
             sites.find()

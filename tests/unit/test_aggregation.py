@@ -20,7 +20,7 @@ from undertone.methods.registry import METHODS
 from undertone.plan import Plan
 from undertone.privacy import accounting
 from undertone.privacy.accounting import epsilon_rdp
-from undertone.privacy.distributed import DistributedEvent, noise_margin, share_sigma
+from undertone.privacy.distributed import DistributedEvent, noise_margin, noise_share_sigma
 from undertone.privacy.entropy import OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.noise import LARGEST_SIGMA
@@ -29,6 +29,7 @@ from undertone.stages import Sensitivity, Sum
 from undertone.statement import TookPart, privacy_statement
 from undertone.study import DEFAULT_MODE, parse_study
 from undertone_cli.plan import describe
+from undertone_server.attempt import AttemptRef
 from undertone_server.gate import pass_gate
 
 TEN = {f"site-{number}": 100 for number in range(10)}
@@ -190,7 +191,7 @@ def test_noise_beyond_the_sampler_is_refused_when_planning(planned: Callable[...
 def test_distributed_noise_follows_from_the_study(distributed: Plan) -> None:
     privacy, grid = distributed.privacy, distributed.grid
     assert (distributed.aggregation.threshold, distributed.aggregation.colluders, distributed.shares) == (7, 3, 4)
-    assert privacy.sigma_local == share_sigma(privacy.sigma, 4)
+    assert privacy.sigma_local == noise_share_sigma(privacy.sigma, 4)
     assert grid.noise_margin == noise_margin(privacy.sigma_local, 10, DIMENSION)
     assert grid.site_clamp == ((1 << 31) - 1 - grid.noise_margin) // 10
     event = DistributedEvent(privacy.sigma_local, 4, DIMENSION, privacy.sensitivity, 1.0, 1)
@@ -220,7 +221,7 @@ def test_the_grid_leaves_room_for_the_noise_and_is_the_finest_that_does(planned:
     multiplier = plan.privacy.sigma / plan.privacy.sensitivity
 
     def fits(clip_units: int) -> bool:
-        margin = noise_margin(share_sigma(round(multiplier * clip_units), 4), 10, DIMENSION)
+        margin = noise_margin(noise_share_sigma(round(multiplier * clip_units), 4), 10, DIMENSION)
         return clip_units * load <= ((1 << 23) - 1 - margin) // 10
 
     assert fits(plan.grid.clip_units)
@@ -458,7 +459,7 @@ def gate(world: World, sites: tuple[str, ...], plan: Plan | None = None) -> None
     plan = plan or world.plan
     total = Sum(np.zeros(DIMENSION, dtype=np.int64), Sensitivity(plan.privacy.sensitivity), sites)
     with Ledger.open(world.run.ledger) as ledger:
-        pass_gate(total, bytes(32), plan, ledger, world.run, 1, 1, OsEntropy())
+        pass_gate(AttemptRef(plan, ledger, world.run, 1, 1), total, bytes(32), OsEntropy())
 
 
 def test_the_gate_opens_no_sum_of_fewer_sites_than_the_quorum(make_world: Make, draws: list[np.ndarray]) -> None:

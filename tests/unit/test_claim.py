@@ -165,7 +165,7 @@ def test_a_registration_that_is_there_does_not_hide_the_claim(
         register(site, world.plan)
 
 
-@pytest.mark.parametrize("kind", ["prepare", "contribute"])
+@pytest.mark.parametrize("kind", ["prepare", "plain_input"])
 def test_a_node_answers_no_plan_that_claims_too_little(make_world: Make, kind: str) -> None:
     """Signed by the coordinator and approved by the site, and false."""
     world = make_world()

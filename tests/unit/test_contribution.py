@@ -13,8 +13,8 @@ from undertone.errors import FolderError, ProtocolError
 from undertone.layout import state_sha256
 from undertone.privacy.quantise import Grid, clip_and_quantise, site_sum, site_sum_of_blocks
 from undertone.stages import Contributions
+from undertone_client.attempt_store import AttemptStore
 from undertone_client.contribution import site_total
-from undertone_client.state import NodeState
 
 GRID = Grid(scale=1 << 10, clip_units=4096, site_clamp=6000, modulus_bits=32)  # a clamp that three rows reach
 ATTEMPT = ("d" * 64, 1, 1)
@@ -49,12 +49,12 @@ def test_one_unit_more_moves_the_sum_by_delta_wherever_the_blocks_end() -> None:
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> NodeState:
-    return NodeState(tmp_path / "state.sqlite")
+def state(tmp_path: Path) -> AttemptStore:
+    return AttemptStore(tmp_path / "state.sqlite")
 
 
-def test_rows_come_some_at_a_time_and_all_of_them(state: NodeState, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("undertone_client.state._VALUES_AT_ONCE", 40)
+def test_rows_come_some_at_a_time_and_all_of_them(state: AttemptStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("undertone_client.attempt_store._VALUES_AT_ONCE", 40)
     rows = np.arange(130, dtype=np.float32).reshape(26, 5)
     state.keep_rows(ATTEMPT, [(f"u{number}", row) for number, row in enumerate(rows)])
     state.keep_rows((ATTEMPT[0], 2, 1), [("other", np.zeros(5, dtype=np.float32))])
@@ -65,7 +65,7 @@ def test_rows_come_some_at_a_time_and_all_of_them(state: NodeState, monkeypatch:
     assert len(list(state.row_blocks(ATTEMPT, 5))) == len(list(state.row_blocks(ATTEMPT, 5)))
 
 
-def test_a_row_of_another_length_is_refused(state: NodeState) -> None:
+def test_a_row_of_another_length_is_refused(state: AttemptStore) -> None:
     state.keep_rows(ATTEMPT, [("a", np.zeros(4, dtype=np.float32)), ("b", np.zeros(6, dtype=np.float32))])
     with pytest.raises(FolderError, match=r"state\.sqlite is damaged"):
         list(state.row_blocks(ATTEMPT, 5))
@@ -74,10 +74,13 @@ def test_a_row_of_another_length_is_refused(state: NodeState) -> None:
 def test_exactly_the_chosen_units_are_summed(make_world: Callable[..., World]) -> None:
     world = make_world()
     attempt, digest = (world.plan.digest, 1, 1), state_sha256(np.zeros(14, dtype=np.float32))
-    with NodeState(world.sites["north"] / "state.sqlite") as state, pytest.raises(ProtocolError, match="not prepared"):
+    with (
+        AttemptStore(world.sites["north"] / "state.sqlite") as state,
+        pytest.raises(ProtocolError, match="not prepared"),
+    ):
         site_total(world.plan, attempt, digest, state)
     world.ask("prepare")
-    with NodeState(world.sites["north"] / "state.sqlite") as state:
+    with AttemptStore(world.sites["north"] / "state.sqlite") as state:
         assert site_total(world.plan, attempt, digest, state).values.any()
         state.keep_rows(attempt, [("stranger", np.ones(14, dtype=np.float32))])
         with pytest.raises(ProtocolError, match="not prepared"):

@@ -23,7 +23,7 @@ VOIDING = {
     "ledger/before commit",  # its first hit is a node's
     "session/survivors durable",
     "secure/survivors durable",
-    "secure/confirmed",
+    "secure/consistency checked",
     "rounds/asked durable",
     "node/before charge",
     "node/charge durable",
@@ -64,7 +64,7 @@ def is_void(story: Story, round_: int = 1) -> bool:
 
 
 # Where a one-shot study does not come by: test_a_void_attempt_..., and test_a_study_whose_sites_add_the_noise_....
-ELSEWHERE = ("rounds/void noted", "gate/shared V durable")
+ELSEWHERE = ("rounds/void durable", "gate/shared V durable")
 
 
 def some_fast(values: list[Any], *fast: Any) -> list[Any]:
@@ -122,7 +122,7 @@ def test_a_one_shot_study_killed_anywhere_is_charged_once_or_void(
 def test_a_void_attempt_is_noted_once_and_another_is_charged(begin: Begin) -> None:
     story = begin("rounds")
     assert story.process(failpoint="rounds/answered", count=2) == KILLED
-    assert story.process(failpoint="rounds/void noted") == KILLED
+    assert story.process(failpoint="rounds/void durable") == KILLED
     assert story.process(failpoint="run/salt durable") == KILLED
     assert story.finish() == DONE
     assert story.auditor.voids() == [(2, 1), (2, 2)]
@@ -146,12 +146,12 @@ def test_a_study_of_several_rounds_goes_on_to_the_same_release(
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("session/step noted", 4),
+        ("session/step durable", 4),
         ("session/state durable", 8),
         ("session/survivors durable", 2),
         ("secure/survivors durable", 1),
-        ("secure/confirmed", 1),
-        ("secure/confirmed", 2),
+        ("secure/consistency checked", 1),
+        ("secure/consistency checked", 2),
         ("gate/receipt durable", 2),
     ],
 )
@@ -215,7 +215,7 @@ PREPARING = [
     "preparing/coins durable",
     "preparing/rows computed",
     "preparing/rows durable",
-    "state/before commit",
+    "attempt_store/before commit",
 ]
 ANSWERING = ["node/before charge", "ledger/before commit", "node/charge durable", "node/before answer"]
 

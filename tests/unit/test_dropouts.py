@@ -16,8 +16,8 @@ from undertone.layout import state_sha256
 from undertone.messages import Reply
 from undertone.privacy.quantise import from_ring
 from undertone.progress import reporting
+from undertone_client.attempt_store import AttemptStore
 from undertone_client.node import Node
-from undertone_client.state import NodeState
 
 Make = Callable[..., World]
 
@@ -45,12 +45,12 @@ def test_too_few_sites_say_who_is_missing_and_why(make_world: Make) -> None:
 
 
 def bad_contribution(monkeypatch: pytest.MonkeyPatch, site: str, change: Callable[[Reply], Any]) -> None:
-    """The node of `site` answers `contribute` with `change(reply)`."""
+    """The node of `site` answers `plain_input` with `change(reply)`."""
     handle = Node.handle
 
     def changed(self: Node, request: Any) -> Any:
         reply = handle(self, request)
-        return change(reply) if self.site.config.site == site and request.kind == "contribute" else reply
+        return change(reply) if self.site.config.site == site and request.kind == "plain_input" else reply
 
     monkeypatch.setattr(Node, "handle", changed)
 
@@ -148,12 +148,12 @@ def test_a_site_that_did_not_clamp_drops_out_where_its_vector_is_seen(
 def test_words_of_a_node_are_within_its_clamp(make_world: Make) -> None:
     world = make_world()
     world.ask("prepare")
-    with NodeState(world.sites["north"] / "state.sqlite") as state:
+    with AttemptStore(world.sites["north"] / "state.sqlite") as state:
         key = (world.plan.digest, 1, 1)
         unit = next(iter(state.rows(key)))
         state.forget(key)
         state.keep_sample(key, state_sha256(START), [unit])
         state.keep_rows(key, [(unit, np.full(DIMENSION, 1e30, dtype=np.float32))])
-    words = world.ask("contribute").words
+    words = world.ask("plain_input").words
     assert words is not None
     assert np.linalg.norm(from_ring(words, 1, world.plan.grid.site_clamp)) <= world.plan.privacy.sensitivity

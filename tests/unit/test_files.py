@@ -239,7 +239,7 @@ def test_a_policy_that_is_not_one_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_log_that_cannot_be_written_makes_no_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     site = create_site(tmp_path / "site", NodeConfig(site="north", data="data"), POLICY, OsEntropy())
     (site.folder / "node.log").mkdir()
-    site.note("zero row: patient-1")
+    site.log("zero row: patient-1")
     assert "zero row: patient-1" in caplog.text
 
 

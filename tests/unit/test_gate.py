@@ -14,6 +14,7 @@ from undertone.privacy.entropy import OsEntropy
 from undertone.privacy.ledger import Ledger, commit_to_sum
 from undertone.stages import Sensitivity, Sum
 from undertone_server import gate
+from undertone_server.attempt import AttemptRef
 from undertone_server.gate import pass_gate
 
 Make = Callable[..., World]
@@ -33,7 +34,7 @@ def test_the_gate_refuses_a_sum_with_another_sensitivity(make_world: Make, chang
     world = make_world()
     total, ledger = gate_parts(world, world.plan.privacy.sensitivity + change)
     with ledger, pytest.raises(MechanismViolation, match="nothing was opened"):
-        pass_gate(total, SALT, world.plan, ledger, world.run, 1, 1, OsEntropy())
+        pass_gate(AttemptRef(world.plan, ledger, world.run, 1, 1), total, SALT, OsEntropy())
     assert world.charges() == []
     assert world.run.kept_noised(1) is None
 
@@ -49,7 +50,7 @@ def test_the_gate_refuses_a_receipt_for_another_mechanism(make_world: Make, fiel
     with ledger:
         ledger.charge(world.plan.digest, 1, 1, wrong, commit_to_sum(total.values, SALT), 2)
         with pytest.raises(MechanismViolation, match="another mechanism"):
-            pass_gate(total, SALT, world.plan, ledger, world.run, 1, 1, OsEntropy())
+            pass_gate(AttemptRef(world.plan, ledger, world.run, 1, 1), total, SALT, OsEntropy())
     assert world.run.kept_noised(1) is None
 
 
@@ -62,7 +63,7 @@ def test_the_gate_refuses_a_receipt_for_another_sum(make_world: Make, what: str)
         changed = replace(total, values=total.values + (what == "sum"))
         salt = SALT if what == "sum" else bytes(32)
         with pytest.raises(MechanismViolation, match="another sum"):
-            pass_gate(changed, salt, world.plan, ledger, world.run, 1, 1, OsEntropy())
+            pass_gate(AttemptRef(world.plan, ledger, world.run, 1, 1), changed, salt, OsEntropy())
     assert world.run.kept_noised(1) is None
 
 
@@ -77,7 +78,7 @@ def test_no_noise_is_drawn_before_the_charge(make_world: Make, monkeypatch: pyte
 
     monkeypatch.setattr(gate, "rounded_gaussian", looks)
     with ledger:
-        pass_gate(total, SALT, world.plan, ledger, world.run, 1, 1, OsEntropy())
+        pass_gate(AttemptRef(world.plan, ledger, world.run, 1, 1), total, SALT, OsEntropy())
     assert charged_at_draw == [1]
 
 
@@ -87,6 +88,6 @@ def test_the_gate_draws_no_noise_when_the_budget_is_used_up(make_world: Make, dr
     with ledger:
         ledger.charge(world.plan.digest, 1, 9, world.plan.event, "0" * 64, 1)
         with pytest.raises(BudgetExceeded):
-            pass_gate(total, SALT, world.plan, ledger, world.run, 1, 1, OsEntropy())
+            pass_gate(AttemptRef(world.plan, ledger, world.run, 1, 1), total, SALT, OsEntropy())
     assert not draws
     assert (world.round_folder() / "sum-001.npy").exists()

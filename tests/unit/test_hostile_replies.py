@@ -19,11 +19,11 @@ from tests.support.lines import Lines
 from tests.support.world import START, World, identify, secure
 from undertone.errors import TooFewSites
 from undertone.layout import state_sha256
-from undertone.messages import Kind, Request, is_token
+from undertone.messages import Kind, Request, is_ledger_head
 from undertone.privacy.ledger import Ledger
 from undertone.progress import reporting
-from undertone.secagg.agreed import parameters_of
 from undertone.secagg.server import ServerSession
+from undertone.secagg.session_parameters import session_parameters
 from undertone.secagg.transcript import check_transcript
 from undertone.shown import REASON, is_shown
 from undertone.transport import MESSAGE_TYPES, reply_to_records
@@ -38,7 +38,7 @@ Make = Callable[..., World]
 NAMES, HOSTILE = tuple("abcde"), "e"
 BULK = [10_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])]
 ROUNDS = [250, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])]
-STEPS: dict[Kind, str] = {"prepare": "adverts", "share": "sealed", "confirm": "confirmations", "unmask": "open"}
+STEPS: dict[Kind, str] = {"prepare": "advertise_keys"}  # elsewhere the server's step is called as the kind is
 
 
 @pytest.fixture(params=[32, 24])
@@ -77,20 +77,20 @@ class Recording:
     def __init__(self, world: World) -> None:
         self.sites = memory_sites(world)
         federation = world.run.federation()
-        params = parameters_of(world.plan, federation.digest, 1, 1, 1, state_sha256(START))
+        params = session_parameters(world.plan, federation.digest, 1, 1, 1, state_sha256(START))
         self.server = ServerSession(params, federation)
         self.before: dict[Kind, ServerSession] = {}
         self.replies: dict[Kind, RecordDict] = {}
         self.others: list[RecordDict] = []
-        shown = self.server.adverts(self.asked("prepare", params.to_bytes()))
-        inboxes = self.server.sealed(self.asked("share", shown))
-        self.before["contribute"] = snapshot(self.server)
+        shown = self.server.advertise_keys(self.asked("prepare", params.to_bytes()))
+        inboxes = self.server.share_keys(self.asked("share_keys", shown))
+        self.before["masked_input"] = snapshot(self.server)
         for site in self.sites.values():
-            reply = site.answer(Request("contribute", 1, body=inboxes[site.name]))
-            self.keep("contribute", site, reply)
-            assert self.server.fold(site.name, _words(reply.words).copy(), reply.body)
-        signed = self.server.confirmations(self.asked("confirm", self.server.close()))
-        self.server.open(self.asked("unmask", signed))
+            reply = site.answer(Request("masked_input", 1, body=inboxes[site.name]))
+            self.keep("masked_input", site, reply)
+            assert self.server.add_masked_input(site.name, _words(reply.words).copy(), reply.body)
+        signed = self.server.consistency_check(self.asked("consistency_check", self.server.end_masked_input()))
+        self.server.unmasking(self.asked("unmasking", signed))
 
     def asked(self, kind: Kind, body: bytes) -> dict[str, bytes]:
         self.before[kind] = snapshot(self.server)
@@ -143,7 +143,7 @@ def test_no_reply_raises_or_is_taken_for_another(world: World, amount: int) -> N
         else:
             ends[f"{kind}: dropped"] += 1
             assert is_shown(sites.missing[HOSTILE], REASON), (number, sites.missing[HOSTILE])
-        assert all(is_token(head) for head in heads.values())
+        assert all(is_ledger_head(head) for head in heads.values())
         assert heads.keys() <= {HOSTILE}
     for kind in kinds:
         assert ends[f"{kind}: dropped"] > 0.6 * amount / 2 / len(kinds), ends
@@ -153,13 +153,13 @@ def _take(recording: Recording, kind: Kind, reply: Any, sites: Sites) -> None:
     """The coordinator's step with this one reply: nothing but the honest content is accepted."""
     server = snapshot(recording.before[kind])
     original: Any = recording.replies[kind]
-    if kind == "contribute":
-        taken = server.fold(HOSTILE, _words(reply.words), reply.body)
+    if kind == "masked_input":
+        taken = server.add_masked_input(HOSTILE, _words(reply.words), reply.body)
         same = reply.body == original["header"]["body"] and reply.words is not None
         same = same and reply.words.tobytes() == original["words"]["y"].numpy().tobytes()
     else:
         with pytest.raises(TooFewSites):  # the others' messages are not shown
-            getattr(server, STEPS[kind])({HOSTILE: reply.body})
+            getattr(server, STEPS.get(kind, kind))({HOSTILE: reply.body})
         taken, same = HOSTILE not in server.dropped, reply.body == original["header"]["body"]
     assert taken == same, (kind, server.dropped)
     if not taken:
@@ -192,7 +192,7 @@ def test_the_other_sites_finish_every_round(world: World, amount: int) -> None:
             grid.changes = {node: change}
             sites = Sites(grid, NAMES, federation, 0.0)  # type: ignore[arg-type]
             sites.find()
-            opened = collect(Attempt(world.plan, world.run, sites, ledger, 1, attempt, START), federation, BRIEF)
+            opened = collect(Attempt(world.plan, ledger, world.run, 1, attempt, sites, START), federation, BRIEF)
             assert set(opened.sites) >= set(NAMES) - {HOSTILE}
             np.testing.assert_array_equal(opened.values, sum(values[site] for site in opened.sites))
             lists[opened.sites] += 1
@@ -223,8 +223,8 @@ def test_a_run_goes_on_whatever_was_sent(make_world: Make, monkeypatch: pytest.M
     for absent in ([HOSTILE], []):
         np.testing.assert_array_equal(world.run_rounds(absent=absent), final)
     folder: Path = world.run.checkpoints
-    for path in (folder / "heads").iterdir():
-        assert is_token(path.read_text(encoding="ascii"))
+    for path in (folder / "ledger-heads").iterdir():
+        assert is_ledger_head(path.read_text(encoding="ascii"))
     assert not (folder / "left-out").exists()
 
 

@@ -16,7 +16,7 @@ from undertone.messages import Reply, Request
 from undertone.progress import reporting
 from undertone.secagg import sealing, shamir
 from undertone.secagg.encoding import entry_list
-from undertone.secagg.messages import SEALED_BYTES, Sealed, Shares
+from undertone.secagg.messages import SEALED_BYTES, SealedShares, UnmaskingShares
 from undertone_client import session as site_session
 from undertone_client.node import Node
 
@@ -46,9 +46,9 @@ def garbage_for(number: int) -> Callable[[Node, Reply], Reply]:
 
     def lie(node: Node, reply: Reply) -> Reply:
         context = reply.body[2:34]
-        honest = Sealed.from_bytes(reply.body, context, SITES)
+        honest = SealedShares.from_bytes(reply.body, context, SITES)
         boxes = [(j, random.bytes(SEALED_BYTES) if j < number else box) for j, box in honest.sealed]
-        digest = sealing.sealed_statement(context, honest.round_digest, honest.index, entry_list(boxes))
+        digest = sealing.sealed_shares_statement(context, honest.round_digest, honest.index, entry_list(boxes))
         signature = sealing.sign_statement(node.site.identity(), digest)
         return replace(reply, body=replace(honest, sealed=tuple(boxes), signature=signature).to_bytes(context))
 
@@ -60,7 +60,7 @@ def wrong_sharing(patch: pytest.MonkeyPatch) -> None:
     deal, handle = shamir.deal, Node.handle
 
     def lying(self: Node, request: Request) -> Reply:
-        if self.site.config.site == LIAR and request.kind == "share":
+        if self.site.config.site == LIAR and request.kind == "share_keys":
             with pytest.MonkeyPatch.context() as inner:
                 inner.setattr(
                     shamir, "deal", lambda *_: [b"\0" + random.bytes(32) for _ in deal(bytes(32), [], range(1, 6))]
@@ -82,7 +82,7 @@ def test_garbage_for_everyone_costs_its_sender_alone(
 ) -> None:
     """All others refuse. None is charged, and another session of the same attempt goes on without the liar."""
     world = five(make_world, sampling_rate=1.0)
-    lies(monkeypatch, "share", garbage_for(4))
+    lies(monkeypatch, "share_keys", garbage_for(4))
     said = Lines()
     with reporting(said):
         world.run_rounds()
@@ -99,7 +99,7 @@ def test_garbage_for_some_costs_the_attempt_and_the_next_goes_on(
     make_world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = five(make_world, "free", max_attempts=2)
-    lies(monkeypatch, "share", garbage_for(2))
+    lies(monkeypatch, "share_keys", garbage_for(2))
     with pytest.raises(TooFewSites, match="left out from here on: e"):
         world.run_rounds()
     assert [world.charges(site) for site in "abcd"] == [[], [], [(1, 1)], [(1, 1)]]  # whoever refused pays nothing
@@ -112,7 +112,7 @@ def test_where_lists_form_a_chain_the_next_attempt_follows_by_itself(
     make_world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = five(make_world, max_attempts=2)
-    lies(monkeypatch, "share", garbage_for(2))
+    lies(monkeypatch, "share_keys", garbage_for(2))
     world.run_rounds()
     assert sites_in(world) == tuple("abcd")
     assert world.charges() == [(1, 2)]
@@ -122,7 +122,7 @@ def test_where_lists_form_a_chain_the_next_attempt_follows_by_itself(
 def test_garbage_for_one_costs_that_one_its_place_in_the_sum(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """One accuser is not enough: with c = 1 it may be the liar."""
     world = five(make_world)
-    lies(monkeypatch, "share", garbage_for(1))
+    lies(monkeypatch, "share_keys", garbage_for(1))
     world.run_rounds()
     assert sites_in(world) == tuple("bcde")
     assert not (world.run.checkpoints / "left-out").exists()
@@ -132,7 +132,7 @@ def test_one_site_cannot_have_another_left_out(make_world: Make, monkeypatch: py
     world, handle = five(make_world, rounds=3, max_attempts=4), Node.handle
 
     def accusing(self: Node, request: Request) -> Reply:
-        if self.site.config.site == LIAR and request.kind in ("share", "contribute"):
+        if self.site.config.site == LIAR and request.kind in ("share_keys", "masked_input"):
             blamed = "abc"[request.round - 1]
             return Reply(LIAR, 1, error="UnfaithfulCoordinator", message="was changed", blamed=blamed)
         return handle(self, request)
@@ -151,7 +151,7 @@ def test_one_accuser_has_nobody_left_out_of_an_attempt_that_fails(
 
     def accusing(self: Node, request: Request) -> Reply:
         name = self.site.config.site
-        if request.kind != "contribute" or name not in "de":
+        if request.kind != "masked_input" or name not in "de":
             return handle(self, request)
         return Reply(name, 1, error="UnfaithfulCoordinator", message="was changed", blamed="b" if name == LIAR else "")
 
@@ -196,7 +196,7 @@ def test_nobody_is_left_out_where_it_is_not_proven(make_world: Make, monkeypatch
     world, handle = five(make_world, max_attempts=2), Node.handle
 
     def fewer(self: Node, request: Request) -> Reply:
-        silent = self.site.config.site == "d" and request.kind == "unmask"
+        silent = self.site.config.site == "d" and request.kind == "unmasking"
         return Reply("d", 1, error="SiteFault", message="no") if silent else handle(self, request)
 
     with monkeypatch.context() as patch:
@@ -215,19 +215,19 @@ def test_wrong_shares_at_the_end_change_nothing(
     world, r1 = five(make_world), []
 
     def remember(_node: Node, reply: Reply) -> Reply:
-        r1.append(Sealed.from_bytes(reply.body, reply.body[2:34], SITES).round_digest)
+        r1.append(SealedShares.from_bytes(reply.body, reply.body[2:34], SITES).round_digest)
         return reply
 
     def lie(node: Node, reply: Reply) -> Reply:
         context = reply.body[2:34]
-        honest = Shares.from_bytes(reply.body, context, SITES)
+        honest = UnmaskingShares.from_bytes(reply.body, context, SITES)
         entries, everyone = [(j, b"\0" + random.bytes(32)) for j, _ in honest.shares], tuple(range(SITES))
-        digest = sealing.shares_statement(context, r1[-1], honest.index, everyone, everyone, entry_list(entries))
+        digest = sealing.unmasking_statement(context, r1[-1], honest.index, everyone, everyone, entry_list(entries))
         signature = sealing.sign_statement(node.site.identity(), digest)
         return replace(reply, body=replace(honest, shares=tuple(entries), signature=signature).to_bytes(context))
 
-    lies(monkeypatch, "share", remember)
-    lies(monkeypatch, "unmask", lie)
+    lies(monkeypatch, "share_keys", remember)
+    lies(monkeypatch, "unmasking", lie)
     world.run_rounds()
     kept = world.run.kept_noised(1)
     assert kept is not None
@@ -243,7 +243,7 @@ def test_a_vector_that_is_not_clamped_costs_the_attempt_and_the_next_goes_on(
 
     def lying(self: Node, request: Request) -> Reply:
         with pytest.MonkeyPatch.context() as inner:
-            if self.site.config.site == LIAR and request.kind == "contribute":
+            if self.site.config.site == LIAR and request.kind == "masked_input":
                 inner.setattr(site_session, "to_ring", lambda values: to_ring(values) + np.uint32(1 << 31))
             return handle(self, request)
 

@@ -21,12 +21,12 @@ from undertone.shown import REASON, is_shown
 from undertone.transport import reply_to_records
 from undertone_client.node import Node
 from undertone_client.site import SiteDir
-from undertone_server.heads import Heads, LeftOut
+from undertone_server.ledger_heads import LedgerHeads, LeftOut
 from undertone_server.names import Names
 from undertone_server.sites import Sites
 
 Make = Callable[..., World]
-TOKEN = "0f" * 32
+LEDGER_HEAD = "0f" * 32
 ROSTER = ("a", "b", "c", "d", "e")
 
 
@@ -140,7 +140,7 @@ def test_a_site_that_calls_itself_another_costs_itself_alone(
     assert sites_in(world) == tuple("abcd")
 
 
-@pytest.mark.parametrize("kind", ["prepare", "share", "contribute", "confirm", "unmask"])
+@pytest.mark.parametrize("kind", ["prepare", "share_keys", "masked_input", "consistency_check", "unmasking"])
 @pytest.mark.parametrize("error", ["", "NotApproved"])
 def test_an_answer_in_anothers_name_costs_its_sender_alone(
     make_world: Make, monkeypatch: pytest.MonkeyPatch, kind: str, error: str
@@ -207,8 +207,10 @@ def test_two_replies_to_one_message_are_one(make_world: Make) -> None:
     sites = Sites(grid, ROSTER, federation, 0.0)
     sites.find()
     assert sites.present == ("a",)
-    grid.changes[FIRST] = lambda _message, _records: reply_to_records(Reply("a", PROTOCOL, head=TOKEN))
-    assert [name for name, _ in sites.ask({"a": Request("confirm", PROTOCOL)}, Due(head=True))] == ["a"]
+    grid.changes[FIRST] = lambda _message, _records: reply_to_records(Reply("a", PROTOCOL, ledger_head=LEDGER_HEAD))
+    assert [name for name, _ in sites.ask({"a": Request("consistency_check", PROTOCOL)}, Due(ledger_head=True))] == [
+        "a"
+    ]
 
 
 # --- what is kept of a site -------------------------------------------------------------------------
@@ -217,9 +219,9 @@ GARBAGE = {"not ascii": "\u00e9".encode(), "empty": b"", "no text": b"\xff\xfe\x
 
 
 @pytest.mark.parametrize("garbage", [*GARBAGE, "a folder"])
-def test_a_damaged_token_of_an_older_run_costs_its_site_alone(make_world: Make, garbage: str) -> None:
+def test_a_damaged_ledger_head_of_an_older_run_costs_its_site_alone(make_world: Make, garbage: str) -> None:
     world, said = five(make_world), Lines()
-    path = world.run.checkpoints / "heads" / "e"
+    path = world.run.checkpoints / "ledger-heads" / "e"
     if garbage == "a folder":
         path.mkdir(parents=True)
     else:
@@ -230,29 +232,33 @@ def test_a_damaged_token_of_an_older_run_costs_its_site_alone(make_world: Make, 
         world.run_rounds()
     assert sites_in(world) == tuple("abcd")
     line = said.lines[-1]
-    assert "e is missing: the token of its ledger in RUN/checkpoints/heads/e is damaged; restore it" in line
+    assert "e is missing: its ledger head in RUN/checkpoints/ledger-heads/e is damaged; restore it" in line
 
 
-@pytest.mark.parametrize("token", ["", "\u00e9", "../../../x", "0F" * 32, "0f" * 31, "0f" * 500_000])
-def test_a_token_that_is_none_is_never_kept(
-    make_world: Make, monkeypatch: pytest.MonkeyPatch, token: str, tmp_path: Any
+@pytest.mark.parametrize("ledger_head", ["", "\u00e9", "../../../x", "0F" * 32, "0f" * 31, "0f" * 500_000])
+def test_what_is_no_ledger_head_is_never_kept(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch, ledger_head: str, tmp_path: Any
 ) -> None:
     world, handle = five(make_world, rounds=2, max_attempts=3), Node.handle
 
     def lying(self: Node, request: Request) -> Reply:
         reply = handle(self, request)
-        return replace(reply, head=token) if self.site.config.site == "e" and request.kind != "hello" else reply
+        return (
+            replace(reply, ledger_head=ledger_head)
+            if self.site.config.site == "e" and request.kind != "hello"
+            else reply
+        )
 
     with monkeypatch.context() as patch:
         patch.setattr(Node, "handle", lying)
         final = world.run_rounds()
-    assert sorted(path.name for path in (world.run.checkpoints / "heads").iterdir()) == list("abcd")
+    assert sorted(path.name for path in (world.run.checkpoints / "ledger-heads").iterdir()) == list("abcd")
     for absent in (["e"], []):
         np.testing.assert_array_equal(world.run_rounds(absent=absent), final)
     with pytest.raises(ProtocolError, match="nothing was written"):
-        Heads(tmp_path / "heads")["e"] = token
+        LedgerHeads(tmp_path / "ledger-heads")["e"] = ledger_head
     with pytest.raises(ProtocolError, match="nothing was written"):
-        Heads(tmp_path / "heads")["../e"] = TOKEN
+        LedgerHeads(tmp_path / "ledger-heads")["../e"] = LEDGER_HEAD
 
 
 def test_who_was_left_out_by_an_earlier_process_stays_so(make_world: Make) -> None:

@@ -39,7 +39,7 @@ def changed_plan(world: World, *path: str, value: Any) -> Any:
 def test_a_site_answers_the_clipped_quantised_sum_of_its_rows(make_world: Make) -> None:
     world = make_world()
     assert world.ask("prepare").error == ""
-    reply = world.ask("contribute")
+    reply = world.ask("plain_input")
     patients = sorted({row["patient_id"] for row in world.records["north"]})
     total = np.zeros(DIMENSION, dtype=np.int64)
     bound = world.plan.grid.clip_units / world.plan.grid.scale
@@ -136,7 +136,7 @@ def test_no_byte_of_the_plan_can_change(make_world: Make) -> None:
 @pytest.mark.parametrize(("round_", "attempt"), [(0, 1), (1, 0), (2, 1), (1, 2), (-1, 1), (10**9, 1)])
 def test_rounds_and_attempts_outside_the_plan_are_refused(make_world: Make, round_: int, attempt: int) -> None:
     world = make_world()
-    for kind in ("prepare", "contribute"):
+    for kind in ("prepare", "plain_input"):
         assert world.ask(kind, round=round_, attempt=attempt).error == "PlanChanged"
 
 
@@ -148,8 +148,8 @@ def test_a_state_of_another_length_is_refused(make_world: Make, state: Any) -> N
 def test_an_attempt_is_answered_once(make_world: Make) -> None:
     world = make_world(sampling_rate=0.5, max_attempts=3)
     world.ask("prepare")
-    assert world.ask("contribute").words is not None
-    for kind in ("prepare", "contribute"):
+    assert world.ask("plain_input").words is not None
+    for kind in ("prepare", "plain_input"):
         reply = world.ask(kind)
         assert (reply.error, reply.words) == ("ReplayedAttempt", None)
     assert world.charges("north") == [(1, 1)]
@@ -159,7 +159,7 @@ def test_with_sampling_a_second_attempt_of_a_round_is_answered_with_fresh_coins(
     world = make_world({"north": 40, "east": 4}, sampling_rate=0.5, max_attempts=3)
     for attempt in (1, 2):
         assert world.ask("prepare", attempt=attempt).error == ""
-        assert world.ask("contribute", attempt=attempt).words is not None
+        assert world.ask("plain_input", attempt=attempt).words is not None
     assert set(world.rows(attempt=1)) != set(world.rows(attempt=2))  # 20 coins: equal once in a million
     assert world.charges("north") == [(1, 1), (1, 2)]
 
@@ -167,7 +167,7 @@ def test_with_sampling_a_second_attempt_of_a_round_is_answered_with_fresh_coins(
 def test_without_sampling_a_second_attempt_of_an_answered_round_is_refused(make_world: Make) -> None:
     world = make_world(max_attempts=2)
     world.ask("prepare")
-    world.ask("contribute")
+    world.ask("plain_input")
     reply = world.ask("prepare", attempt=2)
     assert reply.error == "ReplayedAttempt"
     assert "attempt 1" in reply.message
@@ -181,8 +181,8 @@ def test_of_two_processes_that_answer_two_attempts_of_a_round_the_ledger_stops_t
     world = make_world(max_attempts=2)
     for attempt in (1, 2):
         assert world.ask("prepare", attempt=attempt).error == ""
-    assert world.ask("contribute", attempt=1).words is not None
-    reply = world.ask("contribute", attempt=2)
+    assert world.ask("plain_input", attempt=1).words is not None
+    reply = world.ask("plain_input", attempt=2)
     assert (reply.error, reply.words) == ("ReplayedAttempt", None)
     assert world.charges("north") == [(1, 1)]
 
@@ -191,25 +191,25 @@ def test_without_sampling_a_second_attempt_of_an_unanswered_round_goes_on(make_w
     world = make_world(max_attempts=2)
     world.ask("prepare")
     assert world.ask("prepare", attempt=2).error == ""
-    assert world.ask("contribute", attempt=2).words is not None
+    assert world.ask("plain_input", attempt=2).words is not None
 
 
 def test_the_node_stops_at_the_plans_attempts_by_its_own_ledger(make_world: Make) -> None:
     world = make_world(sampling_rate=0.5, rounds=2, max_attempts=2)
     for attempt in (1, 2):
         world.ask("prepare", attempt=attempt)
-        world.ask("contribute", attempt=attempt)
+        world.ask("plain_input", attempt=attempt)
     world.ask("prepare", round=2)
-    reply = world.ask("contribute", round=2)
+    reply = world.ask("plain_input", round=2)
     assert (reply.error, reply.words) == ("BudgetExceeded", None)
 
 
-def test_contribute_without_prepare_is_refused(make_world: Make) -> None:
-    reply = make_world().ask("contribute")
+def test_plain_input_without_prepare_is_refused(make_world: Make) -> None:
+    reply = make_world().ask("plain_input")
     assert (reply.error, reply.words) == ("ProtocolError", None)
 
 
-@pytest.mark.parametrize("kind", ["prepare", "contribute"])
+@pytest.mark.parametrize("kind", ["prepare", "plain_input"])
 def test_another_state_than_was_prepared_is_refused(make_world: Make, kind: str) -> None:
     world = make_world()
     world.ask("prepare")
@@ -272,7 +272,7 @@ def test_a_restart_gives_the_rows_of_an_undisturbed_run(make_world: Make, monkey
 def test_a_unit_without_sample_still_lets_the_site_answer(make_world: Make) -> None:
     world = make_world(sampling_rate=1e-9, max_attempts=2)
     world.ask("prepare")
-    words = world.ask("contribute").words
+    words = world.ask("plain_input").words
     assert words is not None
     assert not words.any()
     assert words.shape == (DIMENSION,)
@@ -287,10 +287,10 @@ def test_nothing_leaves_when_the_charge_fails(make_world: Make, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "charge", fails)
-        reply = world.ask("contribute")
+        reply = world.ask("plain_input")
     assert (reply.error, reply.words) == ("SiteFault", None)
     assert world.charges("north") == []
-    assert world.ask("contribute").words is not None  # nothing was sent, so it may still be
+    assert world.ask("plain_input").words is not None  # nothing was sent, so it may still be
 
 
 def test_the_charge_is_durable_before_the_answer(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +299,7 @@ def test_the_charge_is_durable_before_the_answer(make_world: Make, monkeypatch: 
 
     kill_before(monkeypatch, node, "Reply")
     with pytest.raises(Killed):
-        world.ask("contribute")
+        world.ask("plain_input")
     assert world.charges("north") == [(1, 1)]
 
 
@@ -307,7 +307,7 @@ def test_coins_and_rows_are_forgotten_after_the_answer(make_world: Make) -> None
     world = make_world(keep_rows=False)
     world.ask("prepare")
     assert world.rows()
-    world.ask("contribute")
+    world.ask("plain_input")
     assert not world.rows()
     assert b"patient-0" not in (world.sites["north"] / "state.sqlite").read_bytes()
 

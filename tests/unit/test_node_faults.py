@@ -28,8 +28,8 @@ def test_an_image_lost_after_approval_is_a_zero_row_and_shows_nowhere_else(make_
             path.write_text("no image", encoding="utf-8")
         elif damage == "folder":
             path.mkdir()
-    good = world.ask("prepare", "east"), world.ask("contribute", "east")
-    bad = world.ask("prepare"), world.ask("contribute")
+    good = world.ask("prepare", "east"), world.ask("plain_input", "east")
+    bad = world.ask("prepare"), world.ask("plain_input")
     assert not world.rows()["patient-0"].any()
     assert all(row.any() for unit, row in world.rows().items() if unit != "patient-0")
     assert "zero row" in world.log()
@@ -80,7 +80,7 @@ def test_a_row_that_is_not_a_number_counts_as_zero_and_is_logged(
     nan = np.full(DIMENSION, np.nan, dtype=np.float32)
     monkeypatch.setattr(DummyMethod, "row", staticmethod(lambda _state, _unit: nan))
     world.ask("prepare")
-    words = world.ask("contribute").words
+    words = world.ask("plain_input").words
     assert words is not None
     assert not words.any()
     assert "zero row: patient-0" in world.log()
@@ -138,6 +138,6 @@ def test_every_fault_has_the_same_message(make_world: Make, monkeypatch: pytest.
 
 
 def _public(reply: Reply) -> Reply:
-    """A reply without the site's name, its vector, and its token, which is a MAC and differs in every SITE_DIR."""
-    assert len(reply.head) == 64
-    return replace(reply, words=None, site="", head="")
+    """A reply without the site's name, its vector and its ledger head, a MAC that differs in every SITE_DIR."""
+    assert len(reply.ledger_head) == 64
+    return replace(reply, words=None, site="", ledger_head="")

@@ -22,6 +22,7 @@ from undertone.stages import PER_ROW, Sensitivity, Sum
 from undertone_cli.console import Bars
 from undertone_cli.diagnostics import diagnose
 from undertone_client import node, preparing, row_lane
+from undertone_server.attempt import AttemptRef
 from undertone_server.gate import pass_gate
 from undertone_server.run import RunFolder
 
@@ -35,9 +36,9 @@ def test_a_sum_is_never_noised_twice(make_world: Make) -> None:
     total = Sum(np.arange(DIMENSION), Sensitivity(world.plan.privacy.sensitivity), ("east", "north"))
     world.run.keep_sum(1, 1, total, SALT)
     with Ledger.open(world.run.ledger) as ledger:
-        first = pass_gate(total, SALT, world.plan, ledger, world.run, 1, 1, OsEntropy())
+        first = pass_gate(AttemptRef(world.plan, ledger, world.run, 1, 1), total, SALT, OsEntropy())
         with pytest.raises(MechanismViolation, match="never noised twice"):
-            pass_gate(total, SALT, world.plan, ledger, world.run, 1, 1, OsEntropy())
+            pass_gate(AttemptRef(world.plan, ledger, world.run, 1, 1), total, SALT, OsEntropy())
     kept = world.run.kept_noised(1)
     assert kept is not None
     np.testing.assert_array_equal(kept[1], first.values)
@@ -49,7 +50,7 @@ def test_the_gate_compares_the_relation_of_the_bound_too(make_world: Make) -> No
     assert other.relation != PER_ROW
     total = Sum(np.zeros(DIMENSION, dtype=np.int64), other, ("east", "north"))
     with Ledger.open(world.run.ledger) as ledger, pytest.raises(MechanismViolation, match="nothing was opened"):
-        pass_gate(total, SALT, world.plan, ledger, world.run, 1, 1, OsEntropy())
+        pass_gate(AttemptRef(world.plan, ledger, world.run, 1, 1), total, SALT, OsEntropy())
 
 
 def test_one_process_runs_a_study(make_world: Make) -> None:
@@ -82,7 +83,7 @@ def test_two_attempts_of_a_round_cannot_both_pass_at_p_1(make_world: Make, monke
     for attempt in (1, 2):
         assert world.ask("prepare", attempt=attempt).error == ""
     monkeypatch.setattr(node, "_refuse_replay", lambda *_: None)  # both requests passed it before either charged
-    answers = [world.ask("contribute", attempt=attempt) for attempt in (1, 2)]
+    answers = [world.ask("plain_input", attempt=attempt) for attempt in (1, 2)]
     assert answers[0].words is not None
     assert (answers[1].words, answers[1].error) == (None, ReplayedAttempt.__name__)
     assert world.charges("north") == [(1, 1)]
@@ -132,7 +133,7 @@ def test_a_withdrawn_unit_and_an_emptied_site_are_zero_rows(make_world: Make, mo
     metadata.write_text(lines[0] + "\n", encoding="utf-8")
     assert world.ask("prepare").error == ""
     assert not any(row.any() for row in world.rows().values())
-    words = world.ask("contribute").words
+    words = world.ask("plain_input").words
     assert words is not None
     assert not words.any()
 

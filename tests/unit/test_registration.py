@@ -165,8 +165,8 @@ def test_what_becomes_of_a_record_moves_its_own_row_alone_and_shows_nowhere_else
     oracle = {patient: oracle_row(world, "north", patient) for patient in PATIENTS}
     spoil, without = FAULTS[fault]
     spoil(world)
-    good = world.ask("prepare", "east"), world.ask("contribute", "east")
-    bad = world.ask("prepare"), world.ask("contribute")
+    good = world.ask("prepare", "east"), world.ask("plain_input", "east")
+    bad = world.ask("prepare"), world.ask("plain_input")
     rows = world.rows()
     assert set(rows) == PATIENTS
     for patient in PATIENTS - ({"patient-1"} if fault == "one record of two" else without):
@@ -323,7 +323,7 @@ def test_bad_metadata_are_named_where_they_are_to_be_registered(make_world: Make
 
 def test_a_name_cannot_write_lines_into_the_log(make_world: Make) -> None:
     site = SiteDir(make_world().sites["north"])
-    site.note("zero row: a\n2026-01-01T00:00:00Z forged \x1b[31m\udcff")
+    site.log("zero row: a\n2026-01-01T00:00:00Z forged \x1b[31m\udcff")
     (line,) = (site.folder / "node.log").read_text(encoding="utf-8").splitlines()
     assert "\\n2026-01-01" in line
 
@@ -337,6 +337,6 @@ def test_many_lost_records_are_a_few_lines_and_a_number(make_world: Make) -> Non
 
 
 def _public(reply: Reply) -> Reply:
-    """A reply without the site's name, its vector, and its token, which is a MAC and differs in every SITE_DIR."""
-    assert len(reply.head) == 64
-    return replace(reply, words=None, site="", head="")
+    """A reply without the site's name, its vector and its ledger head, a MAC that differs in every SITE_DIR."""
+    assert len(reply.ledger_head) == 64
+    return replace(reply, words=None, site="", ledger_head="")

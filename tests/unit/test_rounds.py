@@ -15,7 +15,7 @@ from undertone.errors import BudgetExceeded, LedgerCorrupt, MechanismViolation
 from undertone.privacy.ledger import Ledger
 from undertone.stages import NoisedSum
 from undertone_client.node import Node
-from undertone_server.gate import reopen
+from undertone_server.gate import noised_before
 from undertone_server.update import update
 
 Make = Callable[..., World]
@@ -162,7 +162,7 @@ def test_v_without_its_charge_means_an_old_ledger(make_world: Make) -> None:
     world.run_rounds()
     world.run.ledger.write_bytes(old)
     with Ledger.open(world.run.ledger) as ledger, pytest.raises(LedgerCorrupt, match="restore the newest"):
-        reopen(world.plan, ledger, world.run, 1)
+        noised_before(world.plan, ledger, world.run, 1)
 
 
 def test_a_charged_sum_that_was_lost_needs_a_new_charge(make_world: Make) -> None:

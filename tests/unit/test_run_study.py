@@ -27,11 +27,11 @@ from undertone.verify import _took_part
 from undertone_cli.inprocess import InProcessGrid, run_inprocess
 from undertone_client.app import app as client_app
 from undertone_client.node import Node
-from undertone_client.rollback import head_token, refuse_older
+from undertone_client.rollback import ledger_head_of, refuse_older
 from undertone_client.site import SiteDir
 from undertone_server import release
 from undertone_server.app import app as server_app
-from undertone_server.heads import Heads
+from undertone_server.ledger_heads import LedgerHeads
 from undertone_server.run import RunFolder
 
 Make = Callable[..., World]
@@ -160,12 +160,12 @@ def test_a_site_that_is_put_back_to_a_backup_is_refused(
 def test_tokens_of_ledgers_are_kept_by_the_run_and_say_nothing_without_the_secret(make_world: Make) -> None:
     world = make_world()
     run(world)
-    kept = Heads(world.run.folder / "checkpoints" / "heads")
+    kept = LedgerHeads(world.run.folder / "checkpoints" / "ledger-heads")
     assert set(kept) == set(world.sites)
     for name, folder in world.sites.items():
         site = SiteDir(folder)
         with Ledger.open(site.ledger, read_only=True) as ledger:
-            assert kept[name] == head_token(site.secret(), ledger.head) != head_token(bytes(32), ledger.head)
+            assert kept[name] == ledger_head_of(site.secret(), ledger.head) != ledger_head_of(bytes(32), ledger.head)
             refuse_older(ledger, site.secret(), kept[name])
             refuse_older(ledger, site.secret(), "")
             with pytest.raises(LedgerRestored, match="restore the newest"):
@@ -176,7 +176,7 @@ def test_ten_sites_of_which_three_drop_release_what_seven_give(
     make_world: Make, monkeypatch: pytest.MonkeyPatch, draws: list[np.ndarray]
 ) -> None:
     ten = {f"site-{letter}": 4 for letter in "abcdefghij"}
-    dropped = {"site-a": "prepare", "site-d": "share", "site-h": "contribute"}
+    dropped = {"site-a": "prepare", "site-d": "share_keys", "site-h": "masked_input"}
     world = make_world(ten, aggregation=secure(10))
     fails_at(monkeypatch, dropped)
     run(world)

@@ -79,7 +79,7 @@ def test_ten_sites_of_which_three_drop_give_the_sum_of_seven(
     make_world: Make, monkeypatch: pytest.MonkeyPatch, draws: list[np.ndarray]
 ) -> None:
     world = make_world(TEN, aggregation=secure(10))
-    fails_at(monkeypatch, {"site-a": "prepare", "site-d": "share", "site-h": "contribute"})
+    fails_at(monkeypatch, {"site-a": "prepare", "site-d": "share_keys", "site-h": "masked_input"})
     world.run_rounds()
     values, sites = noised(world)
     assert sites == tuple(sorted(set(TEN) - {"site-a", "site-d", "site-h"}))
@@ -90,14 +90,14 @@ def test_a_site_that_leaves_after_its_vector_is_in_the_sum(
     make_world: Make, monkeypatch: pytest.MonkeyPatch, draws: list[np.ndarray]
 ) -> None:
     world = make_world(TEN, aggregation=secure(10))
-    fails_at(monkeypatch, {"site-a": "confirm", "site-d": "unmask", "site-h": "contribute"})
+    fails_at(monkeypatch, {"site-a": "consistency_check", "site-d": "unmasking", "site-h": "masked_input"})
     world.run_rounds()
     values, sites = noised(world)
     assert sites == tuple(sorted(set(TEN) - {"site-h"}))
     np.testing.assert_array_equal(values - plain_sum(world, sites), draws[-1])
 
 
-@pytest.mark.parametrize("stage", ["prepare", "share", "contribute", "confirm", "unmask"])
+@pytest.mark.parametrize("stage", ["prepare", "share_keys", "masked_input", "consistency_check", "unmasking"])
 def test_more_dropouts_than_the_threshold_bears_open_nothing(
     make_world: Make, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
@@ -108,7 +108,7 @@ def test_more_dropouts_than_the_threshold_bears_open_nothing(
     assert "east: did not answer" in str(caught.value) or "east: " in str(caught.value)
     assert world.charges() == []
     assert world.run.kept_noised(1) is None
-    sent = stage in ("contribute", "confirm", "unmask")
+    sent = stage in ("masked_input", "consistency_check", "unmasking")
     assert world.charges("north") == ([(1, 1)] if sent else [])  # charged where the vector left, true to the fact
     assert world.run.attempts_asked(1) == ([1] if sent else [])
 
@@ -150,7 +150,7 @@ def test_a_bad_vector_is_a_dropout(
 
     def spoiled(self: Node, request: Any) -> Reply:
         reply = handle(self, request)
-        return change(reply) if self.site.config.site == "east" and request.kind == "contribute" else reply
+        return change(reply) if self.site.config.site == "east" and request.kind == "masked_input" else reply
 
     monkeypatch.setattr(Node, "handle", spoiled)
     world.run_rounds()
@@ -169,7 +169,7 @@ def test_the_audit_log_names_who_is_in_the_sum_and_its_signatures_hold(make_worl
 # --- interruptions ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["prepare", "share"])
+@pytest.mark.parametrize("kind", ["prepare", "share_keys"])
 def test_a_death_before_any_vector_costs_no_attempt(
     make_world: Make, monkeypatch: pytest.MonkeyPatch, draws: list[np.ndarray], kind: str
 ) -> None:
@@ -233,38 +233,38 @@ def test_secrets_of_a_session_are_gone_when_it_ends(make_world: Make) -> None:
 def test_each_step_answers_once(make_world: Make) -> None:
     world = five(make_world)
     session = HandSession(world)
-    adverts = session.prepare()
-    inboxes = session.share(adverts)
-    assert session.ask("share", "north", adverts).error == "ReplayedAttempt"
-    lists = session.contribute(inboxes)
-    assert session.ask("contribute", "north", inboxes["north"]).error == "ReplayedAttempt"
-    signatures = session.confirm(lists)
-    assert session.ask("confirm", "north", lists).error == "ReplayedAttempt"
-    session.open(signatures)
-    assert session.ask("unmask", "north", signatures).error == "ReplayedAttempt"
+    key_list = session.prepare()
+    inboxes = session.share_keys(key_list)
+    assert session.ask("share_keys", "north", key_list).error == "ReplayedAttempt"
+    lists = session.masked_input(inboxes)
+    assert session.ask("masked_input", "north", inboxes["north"]).error == "ReplayedAttempt"
+    signatures = session.consistency_check(lists)
+    assert session.ask("consistency_check", "north", lists).error == "ReplayedAttempt"
+    session.unmasking(signatures)
+    assert session.ask("unmasking", "north", signatures).error == "ReplayedAttempt"
 
 
 def test_of_two_requests_at_one_step_one_is_answered(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two signatures on two lists of survivors would open what must stay closed; both requests wait at the ledger."""
     session = HandSession(five(make_world))
-    lists = session.contribute(session.share(session.prepare()))
-    both, note = Barrier(2, timeout=60), Ledger.note
+    lists = session.masked_input(session.share_keys(session.prepare()))
+    both, append = Barrier(2, timeout=60), Ledger.append
 
     def together(ledger: Ledger, kind: str, *arguments: Any) -> str:
         if kind == "secagg":
             both.wait()
-        return note(ledger, kind, *arguments)
+        return append(ledger, kind, *arguments)
 
-    monkeypatch.setattr(Ledger, "note", together)
+    monkeypatch.setattr(Ledger, "append", together)
     with ThreadPoolExecutor(2) as pool:
-        replies = list(pool.map(lambda _: session.ask("confirm", "north", lists), range(2)))
+        replies = list(pool.map(lambda _: session.ask("consistency_check", "north", lists), range(2)))
     assert sorted(reply.error for reply in replies) == ["", "ReplayedAttempt"]
 
 
 def test_a_session_that_was_broken_off_keeps_no_secrets_once_another_opens(make_world: Make) -> None:
     world = five(make_world, max_attempts=2)
     first = HandSession(world)
-    first.share(first.prepare())
+    first.share_keys(first.prepare())
     (broken_off,) = (world.sites["north"] / "sessions").iterdir()
     HandSession(world, attempt=2).prepare()
     (stored,) = (world.sites["north"] / "sessions").iterdir()
@@ -273,9 +273,9 @@ def test_a_session_that_was_broken_off_keeps_no_secrets_once_another_opens(make_
 
 def test_a_refused_message_ends_the_session_at_that_site(make_world: Make) -> None:
     session = HandSession(five(make_world))
-    inboxes = session.share(session.prepare())
-    assert session.ask("contribute", "north", inboxes["south"]).error == "UnfaithfulCoordinator"
-    assert session.ask("contribute", "north", inboxes["north"]).error == "ReplayedAttempt"
+    inboxes = session.share_keys(session.prepare())
+    assert session.ask("masked_input", "north", inboxes["south"]).error == "UnfaithfulCoordinator"
+    assert session.ask("masked_input", "north", inboxes["north"]).error == "ReplayedAttempt"
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -290,20 +290,20 @@ def test_session_numbers_only_rise(make_world: Make, number: int) -> None:
 def test_attack_an_older_state_put_back_is_found_out_by_the_ledger(make_world: Make) -> None:
     world = five(make_world)
     session = HandSession(world)
-    inboxes = session.share(session.prepare())
-    lists = session.contribute(inboxes)
+    inboxes = session.share_keys(session.prepare())
+    lists = session.masked_input(inboxes)
     (stored,) = (world.sites["north"] / "sessions").iterdir()
     masked = stored.read_bytes()
-    said(session.ask("confirm", "north", lists))
+    said(session.ask("consistency_check", "north", lists))
     stored.write_bytes(masked)  # the operator restores a backup between two messages
-    assert session.ask("confirm", "north", lists).error == "ReplayedAttempt"
-    assert session.ask("unmask", "north", lists).error == "ReplayedAttempt"
+    assert session.ask("consistency_check", "north", lists).error == "ReplayedAttempt"
+    assert session.ask("unmasking", "north", lists).error == "ReplayedAttempt"
 
 
 def test_attack_a_second_session_after_the_vector_left_is_refused(make_world: Make) -> None:
     world = five(make_world)
     first = HandSession(world)
-    first.contribute(first.share(first.prepare()))
+    first.masked_input(first.share_keys(first.prepare()))
     second = HandSession(world, session=2)
     reply = second.ask("prepare", "north", second.params.to_bytes(), state=START)
     assert reply.error == "ReplayedAttempt"
@@ -409,13 +409,13 @@ def test_a_site_without_a_federation_takes_no_part(make_world: Make) -> None:
 
 def test_messages_of_the_other_aggregation_are_refused(make_world: Make) -> None:
     world = make_world()
-    for kind in ("share", "confirm", "unmask"):
+    for kind in ("share_keys", "consistency_check", "unmasking"):
         assert world.ask(kind).error == "ProtocolError"
 
 
 def test_a_session_that_was_never_opened_answers_nothing(make_world: Make) -> None:
     world = five(make_world)
-    for kind in ("share", "contribute", "confirm", "unmask"):
+    for kind in ("share_keys", "masked_input", "consistency_check", "unmasking"):
         assert world.ask(kind, session=1).error == "ReplayedAttempt"
 
 
@@ -425,7 +425,7 @@ SHARES = {"noise": "distributed", "max_attempts": 2}
 
 
 @pytest.fixture
-def shares(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+def unmasking(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """Every share of noise that a node draws."""
     from undertone_client import gate
 
@@ -460,7 +460,7 @@ def test_distributed_noise_is_charged_before_the_sum_is_opened(
     handle, charged = Node.handle, []
 
     def watched(self: Node, request: Any) -> Reply:
-        if request.kind == "unmask":
+        if request.kind == "unmasking":
             charged.append(world.charges())
         return handle(self, request)
 
@@ -473,7 +473,7 @@ def test_a_death_after_that_charge_costs_the_attempt(make_world: Make, monkeypat
     world = five(make_world, **SHARES)
     for _ in range(2):
         with monkeypatch.context() as patch:
-            kill_before(patch, RunFolder, "keep_shared")
+            kill_before(patch, RunFolder, "keep_with_noise_shares")
             with pytest.raises(Killed):
                 world.run_rounds()
     with pytest.raises(BudgetExceeded):
@@ -486,7 +486,7 @@ def test_v_of_distributed_noise_survives_a_death(
 ) -> None:
     world = five(make_world, **SHARES)
     with monkeypatch.context() as patch:
-        kill_after(patch, RunFolder, "keep_shared")
+        kill_after(patch, RunFolder, "keep_with_noise_shares")
         with pytest.raises(Killed):
             world.run_rounds()
     before = noised(world)[0]

@@ -85,7 +85,7 @@ def test_the_state_is_read_once_the_signature_holds(make_world: Make, monkeypatc
         patch.setattr(Packed, "read", lambda *_: pytest.fail("read"))
         assert world.ask("prepare", state=packed, signature="ab" * 64).error == "NotApproved"
     assert world.ask("prepare", state=packed).error == ""
-    assert world.ask("contribute", state=packed).error == ""
+    assert world.ask("plain_input", state=packed).error == ""
 
 
 @pytest.mark.parametrize("length", [0, DIMENSION - 1, DIMENSION + 1, 1_000_000])
@@ -122,7 +122,7 @@ def test_a_flood_of_strangers_fills_no_disk_and_pushes_nothing_out(
 ) -> None:
     world = make_world()
     monkeypatch.setattr(site_module, "_LARGEST_STRANGERS_LOG", 5000)
-    world.node().site.note("zero row: patient-0")
+    world.node().site.log("zero row: patient-0")
     kept = world.log()
     node = world.node()
     for number in range(300):
@@ -137,7 +137,7 @@ def test_node_log_is_bounded_and_its_newest_lines_stay(make_world: Make, monkeyp
     site = SiteDir(make_world().sites["north"])
     monkeypatch.setattr(site_module, "_LARGEST_LOG", 5000)
     for number in range(300):
-        site.note(f"zero row: patient-{number} " + "x" * 10_000)
+        site.log(f"zero row: patient-{number} " + "x" * 10_000)
     newest = (site.folder / "node.log").read_text(encoding="utf-8")
     assert "patient-299" in newest
     older = (site.folder / "node.log.1").read_text(encoding="utf-8")

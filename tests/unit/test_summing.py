@@ -17,9 +17,10 @@ from undertone.privacy.entropy import OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import clip_and_quantise
 from undertone.stages import PER_ROW, Sensitivity, Sum
+from undertone_client.attempt_store import AttemptStore
 from undertone_client.contribution import site_total
-from undertone_client.state import NodeState
 from undertone_client.sum_lane import SumLane
+from undertone_server.attempt import AttemptRef
 from undertone_server.gate import pass_gate
 
 Make = Callable[..., World]
@@ -37,8 +38,8 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def total_of(world: World, site: str = "north") -> np.ndarray:
-    with NodeState(world.sites[site] / "state.sqlite") as memory:
-        return site_total(world.plan, (world.plan.digest, 1, 1), state_sha256(START), memory).values
+    with AttemptStore(world.sites[site] / "state.sqlite") as store:
+        return site_total(world.plan, (world.plan.digest, 1, 1), state_sha256(START), store).values
 
 
 def expected(world: World, site: str = "north", lost: tuple[str, ...] = ()) -> np.ndarray:
@@ -51,8 +52,8 @@ def expected(world: World, site: str = "north", lost: tuple[str, ...] = ()) -> n
 def test_a_site_sums_its_units_exactly_and_keeps_no_row(world: World) -> None:
     assert world.ask("prepare").error == ""
     np.testing.assert_array_equal(total_of(world), expected(world))
-    with NodeState(world.sites["north"] / "state.sqlite") as memory:
-        found = site_total(world.plan, (world.plan.digest, 1, 1), state_sha256(START), memory)
+    with AttemptStore(world.sites["north"] / "state.sqlite") as store:
+        found = site_total(world.plan, (world.plan.digest, 1, 1), state_sha256(START), store)
     assert found.sensitivity == world.plan.sensitivity == Sensitivity(world.plan.grid.clip_units, PER_ROW)
     assert world.rows() == {}
 
@@ -139,7 +140,7 @@ def test_an_answered_attempt_leaves_no_sum_behind(make_world: Make) -> None:
     world = make_world({"north": 8, "east": 4}, micro_batch=2, summing=True, keep_rows=False)
     world.ask("prepare")
     assert list((world.sites["north"] / "sums").iterdir())
-    assert world.ask("contribute").words is not None
+    assert world.ask("plain_input").words is not None
     assert not list((world.sites["north"] / "sums").iterdir())
 
 
@@ -210,7 +211,7 @@ def test_the_gate_refuses_a_sum_under_another_relation(world: World) -> None:
     values, entropy = np.zeros(DIMENSION, dtype=np.int64), OsEntropy()
     total = Sum(values, Sensitivity(world.plan.privacy.sensitivity, "replace one unit"), ("east", "north"))
     with Ledger.open(world.run.ledger) as ledger, pytest.raises(MechanismViolation, match="nothing was opened"):
-        pass_gate(total, b"\0" * 32, world.plan, ledger, world.run, 1, 1, entropy)
+        pass_gate(AttemptRef(world.plan, ledger, world.run, 1, 1), total, b"\0" * 32, entropy)
 
 
 def test_a_study_runs_to_its_end(make_world: Make) -> None:
@@ -223,14 +224,14 @@ def test_a_study_runs_to_its_end(make_world: Make) -> None:
 def test_a_sum_belongs_to_its_coins(tmp_path: Any) -> None:
     attempt, total = ("d" * 64, 1, 1), np.arange(5, dtype=np.int64)
     for chosen in (["a"], ["b"], ["a", "b"]):
-        with NodeState(tmp_path / "state.sqlite") as memory:
-            memory.keep_sample(attempt, "s" * 64, chosen)
-            assert not memory.kept_sum(attempt, len(chosen), 5)[0].any()
-            memory.keep_sum(attempt, np.ones(len(chosen), dtype=np.bool_), total)
-            done, found = memory.kept_sum(attempt, len(chosen), 5)
+        with AttemptStore(tmp_path / "state.sqlite") as store:
+            store.keep_sample(attempt, "s" * 64, chosen)
+            assert not store.kept_sum(attempt, len(chosen), 5)[0].any()
+            store.keep_sum(attempt, np.ones(len(chosen), dtype=np.bool_), total)
+            done, found = store.kept_sum(attempt, len(chosen), 5)
             assert done.all()
             np.testing.assert_array_equal(found, total)
-            assert not memory.kept_sum(attempt, len(chosen), 6)[0].any()
+            assert not store.kept_sum(attempt, len(chosen), 6)[0].any()
         (tmp_path / "state.sqlite").unlink()
 
 

@@ -69,8 +69,8 @@ def away(patch: pytest.MonkeyPatch, when: Away) -> list[tuple[str, str, int]]:
 
 def shown_lists(world: World, session: HandSession) -> dict[str, Reply]:
     """Up to `confirm`: what each site says to the list."""
-    lists = session.contribute(session.share(session.prepare()))
-    return {site: session.ask("confirm", site, lists) for site in session.sites}
+    lists = session.masked_input(session.share_keys(session.prepare()))
+    return {site: session.ask("consistency_check", site, lists) for site in session.sites}
 
 
 # --- a coordinator that lies --------------------------------------------------------------------------------------
@@ -121,17 +121,17 @@ def test_attack_a_request_that_overtakes_another_is_seen_in_the_ledgers_own_tran
     """Attempt 1's request has looked at everything but the ledger when attempt 2 is signed over another list."""
     world = five(make_world, max_attempts=2)
     first, second = HandSession(world), HandSession(world, attempt=2, sites=FOUR)
-    lists = first.contribute(first.share(first.prepare()))
-    note, overtaken = Ledger.note, []
+    lists = first.masked_input(first.share_keys(first.prepare()))
+    append, overtaken = Ledger.append, []
 
     def overtaking(ledger: Ledger, kind: str, body: Mapping[str, Any], *arguments: Any) -> str:
         if kind == "survivors" and body["attempt"] == 1 and not overtaken:
             overtaken.append(True)
             assert not shown_lists(world, second)["north"].error
-        return note(ledger, kind, body, *arguments)
+        return append(ledger, kind, body, *arguments)
 
-    monkeypatch.setattr(Ledger, "note", overtaking)
-    assert first.ask("confirm", "north", lists).error == SurvivorsChanged.__name__
+    monkeypatch.setattr(Ledger, "append", overtaking)
+    assert first.ask("consistency_check", "north", lists).error == SurvivorsChanged.__name__
     assert signed(world, "north") == [FOUR]
 
 
@@ -141,14 +141,14 @@ def test_a_list_stands_in_the_ledger_before_it_is_signed(
 ) -> None:
     world = five(make_world, max_attempts=2)
     first = HandSession(world)
-    lists = first.contribute(first.share(first.prepare()))
+    lists = first.masked_input(first.share_keys(first.prepare()))
     with monkeypatch.context() as patch, at(dies) if "/" in dies else nullcontext():
         if "/" not in dies:
             kill_before(patch, sealing, "sign_statement")
         with pytest.raises(Killed):
-            first.ask("confirm", "north", lists)
+            first.ask("consistency_check", "north", lists)
     assert signed(world, "north") == [tuple(FIVE)]
-    assert first.ask("confirm", "north", lists).error == "ReplayedAttempt"
+    assert first.ask("consistency_check", "north", lists).error == "ReplayedAttempt"
     replies = shown_lists(world, HandSession(world, attempt=2, sites=FOUR))
     assert {site for site, reply in replies.items() if reply.error} == {"north"}
 
@@ -159,7 +159,7 @@ def test_a_list_of_another_plan_is_another_chain(make_world: Make, dummy_base: A
     HandSession(world).run()
     body = {"digest": "1" * 64, "round": 1, "attempt": 1, "session": 1, "sites": ["stranger"]}
     with Ledger.open(world.sites["north"] / "ledger.sqlite") as ledger:
-        ledger.note("survivors", body)
+        ledger.append("survivors", body)
     assert signed(world, "north") == [tuple(FIVE), ("stranger",)]
     other = make_plan(dummy_base, world.plan.cohort.units, aggregation=secure(5), min_sites=3)
     assert other.digest != world.plan.digest
@@ -193,7 +193,7 @@ def test_a_site_that_is_away_for_one_try_costs_no_attempt(
 ) -> None:
     world = five(make_world, rounds=2, max_attempts=2)
     away(monkeypatch, lambda site, request, often: (site, request.kind, often) == ("east", "prepare", 1))
-    away(monkeypatch, lambda site, request, often: (site, request.kind, often) == ("west", "share", 1))
+    away(monkeypatch, lambda site, request, often: (site, request.kind, often) == ("west", "share_keys", 1))
     world.run_rounds()
     assert sums(world) == {1: tuple(FIVE), 2: tuple(FIVE)}
     assert world.charges() == world.charges("east") == [(1, 1), (2, 1)]
@@ -214,7 +214,7 @@ def test_vectors_are_asked_for_only_when_all_of_the_list_are_ready(
     assert not isinstance(caught.value, AttemptVoid)
     for words in ("cannot shrink", "may lose 3 sites", "bring the sites back and resume", 'rosters = "free"'):
         assert words in str(caught.value)
-    assert ("north", "contribute", 2) not in gone
+    assert ("north", "masked_input", 2) not in gone
     assert gone.count(("north", "prepare", 2)) == BRIEF.tries
     assert (world.run.attempts_asked(2), world.charges("north")) == ([], [(1, 1)])
     world.run_rounds()  # resumed, with east back
@@ -226,7 +226,7 @@ def test_a_site_that_leaves_between_mask_and_vector_voids_the_attempt_and_anothe
     make_world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = five(make_world, rounds=3, max_attempts=4)
-    away(monkeypatch, lambda s, r, often: (s, r.kind, r.round, often) == ("east", "contribute", 2, 1))
+    away(monkeypatch, lambda s, r, often: (s, r.kind, r.round, often) == ("east", "masked_input", 2, 1))
     world.run_rounds()
     assert sums(world) == {round_: tuple(FIVE) for round_ in (1, 2, 3)}
     assert world.charges() == [(1, 1), (2, 2), (3, 1)]
@@ -239,7 +239,7 @@ def test_a_site_that_leaves_between_vector_and_signature_is_in_the_sum_and_back(
     make_world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = five(make_world, rounds=2, max_attempts=2)
-    away(monkeypatch, lambda s, r, _often: (s, r.kind, r.round) == ("east", "confirm", 1))
+    away(monkeypatch, lambda s, r, _often: (s, r.kind, r.round) == ("east", "consistency_check", 1))
     world.run_rounds()
     assert sums(world) == {1: tuple(FIVE), 2: tuple(FIVE)}
     assert signed(world, "east") == [tuple(FIVE)]
@@ -250,14 +250,14 @@ def test_an_attempt_that_too_few_sign_is_void_and_another_follows(
     make_world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = five(make_world, max_attempts=2)
-    away(monkeypatch, lambda s, r, often: s in ("east", "west") and (r.kind, often) == ("confirm", 1))
+    away(monkeypatch, lambda s, r, often: s in ("east", "west") and (r.kind, often) == ("consistency_check", 1))
     world.run_rounds()
     assert (sums(world), world.charges(), voids(world)) == ({1: tuple(FIVE)}, [(1, 2)], [(1, 1)])
 
 
 def test_void_attempts_end_where_the_plan_has_no_more(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     world = five(make_world, rounds=2, max_attempts=3)
-    away(monkeypatch, lambda s, r, _often: (s, r.kind, r.round) == ("east", "contribute", 2))
+    away(monkeypatch, lambda s, r, _often: (s, r.kind, r.round) == ("east", "masked_input", 2))
     with pytest.raises(AttemptVoid, match="round 2, attempt 2: east sent no vector"):
         world.run_rounds()
     assert (world.charges(), voids(world)) == ([(1, 1)], [(2, 1), (2, 2)])
@@ -267,21 +267,21 @@ def test_void_attempts_end_where_the_plan_has_no_more(make_world: Make, monkeypa
 
 def test_the_first_list_is_whoever_is_there(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     world = five(make_world, rounds=2, max_attempts=2)
-    asked = away(monkeypatch, lambda s, r, _often: (s, r.kind, r.round) == ("east", "contribute", 1))
+    asked = away(monkeypatch, lambda s, r, _often: (s, r.kind, r.round) == ("east", "masked_input", 1))
     world.run_rounds()
     assert sums(world) == {1: FOUR, 2: FOUR}
     assert ("east", "prepare", 2) not in asked
     assert world.charges() == [(1, 1), (2, 1)]
 
 
-@pytest.mark.parametrize("step", ["secure/survivors durable", "secure/confirmed", "rounds/answered"])
+@pytest.mark.parametrize("step", ["secure/survivors durable", "secure/consistency checked", "rounds/answered"])
 def test_after_a_crash_the_coordinator_keeps_to_the_list(
     make_world: Make, monkeypatch: pytest.MonkeyPatch, step: Any
 ) -> None:
     """East was not in the list when the coordinator died; it is back and stays out, whoever had signed."""
     world = five(make_world, max_attempts=2)
     with monkeypatch.context() as patch, at(step):
-        away(patch, lambda s, r, _often: (s, r.kind) == ("east", "contribute"))
+        away(patch, lambda s, r, _often: (s, r.kind) == ("east", "masked_input"))
         with pytest.raises(Killed):
             world.run_rounds()
     assert world.run.kept_survivors() == FOUR
@@ -335,7 +335,7 @@ def _enter(world: World, asked: tuple[str, ...], survivors: tuple[str, ...]) -> 
     from undertone_server.gathering import enter_list
 
     unused: Any = None
-    enter_list(Attempt(world.plan, world.run, unused, unused, 1, 1, START), asked, survivors)
+    enter_list(Attempt(world.plan, unused, world.run, 1, 1, unused, START), asked, survivors)
 
 
 def test_twelve_sites_lose_three_at_once_when_one_stays_away(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from undertone.transport import (
 )
 from undertone.vectors import Packed, read_vector
 
-TOKEN, SIGNATURE = "0f" * 32, "ab" * 64
+LEDGER_HEAD, SIGNATURE = "0f" * 32, "ab" * 64
 kinds = st.sampled_from(sorted(MESSAGE_TYPES))
 numbers = st.integers(0, 2**31 - 1)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
@@ -44,7 +44,7 @@ requests = st.builds(
     attempt=numbers,
     session=numbers,
     body=st.binary(max_size=200),
-    heads=st.dictionaries(names, tokens, max_size=3),
+    ledger_heads=st.dictionaries(names, tokens, max_size=3),
     state=st.none() | bits.map(lambda words: words.view(np.float32)),  # every bit pattern, NaN and -0.0 too
 )
 answers = st.builds(
@@ -53,7 +53,7 @@ answers = st.builds(
     protocol=st.just(PROTOCOL),
     words=st.none() | bits | arrays(np.uint8, st.integers(0, 50)),
     body=st.binary(max_size=200),
-    head=tokens,
+    ledger_head=tokens,
 )
 refusals = st.builds(
     Reply, site=names, protocol=st.just(PROTOCOL), error=st.sampled_from(sorted(REFUSALS)), message=texts
@@ -67,7 +67,7 @@ def over_the_wire(records: RecordDict) -> RecordDict:
 
 def due(reply: Reply) -> Due:
     words = None if reply.words is None else (reply.words.dtype == np.uint8, reply.words.size)
-    return Due(body=200, words=words, head=True)
+    return Due(body=200, words=words, ledger_head=True)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -106,7 +106,7 @@ def test_a_refusal_survives_the_wire_as_one_printable_line(reply: Reply) -> None
 
 def test_long_vectors_survive_the_wire() -> None:
     words = np.arange(3_000_000, dtype=np.uint32)
-    reply = Reply("north", PROTOCOL, words=words, head=TOKEN)
+    reply = Reply("north", PROTOCOL, words=words, ledger_head=LEDGER_HEAD)
     assert same(reply_from_records(over_the_wire(reply_to_records(reply)), due(reply)), reply)
 
 
@@ -121,11 +121,19 @@ REQUEST = {
     "session": 1,
     "body": b"",
     "sites": ["north"],
-    "heads": [TOKEN],
+    "ledger_heads": [LEDGER_HEAD],
 }
-REPLY = {"site": "north", "protocol": PROTOCOL, "body": b"", "head": TOKEN, "error": "", "message": "", "blamed": ""}
-REFUSAL = REPLY | {"head": "", "error": "NotApproved", "message": "no"}
-DUE = Due(body=196, words=(False, 4), head=True)
+REPLY = {
+    "site": "north",
+    "protocol": PROTOCOL,
+    "body": b"",
+    "ledger_head": LEDGER_HEAD,
+    "error": "",
+    "message": "",
+    "blamed": "",
+}
+REFUSAL = REPLY | {"ledger_head": "", "error": "NotApproved", "message": "no"}
+DUE = Due(body=196, words=(False, 4), ledger_head=True)
 
 
 def read(which: dict[str, Any], records: RecordDict) -> Any:
@@ -173,9 +181,9 @@ def test_what_is_not_known_or_not_due_is_malformed(which: dict[str, Any]) -> Non
         ("sites", ["../x"]),
         ("sites", ["north", "north"]),
         ("sites", []),
-        ("heads", [""]),
-        ("heads", ["0F" * 32]),
-        ("heads", [TOKEN, TOKEN]),
+        ("ledger_heads", [""]),
+        ("ledger_heads", ["0F" * 32]),
+        ("ledger_heads", [LEDGER_HEAD, LEDGER_HEAD]),
     ],
 )
 def test_a_request_out_of_bounds_is_malformed(name: str, wrong: Any) -> None:
@@ -184,11 +192,11 @@ def test_a_request_out_of_bounds_is_malformed(name: str, wrong: Any) -> None:
 
 def test_a_request_names_a_thousand_sites_at_the_most() -> None:
     def heads(sites: int) -> dict[str, Any]:
-        return {"sites": [f"site-{number}" for number in range(sites)], "heads": [TOKEN] * sites}
+        return {"sites": [f"site-{number}" for number in range(sites)], "ledger_heads": [LEDGER_HEAD] * sites}
 
     read(REQUEST, RecordDict({"header": ConfigRecord(REQUEST)}))
-    assert len(request_from_records("prepare", header_of(REQUEST | heads(MOST_SITES))).heads) == MOST_SITES
-    assert "heads" in refused(REQUEST, REQUEST | heads(MOST_SITES + 1))
+    assert len(request_from_records("prepare", header_of(REQUEST | heads(MOST_SITES))).ledger_heads) == MOST_SITES
+    assert "ledger_heads" in refused(REQUEST, REQUEST | heads(MOST_SITES + 1))
 
 
 def header_of(header: dict[str, Any]) -> RecordDict:
@@ -204,12 +212,12 @@ def header_of(header: dict[str, Any]) -> RecordDict:
         ("site", "north\n"),
         ("site", "../north"),
         ("body", bytes(197)),
-        ("head", ""),
-        ("head", "é"),
-        ("head", "0F" * 32),
-        ("head", "0f" * 31),
-        ("head", "0f" * 500_000),
-        ("head", "../../../x"),
+        ("ledger_head", ""),
+        ("ledger_head", "é"),
+        ("ledger_head", "0F" * 32),
+        ("ledger_head", "0f" * 31),
+        ("ledger_head", "0f" * 500_000),
+        ("ledger_head", "../../../x"),
         ("message", "an answer with a message"),
         ("blamed", "east"),
     ],
@@ -221,7 +229,13 @@ def test_a_reply_out_of_bounds_is_malformed(name: str, wrong: Any) -> None:
 def test_a_refusal_carries_nothing_else() -> None:
     assert reply_from_records(header_of(REFUSAL | {"site": ""}), DUE).site == ""
     assert reply_from_records(header_of(REFUSAL | {"blamed": "east"}), DUE).blamed == "east"
-    for name, wrong in (("body", b"x"), ("head", TOKEN), ("site", "North"), ("blamed", "East"), ("blamed", "\x1b")):
+    for name, wrong in (
+        ("body", b"x"),
+        ("ledger_head", LEDGER_HEAD),
+        ("site", "North"),
+        ("blamed", "East"),
+        ("blamed", "\x1b"),
+    ):
         assert "malformed" in refused(REFUSAL, REFUSAL | {name: wrong})
     vector = ArrayRecord({"y": Array(np.zeros(4, dtype=np.uint32))})
     assert "malformed" in refused(REFUSAL, REFUSAL, words=vector)
@@ -282,7 +296,7 @@ def test_records_of_another_kind_are_malformed(which: dict[str, Any]) -> None:
 
 def words_read(array: Array, bits: int = 32, length: int = 4, key: str = "y", **more: Array) -> Any:
     records = RecordDict({"header": ConfigRecord(REPLY), "words": ArrayRecord({key: array, **more})})
-    return reply_from_records(over_the_wire(records), Due(words=(bits == 24, length), head=True)).words
+    return reply_from_records(over_the_wire(records), Due(words=(bits == 24, length), ledger_head=True)).words
 
 
 def state_read(array: Array) -> Any:
@@ -428,7 +442,7 @@ def test_a_vector_that_is_not_due_is_malformed() -> None:
     records = RecordDict({"header": ConfigRecord(REPLY), "words": ArrayRecord({"y": Array(np.zeros(4, np.uint32))})})
     reply_from_records(records, DUE)
     with pytest.raises(ProtocolError, match="not due"):
-        reply_from_records(records, Due(body=196, head=True))
+        reply_from_records(records, Due(body=196, ledger_head=True))
 
 
 def test_the_wires_width_is_the_plans() -> None:

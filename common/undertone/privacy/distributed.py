@@ -121,7 +121,7 @@ def tau(sigma_local: int, shares: int) -> float:
     return 10 * max(sum(terms), sys.float_info.min) if shares > 1 else 0.0
 
 
-def share_sigma(sigma: int, shares: int) -> int:
+def noise_share_sigma(sigma: int, shares: int) -> int:
     """sigma_local: the smallest integer of at least 4 with shares * sigma_local^2 >= sigma^2."""
     wanted = -(-sigma * sigma // shares)
     return max(SMALLEST_SHARE, isqrt(wanted - 1) + 1)

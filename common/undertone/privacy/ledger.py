@@ -117,7 +117,7 @@ class Ledger:
             for statement in _SCHEMA:
                 ledger._db.execute(statement)
             ledger._db.execute(f"PRAGMA user_version = {_VERSION}")
-            ledger._append(_OPEN, header)
+            ledger._insert(_OPEN, header)
         return ledger
 
     @classmethod
@@ -206,13 +206,13 @@ class Ledger:
                     f"study {digest[:8]} has used its {max_attempts} attempts; release what there is, "
                     "or plan a new study"
                 )
-            entry_hash = self._append(_CHARGE, body)
+            entry_hash = self._insert(_CHARGE, body)
         return Receipt(digest, round_, attempt, event, sum_sha256, entry_hash)
 
-    def note(
+    def append(
         self, kind: str, body: Mapping[str, Json], allowed: Callable[[Sequence[Entry]], None] | None = None
     ) -> str:
-        """Append any other entry, durably, and return its hash.
+        """Append an entry that is no charge, durably, and return its hash.
 
         Args:
             kind: of the entry.
@@ -223,11 +223,11 @@ class Ledger:
             MechanismViolation: `kind` is reserved for the ledger itself.
         """
         if kind in (_OPEN, _CHARGE):
-            raise MechanismViolation(f"a note cannot be of kind {kind!r}; only the ledger writes those")
+            raise MechanismViolation(f"an entry of kind {kind!r} is written by the ledger alone")
         with self._transaction("IMMEDIATE"):
             if allowed is not None:
                 allowed(self._entries)
-            return self._append(kind, body)
+            return self._insert(kind, body)
 
     def receipt(self, digest: str, round_: int, attempt: int) -> Receipt | None:
         """The receipt of an attempt that was charged, else None."""
@@ -299,7 +299,7 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def _append(self, kind: str, body: Mapping[str, Json]) -> str:
+    def _insert(self, kind: str, body: Mapping[str, Json]) -> str:
         """Insert the next entry; memory learns of it when it is read back, after the commit."""
         prev = self._entries[-1].hash if self._entries else GENESIS
         row = make_row(len(self._entries) + 1, prev, kind, body)

@@ -1,6 +1,8 @@
 """The nine messages of a session: typed, frozen, in one spelling (docs/secure-aggregation.md, 5).
 
-Decoding checks the form alone. Whether a signature holds or a set is the right one is for the party that reads.
+Each says its number on the wire and the round of Bonawitz et al. 2017 (figure 4) that it belongs to:
+AdvertiseKeys (0), ShareKeys (1), MaskedInput (2), ConsistencyCheck (3), Unmasking (4). Decoding checks the form
+alone. Whether a signature holds or a set is the right one is for the party that reads.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +16,7 @@ from undertone.secagg.shamir import SHARE_BYTES
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 SEALED_BYTES = 2 * SHARE_BYTES + 16
-_ADVERT_BYTES = 2 * KEY_BYTES + DIGEST_BYTES + SIGNATURE_BYTES
+_ADVERTISED_BYTES = 2 * KEY_BYTES + DIGEST_BYTES + SIGNATURE_BYTES
 
 Entries = tuple[tuple[int, bytes], ...]
 Indices = tuple[int, ...]
@@ -22,8 +24,8 @@ M = TypeVar("M")
 
 
 @dataclass(frozen=True)
-class Advert:
-    """1, site to server: fresh public keys e and m, the commitment h to the self mask, the site's signature."""
+class AdvertisedKeys:
+    """1, AdvertiseKeys, site to server: public keys e and m, the commitment h to the self mask, the signature."""
 
     KIND: ClassVar[int] = 1
     index: int
@@ -42,50 +44,54 @@ class Advert:
         return header(self.KIND, context) + u16(self.index) + self.content
 
     @classmethod
-    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "Advert":
+    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "AdvertisedKeys":
         """Read a message of this session of `roster` sites.
 
         Raises:
             ProtocolError: malformed.
         """
-        return _read(data, cls.KIND, context, "advert", lambda r: cls.of(r.index(roster), r.take(_ADVERT_BYTES)))
+        return _read(
+            data, cls.KIND, context, "advertised keys", lambda r: cls.of(r.index(roster), r.take(_ADVERTISED_BYTES))
+        )
 
     @classmethod
-    def of(cls, index: int, content: bytes) -> "Advert":
+    def of(cls, index: int, content: bytes) -> "AdvertisedKeys":
         """From the index and the bytes after it."""
         return cls(index, content[:32], content[32:64], content[64:96], content[96:])
 
 
 @dataclass(frozen=True)
-class Adverts:
-    """2, server to U1: all adverts."""
+class AdvertisedKeysList:
+    """2, AdvertiseKeys, server to U1: what each site of U1 advertised."""
 
     KIND: ClassVar[int] = 2
-    adverts: tuple[Advert, ...]
+    advertised: tuple[AdvertisedKeys, ...]
 
     @property
     def entries(self) -> bytes:
         """The body, which R1 is the digest of."""
-        return entry_list([(advert.index, advert.content) for advert in self.adverts])
+        return entry_list([(advertised.index, advertised.content) for advertised in self.advertised])
 
     def to_bytes(self, context: bytes) -> bytes:
         """The message."""
         return header(self.KIND, context) + self.entries
 
     @classmethod
-    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "Adverts":
+    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "AdvertisedKeysList":
         """Read a message.
 
         Raises:
             ProtocolError: malformed.
         """
-        entries = _read(data, cls.KIND, context, "adverts", lambda r: r.entries(roster, _ADVERT_BYTES))
-        return cls(tuple(Advert.of(index, content) for index, content in entries))
+        entries = _read(
+            data, cls.KIND, context, "list of advertised keys", lambda r: r.entries(roster, _ADVERTISED_BYTES)
+        )
+        return cls(tuple(AdvertisedKeys.of(index, content) for index, content in entries))
 
 
 @dataclass(frozen=True)
-class Sealed:
-    """3, site to server: for each other site of U1 the shares of b and cm, sealed."""
+class SealedShares:
+    """3, ShareKeys, site to server: for each other site of U1 its shares of b and cm, sealed."""
 
     KIND: ClassVar[int] = 3
     index: int
@@ -99,14 +105,14 @@ class Sealed:
         return header(self.KIND, context) + body
 
     @classmethod
-    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "Sealed":
+    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "SealedShares":
         """Read a message.
 
         Raises:
             ProtocolError: malformed.
         """
 
-        def body(r: Reader) -> "Sealed":
+        def body(r: Reader) -> "SealedShares":
             index, digest = r.index(roster), r.take(DIGEST_BYTES)
             return cls(index, digest, r.entries(roster, SEALED_BYTES), r.take(SIGNATURE_BYTES))
 
@@ -114,8 +120,8 @@ class Sealed:
 
 
 @dataclass(frozen=True)
-class Inbox:
-    """4, server to one site of U2: what each other site of U2 sealed for it."""
+class ShareInbox:
+    """4, ShareKeys, server to one site of U2: what each other site of U2 sealed for it."""
 
     KIND: ClassVar[int] = 4
     index: int
@@ -126,18 +132,20 @@ class Inbox:
         return header(self.KIND, context) + u16(self.index) + entry_list(self.sealed)
 
     @classmethod
-    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "Inbox":
+    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "ShareInbox":
         """Read a message.
 
         Raises:
             ProtocolError: malformed.
         """
-        return _read(data, cls.KIND, context, "inbox", lambda r: cls(r.index(roster), r.entries(roster, SEALED_BYTES)))
+        return _read(
+            data, cls.KIND, context, "share inbox", lambda r: cls(r.index(roster), r.entries(roster, SEALED_BYTES))
+        )
 
 
 @dataclass(frozen=True)
-class Proof:
-    """5, site to server, with the masked vector: its SHA-256, signed together with U2."""
+class MaskedInputProof:
+    """5, MaskedInput, site to server, with the masked vector: its SHA-256, signed together with U2."""
 
     KIND: ClassVar[int] = 5
     index: int
@@ -149,7 +157,7 @@ class Proof:
         return header(self.KIND, context) + u16(self.index) + self.digest + self.signature
 
     @classmethod
-    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "Proof":
+    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "MaskedInputProof":
         """Read a message.
 
         Raises:
@@ -159,14 +167,14 @@ class Proof:
             data,
             cls.KIND,
             context,
-            "proof",
+            "masked input proof",
             lambda r: cls(r.index(roster), r.take(DIGEST_BYTES), r.take(SIGNATURE_BYTES)),
         )
 
 
 @dataclass(frozen=True)
-class Lists:
-    """6, server to U3: U2, who was masked for, and U3, whose vectors are in the sum."""
+class ConsistencyLists:
+    """6, ConsistencyCheck, server to U3: U2, who was masked for, and U3, whose vectors are in the sum."""
 
     KIND: ClassVar[int] = 6
     masked_for: Indices
@@ -177,18 +185,18 @@ class Lists:
         return header(self.KIND, context) + index_list(self.masked_for) + index_list(self.survivors)
 
     @classmethod
-    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "Lists":
+    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "ConsistencyLists":
         """Read a message.
 
         Raises:
             ProtocolError: malformed.
         """
-        return _read(data, cls.KIND, context, "lists", lambda r: cls(r.indices(roster), r.indices(roster)))
+        return _read(data, cls.KIND, context, "consistency lists", lambda r: cls(r.indices(roster), r.indices(roster)))
 
 
 @dataclass(frozen=True)
-class Confirmation:
-    """7, site to server: its signature on R1, U2 and U3."""
+class ConsistencySignature:
+    """7, ConsistencyCheck, site to server: its signature on R1, U2 and U3."""
 
     KIND: ClassVar[int] = 7
     index: int
@@ -199,18 +207,20 @@ class Confirmation:
         return header(self.KIND, context) + u16(self.index) + self.signature
 
     @classmethod
-    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "Confirmation":
+    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "ConsistencySignature":
         """Read a message.
 
         Raises:
             ProtocolError: malformed.
         """
-        return _read(data, cls.KIND, context, "confirmation", lambda r: cls(r.index(roster), r.take(SIGNATURE_BYTES)))
+        return _read(
+            data, cls.KIND, context, "consistency signature", lambda r: cls(r.index(roster), r.take(SIGNATURE_BYTES))
+        )
 
 
 @dataclass(frozen=True)
-class Confirmations:
-    """8, server to U4: the signatures of U4."""
+class ConsistencySignatures:
+    """8, Unmasking, server to U4: the consistency signatures of U4."""
 
     KIND: ClassVar[int] = 8
     signatures: Entries
@@ -220,18 +230,20 @@ class Confirmations:
         return header(self.KIND, context) + entry_list(self.signatures)
 
     @classmethod
-    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "Confirmations":
+    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "ConsistencySignatures":
         """Read a message.
 
         Raises:
             ProtocolError: malformed.
         """
-        return _read(data, cls.KIND, context, "confirmations", lambda r: cls(r.entries(roster, SIGNATURE_BYTES)))
+        return _read(
+            data, cls.KIND, context, "consistency signatures", lambda r: cls(r.entries(roster, SIGNATURE_BYTES))
+        )
 
 
 @dataclass(frozen=True)
-class Shares:
-    """9, site to server: per site of U2 its share of b (if in U3) or of cm (if not), never both."""
+class UnmaskingShares:
+    """9, Unmasking, site to server: for each site of U2 one share, of b (if in U3) or of cm (if not), never both."""
 
     KIND: ClassVar[int] = 9
     index: int
@@ -243,28 +255,28 @@ class Shares:
         return header(self.KIND, context) + u16(self.index) + entry_list(self.shares) + self.signature
 
     @classmethod
-    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "Shares":
+    def from_bytes(cls, data: bytes, context: bytes, roster: int) -> "UnmaskingShares":
         """Read a message.
 
         Raises:
             ProtocolError: malformed.
         """
 
-        def body(r: Reader) -> "Shares":
+        def body(r: Reader) -> "UnmaskingShares":
             return cls(r.index(roster), r.entries(roster, SHARE_BYTES), r.take(SIGNATURE_BYTES))
 
-        return _read(data, cls.KIND, context, "shares", body)
+        return _read(data, cls.KIND, context, "unmasking shares", body)
 
 
 def largest_reply(kind: int, roster: int) -> int:
     """Bytes of a site's message of `kind` when all of `roster` sites take part; it is never longer."""
-    entries = {Sealed.KIND: (roster - 1) * (2 + SEALED_BYTES), Shares.KIND: roster * (2 + SHARE_BYTES)}
+    entries = {SealedShares.KIND: (roster - 1) * (2 + SEALED_BYTES), UnmaskingShares.KIND: roster * (2 + SHARE_BYTES)}
     bodies = {
-        Advert.KIND: 2 + _ADVERT_BYTES,
-        Sealed.KIND: 2 + DIGEST_BYTES + 2 + SIGNATURE_BYTES,
-        Proof.KIND: 2 + DIGEST_BYTES + SIGNATURE_BYTES,
-        Confirmation.KIND: 2 + SIGNATURE_BYTES,
-        Shares.KIND: 2 + 2 + SIGNATURE_BYTES,
+        AdvertisedKeys.KIND: 2 + _ADVERTISED_BYTES,
+        SealedShares.KIND: 2 + DIGEST_BYTES + 2 + SIGNATURE_BYTES,
+        MaskedInputProof.KIND: 2 + DIGEST_BYTES + SIGNATURE_BYTES,
+        ConsistencySignature.KIND: 2 + SIGNATURE_BYTES,
+        UnmaskingShares.KIND: 2 + 2 + SIGNATURE_BYTES,
     }
     return HEADER_BYTES + bodies[kind] + entries.get(kind, 0)
 

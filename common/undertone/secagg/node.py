@@ -1,9 +1,14 @@
-"""The node's half of a session: five states, each answers one message once (docs/secure-aggregation.md, 6).
+"""The node's half of a session, in the five rounds of Bonawitz et al. 2017, figure 4 (docs/secure-aggregation.md, 6).
 
-    open_session -> Opened -share-> Shared -mask-> Masked -confirm-> Confirmed -unmask-> Done
+    step  round                  call                       state afterwards
+    1     0  AdvertiseKeys      advertise_keys             KeysAdvertised
+    2     1  ShareKeys          .share_keys                KeysShared
+    3     2  MaskedInput        .masked_input              InputMasked
+    4     3  ConsistencyCheck   .consistency_check         ConsistencyChecked
+    5     4  Unmasking          .unmasking                 Unmasked
 
-No I/O and no clock. The caller stores the new state and the reply on disk before it sends the reply, and deletes
-the old state. After Bonawitz et al. 2017, figure 4.
+Each state answers one message once. No I/O and no clock: the caller stores the new state and the reply on disk before
+it sends the reply, and deletes the old state.
 """
 
 from typing import ClassVar, Generic, Self, TypeVar, cast
@@ -14,59 +19,59 @@ from numpy.typing import NDArray
 
 from undertone.errors import ReplayedAttempt, TooFewSites, UnfaithfulCoordinator
 from undertone.privacy.entropy import Entropy
-from undertone.secagg import held, sealing, shamir
+from undertone.secagg import sealing, shamir, stored_state
 from undertone.secagg.encoding import entry_list
 from undertone.secagg.federation import Federation
 from undertone.secagg.messages import (
-    Advert,
-    Adverts,
-    Confirmation,
-    Confirmations,
-    Inbox,
-    Lists,
-    Proof,
-    Sealed,
-    Shares,
+    AdvertisedKeys,
+    AdvertisedKeysList,
+    ConsistencyLists,
+    ConsistencySignature,
+    ConsistencySignatures,
+    MaskedInputProof,
+    SealedShares,
+    ShareInbox,
+    UnmaskingShares,
     indices_of,
 )
 from undertone.secagg.parameters import Parameters
-from undertone.secagg.party import Party, check_adverts, check_words, masked_by, unseal
+from undertone.secagg.party import Party, check_key_list, check_words, masked_by, unseal
 from undertone.secagg.prg import WordsDigest, add_masks
 from undertone.secagg.survivors import SignedLists, check_follows
 
 _B, _CM = 1, 2  # which secret a sharing polynomial is of
-_Held = TypeVar("_Held", bound=held.Held)
+_Stored = TypeVar("_Stored", bound=stored_state.StoredState)
 
 
-class State(Generic[_Held]):
-    """One step of a session. It answers one message, accepted or refused; then it is spent."""
+class SessionState(Generic[_Stored]):
+    """A node's session after one step. It answers one message, accepted or refused; then it is spent."""
 
     STEP: ClassVar[int]
-    HELD: ClassVar[type[held.Held]]
+    STORED: ClassVar[type[stored_state.StoredState]]
 
-    def __init__(self, party: Party, content: _Held) -> None:
+    def __init__(self, party: Party, content: _Stored) -> None:
         self._party = party
-        self._content: _Held | None = content
+        self._content: _Stored | None = content
 
     def __repr__(self) -> str:
-        """The step alone: what a state holds is never printed."""
+        """The step alone: what a session state holds is never printed."""
         return f"<{type(self).__name__}, step {self.STEP}>"
 
-    def _look(self) -> _Held:
+    def _look(self) -> _Stored:
         """The content, if it was not spent."""
         if self._content is None:
             raise ReplayedAttempt(f"step {self.STEP} of this session was answered before; start another session")
         return self._content
 
-    def _spend(self) -> _Held:
+    def _spend(self) -> _Stored:
         """The content, once."""
         content, self._content = self._look(), None
         return content
 
     def to_bytes(self) -> bytes:
-        """The state as it is stored: secrets in clear, for the site's own disk, 0600."""
+        """The stored state: secrets in clear, for the site's own disk, 0600."""
         party = self._party
-        return held.pack(self.STEP, party.params.context, party.index, self._look())
+        return stored_state.pack(self.STEP, party.params.context, party.index, self._look())
 
     @classmethod
     def from_bytes(
@@ -76,127 +81,129 @@ class State(Generic[_Held]):
 
         Raises:
             LedgerCorrupt: damaged, or of another session, site or step.
-            MechanismViolation, NotApproved: as `open_session`.
+            MechanismViolation, NotApproved: as `advertise_keys`.
         """
         party = Party.of(params, site, identity, federation)
-        content = held.unpack(cls.HELD, cls.STEP, data, params.context, party.index, len(params.roster))
-        return cls(party, cast(_Held, content))
+        content = stored_state.unpack(cls.STORED, cls.STEP, data, params.context, party.index, len(params.roster))
+        return cls(party, cast(_Stored, content))
 
 
-class Done(State[held.Nothing]):
-    """Nothing is left to do, and nothing is held."""
+class Unmasked(SessionState[stored_state.AfterUnmasking]):
+    """After Unmasking: nothing is left to do, and nothing is held."""
 
     STEP = 5
-    HELD = held.Nothing
+    STORED = stored_state.AfterUnmasking
 
 
-class Confirmed(State[held.Signed]):
-    """The survivor list is signed; of each peer the one share is held that it allows."""
+class ConsistencyChecked(SessionState[stored_state.AfterConsistencyCheck]):
+    """After ConsistencyCheck: the survivor list is signed; of each peer the one share is held that it allows."""
 
     STEP = 4
-    HELD = held.Signed
+    STORED = stored_state.AfterConsistencyCheck
 
-    def unmask(self, message: bytes) -> tuple[Done, bytes]:
+    def unmasking(self, message: bytes) -> tuple[Unmasked, bytes]:
         """Reveal shares, once t sites have signed this node's own lists.
 
         Args:
-            message: confirmations (8).
+            message: consistency signatures (8).
 
         Returns:
-            The next state, and the shares (9).
+            The next state, and the unmasking shares (9).
 
         Raises:
             ProtocolError, TooFewSites, UnfaithfulCoordinator, ReplayedAttempt: section 6.
         """
         content, party = self._spend(), self._party
         params, context = party.params, party.params.context
-        signatures = Confirmations.from_bytes(message, context, len(params.roster)).signatures
+        signatures = ConsistencySignatures.from_bytes(message, context, len(params.roster)).signatures
         if len(signatures) < params.threshold:
-            raise TooFewSites(f"{len(signatures)} sites confirmed, {params.threshold} must; nothing was revealed")
+            raise TooFewSites(
+                f"{len(signatures)} sites signed the lists, {params.threshold} must; nothing was revealed"
+            )
         if not set(indices_of(signatures)) <= set(content.survivors):
-            raise UnfaithfulCoordinator("a site confirmed that is not among the survivors; nothing was revealed")
+            raise UnfaithfulCoordinator("a site signed the lists that is not among the survivors; nothing was revealed")
         lists = (content.round_digest, content.masked_for, content.survivors)
-        statement = sealing.survivors_statement(context, *lists)
+        statement = sealing.consistency_statement(context, *lists)
         for index, signature in signatures:
             if not party.federation.signed_by(party.name(index), statement, signature):
                 raise UnfaithfulCoordinator(
                     f"{party.name(index)} did not sign the lists that this site was shown; nothing was revealed"
                 )
         entries = entry_list(content.shares)
-        digest = sealing.shares_statement(context, content.round_digest, party.index, *lists[1:], entries)
-        reply = Shares(party.index, content.shares, party.sign(digest)).to_bytes(context)
-        return Done(party, held.Nothing()), reply
+        digest = sealing.unmasking_statement(context, content.round_digest, party.index, *lists[1:], entries)
+        reply = UnmaskingShares(party.index, content.shares, party.sign(digest)).to_bytes(context)
+        return Unmasked(party, stored_state.AfterUnmasking()), reply
 
 
-class Masked(State[held.Bound]):
-    """The vector is masked for U2; private keys and b are gone."""
+class InputMasked(SessionState[stored_state.AfterMaskedInput]):
+    """After MaskedInput: the vector is masked for U2; private keys and b are gone."""
 
     STEP = 3
-    HELD = held.Bound
+    STORED = stored_state.AfterMaskedInput
 
-    def confirm(self, message: bytes, signed_lists: SignedLists) -> tuple[Confirmed, bytes]:
+    def consistency_check(self, message: bytes, signed_lists: SignedLists) -> tuple[ConsistencyChecked, bytes]:
         """Sign the one survivor list, and drop every share that it does not allow to reveal.
 
         Args:
-            message: lists (6).
+            message: consistency lists (6).
             signed_lists: the lists that this site has signed in this study. With rosters "chain" the list is
                 appended to them, durably, before it is signed; with "free" they are not looked at.
 
         Returns:
-            The next state, and the confirmation (7).
+            The next state, and the consistency signature (7).
 
         Raises:
             ProtocolError, TooFewSites, UnfaithfulCoordinator, SurvivorsChanged, ReplayedAttempt: section 6.
         """
         content, party = self._spend(), self._party
         context = party.params.context
-        lists = Lists.from_bytes(message, context, len(party.params.roster))
+        lists = ConsistencyLists.from_bytes(message, context, len(party.params.roster))
         if lists.masked_for != content.masked_for:
             raise UnfaithfulCoordinator("the coordinator's U2 differs from the one this site masked for")
         if party.index not in lists.survivors:
-            raise UnfaithfulCoordinator("the coordinator asks this site to confirm a sum without it")
+            raise UnfaithfulCoordinator("the coordinator asks this site to sign a list without it")
         if not set(lists.survivors) <= set(lists.masked_for):
             raise UnfaithfulCoordinator("the survivors hold a site that no vector was masked for")
-        party.enough(lists.survivors, "sent a vector")
+        party.check_threshold(lists.survivors, "sent a vector")
         if party.params.rosters == "chain":
             colluders = party.params.colluders
             signed_lists.append(lists.survivors, lambda last: check_follows(last, lists.survivors, colluders))
         shares = tuple(
             (j, content.self_shares[j] if j in lists.survivors else content.mask_shares[j]) for j in lists.masked_for
         )
-        signed = held.Signed(content.round_digest, lists.masked_for, lists.survivors, shares)
-        statement = sealing.survivors_statement(context, signed.round_digest, signed.masked_for, signed.survivors)
-        reply = Confirmation(party.index, party.sign(statement)).to_bytes(context)
-        return Confirmed(party, signed), reply
+        kept = stored_state.AfterConsistencyCheck(content.round_digest, lists.masked_for, lists.survivors, shares)
+        statement = sealing.consistency_statement(context, kept.round_digest, kept.masked_for, kept.survivors)
+        reply = ConsistencySignature(party.index, party.sign(statement)).to_bytes(context)
+        return ConsistencyChecked(party, kept), reply
 
 
-class Shared(State[held.Dealt]):
-    """The shares of b and cm are dealt; the vector is not masked yet."""
+class KeysShared(SessionState[stored_state.AfterShareKeys]):
+    """After ShareKeys: the shares of b and cm are dealt; the vector is not masked yet."""
 
     STEP = 2
-    HELD = held.Dealt
+    STORED = stored_state.AfterShareKeys
 
     def check(self, message: bytes) -> None:
-        """Raise what `mask` would raise of this inbox, and spend nothing: a site is charged for a vector that can go.
+        """Raise what `masked_input` would raise of this inbox; spend nothing. Called before the vector is charged.
 
         Raises:
             ProtocolError, TooFewSites, UnfaithfulCoordinator, UnfaithfulSite: section 6.
         """
         content, party = self._look(), self._party
-        inbox = Inbox.from_bytes(message, party.params.context, len(party.params.roster))
-        masked_by(party, inbox, content.adverts)
-        unseal(party, content, inbox.sealed, sealing.round_digest(party.params.context, content.adverts))
+        inbox = ShareInbox.from_bytes(message, party.params.context, len(party.params.roster))
+        masked_by(party, inbox, content.key_list)
+        unseal(party, content, inbox.sealed, sealing.round_digest(party.params.context, content.key_list))
 
-    def mask(self, message: bytes, words: NDArray[np.uint32]) -> tuple[Masked, NDArray[np.uint32], bytes]:
-        """Open the peers' shares, mask the vector in place, let go of the keys.
+    def masked_input(self, message: bytes, words: NDArray[np.uint32]) -> tuple[InputMasked, NDArray[np.uint32], bytes]:
+        """Unseal the peers' shares, mask the vector in place, let go of the keys.
 
         Args:
-            message: this site's inbox (4).
+            message: this site's share inbox (4).
             words: [d] uint32, the site's vector in the ring. It is masked in place, so that no copy of
                 it stays behind; where an error is raised it is as it was.
 
         Returns:
-            The next state, the same array, now masked (below 2^wire_bits), and the proof (5).
+            The next state, the same array, now masked (below 2^wire_bits), and the masked input proof (5).
 
         Raises:
             ProtocolError, TooFewSites, UnfaithfulCoordinator, UnfaithfulSite, MechanismViolation,
@@ -204,13 +211,13 @@ class Shared(State[held.Dealt]):
         """
         content, party = self._spend(), self._party
         params, context, me = party.params, party.params.context, party.index
-        inbox = Inbox.from_bytes(message, context, len(params.roster))
+        inbox = ShareInbox.from_bytes(message, context, len(params.roster))
         check_words(words, params.dimension)
-        r1 = sealing.round_digest(context, content.adverts)
-        masked_for = masked_by(party, inbox, content.adverts)
+        r1 = sealing.round_digest(context, content.key_list)
+        masked_for = masked_by(party, inbox, content.key_list)
         self_shares, mask_shares = unseal(party, content, inbox.sealed, r1)
         self_shares[me] = content.own_share
-        keys = {advert.index: advert.mask_key for advert in content.adverts.adverts}
+        keys = {advertised.index: advertised.mask_key for advertised in content.key_list.advertised}
         mine = sealing.private_key(content.mask_private)
         pairs = {
             j: sealing.pair_mask_key(sealing.exchange(mine, keys[j], party.name(j)), r1, me, j)
@@ -221,9 +228,9 @@ class Shared(State[held.Dealt]):
         digest = _masked(
             words, params.wire_bits, [own, *(pairs[j] for j in pairs if j > me)], [pairs[j] for j in pairs if j < me]
         )
-        signature = party.sign(sealing.masked_statement(context, r1, me, masked_for, digest))
-        bound = held.Bound(r1, {j: self_shares[j] for j in masked_for}, mask_shares)
-        return Masked(party, bound), words, Proof(me, digest, signature).to_bytes(context)
+        signature = party.sign(sealing.masked_input_statement(context, r1, me, masked_for, digest))
+        kept = stored_state.AfterMaskedInput(r1, {j: self_shares[j] for j in masked_for}, mask_shares)
+        return InputMasked(party, kept), words, MaskedInputProof(me, digest, signature).to_bytes(context)
 
 
 def _masked(words: NDArray[np.uint32], wire_bits: int, plus: list[bytes], minus: list[bytes]) -> bytes:
@@ -239,17 +246,17 @@ def _masked(words: NDArray[np.uint32], wire_bits: int, plus: list[bytes], minus:
     return hashed.digest()
 
 
-class Opened(State[held.Fresh]):
-    """Keys are made and advertised."""
+class KeysAdvertised(SessionState[stored_state.AfterAdvertiseKeys]):
+    """After AdvertiseKeys: keys are made and advertised."""
 
     STEP = 1
-    HELD = held.Fresh
+    STORED = stored_state.AfterAdvertiseKeys
 
-    def share(self, message: bytes) -> tuple[Shared, bytes]:
+    def share_keys(self, message: bytes) -> tuple[KeysShared, bytes]:
         """Deal shares of b and cm to every site that advertised keys. Draws nothing: section 4.
 
         Args:
-            message: adverts (2).
+            message: list of advertised keys (2).
 
         Returns:
             The next state, and the sealed shares (3).
@@ -259,33 +266,33 @@ class Opened(State[held.Fresh]):
         """
         content, party = self._spend(), self._party
         params, context, me = party.params, party.params.context, party.index
-        adverts = Adverts.from_bytes(message, context, len(params.roster))
-        check_adverts(party, content.advert, adverts)
-        r1 = sealing.round_digest(context, adverts)
-        points = [advert.index + 1 for advert in adverts.adverts]
+        key_list = AdvertisedKeysList.from_bytes(message, context, len(params.roster))
+        check_key_list(party, content.advertised, key_list)
+        r1 = sealing.round_digest(context, key_list)
+        points = [advertised.index + 1 for advertised in key_list.advertised]
         dealt = [
             shamir.deal(secret, sealing.coefficients(content.seed, context, which, params.threshold), points)
             for which, secret in ((_B, content.self_secret), (_CM, content.mask_private))
         ]
-        sealed, own_share, exchanged = [], b"", {}
+        sealed, own_share, agreed = [], b"", {}
         mine = sealing.private_key(content.seal_private)
-        for advert, self_share, mask_share in zip(adverts.adverts, *dealt, strict=True):
-            if advert.index == me:
+        for advertised, self_share, mask_share in zip(key_list.advertised, *dealt, strict=True):
+            if advertised.index == me:
                 own_share = self_share
                 continue
-            exchanged[advert.index] = sealing.exchange(mine, advert.seal_key, party.name(advert.index))
-            key = sealing.seal_key(exchanged[advert.index], r1, me, advert.index)
-            sealed.append((advert.index, sealing.seal(key, self_share + mask_share, r1, me, advert.index)))
-        signature = party.sign(sealing.sealed_statement(context, r1, me, entry_list(sealed)))
-        reply = Sealed(me, r1, tuple(sealed), signature).to_bytes(context)
-        kept = held.Dealt(content.self_secret, content.mask_private, own_share, exchanged, adverts)
-        return Shared(party, kept), reply
+            agreed[advertised.index] = sealing.exchange(mine, advertised.seal_key, party.name(advertised.index))
+            key = sealing.seal_key(agreed[advertised.index], r1, me, advertised.index)
+            sealed.append((advertised.index, sealing.seal(key, self_share + mask_share, r1, me, advertised.index)))
+        signature = party.sign(sealing.sealed_shares_statement(context, r1, me, entry_list(sealed)))
+        reply = SealedShares(me, r1, tuple(sealed), signature).to_bytes(context)
+        kept = stored_state.AfterShareKeys(content.self_secret, content.mask_private, own_share, agreed, key_list)
+        return KeysShared(party, kept), reply
 
 
-def open_session(
+def advertise_keys(
     params: Parameters, site: str, identity: Ed25519PrivateKey, federation: Federation, entropy: Entropy
-) -> tuple[Opened, bytes]:
-    """Make this session's secrets: the only step that draws randomness.
+) -> tuple[KeysAdvertised, bytes]:
+    """Make this session's secrets and advertise the public keys: the only step that draws randomness.
 
     Args:
         params: this node's own, from its approved plan (`parameters.agree` compares the coordinator's).
@@ -295,7 +302,7 @@ def open_session(
         entropy: the operating system's.
 
     Returns:
-        The first state, and the advert (1).
+        The first state, and the advertised keys (1).
 
     Raises:
         MechanismViolation, NotApproved: section 6.
@@ -304,26 +311,26 @@ def open_session(
     self_secret, seal_private, mask_private, seed = (entropy.bytes(32) for _ in range(4))
     publics = sealing.public_of(seal_private), sealing.public_of(mask_private)
     commit = sealing.commitment(params.context, party.index, self_secret)
-    signature = party.sign(sealing.advert_statement(params.context, party.index, *publics, commit))
-    advert = Advert(party.index, *publics, commit, signature)
-    fresh = held.Fresh(self_secret, seal_private, mask_private, seed, advert)
-    return Opened(party, fresh), advert.to_bytes(params.context)
+    signature = party.sign(sealing.advertised_keys_statement(params.context, party.index, *publics, commit))
+    advertised = AdvertisedKeys(party.index, *publics, commit, signature)
+    kept = stored_state.AfterAdvertiseKeys(self_secret, seal_private, mask_private, seed, advertised)
+    return KeysAdvertised(party, kept), advertised.to_bytes(params.context)
 
 
-AnyState = Opened | Shared | Masked | Confirmed | Done
-_STATES: tuple[type[AnyState], ...] = (Opened, Shared, Masked, Confirmed, Done)
+AnySessionState = KeysAdvertised | KeysShared | InputMasked | ConsistencyChecked | Unmasked
+_STATES: tuple[type[AnySessionState], ...] = (KeysAdvertised, KeysShared, InputMasked, ConsistencyChecked, Unmasked)
 
 
 def restore(
     data: bytes, step: int, params: Parameters, site: str, identity: Ed25519PrivateKey, federation: Federation
-) -> AnyState:
+) -> AnySessionState:
     """Read a stored state of any step.
 
     Args:
         data: what `to_bytes` wrote.
         step: the newest step that the site's ledger knows for this session, 1 to 5. A state of another step
             was put back from an older copy.
-        params: the session's, as at `open_session`.
+        params: the session's, as at `advertise_keys`.
         site: this site.
         identity: its key.
         federation: the manifest.
@@ -332,7 +339,7 @@ def restore(
         LedgerCorrupt: damaged, or of another session or site.
         ReplayedAttempt: an older step than the ledger knows, or one that it does not know.
     """
-    stored = held.step_of(data)
+    stored = stored_state.step_of(data)
     if stored != step:
         raise ReplayedAttempt(
             f"the stored state is at step {stored} and the ledger at step {step}; it was put back from an older "

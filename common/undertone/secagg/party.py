@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from undertone.errors import MechanismViolation, NotApproved, TooFewSites, UnfaithfulCoordinator, UnfaithfulSite
 from undertone.keys import public_hex
-from undertone.secagg import held, sealing, shamir
+from undertone.secagg import sealing, shamir, stored_state
 from undertone.secagg.federation import Federation
-from undertone.secagg.messages import Advert, Adverts, Entries, Inbox, Indices, indices_of
+from undertone.secagg.messages import AdvertisedKeys, AdvertisedKeysList, Entries, Indices, ShareInbox, indices_of
 from undertone.secagg.parameters import Parameters
 
 
@@ -49,8 +49,8 @@ class Party:
         """The site at `index`."""
         return self.params.roster[index]
 
-    def enough(self, sites: Indices, what: str) -> None:
-        """Insist on the quorum.
+    def check_threshold(self, sites: Indices, what: str) -> None:
+        """The threshold check of every step: at least Q sites (`Parameters.quorum`).
 
         Raises:
             TooFewSites: fewer.
@@ -62,37 +62,39 @@ class Party:
             )
 
 
-def check_adverts(party: Party, own: Advert, adverts: Adverts) -> None:
-    """U1 is large enough, holds this node's own advert, and every advert is its site's."""
+def check_key_list(party: Party, own: AdvertisedKeys, key_list: AdvertisedKeysList) -> None:
+    """U1 passes the threshold check, holds this node's own keys as it sent them, and all keys are their sites'."""
     context = party.params.context
-    party.enough(tuple(advert.index for advert in adverts.adverts), "sent keys")
-    if own not in adverts.adverts:
+    party.check_threshold(tuple(advertised.index for advertised in key_list.advertised), "sent keys")
+    if own not in key_list.advertised:
         raise UnfaithfulCoordinator("the coordinator left out or changed this site's keys")
-    for advert in adverts.adverts:
-        keys = (advert.seal_key, advert.mask_key, advert.commitment)
-        digest = sealing.advert_statement(context, advert.index, *keys)
-        if not party.federation.signed_by(party.name(advert.index), digest, advert.signature):
-            raise UnfaithfulCoordinator(f"the keys shown for {party.name(advert.index)} are not signed by it")
-        sealing.check_publics(advert.seal_key, advert.mask_key, site=party.name(advert.index))
+    for advertised in key_list.advertised:
+        keys = (advertised.seal_key, advertised.mask_key, advertised.commitment)
+        digest = sealing.advertised_keys_statement(context, advertised.index, *keys)
+        if not party.federation.signed_by(party.name(advertised.index), digest, advertised.signature):
+            raise UnfaithfulCoordinator(f"the keys shown for {party.name(advertised.index)} are not signed by it")
+        sealing.check_publics(advertised.seal_key, advertised.mask_key, site=party.name(advertised.index))
 
 
-def masked_by(party: Party, inbox: Inbox, adverts: Adverts) -> Indices:
+def masked_by(party: Party, inbox: ShareInbox, key_list: AdvertisedKeysList) -> Indices:
     """U2: the senders and this node."""
     me, senders = party.index, set(indices_of(inbox.sealed))
     if inbox.index != me:
         raise UnfaithfulCoordinator(f"the coordinator sent {party.name(inbox.index)}'s inbox to this site")
-    if me in senders or not senders <= {advert.index for advert in adverts.adverts}:
+    if me in senders or not senders <= {advertised.index for advertised in key_list.advertised}:
         raise UnfaithfulCoordinator("the inbox holds shares of a site that sent no keys, or of this site itself")
     masked_for = tuple(sorted({me, *senders}))
-    party.enough(masked_for, "dealt shares")
+    party.check_threshold(masked_for, "dealt shares")
     return masked_for
 
 
-def unseal(party: Party, content: held.Dealt, sealed: Entries, r1: bytes) -> tuple[dict[int, bytes], dict[int, bytes]]:
+def unseal(
+    party: Party, content: stored_state.AfterShareKeys, sealed: Entries, r1: bytes
+) -> tuple[dict[int, bytes], dict[int, bytes]]:
     """Sender -> its share of b, and sender -> its share of cm."""
     self_shares, mask_shares = {}, {}
     for j, box in sealed:
-        key = sealing.seal_key(content.shared[j], r1, j, party.index)
+        key = sealing.seal_key(content.agreed[j], r1, j, party.index)
         plaintext = sealing.unseal(key, box, r1, j, party.index)
         if plaintext is None:
             raise UnfaithfulCoordinator(

@@ -1,7 +1,6 @@
 """Plain aggregation: vectors are added in the ring, unmasked. The coordinator sees each site's vector.
 
-A site's part is `mask`, the coordinator's `open_sum`. Secure aggregation puts a session in
-their place.
+`plain_input` is the node's half, `open_sum` the coordinator's.
 """
 
 from collections.abc import Mapping
@@ -15,8 +14,8 @@ from undertone.stages import ClippedSum, MaskedVector, Sensitivity, Sum
 NAME = "plain"
 
 
-def mask(clipped: ClippedSum) -> MaskedVector:
-    """A site's clamped sum as ring words [d] uint32."""
+def plain_input(clipped: ClippedSum) -> MaskedVector:
+    """A site's clamped sum as ring words [d] uint32, without a mask."""
     return MaskedVector(to_ring(clipped.values), NAME)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from undertone.errors import UnfaithfulSite
 from undertone.keys import SECAGG_DOMAIN, sign
 from undertone.secagg.encoding import LABEL, index_list, tagged, u16
-from undertone.secagg.messages import Adverts, Indices
+from undertone.secagg.messages import AdvertisedKeysList, Indices
 from undertone.secagg.shamir import PRIME
 
 # Each sealing key seals one plaintext: it is fresh in this session and differs by direction.
@@ -70,7 +70,7 @@ def seal_key(shared: bytes, round_digest: bytes, sender: int, receiver: int) -> 
 
 
 def pair_mask_key(shared: bytes, round_digest: bytes, i: int, j: int) -> bytes:
-    """The PRG key that sites i and j share."""
+    """The PRG key that sites i and j have in common."""
     return _derive(shared, round_digest, b"mask" + u16(min(i, j)) + u16(max(i, j)))
 
 
@@ -106,9 +106,9 @@ def commitment(context: bytes, i: int, self_secret: bytes) -> bytes:
     return tagged("commit", context, u16(i), self_secret)
 
 
-def round_digest(context: bytes, adverts: Adverts) -> bytes:
+def round_digest(context: bytes, key_list: AdvertisedKeysList) -> bytes:
     """R1: U1 and every key in it."""
-    return tagged("adverts", context, adverts.entries)
+    return tagged("adverts", context, key_list.entries)
 
 
 def words_digest(words: NDArray[np.uint32]) -> bytes:
@@ -116,30 +116,30 @@ def words_digest(words: NDArray[np.uint32]) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(words, dtype="<u4").data).digest()
 
 
-def advert_statement(context: bytes, i: int, seal_public: bytes, mask_public: bytes, commit: bytes) -> bytes:
-    """What an advert's signature is over."""
+def advertised_keys_statement(context: bytes, i: int, seal_public: bytes, mask_public: bytes, commit: bytes) -> bytes:
+    """What the signature over advertised keys is over."""
     return tagged("advert", context, u16(i), seal_public, mask_public, commit)
 
 
-def sealed_statement(context: bytes, r1: bytes, i: int, entries: bytes) -> bytes:
+def sealed_shares_statement(context: bytes, r1: bytes, i: int, entries: bytes) -> bytes:
     """What the signature over sealed shares is over."""
     return tagged("sealed", context, r1, u16(i), entries)
 
 
-def masked_statement(context: bytes, r1: bytes, i: int, masked_for: Indices, digest: bytes) -> bytes:
-    """What a proof's signature is over."""
+def masked_input_statement(context: bytes, r1: bytes, i: int, masked_for: Indices, digest: bytes) -> bytes:
+    """What the signature in a masked input proof is over."""
     return tagged("masked", context, r1, u16(i), index_list(masked_for), digest)
 
 
-def survivors_statement(context: bytes, r1: bytes, masked_for: Indices, survivors: Indices) -> bytes:
-    """What a confirmation is: the same for every site."""
+def consistency_statement(context: bytes, r1: bytes, masked_for: Indices, survivors: Indices) -> bytes:
+    """What a consistency signature is over: the same for every site."""
     return tagged("survivors", context, r1, index_list(masked_for), index_list(survivors))
 
 
-def shares_statement(
+def unmasking_statement(
     context: bytes, r1: bytes, i: int, masked_for: Indices, survivors: Indices, entries: bytes
 ) -> bytes:
-    """What the signature over revealed shares is over."""
+    """What the signature over unmasking shares is over."""
     return tagged("shares", context, r1, u16(i), index_list(masked_for), index_list(survivors), entries)
 
 

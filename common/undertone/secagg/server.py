@@ -1,8 +1,8 @@
-"""The coordinator's half of a session (docs/secure-aggregation.md, 6).
+"""The coordinator's half of a session, in the rounds of Bonawitz et al. 2017 (docs/secure-aggregation.md, 6).
 
-    adverts -> sealed -> fold, fold, ... -> close -> confirmations -> open
+    advertise_keys -> share_keys -> add_masked_input, ... -> end_masked_input -> consistency_check -> unmasking
 
-No I/O and no clock: the caller decides when a stage is over and passes on what arrived. A site whose message is
+No I/O and no clock: the caller decides when a step is over and passes on what arrived. A site whose message is
 missing or wrong is dropped with a reason, and the session goes on while the quorum remains.
 """
 
@@ -18,25 +18,24 @@ from undertone.secagg import sealing
 from undertone.secagg.encoding import entry_list
 from undertone.secagg.federation import Federation
 from undertone.secagg.messages import (
-    Advert,
-    Adverts,
-    Confirmation,
-    Confirmations,
-    Inbox,
+    AdvertisedKeys,
+    AdvertisedKeysList,
+    ConsistencyLists,
+    ConsistencySignature,
+    ConsistencySignatures,
     Indices,
-    Lists,
-    Proof,
-    Sealed,
-    Shares,
+    MaskedInputProof,
+    SealedShares,
+    ShareInbox,
+    UnmaskingShares,
     indices_of,
 )
-from undertone.secagg.opening import Opener
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.prg import add_masks
+from undertone.secagg.reconstruction import Reconstructor
 from undertone.secagg.shamir import is_share
 from undertone.secagg.transcript import write_transcript
 
-_STAGES = ("adverts", "sealed", "fold", "confirmations", "open", "over")
 M = TypeVar("M")
 
 
@@ -60,7 +59,7 @@ class OpenedSum:
 
 
 class ServerSession:
-    """One session; each stage once and in order.
+    """One session; each step once and in order.
 
     Attributes:
         dropped: site -> why it is no longer needed or heard.
@@ -81,11 +80,11 @@ class ServerSession:
         self.federation = federation
         self.dropped: dict[str, str] = {}
         self.ignored: list[tuple[str, str]] = []
-        self._stage = "adverts"
-        self._adverts: dict[int, Advert] = {}
+        self._step = "advertise_keys"
+        self._advertised: dict[int, AdvertisedKeys] = {}
         self._r1 = b""
         self._u2: Indices = ()
-        self._proofs: dict[int, Proof] = {}
+        self._proofs: dict[int, MaskedInputProof] = {}
         self._sum = np.zeros(0, dtype=np.uint32)
         self._signatures: dict[int, bytes] = {}
 
@@ -94,40 +93,40 @@ class ServerSession:
         """The sites whose vector has come so far."""
         return tuple(self.params.roster[i] for i in sorted(self._proofs))
 
-    def adverts(self, messages: Mapping[str, bytes]) -> bytes:
-        """Messages 1 of all sites -> message 2, for every site of U1.
+    def advertise_keys(self, messages: Mapping[str, bytes]) -> bytes:
+        """Round 0, AdvertiseKeys. Messages 1 of all sites -> message 2, for every site of U1.
 
         Raises:
             TooFewSites: fewer than the quorum remain.
             ProtocolError: out of order.
         """
-        self._enter("adverts")
-        self._adverts = self._gather(messages, tuple(range(len(self.params.roster))), self._advert, "keys")
-        self._enough(tuple(self._adverts), self.params.quorum, "sent keys")
-        adverts = Adverts(tuple(self._adverts[i] for i in sorted(self._adverts)))
-        self._r1 = sealing.round_digest(self.params.context, adverts)
-        self._stage = "sealed"
-        return adverts.to_bytes(self.params.context)
+        self._enter("advertise_keys")
+        self._advertised = self._gather(messages, tuple(range(len(self.params.roster))), self._advertised_keys, "keys")
+        self._check_threshold(tuple(self._advertised), self.params.quorum, "sent keys")
+        key_list = AdvertisedKeysList(tuple(self._advertised[i] for i in sorted(self._advertised)))
+        self._r1 = sealing.round_digest(self.params.context, key_list)
+        self._step = "share_keys"
+        return key_list.to_bytes(self.params.context)
 
-    def sealed(self, messages: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Messages 3 of U1 -> message 4 for each site of U2.
+    def share_keys(self, messages: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Round 1, ShareKeys. Messages 3 of U1 -> message 4 for each site of U2.
 
         Raises:
             TooFewSites: fewer than the quorum remain.
             ProtocolError: out of order.
         """
-        self._enter("sealed")
-        found = self._gather(messages, tuple(sorted(self._adverts)), self._sealed, "shares")
+        self._enter("share_keys")
+        found = self._gather(messages, tuple(sorted(self._advertised)), self._sealed_shares, "sealed shares")
         self._u2 = tuple(sorted(found))
-        self._enough(self._u2, self.params.quorum, "dealt shares")
+        self._check_threshold(self._u2, self.params.quorum, "dealt shares")
         boxes = {sender: dict(sealed.sealed) for sender, sealed in found.items()}
         self._sum = np.zeros(self.params.dimension, dtype=np.uint32)
-        self._stage = "fold"
-        inboxes = {i: Inbox(i, tuple((j, boxes[j][i]) for j in self._u2 if j != i)) for i in self._u2}
+        self._step = "masked_input"
+        inboxes = {i: ShareInbox(i, tuple((j, boxes[j][i]) for j in self._u2 if j != i)) for i in self._u2}
         return {self.params.roster[i]: inbox.to_bytes(self.params.context) for i, inbox in inboxes.items()}
 
-    def fold(self, site: str, words: NDArray[np.uint32], proof: bytes) -> bool:
-        """Add one masked vector to the accumulator; the caller may free it afterwards.
+    def add_masked_input(self, site: str, words: NDArray[np.uint32], proof: bytes) -> bool:
+        """Round 2, MaskedInput. Add one vector to the accumulator; the caller may free it afterwards.
 
         Args:
             site: who sent it.
@@ -141,10 +140,10 @@ class ServerSession:
         Raises:
             ProtocolError: before vectors are due.
         """
-        if self._stage not in ("fold", "confirmations", "open", "over"):
-            raise self._order("fold")
+        if self._step in ("advertise_keys", "share_keys"):
+            raise self._order("masked_input")
         index = self._index(site)
-        if self._stage != "fold" or index not in self._u2 or index in self._proofs or site in self.dropped:
+        if self._step != "masked_input" or index not in self._u2 or index in self._proofs or site in self.dropped:
             self.ignored.append((site, "a vector that is late, comes twice, or from a site that is not in the session"))
             return False
         try:
@@ -155,39 +154,39 @@ class ServerSession:
         np.add(self._sum, words, out=self._sum)
         return True
 
-    def close(self) -> bytes:
+    def end_masked_input(self) -> bytes:
         """No more vectors: message 6, for every site of U3.
 
         Raises:
             TooFewSites: fewer than the quorum sent a vector; nothing can be opened.
             ProtocolError: out of order.
         """
-        self._enter("fold")
+        self._enter("masked_input")
         survivors = tuple(sorted(self._proofs))
         for i in self._u2:
             if i not in self._proofs:
                 self.dropped.setdefault(self.params.roster[i], "it sent no vector")
-        self._enough(survivors, self.params.quorum, "sent a vector")
-        self._stage = "confirmations"
-        return Lists(self._u2, survivors).to_bytes(self.params.context)
+        self._check_threshold(survivors, self.params.quorum, "sent a vector")
+        self._step = "consistency_check"
+        return ConsistencyLists(self._u2, survivors).to_bytes(self.params.context)
 
-    def confirmations(self, messages: Mapping[str, bytes]) -> bytes:
-        """Messages 7 of U3 -> message 8, for every site of U4.
+    def consistency_check(self, messages: Mapping[str, bytes]) -> bytes:
+        """Round 3, ConsistencyCheck. Messages 7 of U3 -> message 8, for every site of U4.
 
         Raises:
-            TooFewSites: fewer than t confirmed.
+            TooFewSites: fewer than t signed.
             ProtocolError: out of order.
         """
-        self._enter("confirmations")
+        self._enter("consistency_check")
         survivors = tuple(sorted(self._proofs))
-        found = self._gather(messages, survivors, self._confirmation, "confirmation")
+        found = self._gather(messages, survivors, self._consistency_signature, "consistency signature")
         self._signatures = {i: found[i].signature for i in sorted(found)}
-        self._enough(tuple(found), self.params.threshold, "confirmed")
-        self._stage = "open"
-        return Confirmations(tuple(self._signatures.items())).to_bytes(self.params.context)
+        self._check_threshold(tuple(found), self.params.threshold, "signed the lists")
+        self._step = "unmasking"
+        return ConsistencySignatures(tuple(self._signatures.items())).to_bytes(self.params.context)
 
-    def open(self, messages: Mapping[str, bytes]) -> OpenedSum:
-        """Messages 9 of U4 -> the sum over U3.
+    def unmasking(self, messages: Mapping[str, bytes]) -> OpenedSum:
+        """Round 4, Unmasking. Messages 9 of U4 -> the sum over U3.
 
         A site in `dropped` from here on is in the sum all the same; only its shares were not used.
 
@@ -196,37 +195,37 @@ class ServerSession:
             UnfaithfulSite: a secret cannot be rebuilt; names its owner.
             ProtocolError: out of order.
         """
-        self._enter("open")
-        found = self._gather(messages, tuple(self._signatures), self._shares, "shares")
-        self._enough(tuple(found), self.params.threshold, "revealed shares")
+        self._enter("unmasking")
+        found = self._gather(messages, tuple(self._signatures), self._unmasking_shares, "unmasking shares")
+        self._check_threshold(tuple(found), self.params.threshold, "revealed shares")
         shares = {i: dict(message.shares) for i, message in found.items()}
-        plus, minus = self._masks(shares)
+        plus, minus = self._mask_keys(shares)
         add_masks(self._sum, minus, plus)
         words, self._sum = _signed(self._sum, self.params.wire_bits), np.zeros(0, dtype=np.uint32)
-        self._stage = "over"
+        self._step = "over"
         transcript = write_transcript(
-            self.params, self._adverts, self._u2, self._proofs, self._signatures, tuple(sorted(found))
+            self.params, self._advertised, self._u2, self._proofs, self._signatures, tuple(sorted(found))
         )
         return OpenedSum(words, tuple(self.params.roster[i] for i in sorted(self._proofs)), transcript)
 
-    def _masks(self, shares: Mapping[int, Mapping[int, bytes]]) -> tuple[list[bytes], list[bytes]]:
+    def _mask_keys(self, shares: Mapping[int, Mapping[int, bytes]]) -> tuple[list[bytes], list[bytes]]:
         """PRG keys that are in the accumulator with a plus, and with a minus."""
-        opener = Opener(self.params.threshold, self.params.colluders)
+        reconstructor = Reconstructor(self.params.threshold, self.params.colluders)
         plus: list[bytes] = []
         minus: list[bytes] = []
         for owner in self._u2:
-            held = {i + 1: revealed[owner] for i, revealed in shares.items()}
+            revealed = {i + 1: held[owner] for i, held in shares.items()}
             if owner in self._proofs:
-                secret = opener.secret(owner, held, self._is_self_secret(owner), self.params.roster[owner])
+                secret = reconstructor.secret(owner, revealed, self._is_self_secret(owner), self.params.roster[owner])
                 plus.append(sealing.self_mask_key(secret, self._r1, owner))
                 continue
-            secret = opener.secret(owner, held, self._is_mask_private(owner), self.params.roster[owner])
+            secret = reconstructor.secret(owner, revealed, self._is_mask_private(owner), self.params.roster[owner])
             rebuilt = sealing.private_key(secret)
             for i in self._proofs:
-                shared = sealing.exchange(rebuilt, self._adverts[i].mask_key, self.params.roster[i])
+                agreed = sealing.exchange(rebuilt, self._advertised[i].mask_key, self.params.roster[i])
                 # Site i added the mask of a peer above it and took off that of a peer below it.
-                (plus if owner > i else minus).append(sealing.pair_mask_key(shared, self._r1, i, owner))
-        for liar, owner in opener.wrong:
+                (plus if owner > i else minus).append(sealing.pair_mask_key(agreed, self._r1, i, owner))
+        for liar, owner in reconstructor.wrong:
             self.dropped[self.params.roster[liar]] = (
                 f"its share of {self.params.roster[owner]}'s secret is wrong: it changed it, "
                 f"or {self.params.roster[owner]} dealt it a wrong one"
@@ -234,33 +233,34 @@ class ServerSession:
         return plus, minus
 
     def _is_self_secret(self, owner: int) -> Callable[[bytes], bool]:
-        expected = self._adverts[owner].commitment
+        expected = self._advertised[owner].commitment
         return lambda secret: sealing.commitment(self.params.context, owner, secret) == expected
 
     def _is_mask_private(self, owner: int) -> Callable[[bytes], bool]:
-        expected = self._adverts[owner].mask_key
+        expected = self._advertised[owner].mask_key
         return lambda secret: sealing.public_of(secret) == expected
 
-    def _advert(self, index: int, message: bytes) -> Advert:
-        advert = Advert.from_bytes(message, self.params.context, len(self.params.roster))
-        digest = sealing.advert_statement(
-            self.params.context, advert.index, advert.seal_key, advert.mask_key, advert.commitment
+    def _advertised_keys(self, index: int, message: bytes) -> AdvertisedKeys:
+        advertised = AdvertisedKeys.from_bytes(message, self.params.context, len(self.params.roster))
+        digest = sealing.advertised_keys_statement(
+            self.params.context, advertised.index, advertised.seal_key, advertised.mask_key, advertised.commitment
         )
-        self._signed(index, advert.index, digest, advert.signature)
-        sealing.check_publics(advert.seal_key, advert.mask_key, site=self.params.roster[index])
-        return advert
+        self._signed(index, advertised.index, digest, advertised.signature)
+        sealing.check_publics(advertised.seal_key, advertised.mask_key, site=self.params.roster[index])
+        return advertised
 
-    def _sealed(self, index: int, message: bytes) -> Sealed:
-        sealed = Sealed.from_bytes(message, self.params.context, len(self.params.roster))
-        if sealed.round_digest != self._r1 or indices_of(sealed.sealed) != tuple(sorted(set(self._adverts) - {index})):
+    def _sealed_shares(self, index: int, message: bytes) -> SealedShares:
+        sealed = SealedShares.from_bytes(message, self.params.context, len(self.params.roster))
+        others = tuple(sorted(set(self._advertised) - {index}))
+        if sealed.round_digest != self._r1 or indices_of(sealed.sealed) != others:
             raise _Fault("it sealed shares for other sites than those that sent keys")
         entries = entry_list(sealed.sealed)
-        digest = sealing.sealed_statement(self.params.context, self._r1, sealed.index, entries)
+        digest = sealing.sealed_shares_statement(self.params.context, self._r1, sealed.index, entries)
         self._signed(index, sealed.index, digest, sealed.signature)
         return sealed
 
-    def _proof(self, index: int, words: NDArray[np.uint32], message: bytes) -> Proof:
-        proof = Proof.from_bytes(message, self.params.context, len(self.params.roster))
+    def _proof(self, index: int, words: NDArray[np.uint32], message: bytes) -> MaskedInputProof:
+        proof = MaskedInputProof.from_bytes(message, self.params.context, len(self.params.roster))
         shape = (self.params.dimension,)
         if not (isinstance(words, np.ndarray) and words.dtype == np.uint32 and words.shape == shape):
             raise _Fault(f"its vector is not {self.params.dimension} uint32 words")
@@ -269,23 +269,23 @@ class ServerSession:
         digest = sealing.words_digest(words)
         if digest != proof.digest:
             raise _Fault("its vector is not the one that its proof is about")
-        statement = sealing.masked_statement(self.params.context, self._r1, proof.index, self._u2, digest)
+        statement = sealing.masked_input_statement(self.params.context, self._r1, proof.index, self._u2, digest)
         self._signed(index, proof.index, statement, proof.signature)
         return proof
 
-    def _confirmation(self, index: int, message: bytes) -> Confirmation:
-        confirmation = Confirmation.from_bytes(message, self.params.context, len(self.params.roster))
+    def _consistency_signature(self, index: int, message: bytes) -> ConsistencySignature:
+        sent = ConsistencySignature.from_bytes(message, self.params.context, len(self.params.roster))
         survivors = tuple(sorted(self._proofs))
-        digest = sealing.survivors_statement(self.params.context, self._r1, self._u2, survivors)
-        self._signed(index, confirmation.index, digest, confirmation.signature)
-        return confirmation
+        digest = sealing.consistency_statement(self.params.context, self._r1, self._u2, survivors)
+        self._signed(index, sent.index, digest, sent.signature)
+        return sent
 
-    def _shares(self, index: int, message: bytes) -> Shares:
-        shares = Shares.from_bytes(message, self.params.context, len(self.params.roster))
+    def _unmasking_shares(self, index: int, message: bytes) -> UnmaskingShares:
+        shares = UnmaskingShares.from_bytes(message, self.params.context, len(self.params.roster))
         if indices_of(shares.shares) != self._u2 or not all(is_share(share) for _, share in shares.shares):
             raise _Fault("it revealed other shares than one for each site that dealt some")
         survivors, entries = tuple(sorted(self._proofs)), entry_list(shares.shares)
-        digest = sealing.shares_statement(self.params.context, self._r1, shares.index, self._u2, survivors, entries)
+        digest = sealing.unmasking_statement(self.params.context, self._r1, shares.index, self._u2, survivors, entries)
         self._signed(index, shares.index, digest, shares.signature)
         return shares
 
@@ -314,9 +314,9 @@ class ServerSession:
         if not self.federation.signed_by(self.params.roster[expected], digest, signature):
             raise _Fault("its signature does not hold on what the coordinator knows")
 
-    def _enough(self, sites: Indices, needed: int, what: str) -> None:
+    def _check_threshold(self, sites: Indices, needed: int, what: str) -> None:
         if len(sites) < needed:
-            self._stage = "over"
+            self._step = "over"
             raise TooFewSites(
                 f"{len(sites)} sites {what}, {needed} are needed; nothing can be opened. Missing: "
                 + ", ".join(f"{site} ({why})" for site, why in sorted(self.dropped.items()))
@@ -325,14 +325,14 @@ class ServerSession:
     def _index(self, site: str) -> int:
         return self.params.roster.index(site) if site in self.params.roster else -1
 
-    def _enter(self, stage: str) -> None:
-        if self._stage != stage:
-            raise self._order(stage)
-        # Whatever ends this stage early ends the session; success names the next stage.
-        self._stage = "over"
+    def _enter(self, step: str) -> None:
+        if self._step != step:
+            raise self._order(step)
+        # Whatever ends this step early ends the session; success names the next step.
+        self._step = "over"
 
-    def _order(self, stage: str) -> UndertoneError:
-        return ProtocolError(f"the session is at stage {self._stage!r}, not {stage!r}; start another session")
+    def _order(self, step: str) -> UndertoneError:
+        return ProtocolError(f"the session is at step {self._step!r}, not {step!r}; start another session")
 
 
 def _signed(words: NDArray[np.uint32], wire_bits: int) -> NDArray[np.uint32]:

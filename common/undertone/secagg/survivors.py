@@ -30,7 +30,7 @@ class SignedLists(Protocol):
 
 
 def check_follows(last: Indices | None, survivors: Indices, colluders: int) -> None:
-    """Insist that a survivor list goes on with the chain.
+    """Insist that a survivor list continues the chain.
 
     Args:
         last: the list that this party signed (or asked to be signed) last in the study; None before the first.

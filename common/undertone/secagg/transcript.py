@@ -12,7 +12,7 @@ from undertone.canonical import Json, canonical_json
 from undertone.errors import NotVerified, UndertoneError
 from undertone.secagg import sealing
 from undertone.secagg.federation import Federation
-from undertone.secagg.messages import Advert, Adverts, Indices, Proof
+from undertone.secagg.messages import AdvertisedKeys, AdvertisedKeysList, Indices, MaskedInputProof
 from undertone.secagg.parameters import Parameters
 
 
@@ -33,24 +33,24 @@ class Transcript:
 
 def write_transcript(
     params: Parameters,
-    adverts: Mapping[int, Advert],
+    advertised: Mapping[int, AdvertisedKeys],
     masked_for: Indices,
-    proofs: Mapping[int, Proof],
+    proofs: Mapping[int, MaskedInputProof],
     signatures: Mapping[int, bytes],
     opened_by: Indices,
 ) -> bytes:
     """Canonical JSON of a session that opened its sum; keys of the maps are roster indices."""
     name = params.roster
-    listed = Adverts(tuple(adverts[i] for i in sorted(adverts)))
+    listed = AdvertisedKeysList(tuple(advertised[i] for i in sorted(advertised)))
     content: dict[str, Json] = {
         "parameters": asdict(params),
         "round_digest": sealing.round_digest(params.context, listed).hex(),
-        "adverts": {name[i]: advert.content.hex() for i, advert in adverts.items()},
+        "advertised_keys": {name[i]: keys.content.hex() for i, keys in advertised.items()},
         "masked_for": [name[i] for i in masked_for],
         "vectors": {
             name[i]: {"sha256": proof.digest.hex(), "signature": proof.signature.hex()} for i, proof in proofs.items()
         },
-        "confirmations": {name[i]: signature.hex() for i, signature in signatures.items()},
+        "consistency_signatures": {name[i]: signature.hex() for i, signature in signatures.items()},
         "opened_by": [name[i] for i in opened_by],
     }
     return canonical_json(content)
@@ -85,27 +85,33 @@ def _checked(
     content: Mapping[str, Mapping[str, Mapping[str, str]]], params: Parameters, federation: Federation
 ) -> Transcript:
     """Every set within the one before it, every signature of its site."""
-    u1, u2, u3 = (_indices(params, content[key]) for key in ("adverts", "masked_for", "vectors"))
-    u4, u5 = (_indices(params, content[key]) for key in ("confirmations", "opened_by"))
+    u1, u2, u3 = (_indices(params, content[key]) for key in ("advertised_keys", "masked_for", "vectors"))
+    u4, u5 = (_indices(params, content[key]) for key in ("consistency_signatures", "opened_by"))
     if not set(u5) <= set(u4) <= set(u3) <= set(u2) <= set(u1):
         raise NotVerified("a site takes part at a later stage of the transcript and not at an earlier one")
     if len(u3) < params.quorum or len(u5) < params.threshold:
         raise NotVerified("the transcript opens a sum with fewer sites than its parameters ask for")
     name, context = params.roster, params.context
-    adverts = Adverts(tuple(Advert.of(i, _bytes(content["adverts"][name[i]], 160)) for i in u1))
-    r1 = sealing.round_digest(context, adverts)
+    key_list = AdvertisedKeysList(
+        tuple(AdvertisedKeys.of(i, _bytes(content["advertised_keys"][name[i]], 160)) for i in u1)
+    )
+    r1 = sealing.round_digest(context, key_list)
     if r1 != _bytes(content["round_digest"], 32):
-        raise NotVerified("the round digest of the transcript is not that of its adverts")
+        raise NotVerified("the round digest of the transcript is not that of its advertised keys")
     statements = [
-        (a.index, sealing.advert_statement(context, a.index, a.seal_key, a.mask_key, a.commitment), a.signature)
-        for a in adverts.adverts
+        (
+            a.index,
+            sealing.advertised_keys_statement(context, a.index, a.seal_key, a.mask_key, a.commitment),
+            a.signature,
+        )
+        for a in key_list.advertised
     ]
     for i in u3:
         vector = content["vectors"][name[i]]
-        digest = sealing.masked_statement(context, r1, i, u2, _bytes(vector["sha256"], 32))
+        digest = sealing.masked_input_statement(context, r1, i, u2, _bytes(vector["sha256"], 32))
         statements.append((i, digest, _bytes(vector["signature"], 64)))
-    survivors = sealing.survivors_statement(context, r1, u2, u3)
-    statements += [(i, survivors, _bytes(content["confirmations"][name[i]], 64)) for i in u4]
+    survivors = sealing.consistency_statement(context, r1, u2, u3)
+    statements += [(i, survivors, _bytes(content["consistency_signatures"][name[i]], 64)) for i in u4]
     for i, digest, signature in statements:
         if not federation.signed_by(name[i], digest, signature):
             raise NotVerified(f"a signature of {name[i]} in the transcript does not hold")

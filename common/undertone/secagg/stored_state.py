@@ -1,4 +1,4 @@
-"""What a node holds between two messages, and how it lies on the site's disk.
+"""The stored state of a session at a node: what it keeps between two messages, as it lies on the site's disk.
 
 Each class holds what later steps need and nothing else: a secret that is no longer needed is not carried on.
 None of them prints its content.
@@ -10,79 +10,79 @@ from typing import Protocol, TypeVar
 
 from undertone.errors import LedgerCorrupt, ProtocolError
 from undertone.secagg.encoding import DIGEST_BYTES, Reader, entry_list, header, index_list, tagged, u16
-from undertone.secagg.messages import Advert, Adverts, Entries, Indices
+from undertone.secagg.messages import AdvertisedKeys, AdvertisedKeysList, Entries, Indices
 from undertone.secagg.shamir import SHARE_BYTES
 
 _KIND = 0x10  # stored states are 0x11 to 0x15, messages 1 to 9
-_ADVERT_BYTES = 160
-H = TypeVar("H", bound="Held")
+_ADVERTISED_BYTES = 160
+S = TypeVar("S", bound="StoredState")
 
 
-class Held(Protocol):
-    """What a state holds."""
+class StoredState(Protocol):
+    """What is stored after one step."""
 
     def pack(self) -> bytes:
         """Its bytes, in one spelling."""
         ...
 
     @classmethod
-    def unpack(cls: type[H], reader: Reader, roster: int) -> H:
+    def unpack(cls: type[S], reader: Reader, roster: int) -> S:
         """The reverse of `pack`."""
         ...
 
 
 @dataclass(frozen=True, repr=False)
-class Fresh:
-    """After `open_session`: this session's four secrets and the advert that was sent."""
+class AfterAdvertiseKeys:
+    """After AdvertiseKeys: this session's four secrets and the keys that were advertised."""
 
     self_secret: bytes
     seal_private: bytes
     mask_private: bytes
     seed: bytes
-    advert: Advert
+    advertised: AdvertisedKeys
 
     def pack(self) -> bytes:
         """Its bytes."""
         secrets = self.self_secret + self.seal_private + self.mask_private + self.seed
-        return secrets + u16(self.advert.index) + self.advert.content
+        return secrets + u16(self.advertised.index) + self.advertised.content
 
     @classmethod
-    def unpack(cls, reader: Reader, roster: int) -> "Fresh":
+    def unpack(cls, reader: Reader, roster: int) -> "AfterAdvertiseKeys":
         """The reverse."""
         b, ce, cm, seed = (reader.take(32) for _ in range(4))
-        return cls(b, ce, cm, seed, Advert.of(reader.index(roster), reader.take(_ADVERT_BYTES)))
+        return cls(b, ce, cm, seed, AdvertisedKeys.of(reader.index(roster), reader.take(_ADVERTISED_BYTES)))
 
 
 @dataclass(frozen=True, repr=False)
-class Dealt:
-    """After `share`: b, cm, this site's share of its own b, the adverts of U1, and what it shares with each peer.
+class AfterShareKeys:
+    """After ShareKeys: b, cm, this site's share of its own b, the keys of U1, and a secret agreed with each peer.
 
-    `shared` is ce's exchange with every other site of U1, made once for both directions; ce itself is gone.
+    `agreed` is ce's exchange with every other site of U1, made once for both directions; ce itself is gone.
     """
 
     self_secret: bytes
     mask_private: bytes
     own_share: bytes
-    shared: Mapping[int, bytes]
-    adverts: Adverts
+    agreed: Mapping[int, bytes]
+    key_list: AdvertisedKeysList
 
     def pack(self) -> bytes:
         """Its bytes."""
         secrets = self.self_secret + self.mask_private + self.own_share
-        return secrets + entry_list(tuple(self.shared.items())) + self.adverts.entries
+        return secrets + entry_list(tuple(self.agreed.items())) + self.key_list.entries
 
     @classmethod
-    def unpack(cls, reader: Reader, roster: int) -> "Dealt":
+    def unpack(cls, reader: Reader, roster: int) -> "AfterShareKeys":
         """The reverse."""
         b, cm, own_share = reader.take(32), reader.take(32), reader.take(SHARE_BYTES)
-        shared, entries = dict(reader.entries(roster, 32)), reader.entries(roster, _ADVERT_BYTES)
-        adverts = Adverts(tuple(Advert.of(index, content) for index, content in entries))
-        return cls(b, cm, own_share, shared, adverts)
+        agreed, entries = dict(reader.entries(roster, 32)), reader.entries(roster, _ADVERTISED_BYTES)
+        key_list = AdvertisedKeysList(tuple(AdvertisedKeys.of(index, content) for index, content in entries))
+        return cls(b, cm, own_share, agreed, key_list)
 
 
 @dataclass(frozen=True, repr=False)
-class Bound:
-    """After `mask`: R1, and of each site of U2 its share of b and its share of cm (own: b alone)."""
+class AfterMaskedInput:
+    """After MaskedInput: R1, and of each site of U2 its share of b and its share of cm (own: b alone)."""
 
     round_digest: bytes
     self_shares: Mapping[int, bytes]
@@ -99,15 +99,15 @@ class Bound:
         return self.round_digest + entry_list(shares[0]) + entry_list(shares[1])
 
     @classmethod
-    def unpack(cls, reader: Reader, roster: int) -> "Bound":
+    def unpack(cls, reader: Reader, roster: int) -> "AfterMaskedInput":
         """The reverse."""
         digest = reader.take(DIGEST_BYTES)
         return cls(digest, dict(reader.entries(roster, SHARE_BYTES)), dict(reader.entries(roster, SHARE_BYTES)))
 
 
 @dataclass(frozen=True, repr=False)
-class Signed:
-    """After `confirm`: R1 and the signed lists, and of each site of U2 the one share that they allow."""
+class AfterConsistencyCheck:
+    """After ConsistencyCheck: R1 and the signed lists, and of each site of U2 the one share that they allow."""
 
     round_digest: bytes
     masked_for: Indices
@@ -120,7 +120,7 @@ class Signed:
         return self.round_digest + lists + entry_list(self.shares)
 
     @classmethod
-    def unpack(cls, reader: Reader, roster: int) -> "Signed":
+    def unpack(cls, reader: Reader, roster: int) -> "AfterConsistencyCheck":
         """The reverse."""
         digest = reader.take(DIGEST_BYTES)
         lists = reader.indices(roster), reader.indices(roster)
@@ -128,26 +128,26 @@ class Signed:
 
 
 @dataclass(frozen=True, repr=False)
-class Nothing:
-    """After `unmask`."""
+class AfterUnmasking:
+    """After Unmasking."""
 
     def pack(self) -> bytes:
         """No bytes."""
         return b""
 
     @classmethod
-    def unpack(cls, reader: Reader, roster: int) -> "Nothing":
+    def unpack(cls, reader: Reader, roster: int) -> "AfterUnmasking":
         """The reverse."""
         return cls()
 
 
-def pack(step: int, context: bytes, index: int, held: Held) -> bytes:
-    """A state as it is stored: header, site, content, and a digest that shows a damaged file."""
-    body = header(_KIND + step, context) + u16(index) + held.pack()
+def pack(step: int, context: bytes, index: int, stored: StoredState) -> bytes:
+    """A stored state's bytes: header, site, content, and a digest that shows a damaged file."""
+    body = header(_KIND + step, context) + u16(index) + stored.pack()
     return body + tagged("state", body)
 
 
-def unpack(kind: type[H], step: int, data: bytes, context: bytes, index: int, roster: int) -> H:
+def unpack(kind: type[S], step: int, data: bytes, context: bytes, index: int, roster: int) -> S:
     """Read what `pack` wrote.
 
     Raises:
@@ -161,14 +161,14 @@ def unpack(kind: type[H], step: int, data: bytes, context: bytes, index: int, ro
         reader.header(_KIND + step, context)
         if reader.index(roster) != index:
             raise ProtocolError("it belongs to another site")
-        held = kind.unpack(reader, roster)
+        stored = kind.unpack(reader, roster)
         reader.done()
     except ProtocolError as error:
         raise LedgerCorrupt(
             f"the stored state of this session cannot be used: {error}. Give the session up; the coordinator "
             "goes on without this site, or starts another"
         ) from None
-    return held
+    return stored
 
 
 def step_of(data: bytes) -> int:

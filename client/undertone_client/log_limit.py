@@ -7,8 +7,8 @@ _MOST = 20
 
 
 @contextmanager
-def few(note: Callable[[str], None], most: int = _MOST) -> Iterator[Callable[[str], None]]:
-    """Within, a `note` that writes `most` lines; how many more there were is one line at the end.
+def limited(log: Callable[[str], None], most: int = _MOST) -> Iterator[Callable[[str], None]]:
+    """Within, a `log` that writes `most` lines; how many more there were is one line at the end.
 
     A folder that disappeared would otherwise write a line for each record in each round. `undertone
     node check` names them all.
@@ -19,10 +19,10 @@ def few(note: Callable[[str], None], most: int = _MOST) -> Iterator[Callable[[st
         nonlocal count
         count += 1
         if count <= most:
-            note(text)
+            log(text)
 
     try:
         yield counted
     finally:
         if count > most:
-            note(f"and {count - most} more like it; `undertone node check` names them all")
+            log(f"and {count - most} more like it; `undertone node check` names them all")

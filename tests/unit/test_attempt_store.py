@@ -9,8 +9,8 @@ import pytest
 from tests.support.failpoints import at
 from tests.support.faults import Killed
 from undertone.errors import FolderError, LedgerUnavailable
-from undertone_client import state
-from undertone_client.state import NodeState
+from undertone_client import attempt_store
+from undertone_client.attempt_store import AttemptStore
 
 ATTEMPT = ("ab" * 32, 1, 1)
 ROW = np.arange(3, dtype=np.float32)
@@ -18,9 +18,9 @@ ROW = np.arange(3, dtype=np.float32)
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    with NodeState(tmp_path / "state.sqlite") as memory:
-        memory.keep_sample(ATTEMPT, "hash", ["a", "b"])
-        memory.keep_rows(ATTEMPT, [("a", ROW), ("b", ROW + 1)])
+    with AttemptStore(tmp_path / "state.sqlite") as store:
+        store.keep_sample(ATTEMPT, "hash", ["a", "b"])
+        store.keep_rows(ATTEMPT, [("a", ROW), ("b", ROW + 1)])
     return tmp_path / "state.sqlite"
 
 
@@ -32,40 +32,40 @@ def alter(path: Path, statement: str) -> None:
 
 
 def test_what_was_stored_is_there_for_the_next_process(path: Path) -> None:
-    with NodeState(path) as memory:
-        assert memory.sampled(ATTEMPT, "hash") == ["a", "b"]
-        np.testing.assert_array_equal(memory.rows(ATTEMPT)["b"], ROW + 1)
-        memory.forget(ATTEMPT)
-        assert memory.sampled(ATTEMPT, "hash") is None
+    with AttemptStore(path) as store:
+        assert store.sampled(ATTEMPT, "hash") == ["a", "b"]
+        np.testing.assert_array_equal(store.rows(ATTEMPT)["b"], ROW + 1)
+        store.forget(ATTEMPT)
+        assert store.sampled(ATTEMPT, "hash") is None
 
 
 def test_commits_sync_the_folder_too_and_what_is_forgotten_is_overwritten(path: Path) -> None:
-    with NodeState(path) as memory:
-        assert memory._db.execute("PRAGMA synchronous").fetchone() == (3,)  # EXTRA
-        assert memory._db.execute("PRAGMA secure_delete").fetchone() == (1,)
-        assert memory._db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    with AttemptStore(path) as store:
+        assert store._db.execute("PRAGMA synchronous").fetchone() == (3,)  # EXTRA
+        assert store._db.execute("PRAGMA secure_delete").fetchone() == (1,)
+        assert store._db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
 
 def test_a_forgotten_sum_leaves_nothing_even_after_a_death_within_a_write(path: Path) -> None:
-    with NodeState(path) as memory:
-        memory.keep_sum(ATTEMPT, np.array([True, False]), np.ones(3, dtype=np.int64))
+    with AttemptStore(path) as store:
+        store.keep_sum(ATTEMPT, np.array([True, False]), np.ones(3, dtype=np.int64))
         with at("durable/written"), pytest.raises(Killed):
-            memory.keep_sum(ATTEMPT, np.array([True, True]), np.ones(3, dtype=np.int64))
+            store.keep_sum(ATTEMPT, np.array([True, True]), np.ones(3, dtype=np.int64))
         assert len(list((path.parent / "sums").iterdir())) == 2
-        memory.forget(ATTEMPT)
+        store.forget(ATTEMPT)
         assert list((path.parent / "sums").iterdir()) == []
 
 
 def test_opening_writes_nothing(path: Path) -> None:
     before = path.read_bytes(), path.stat().st_mtime_ns
-    NodeState(path).__exit__()
+    AttemptStore(path).__exit__()
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
 def test_a_newer_state_is_refused_with_both_numbers(path: Path) -> None:
     alter(path, "PRAGMA user_version = 2")
     with pytest.raises(LedgerUnavailable, match="version 2, this program knows 1"):
-        NodeState(path)
+        AttemptStore(path)
 
 
 @pytest.mark.parametrize(
@@ -81,41 +81,41 @@ def test_a_newer_state_is_refused_with_both_numbers(path: Path) -> None:
 )
 def test_content_that_is_none_is_damage(path: Path, statement: str) -> None:
     alter(path, statement)
-    with NodeState(path) as memory, pytest.raises(FolderError, match="move it away"):
-        (memory.sampled(ATTEMPT, "hash"), memory.rows(ATTEMPT))
+    with AttemptStore(path) as store, pytest.raises(FolderError, match="move it away"):
+        (store.sampled(ATTEMPT, "hash"), store.rows(ATTEMPT))
 
 
 @pytest.mark.parametrize("data", [b"damaged " * 1000, b"SQLite format 3\0" + b"\xff" * 8192])
 def test_a_file_that_is_no_database_is_damage(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(FolderError, match="move it away"):
-        NodeState(path)
+        AttemptStore(path)
 
 
 def test_a_state_that_is_held_is_unavailable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "_BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(attempt_store, "_BUSY_SECONDS", 0.1)
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     with pytest.raises(LedgerUnavailable, match="locked"):
-        NodeState(path)
+        AttemptStore(path)
     holder.close()
-    NodeState(path).__exit__()
+    AttemptStore(path).__exit__()
 
 
 def test_of_two_processes_that_prepare_one_attempt_the_second_is_told(path: Path) -> None:
-    with NodeState(path) as memory:
+    with AttemptStore(path) as store:
         with pytest.raises(LedgerUnavailable, match="another process prepares"):
-            memory.keep_sample(ATTEMPT, "hash", ["b"])
+            store.keep_sample(ATTEMPT, "hash", ["b"])
         with pytest.raises(LedgerUnavailable, match="another process prepares"):
-            memory.keep_rows(ATTEMPT, [("c", ROW), ("a", ROW)])
-        assert memory.sampled(ATTEMPT, "hash") == ["a", "b"]
-        assert set(memory.rows(ATTEMPT)) == {"a", "b"}  # all or none
+            store.keep_rows(ATTEMPT, [("c", ROW), ("a", ROW)])
+        assert store.sampled(ATTEMPT, "hash") == ["a", "b"]
+        assert set(store.rows(ATTEMPT)) == {"a", "b"}  # all or none
 
 
 def test_a_full_disk_stores_nothing_of_a_block(path: Path) -> None:
-    with NodeState(path) as memory:
-        (pages,) = memory._db.execute("PRAGMA page_count").fetchone()
-        memory._db.execute(f"PRAGMA max_page_count = {pages}")
+    with AttemptStore(path) as store:
+        (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+        store._db.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(LedgerUnavailable, match="full"):
-            memory.keep_rows(ATTEMPT, [("c", ROW), ("d", np.zeros(100_000, np.float32))])
-        assert set(memory.rows(ATTEMPT)) == {"a", "b"}
+            store.keep_rows(ATTEMPT, [("c", ROW), ("d", np.zeros(100_000, np.float32))])
+        assert set(store.rows(ATTEMPT)) == {"a", "b"}

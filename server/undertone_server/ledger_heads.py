@@ -8,7 +8,7 @@ from pathlib import Path
 
 from undertone.durable import storage_errors, write_durable
 from undertone.errors import ProtocolError
-from undertone.messages import is_token
+from undertone.messages import is_ledger_head
 from undertone.shown import REASON, shown
 from undertone.unit import is_site_name
 
@@ -46,17 +46,17 @@ class SiteFiles(MutableMapping[str, str]):
         return sum(1 for _ in self)
 
 
-class Heads(SiteFiles):
+class LedgerHeads(SiteFiles):
     """The newest token of each site's ledger that was seen (undertone_client/rollback.py).
 
     A token is written before the answer that it came with is used. Who reads one asks `is_token`, and goes on without
     that site if it is none.
     """
 
-    def __setitem__(self, site: str, token: str) -> None:
-        if not is_token(token):
-            raise ProtocolError("the token of a ledger is not 64 hexadecimal digits; nothing was written")
-        super().__setitem__(site, token)
+    def __setitem__(self, site: str, ledger_head: str) -> None:
+        if not is_ledger_head(ledger_head):
+            raise ProtocolError("a ledger head is not 64 hexadecimal digits; nothing was written")
+        super().__setitem__(site, ledger_head)
 
 
 class LeftOut(SiteFiles):

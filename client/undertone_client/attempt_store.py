@@ -1,4 +1,4 @@
-"""What a node must remember of an attempt before anything is sent: its coins and its finished rows.
+"""The attempt store: what a node keeps of an attempt before anything is sent, its coins and its finished rows.
 
 Rows are stored block by block, so an inversion that is interrupted goes on where it was. Coins are
 drawn once for an attempt and stored before they are used.
@@ -34,12 +34,12 @@ PRAGMA user_version = {_VERSION};
 COMMIT;
 """
 
-Attempt = tuple[str, int, int]
+AttemptKey = tuple[str, int, int]
 _VALUES_AT_ONCE = 1 << 20
 
 
-class NodeState:
-    """state.sqlite. An attempt is (plan digest, round, attempt).
+class AttemptStore:
+    """state.sqlite. An attempt's key is (plan digest, round, number).
 
     A commit is durable when it returns: synchronous is EXTRA, as in the ledger. FULL would do for the guarantee,
     because whoever lost coins to a power cut had not answered (the charge that comes before an answer is durable),
@@ -67,13 +67,13 @@ class NodeState:
         if version < _VERSION:
             self._db.executescript(_SCHEMA)
 
-    def __enter__(self) -> "NodeState":
+    def __enter__(self) -> "AttemptStore":
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self._db.close()
 
-    def sampled(self, attempt: Attempt, state_sha256: str) -> list[str] | None:
+    def sampled(self, attempt: AttemptKey, state_sha256: str) -> list[str] | None:
         """The units this attempt's coins chose, or None before they were drawn.
 
         Raises:
@@ -92,24 +92,24 @@ class NodeState:
         except (TypeError, ValueError):
             raise _damaged(self._path) from None
 
-    def keep_sample(self, attempt: Attempt, state_sha256: str, units: Sequence[str]) -> None:
+    def keep_sample(self, attempt: AttemptKey, state_sha256: str, units: Sequence[str]) -> None:
         """Store the coins' outcome before it is used."""
         self._run("INSERT INTO samples VALUES (?, ?, ?, ?, ?)", [(*attempt, state_sha256, json.dumps(list(units)))])
 
-    def keep_rows(self, attempt: Attempt, rows: Sequence[tuple[str, NDArray[np.float32]]]) -> None:
+    def keep_rows(self, attempt: AttemptKey, rows: Sequence[tuple[str, NDArray[np.float32]]]) -> None:
         """Store finished rows, all or none."""
         self._run(
             "INSERT INTO rows VALUES (?, ?, ?, ?, ?)",
             [(*attempt, unit, row.astype("<f4").tobytes()) for unit, row in rows],
         )
 
-    def finished(self, attempt: Attempt) -> set[str]:
+    def finished(self, attempt: AttemptKey) -> set[str]:
         """The units whose rows are on disk."""
         query = "SELECT unit FROM rows WHERE digest = ? AND round = ? AND attempt = ?"
         with _explained(self._path):
             return {unit for (unit,) in self._db.execute(query, attempt)}
 
-    def row_blocks(self, attempt: Attempt, dimension: int) -> Iterator[NDArray[np.float32]]:
+    def row_blocks(self, attempt: AttemptKey, dimension: int) -> Iterator[NDArray[np.float32]]:
         """The finished rows, some at a time: [n, d] with n d at most 2^20, in no order that means anything.
 
         Raises:
@@ -127,13 +127,13 @@ class NodeState:
                 raise _damaged(self._path)
             yield np.frombuffer(b"".join(blobs), dtype="<f4").astype(np.float32).reshape(-1, dimension)
 
-    def keep_sum(self, attempt: Attempt, summed: NDArray[np.bool_], total: NDArray[np.int64]) -> None:
+    def keep_sum(self, attempt: AttemptKey, summed: NDArray[np.bool_], total: NDArray[np.int64]) -> None:
         """Store a sum [d] over those of the chosen units that `summed` [chosen] marks, in place of the one before."""
         with storage_errors(self._path):
             self._sums.mkdir(exist_ok=True, mode=0o700)
         write_array(self._sum_of(attempt), np.concatenate([self._sample_words(attempt), summed, total]))
 
-    def kept_sum(self, attempt: Attempt, chosen: int, dimension: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    def kept_sum(self, attempt: AttemptKey, chosen: int, dimension: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """Which of the chosen units are summed, [chosen], and their sum [d]; none and zeros before that.
 
         A sum that is damaged, or of other coins, is made anew: nobody has seen it.
@@ -150,11 +150,11 @@ class NodeState:
             return nothing
         return found[words.size : words.size + chosen] != 0, found[words.size + chosen :]
 
-    def holds_sum(self, attempt: Attempt) -> bool:
+    def holds_sum(self, attempt: AttemptKey) -> bool:
         """Whether a sum, finished or not, was begun for this attempt."""
         return self._sum_of(attempt).exists()
 
-    def rows(self, attempt: Attempt) -> dict[str, NDArray[np.float32]]:
+    def rows(self, attempt: AttemptKey) -> dict[str, NDArray[np.float32]]:
         """Unit -> finished row [d], all at once: for diagnostics of a simulation.
 
         Raises:
@@ -168,7 +168,7 @@ class NodeState:
             raise _damaged(self._path)
         return {unit: np.frombuffer(blob, dtype="<f4").astype(np.float32) for unit, blob in found}
 
-    def forget(self, attempt: Attempt) -> None:
+    def forget(self, attempt: AttemptKey) -> None:
         """Drop the coins' outcome and rows, or sum, of an attempt that was answered."""
         kept = self._sum_of(attempt)
         for file in (kept, part_of(kept)):  # the second after a death within a write
@@ -181,11 +181,11 @@ class NodeState:
         """Sums lie beside the database, whose values may not be as long."""
         return self._path.with_name("sums")
 
-    def _sum_of(self, attempt: Attempt) -> Path:
+    def _sum_of(self, attempt: AttemptKey) -> Path:
         digest, round_, number = attempt
         return self._sums / f"{digest[:16]}-{round_:06d}-{number:03d}.npy"
 
-    def _sample_words(self, attempt: Attempt) -> NDArray[np.int64]:
+    def _sample_words(self, attempt: AttemptKey) -> NDArray[np.int64]:
         """SHA-256 of the attempt, its public state and its coins, [4]: what a sum belongs to."""
         query = "SELECT state_sha256, units FROM samples WHERE digest = ? AND round = ? AND attempt = ?"
         with _explained(self._path):
@@ -197,7 +197,7 @@ class NodeState:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 self._db.executemany(statement, values)
-                reached("state/before commit")
+                reached("attempt_store/before commit")
                 self._db.execute("COMMIT")
             except BaseException:
                 # SQLite has already rolled back by itself after some errors, a full disk for one.

@@ -1,4 +1,4 @@
-"""The parameters of a session as a plan gives them: coordinator and node each work them out for themselves."""
+"""The session parameters that a plan gives: coordinator and node each compute them for themselves."""
 
 from undertone.plan import Plan
 from undertone.secagg.parameters import Parameters
@@ -6,10 +6,10 @@ from undertone.secagg.parameters import Parameters
 NAME = "secagg"
 
 
-def parameters_of(
+def session_parameters(
     plan: Plan, federation: str, round_: int, attempt: int, session: int, state_sha256: str
 ) -> Parameters:
-    """What all parties must agree on (docs/secure-aggregation.md, 2).
+    """What all parties of a session must agree on (docs/secure-aggregation.md, 2).
 
     Args:
         plan: the approved plan; every number that affects privacy comes from it.

@@ -1,4 +1,4 @@
-"""Secrets back from shares, and who lied where they do not fit (docs/secure-aggregation.md, 6)."""
+"""Unmasking: secrets reconstructed from shares, and who lied where they do not fit (docs/secure-aggregation.md, 6)."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -12,8 +12,8 @@ from undertone.secagg.shamir import rebuild, value_at
 MOST_SUBSETS = 10_000
 
 
-class Opener:
-    """Rebuilds one secret after the other, and remembers who revealed a share that does not fit.
+class Reconstructor:
+    """Reconstructs one secret after the other, and remembers who revealed a share that does not fit.
 
     Attributes:
         wrong: (revealing site, owner) of every share off its owner's polynomial, roster indices.
@@ -64,7 +64,7 @@ class Opener:
             yield subset
 
     def _blame(self, owner: int, chosen: Mapping[int, bytes], shares: Mapping[int, bytes]) -> None:
-        """Note every other share that is off the polynomial through `chosen`."""
+        """Remember every other share that is off the polynomial through `chosen`."""
         for point in shares.keys() - chosen.keys():
             if value_at(point, chosen) != int.from_bytes(shares[point], "big"):
                 self.wrong.append((point - 1, owner))
