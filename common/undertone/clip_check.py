@@ -11,8 +11,9 @@ from undertone.errors import FaintRelease, NoisyRelease
 from undertone.public_rows import PublicRows, known_for_check, made_for_check
 from undertone.resolve import Resolved
 
-# Public drawings played as private ones (docs/benchmarks.md): what is left of a release that reaches less far.
-FAINTEST = 0.25
+# Public drawings played as private ones (docs/benchmarks.md): at a quarter of the way most of what a release changes is
+# there, at an eighth next to nothing.
+FAINTEST = 0.2
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 from numpy.typing import NDArray
+from undertone.methods.optimisers import OptimiserOptions, ServerOptimiser
 
 from tests.support.dummy import DummyBase, DummyMethod, make_dummy_base
 from tests.support.images import write_folder
@@ -279,6 +280,21 @@ def test_only_a_one_shot_methods_reach_follows_from_c() -> None:
         assert (method.reach(1.0, 8.0) == 0.125) is method.one_shot
         assert (method.reach(8.0, 1.0) == 1.0) is method.one_shot
         assert method.one_shot or method.reach(1e-6, 1.0) is None
+
+
+@pytest.mark.parametrize(("optimiser", "follows"), [("sgd", True), ("adam", False), ("adamw", False)])
+def test_a_short_c_shortens_steps_of_sgd_alone(optimiser: str, follows: bool) -> None:
+    """A C of a thousandth makes signal and noise a thousandth: Adam divides by their size, and SGD's rate is free."""
+    decay = {"weight_decay": 1e-9} if optimiser == "adamw" else {}
+    server = ServerOptimiser(OptimiserOptions.model_validate({"optimiser": optimiser, **decay}))
+    means = np.random.Generator(np.random.Philox(key=1)).standard_normal((5, 64))
+    moved = []
+    for shorter in (1.0, 1e-3):
+        state = server.start(np.zeros(64, dtype=np.float32))
+        for mean in means:
+            state = server.advance(state, shorter * mean)
+        moved.append(float(np.linalg.norm(server.released(state))))
+    assert moved[1] == pytest.approx(moved[0] * (1e-3 if follows else 1), rel=1e-3)
 
 
 def test_a_simulation_is_refused_before_anything_is_written(tiny_base: Path, tmp_path: Path) -> None:
