@@ -1,7 +1,7 @@
 """STUDY.toml: what a person writes, read strictly.
 
 Unknown keys are errors that name the closest known one; every message is one line that says which
-key, what is wrong with it and what would do.
+key, what is wrong with it and what would work.
 """
 
 import difflib
@@ -119,7 +119,7 @@ class Study(Section):
         return value
 
     def model_post_init(self, _context: object, /) -> None:
-        """Combinations of keys that cannot be.
+        """Check combinations of keys.
 
         Raises:
             ValueError: turned into a `StudyError` by `load_study`.
