@@ -7,7 +7,7 @@ random data:
 
     random data fail too      the device is at fault, whoever is in the batch: an error with advice
     random data still work    one of these units is at fault: each is computed alone in the *same* slots, so the
-                              rows of the others are to the bit what they would have been beside anyone, and
+                              rows of the others are bit-identical to what they would be beside anyone, and
                               the one that fails is a zero row, whatever it was that failed
 """
 

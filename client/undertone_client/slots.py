@@ -2,7 +2,7 @@
 
 Kernels choose their order of summation by shape. A batch that is one unit shorter can move the other units' rows
 in their last bits, and after quantising by a grid unit: more than the one row that sensitivity counts. With
-shapes fixed, rows are equal to the bit whoever their neighbours are and wherever they stand (measured on CPU;
+shapes fixed, rows are bit-identical whoever their neighbours are and wherever they stand (measured on CPU;
 tests/unit/test_slots.py asserts it).
 """
 

@@ -1,4 +1,4 @@
-"""How many sites must help to open a sum, and how many may lie: t, c and what they must satisfy.
+"""How many sites must help to open a sum, and how many may help a lying coordinator: t, c and their conditions.
 
 n sites are on the roster, t of them must help to open a sum, and c of them may help a lying coordinator. Two lists of
 survivors would give away a site's vector. Each list needs t signatures and an honest site signs one, so two lists need
@@ -18,7 +18,7 @@ def default_colluders(sites: int, threshold: int) -> int:
 
 
 def fault(sites: int, threshold: int, colluders: int, *, distributed: bool) -> str | None:
-    """What is wrong with these numbers, and what would do; None if nothing is."""
+    """What is wrong with these numbers, and which would work; None if nothing is wrong."""
     if sites < 3:
         return (
             f"{sites} sites cannot use secure aggregation, where each would learn the other's vector from the sum; "
@@ -48,4 +48,6 @@ def fault(sites: int, threshold: int, colluders: int, *, distributed: bool) -> s
 
 def _remedy(sites: int) -> str:
     threshold = default_threshold(sites)
-    return f"threshold = {threshold} and colluders = {default_colluders(sites, threshold)} would do, or leave both out"
+    return (
+        f"threshold = {threshold} and colluders = {default_colluders(sites, threshold)} would work, or leave both out"
+    )

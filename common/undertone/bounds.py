@@ -1,13 +1,13 @@
-"""The most that a reader takes from others: every number, text and file is held against these before it is used.
+"""Upper bounds of what a reader accepts from others: each number, text and file is checked before it is used.
 
-A plan, a ledger and a release may come from anybody. A loop, a set or an array is sized by none of their figures before
-the figure has passed its bound here.
+A plan, a ledger and a release may come from anybody. No figure of theirs sizes a loop, a set or an array before it has
+passed its bound here.
 """
 
 # --- figures --------------------------------------------------------------------------------------
 
 DELTA = 0.01
-"""Delta lies below; a delta above one in the number of units is warned of besides (`undertone.claim`)."""
+"""Delta must be below this; a delta above 1 / sum N_i is warned about as well (`undertone.claim`)."""
 EPSILON = 100.0
 ATTEMPTS = 1_000_000
 """Rounds and attempts."""
@@ -16,18 +16,18 @@ SITES = 1000
 UNITS = 10**9
 """N_i of one site."""
 DIMENSION = 1 << 32
-"""The longest row: of one that is longer, C / sqrt(d) would be less than 64 grid units."""
+"""The longest row; for a longer one, s C / sqrt(d) would be below 64."""
 SCALE = 1 << 62
 SIGMA = 1 << 38
-"""Noise in grid units: as much as the sampler draws exactly."""
+"""Sigma in grid units: the largest that the sampler draws exactly."""
 SENSITIVITY = 1 << 24
-"""Delta in grid units: s C is at most 2^22, and no relation makes more of it than four times as much."""
+"""Delta in grid units: s C is at most 2^22, and no relation multiplies it by more than four."""
 WORD = (1 << 31) - 1
-"""Of a vector's 32 bits: site clamp and noise margin."""
+"""Site clamp and noise margin, which share a word of 32 bits."""
 RATIO = 1e30
-"""Noise to signal, and an epsilon that is shown and claimed by nobody."""
+"""Noise to signal, and an epsilon that is shown but not claimed."""
 OPTION = 1 << 53
-"""A method's number, either sign."""
+"""The magnitude of a method's numeric option."""
 
 # --- texts, lists and tables, in characters and entries -------------------------------------------
 

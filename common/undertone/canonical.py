@@ -1,4 +1,4 @@
-"""Canonical JSON and SHA-256: one spelling for everything that is hashed, signed or chained."""
+"""Canonical JSON and SHA-256: one byte representation for everything that is hashed, signed or chained."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ _BLOCK = 1 << 20
 
 
 def canonical_json(value: Json) -> bytes:
-    """Sorted keys, no white space, UTF-8, shortest round-trip floats; NaN and infinity are refused.
+    """Sorted keys, no whitespace, UTF-8, shortest round-trip floats; NaN and infinity are refused.
 
     Raises:
         ValueError: a float that JSON cannot hold.

@@ -20,7 +20,7 @@ def caption_fields(caption: str) -> list[str]:
     fields = [name for _, name, _, _ in parts if name is not None]
     for _, name, spec, conversion in parts:
         if name is not None and (not name.isidentifier() or spec or conversion):
-            raise ValueError(f'data.caption: "{{{name}}}" is not a column name; write {{finding}}, say')
+            raise ValueError(f'data.caption: "{{{name}}}" is not a column name; write for example {{finding}}')
     return fields
 
 
@@ -34,7 +34,7 @@ def caption_columns(caption: str) -> list[str]:
 
 
 def fill_caption(caption: str, token: str, columns: Mapping[str, str]) -> str:
-    """A caption template with the token and a record's columns put in; absent columns are empty."""
+    """The caption: its template filled in with the token and a record's columns; absent columns are empty."""
     fields = {name: columns.get(name, "") for name in caption_fields(caption)}
     return caption.format(**(fields | {TOKEN: token})).strip(" ,;")
 

@@ -2,12 +2,12 @@
 
 A plan is signed by its coordinator, and a signature proves nothing about a figure in it. So whoever approves,
 registers, answers, runs or verifies a plan computes epsilon from the plan's own mechanism, at `max_attempts`, and
-refuses a plan that claims less. A plan that claims more says less than it gives and harms nobody: `verify` alone
-insists on equality, because it reports the figure.
+refuses a plan that claims less. A plan that claims a higher epsilon harms nobody; `verify` alone
+requires equality, because it reports the figure.
 
-Plan and accounting are all that this needs: a node without torch runs it. For every plan that its schema lets pass it
-takes less than 10 s and 1 GB. Measured on one core: 5.5 s and 330 MB at
-p = 0.5, z = 100, T = 10^6; 3 s and 350 MB with noise so little that epsilon is 10^5 and more; none below Delta / 16.
+Plan and accounting are all that this needs, so a node without torch runs it. For every plan that the schema accepts it
+takes less than 10 s and 1 GB. Measured on one core: 5.5 s and 330 MB at p = 0.5, z = 100, T = 10^6; 3 s and 350 MB with
+so little noise that epsilon is 10^5 or more; no time with noise below Delta / 16, where nothing is computed.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ TOLERANCE = 1e-9
 def recompute_epsilon(plan: Plan) -> tuple[float, float]:
     """The claim and its RDP from the plan's integers alone; infinite where no accountant can certify it.
 
-    A process works out each mechanism once; afterwards the figures are known.
+    A process computes each mechanism's figures once and keeps them.
     """
     return epsilons(replace(plan.event, count=plan.privacy.max_attempts), plan.privacy.delta)
 
@@ -51,12 +51,12 @@ def check_claim(plan: Plan) -> None:
         raise UnderstatedClaim(
             f"plan {plan.digest[:8]} claims epsilon {claimed[0]:.6g} (RDP {claimed[1]:.6g}) at delta "
             f"{plan.privacy.delta:g}; its mechanism gives {given[0]:.6g} (RDP {given[1]:.6g}) over "
-            f"{plan.privacy.max_attempts} attempts. Do not approve it: the coordinator must plan the study anew"
+            f"{plan.privacy.max_attempts} attempts. Do not approve it: the coordinator must plan the study again"
         )
 
 
 def delta_warning(plan: Plan) -> str | None:
-    """What is wrong with a delta above one in the number of units, in a sentence; None where it is not."""
+    """A sentence that warns about a delta above 1 / (number of units); None where delta is not."""
     delta, units = plan.privacy.delta, sum(plan.cohort.units.values())
     if delta * units <= 1:
         return None

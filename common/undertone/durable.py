@@ -1,7 +1,7 @@
-"""Files that are either wholly there or not at all, and stay there after a power cut.
+"""Files that are written atomically and survive a power cut.
 
-Arrays carry a seal, the SHA-256 of what was written, behind their last byte (numpy reads past it): a bit that
-flips on a disk must not become another sum, another noised value or another model without a word.
+Behind the last byte of an array stands a seal, the SHA-256 of what was written; numpy ignores it. So a bit that flips
+on a disk never becomes another sum, another noised value or another model unnoticed.
 """
 
 import errno
@@ -28,7 +28,7 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @contextmanager
 def storage_errors(folder: Path) -> Iterator[None]:
-    """Within, what the operating system says of a file or a disk is a `FolderError`; a network's errors pass.
+    """Turn errors of files and disks within the context into `FolderError`; errors of a network pass.
 
     Raises:
         FolderError: a full disk, missing rights, a file where a folder should be.
@@ -114,12 +114,12 @@ def _locked(lock: Path, mode: Literal["r", "w"]) -> io.TextIOWrapper:
             stream.close()
             raise _Busy from None
         except FileNotFoundError:
-            pass  # removed between two looks by whoever held it: as below
-        stream.close()  # not the file that others see any more; theirs is the lock
+            pass  # its holder removed it between the two calls: as below
+        stream.close()  # the path now leads to another file, and that one is the lock
 
 
 def part_of(path: Path) -> Path:
-    """Where something is made before it is renamed to `path`; it stays there after a death in between."""
+    """Where a file is written before it is renamed to `path`; a crash in between leaves it there."""
     return path.with_name(path.name + ".part")
 
 
@@ -127,7 +127,7 @@ def write_durable(path: Path, data: bytes) -> None:
     """Write next to `path`, flush to disk, rename into place, flush the folder.
 
     Raises:
-        FolderError: the disk is full or the folder cannot be written; nothing is left half done.
+        FolderError: the disk is full or the folder cannot be written; `path` is then unchanged.
     """
     part = part_of(path)
     with storage_errors(path):
@@ -163,7 +163,7 @@ def read_array(path: Path) -> NDArray[np.generic]:
     try:
         array: NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise FolderError(f"{path} is no array: {error}; restore it, then resume") from None
+        raise FolderError(f"{path} is not an array: {error}; restore it, then resume") from None
     return array
 
 
@@ -176,7 +176,7 @@ def read_json(path: Path) -> Json:
     try:
         value: Json = json.loads(read_bytes(path))
     except (ValueError, RecursionError):
-        raise FolderError(f"{path} is damaged: it is no JSON; restore it, then resume") from None
+        raise FolderError(f"{path} is damaged: it is not JSON; restore it, then resume") from None
     return value
 
 
@@ -193,7 +193,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or renames within a folder, survive a power cut."""
+    """Flush a file's content, or the renames within a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

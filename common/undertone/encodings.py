@@ -1,4 +1,4 @@
-"""Files that people hand over as text and that are something else: recognised by how they begin, and named."""
+"""Files that were given as text and are something else: recognised by their first bytes, and named."""
 
 _KINDS = (
     (b"PK\x03\x04", "a ZIP archive or an Excel workbook; save the table as CSV in UTF-8"),
@@ -11,13 +11,13 @@ _KINDS = (
     (b"\xff\xfe", "UTF-16; save it as UTF-8"),
     (b"\xfe\xff", "UTF-16; save it as UTF-8"),
 )
-# How much of a file is looked at, and the share of NUL bytes among its even or its odd ones that only UTF-16 has.
+# How many bytes are looked at, and the share of NUL bytes among the even or the odd ones that only UTF-16 has.
 HEAD = 256
 _MANY = 0.6
 
 
 def other_than_utf8(head: bytes) -> str:
-    """What a file is instead of UTF-8 text, with what to do, or "" where its first `HEAD` bytes do not say."""
+    """What a file is instead of UTF-8 text, and what to do; "" if its first `HEAD` bytes do not tell."""
     for start, kind in _KINDS:
         if head.startswith(start):
             return kind

@@ -1,12 +1,12 @@
-"""Failpoints: named places around every durable step, where a test ends the process (PRIVACY 11, 12).
+"""Failpoints: named places around every durable step, where a test kills the process (PRIVACY 11, 12).
 
-`reached` does nothing in a program that people run: there is no handler, and the package has no way to install
-one. It reads no environment variable either. Whoever could set one could kill the process in other ways, and
-the design survives a death anywhere, but a program that hospitals run needs no switch for it: the tests bring
-their own (`tests/support/failpoints.py`), for real processes too.
+`reached` does nothing in a program that people run: there is no handler, and the package has no way to install one.
+It reads no environment variable either. Whoever could set one could kill the process in other ways, and a run survives
+a death anywhere; still, a program that hospitals run needs no switch for it. The tests bring their own handler
+(`tests/support/failpoints.py`), for real processes too.
 
-The registry is closed. mypy refuses a name that is not in it, `tests/arch` one that stands at no place or at
-two, and the crash tests fail where a run never reaches one.
+The registry is closed. mypy refuses a name that is not in it, `tests/arch` refuses a name that is used nowhere or
+twice, and the crash tests fail if a run never reaches one.
 """
 
 from collections.abc import Callable
@@ -69,11 +69,11 @@ Failpoint = Literal[
 ]
 NAMES: tuple[Failpoint, ...] = get_args(Failpoint)
 
-# Empty but in tests. No function adds to it, so that none can be called by mistake.
+# Empty except in tests. No function adds to it, so that none can be called by mistake.
 _handlers: list[Callable[[Failpoint], None]] = []
 
 
 def reached(name: Failpoint) -> None:
-    """A death here is one that the tests try; outside them, nothing happens."""
+    """Call the tests' handlers, which may kill the process here; outside tests nothing happens."""
     for handler in _handlers:
         handler(name)

@@ -16,7 +16,7 @@ PROOF_BYTES = 64
 
 
 def prove(identity: Ed25519PrivateKey, site: str, challenge: bytes) -> bytes:
-    """The site's signature, 64 bytes; empty where nothing was asked."""
+    """The site's signature, 64 bytes; empty where the challenge has another length."""
     if len(challenge) != CHALLENGE_BYTES:
         return b""
     return bytes.fromhex(sign(identity, HELLO_DOMAIN, _digest(site, challenge)))

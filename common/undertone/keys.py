@@ -44,7 +44,7 @@ def write_secret(path: Path, secret: bytes) -> None:
     """Write a secret that only its owner may read; never overwrites.
 
     Raises:
-        FolderError: the file is already there, or cannot be written; then no half of it stays.
+        FolderError: the file is already there, or cannot be written; a file half written is removed.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -73,10 +73,10 @@ def sign(key: Ed25519PrivateKey, domain: bytes, digest: str) -> str:
 
 
 def check_signature(public: str, domain: bytes, digest: str, signature: str) -> None:
-    """Raise unless `signature` is `public`'s over `domain || digest`.
+    """Check that `signature` over `domain || digest` was made with the private half of `public`.
 
     Raises:
-        NotApproved: it is not, or either is malformed.
+        NotApproved: it was not, or key or signature is malformed.
     """
     try:
         verifier = Ed25519PublicKey.from_public_bytes(_from_hex(public))
@@ -86,7 +86,7 @@ def check_signature(public: str, domain: bytes, digest: str, signature: str) -> 
 
 
 def _from_hex(text: str) -> bytes:
-    """Bytes of a hexadecimal text in the one spelling that `sign` writes: no capitals, no spaces."""
+    """Bytes of a hexadecimal text, which must be written as `sign` writes it: no capitals, no spaces."""
     value = bytes.fromhex(text)
     if value.hex() != text:
         raise ValueError("not the canonical spelling")

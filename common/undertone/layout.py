@@ -1,4 +1,4 @@
-"""Layout: which named tensors a study adapts, in which order they lie in the one flat vector [d]."""
+"""Layout: the named tensors that a study adapts, and their order in the flat vector [d]."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from undertone.errors import MechanismViolation
 
 @dataclass(frozen=True)
 class Layout:
-    """Named shapes in order; both sides of a study compare the digest."""
+    """Names and shapes, in order; nodes and coordinator compare its digest."""
 
     tensors: tuple[tuple[str, tuple[int, ...]], ...]
 

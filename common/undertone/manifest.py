@@ -28,7 +28,7 @@ def write_manifest(folder: Path, key: Ed25519PrivateKey) -> None:
 
 
 def check_manifest(folder: Path, coordinator: str | None = None) -> str:
-    """Check signature and every file, before anything else is read; return the public key that signed.
+    """Check the signature and every file before anything else is read; return the public key that signed.
 
     Args:
         folder: the release.
@@ -60,7 +60,7 @@ def check_manifest(folder: Path, coordinator: str | None = None) -> str:
 
 
 def read_part(folder: Path, name: str, most: int) -> bytes:
-    """A file of a release, at most `most` bytes of it.
+    """The bytes of a file of a release, which may have at most `most`.
 
     Raises:
         NotVerified: it is missing, cannot be read or is longer.

@@ -1,6 +1,6 @@
 """What coordinator and node say to each other, before any transport: one request, one reply.
 
-Each side takes the other for hostile (PRIVACY 20): the bounds below hold before anything is looked into.
+Each side treats the other as hostile (PRIVACY 20): the bounds below are checked before anything is read.
 """
 
 import re
@@ -23,7 +23,7 @@ LARGEST_BODY = 1 << 18
 """The longest message of secure aggregation, for a thousand sites, has 160 kB."""
 MOST_SITES = SITES
 LARGEST_NUMBER = (1 << 31) - 1
-# What a node may call its refusal. A word that is not ours stands for any other.
+# What a node may call its refusal. Any other word is read as UNKNOWN.
 SITE_FAULT, UNKNOWN = "SiteFault", "UnknownError"
 REFUSALS = frozenset(
     {

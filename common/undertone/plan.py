@@ -1,4 +1,4 @@
-"""The plan: a study resolved to the last number, as canonical JSON (PRIVACY 4-7, 10).
+"""The plan: a study with every number settled, as canonical JSON (PRIVACY 4-7, 10).
 
 Only the plan is signed, approved and charged; its SHA-256 is *the digest*. Nothing that affects
 privacy is decided anywhere else, and nothing here is a matter of speed or place (device, folders).
@@ -155,7 +155,7 @@ class Plan(Section):
     aggregation: PlannedAggregation
 
     def model_post_init(self, _context: object, /) -> None:
-        """Numbers that must agree with each other.
+        """Check the numbers that must agree with each other.
 
         Raises:
             ValueError: turned into `PlanChanged` by `from_bytes`.
@@ -184,7 +184,7 @@ class Plan(Section):
         if aggregation.rosters == "chain" and not self._hides_sums:
             raise ValueError("a chain of survivor lists goes with secure aggregation and central noise alone")
         if aggregation.wire_bits != self.grid.modulus_bits:
-            raise ValueError("the wire and the grid have another modulus")
+            raise ValueError("the wire and the grid have different moduli")
         if aggregation.mode == "plain":
             if (aggregation.threshold, aggregation.colluders, aggregation.wire_bits) != (0, 0, 32):
                 raise ValueError("plain aggregation has no threshold, no colluders and words of 32 bits")
@@ -212,7 +212,7 @@ class Plan(Section):
 
     @property
     def sensitivity(self) -> Sensitivity:
-        """Delta and its relation; gate and receipt insist on both (PRIVACY 5)."""
+        """Delta and its relation; gate and receipt check both (PRIVACY 5)."""
         return Sensitivity(self.privacy.sensitivity, PER_ROW)
 
     @property
@@ -262,11 +262,11 @@ class Plan(Section):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Plan":
-        """Read a plan and insist on its canonical spelling. What it claims is for `undertone.claim` to check.
+        """Read a plan, which must be in canonical form. Its claim is checked by `undertone.claim`.
 
         Raises:
-            PlanChanged: not a plan of this version, a figure beyond its bound, or not byte for byte what its content
-                spells.
+            PlanChanged: not a plan of this version, a figure beyond its bound, or bytes that are not the
+                canonical form of their content.
         """
         if len(data) > bounds.PLAN_BYTES:
             raise PlanChanged(f"plan.json has {len(data)} bytes; no plan has more than {bounds.PLAN_BYTES}")

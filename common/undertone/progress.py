@@ -1,4 +1,4 @@
-"""Where long work says how far it is. The composition root chooses the reporter; the default is silent.
+"""Progress of long work. The composition root chooses the reporter; the default is silent.
 
 What is reported stays on the machine that reports it: a node's bar is drawn at the node.
 """
@@ -9,10 +9,10 @@ from typing import Protocol
 
 
 class Reporter(Protocol):
-    """Draws bars and lines, or does not."""
+    """Shows progress bars and lines, or nothing."""
 
     def task(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """A piece of work of `total` steps; the value within is called with the steps just done."""
+        """Begin work of `total` steps; the context's value is called with the number of steps just done."""
 
     def line(self, text: str) -> None:
         """One line for the person who watches."""
@@ -23,7 +23,7 @@ class Silent:
 
     @contextmanager
     def task(self, _label: str, _total: int) -> Iterator[Callable[[int], None]]:
-        """A task nobody watches."""
+        """A task that is not shown."""
         yield lambda _steps: None
 
     def line(self, _text: str) -> None:
@@ -34,13 +34,13 @@ _current: list[Reporter] = [Silent()]
 
 
 def reporter() -> Reporter:
-    """The reporter in force."""
+    """The current reporter."""
     return _current[-1]
 
 
 @contextmanager
 def reporting(chosen: Reporter) -> Iterator[None]:
-    """Within, `chosen` is the reporter."""
+    """Make `chosen` the current reporter within the context."""
     _current.append(chosen)
     try:
         yield

@@ -1,7 +1,7 @@
-"""What another party wrote, as each language spells a text: it stays a value there and never becomes syntax.
+"""Text from others, quoted for each language: it stays a value there and never becomes syntax.
 
-Prompts, captions, names of bases and licences reach model cards, which are YAML, Markdown, Python and shell at once.
-Everything but `python_text` is bounded and shown on one line, without control characters (`shown.py`).
+Prompts, captions, names of bases and licences reach model cards, which hold YAML, Markdown, Python and shell. All but
+`toml_text`, which is exact, give bounded text on one line, without control characters (`shown.py`).
 """
 
 import json
@@ -28,7 +28,7 @@ def toml_text(text: str) -> str:
     """
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("it is not UTF-8 text")
-    # JSON escapes what TOML forbids but DEL; beyond the BMP it would write halves, so those stand as they are.
+    # JSON escapes what TOML forbids, except DEL. Beyond the BMP it would write surrogates, so those stay as they are.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -1,4 +1,4 @@
-"""Text that others wrote, as a message, a log or a file may show it: one line, printable, not endless."""
+"""Text from others, as a message, a log or a file may show it: one line, printable, of bounded length."""
 
 MOST = 200
 # Why a site is missing: in error messages, on the console and in privacy.json.
@@ -7,13 +7,13 @@ _CUT = "..."
 
 
 def shown(text: str, most: int = MOST) -> str:
-    """One line, no control characters, not endless: what a file or a site says must not write lines or colours.
+    """One line of bounded length without control characters: text from others adds no lines and no colours.
 
     Args:
         text: anything; what is not printable becomes a Python escape.
         most: how many characters are kept; where some are left out, three dots follow.
     """
-    kept = text[: most + 1]  # the rest is not even looked at
+    kept = text[: most + 1]  # the rest is never read
     plain = kept if kept.isprintable() else ascii(kept)[1:-1]
     return plain if len(plain) <= most else f"{plain[:most]}{_CUT}"
 

@@ -102,7 +102,7 @@ class Study(Section):
         return value
 
     def model_post_init(self, _context: object, /) -> None:
-        """Combinations of keys that cannot be.
+        """Check combinations of keys.
 
         Raises:
             ValueError: turned into a `StudyError` by `load_study`.

@@ -66,7 +66,7 @@ def request_to_records(request: Request) -> RecordDict:
 
 
 def request_from_records(kind: Kind, records: RecordDict) -> Request:
-    """RecordDict -> Request. The state stays as it came: whether it may be read, the signature decides.
+    """RecordDict -> Request. The state is left unread until its signature has been checked.
 
     One of another protocol is read no further, so that the node can refuse it with both numbers.
 
@@ -170,7 +170,7 @@ class _Fields:
         return Packed(array.dtype, tuple(array.shape), array.stype, array.data)
 
     def done(self) -> None:
-        """Insist that nothing else came: whoever adds a field changes the protocol's number."""
+        """Refuse whatever else came: a new field needs a new protocol number."""
         if self._left or self._records:
             raise self.wrong("a field or record that is not known, or not due")
 
@@ -180,7 +180,7 @@ class _Fields:
 
 
 def _refusal(fields: _Fields, error: str, message: str) -> Reply:
-    """A refusal carries nothing else. A relay that cannot reach its node does not know its own name."""
+    """A refusal carries nothing else. Its site may be empty: a relay that cannot reach its node knows no name."""
     site = fields.take("site", str, lambda name: name == "" or is_site_name(name))
     fields.take("body", bytes, _empty)
     fields.take("ledger_head", str, _empty)

@@ -1,7 +1,7 @@
-"""Vectors as they arrive: bytes in numpy's file format, looked at before an array is made of them.
+"""Vectors as they arrive: bytes in numpy's file format, checked before an array is made of them.
 
-`numpy.load` believes the header: one of 100 bytes asks for terabytes, for objects or for an archive. Here the header
-must be the one that `numpy.save` writes for the vector that is due, and the bytes behind it exactly that vector's.
+`numpy.load` trusts the header: a header of 100 bytes can ask for terabytes, for objects or for an archive. Here the
+header must be the one that `numpy.save` writes for the vector that is due, and exactly that vector's bytes must follow.
 """
 
 import re
@@ -27,7 +27,7 @@ _ScalarT = TypeVar("_ScalarT", bound=np.generic)
 
 @dataclass(frozen=True)
 class Packed:
-    """A vector that nobody has looked at: what its sender says of it, and bytes."""
+    """A vector that has not been read: what its sender claims about it, and its bytes."""
 
     dtype: str
     shape: tuple[int, ...]

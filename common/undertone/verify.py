@@ -1,8 +1,8 @@
 """Verify a release: signatures, files, weights, ledger chain, charges equal to the plan's event, epsilon recomputed.
 
-Whoever wrote a release may have written it to deceive or to exhaust its reader, so every file and figure is held
-against a bound before it is used. Without the coordinator's key all this shows that a release is consistent with
-itself, and nothing about who made it.
+Whoever wrote a release may have written it to deceive or to exhaust its reader, so every file and figure is
+checked against a bound before it is used. Without the coordinator's key all this shows that a release is consistent
+with itself; it shows nothing about who made it.
 """
 
 import json
@@ -161,12 +161,12 @@ def _charges(folder: Path, plan: Plan) -> tuple[int, str]:
 
 
 def _most_entries(plan: Plan) -> int:
-    """Each attempt is opened, charged and noted, or void; a rest for what sessions note."""
+    """An upper bound: each attempt is opened, charged and noted, or void; the rest is for what sessions note."""
     return 100 + 4 * plan.privacy.max_attempts
 
 
 def _took_part(statement: dict[str, Any], plan: Plan) -> TookPart:
-    """Who was in the sums and who was not: the one thing that only the statement tells, within the roster."""
+    """Who was in the sums and who was not: only the statement tells this, so it is checked against the roster."""
     cohort = statement["cohort"]
     sites, missing = cohort.get("sites_in_every_sum"), cohort.get("sites_missing")
     fewest = cohort.get("fewest_sites_in_a_sum")

@@ -1,4 +1,4 @@
-"""At fixed shapes one unit moves its own row alone, to the bit, and the sum by its own integers (PRIVACY 3, 14)."""
+"""At fixed shapes a unit moves its row and the sum by its integers, and all else is bit-identical (PRIVACY 3, 14)."""
 
 from collections.abc import Sequence
 

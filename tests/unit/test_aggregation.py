@@ -158,8 +158,11 @@ def test_a_masked_plan_has_the_defaults_and_the_studys_numbers(planned: Callable
     [
         ({"cohort.units": units(2)}, ["2 sites", "add sites", 'aggregation.mode = "plain"']),
         ({"aggregation.threshold": 4}, ["aggregation.threshold = 4", "3 sites"]),
-        ({"aggregation.threshold": 2, "aggregation.colluders": 1}, ["threshold = 3 and colluders = 1 would do"]),
-        ({"cohort.units": TEN, "aggregation.threshold": 6}, ["2t > n + c", "threshold = 7 and colluders = 3 would do"]),
+        ({"aggregation.threshold": 2, "aggregation.colluders": 1}, ["threshold = 3 and colluders = 1 would work"]),
+        (
+            {"cohort.units": TEN, "aggregation.threshold": 6},
+            ["2t > n + c", "threshold = 7 and colluders = 3 would work"],
+        ),
         ({"cohort.units": TEN, "aggregation.colluders": 4}, ["2t > n + c", "threshold = 7 and colluders = 3"]),
         ({"privacy.noise": "distributed", "aggregation.colluders": 0}, ["aggregation.colluders = 0", "at least 1"]),
         ({"privacy.noise": "distributed", "aggregation.mode": "plain"}, ['aggregation.mode = "secagg"']),

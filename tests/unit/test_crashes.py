@@ -47,7 +47,7 @@ def undisturbed(begin: Begin) -> dict[str, dict[str, bytes]]:
 
 
 def assert_as_worked_out(story: Story) -> None:
-    """Each round's state is what the oracle makes of the attempts that were opened, to the bit."""
+    """Each round's state is bit-identical to what the oracle makes of the attempts that were opened."""
     sums = opened(story.world)
     for round_, state in enumerate(expected_states(story.world, SEED, sums), 1):
         path = story.world / "run" / "checkpoints" / f"round-{round_:06d}" / "state.npy"

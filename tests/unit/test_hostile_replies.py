@@ -116,7 +116,7 @@ def snapshot(server: ServerSession) -> ServerSession:
 
 @pytest.mark.parametrize("amount", BULK)
 def test_no_reply_raises_or_is_taken_for_another(world: World, amount: int) -> None:
-    """What is not the honest reply to the bit drops the site, with a reason that may be printed."""
+    """What is not bit-identical to the honest reply drops the site, with a reason that may be printed."""
     recording, ends = Recording(world), Counter[str]()
     hostility = Hostility(world.plan.grid.modulus_bits)
     hostility.names = [*NAMES]

@@ -247,7 +247,7 @@ def test_a_step_by_zero_changes_nothing(method: Method, pinned: PinnedBase) -> N
 
 
 def test_steps_depend_on_the_kept_array_alone(method: Method, pinned: PinnedBase) -> None:
-    """A new instance, as after a crash, goes on to the bit."""
+    """A new instance, as after a crash, gives bit-identical states."""
     drawn = np.random.Generator(np.random.Philox(key=3)).standard_normal((4, method.layout(pinned).size))
     state = again = method.initial_state(pinned)
     for mean in drawn:

@@ -1,4 +1,4 @@
-"""Rows in fixed slots do not depend on who stands beside them, to the last bit (PRIVACY 3, 14)."""
+"""Rows in fixed slots are bit-identical whoever stands beside them (PRIVACY 3, 14)."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -164,7 +164,7 @@ class Method(Protocol):
     def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
         """The array after a round, from that before it and the mean row V / (s p sum N_i), [d]; post-processing only.
 
-        Instances keep nothing between rounds: a run that was killed goes on from this array, to the bit.
+        Instances keep nothing between rounds: a run that was killed goes on from this array, bit-identical.
         """
 
     def released(self, state: NDArray[np.float32]) -> NDArray[np.float32]:

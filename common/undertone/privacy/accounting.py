@@ -148,7 +148,7 @@ def epsilon_spent(events: Sequence[Event], delta: float) -> float:
 def epsilon_pld(events: Sequence[Event], delta: float, *, interval: float | None = None) -> float:
     """The figure of record in central mode: epsilon at `delta` for all events together, by PLD; never too low.
 
-    Equal events are counted together first, so a ledger's single charges give the plan's figure to the bit.
+    Equal events are counted together first, so a ledger's single charges give bit-identical figures to the plan's.
     No event gives 0, and noise below Delta / 16 infinity: so little is never certified. `interval` is the step in
     privacy loss; None: by the rounds and the noise. It is widened where the losses are spread too far to be kept.
 

@@ -6,7 +6,7 @@ killed goes on as if it had not been:
 
     kept = [w (d) | first moment m (d) | second moment v (d, not for sgd) | average of w (d, with ema) | t (1)]
 
-Sites get w alone. float32 throughout: what is on disk is what the next round starts from, to the bit.
+Sites get w alone. float32 throughout: what is on disk is bit-identical to what the next round starts from.
 """
 
 from typing import Literal
