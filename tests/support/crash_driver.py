@@ -71,7 +71,7 @@ from undertone.models import devices  # noqa: E402
 from undertone.privacy import ledger_file  # noqa: E402
 from undertone.privacy.entropy import Entropy, OsEntropy  # noqa: E402
 from undertone_cli.inprocess import InProcessGrid  # noqa: E402
-from undertone_client import state  # noqa: E402
+from undertone_client import attempt_store  # noqa: E402
 from undertone_client.node import Node  # noqa: E402
 from undertone_server import study, telemetry  # noqa: E402
 
@@ -230,7 +230,7 @@ def prepare_this_process() -> None:
     telemetry.epsilon_spent = lambda *_: 1.0
     devices.present = lambda: (devices.CPU,)  # looking for others would import torch in every fork
     undertone_client.app.Node = PinnedNode
-    ledger_file._BUSY_SECONDS = state._BUSY_SECONDS = 0.3
+    ledger_file._BUSY_SECONDS = attempt_store._BUSY_SECONDS = 0.3
 
 
 def run_in_a_fork(run: Run) -> int:
