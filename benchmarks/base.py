@@ -4,7 +4,7 @@
 
 FOLDER is an imagefolder of chest X-rays (UNDERTONE_XRAY names it too); FILE gets eight prompts times eight seeds.
 The public encoder names the samples. A base that was aligned with it may please it alone: WEIGHTS is a second judge,
-which training never saw (`python -m undertone.pretraining.features --seed 77 --out WEIGHTS`).
+which training never saw (`python -m undertone.pretraining.encoder --seed 77 --out WEIGHTS`).
 Exit 1 where fewer than 80 % of samples are recognised as what was prompted, by either judge.
 """
 
@@ -18,12 +18,12 @@ from features import chest_xrays, real_digits, resized
 from numpy.typing import NDArray
 from report import Row, parser, publish
 
+from undertone.evaluation.encoder import SIDE, FeatureEncoder, feature_encoder, kinds_of, load_encoder
 from undertone.models.base import LoadedBase, load_base
-from undertone.models.features import SIDE, FeatureEncoder, feature_encoder, kinds_of, load_encoder
 from undertone.models.grid import save_grid
 from undertone.models.pinned import pin
-from undertone.pretraining.procedural import KINDS, PublicImage, draw
-from undertone.pretraining.wording import PLURAL_KINDS, with_article
+from undertone.public_images.procedural import KINDS, PublicImage, draw
+from undertone.public_images.wording import PLURAL_KINDS, with_article
 
 # The base that shipped before, at 32 x 32 pixels and a quarter of the compression (docs/benchmarks.md).
 EARLIER_DIGITS, EARLIER_XRAYS = 33.7, 28.2

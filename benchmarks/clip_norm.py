@@ -11,22 +11,22 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from report import machine, parser
-
 from undertone.methods.dpagg_ti import DPAggTI, DPAggTIOptions
-from undertone.methods.protocol import UnitRecords
 from undertone.models.adapted import attach
+
+from undertone.evaluation.kid import PublicFeatures, kid
+from undertone.methods.protocol import UnitRecords
 from undertone.models.base import LoadedBase, load_base
-from undertone.models.distance import PublicFeatures, kid
 from undertone.models.pinned import pin
-from undertone.plan import Plan
-from undertone.pretraining.glyphs import handwritten_digit
-from undertone.pretraining.palette import Pixels
-from undertone.pretraining.phantoms import phantom
-from undertone.pretraining.procedural import draw
-from undertone.pretraining.wording import Subject
-from undertone.public_rows import rows_for_c
-from undertone.resolve import resolve
-from undertone.study import Study
+from undertone.public_images.glyphs import handwritten_digit
+from undertone.public_images.palette import Pixels
+from undertone.public_images.phantoms import phantom
+from undertone.public_images.procedural import draw
+from undertone.public_images.wording import Subject
+from undertone.study.plan import Plan
+from undertone.study.public_rows import rows_for_c
+from undertone.study.resolve import resolve
+from undertone.study.schema import Study
 
 BASE, SEED, STEPS, EPSILON = "embedded:tiny", 31, 15, 4.0
 RATIOS = (64.0, 16.0, 4.0, 2.0, 1.0, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)

@@ -21,11 +21,11 @@ import torch
 from PIL import Image
 from report import Row, parser, publish
 
+from undertone.data.images import load_image, read_images
 from undertone.methods.protocol import UnitRecords
 from undertone.methods.textual_inversion.dpagg_ti import DPAggTI, DPAggTIOptions
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import PinnedBase, pin
-from undertone_client.images import load_image, read_images
 
 ROOT = Path(__file__).parents[1]
 LIMIT_MIB = 2048.0

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from report import Row, parser, publish
 from sklearn.datasets import load_digits
 
+from undertone.data.images import load_image
+from undertone.data.plain_folder import IMAGE_SUFFIXES
+from undertone.evaluation.kid import EncoderFeatures, PublicFeatures, nearest
 from undertone.models.base import load_base
-from undertone.models.distance import EncoderFeatures, PublicFeatures, nearest
 from undertone.models.pinned import pin
-from undertone.pretraining.procedural import draw
-from undertone_client.images import load_image
-from undertone_client.plain_folder import IMAGE_SUFFIXES
+from undertone.public_images.procedural import draw
 
 SIZE, NEIGHBOURS = 64, 5
 KNOWN_SEED, FRESH_SEED, KNOWN, FRESH, REAL = 31, 32, 3000, 600, 300

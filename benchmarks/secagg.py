@@ -40,15 +40,15 @@ from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 from numpy.typing import NDArray
 from report import Row, parser, publish
 
-from undertone.aggregation import default_colluders, default_threshold
-from undertone.keys import public_hex
+from undertone.core.federation import Federation
+from undertone.core.keys import public_hex
 from undertone.privacy.entropy import OsEntropy
-from undertone.secagg.federation import Federation
 from undertone.secagg.messages import Indices
 from undertone.secagg.node import advertise_keys
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.prg import add_masks, pack24
 from undertone.secagg.server import ServerSession
+from undertone.secagg.thresholds import default_colluders, default_threshold
 
 # Its package hides the module behind a function of the same name.
 mod = importlib.import_module("flwr.client.mod.secure_aggregation.secaggplus_mod")

@@ -21,9 +21,9 @@ from typing import Any
 from report import Row, machine, parser, publish
 
 from undertone.methods.registry import METHODS
-from undertone.plan import Plan
+from undertone.study.plan import Plan
+from undertone_cli.commands.simulate import simulate
 from undertone_cli.diagnostics import diagnostics_of
-from undertone_cli.simulate import simulate
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STUDIES = {

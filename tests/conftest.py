@@ -1,10 +1,13 @@
 """Fixtures that several folders of tests share."""
 
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from undertone_origin import let_waiting_threads_sleep
@@ -33,7 +36,7 @@ def dummy_method(monkeypatch: pytest.MonkeyPatch) -> None:
     """Method `dummy` is registered, and nodes load the dummy base in place of a pipeline."""
     from tests.support.dummy import DummyBase, DummyMethod
     from undertone.methods.registry import METHODS
-    from undertone_client import preparing
+    from undertone_client.compute import preparing
 
     monkeypatch.setitem(METHODS, DummyMethod.name, DummyMethod)
     monkeypatch.setattr(preparing, "_loaded", lambda *_: DummyBase())
@@ -72,3 +75,41 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> A
     from tests.support.runs import finish_run
 
     return finish_run(tmp_path_factory.mktemp("finished"), tiny_base)
+
+
+@pytest.fixture
+def draws(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Every noise vector that the gate draws."""
+    from undertone_server import gate
+
+    drawn: list[np.ndarray] = []
+    sampler = gate.rounded_gaussian
+
+    def recorded(*args: Any) -> np.ndarray:
+        drawn.append(sampler(*args))
+        return drawn[-1]
+
+    monkeypatch.setattr(gate, "rounded_gaussian", recorded)
+    return drawn
+
+
+@pytest.fixture(scope="session")
+def memory_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """In memory where there is such a place: a killed process loses nothing of what it wrote, there or on a disk."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        yield tmp_path_factory.mktemp("crashes")
+        return
+    path = Path(tempfile.mkdtemp(dir=memory))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def begin(dummy_base: Path, memory_folder: Path) -> Iterator[Callable[..., Any]]:
+    """Begin a story of a study whose processes can be killed; see `tests.support.crashes.Library`."""
+    from tests.support.crashes import Forks, Library
+
+    forks = Forks(dummy_base)
+    yield Library(forks, memory_folder).begin
+    forks.close()

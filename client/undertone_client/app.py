@@ -7,9 +7,9 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from undertone import PROTOCOL
-from undertone.messages import SITE_FAULT, Kind, Reply
-from undertone.shown import REASON, shown
-from undertone.transport import reply_to_records, request_from_records
+from undertone.core.text import REASON, shown
+from undertone.wire.flower import reply_to_records, request_from_records
+from undertone.wire.messages import SITE_FAULT, Kind, Reply
 from undertone_client.node import Node
 
 app = ClientApp()

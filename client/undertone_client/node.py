@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from undertone import PROTOCOL
-from undertone.canonical import sha256_hex
-from undertone.claim import check_claim
+from undertone.core.canonical import sha256_hex
+from undertone.core.code_digest import check_package
+from undertone.core.keys import PLAN_DOMAIN, check_signature
 from undertone.errors import (
     BudgetExceeded,
     LedgerRestored,
@@ -22,19 +23,18 @@ from undertone.errors import (
     TooFewSites,
     UnderstatedClaim,
 )
-from undertone.hello import prove
-from undertone.keys import PLAN_DOMAIN, check_signature
-from undertone.messages import LARGEST_PLAN, SITE_FAULT, Reply, Request, Words
-from undertone.package import check_package
-from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
+from undertone.privacy.stages import MaskedVector
 from undertone.secagg.prg import pack24
-from undertone.stages import MaskedVector
-from undertone_client.attempt import Answer, SiteAttempt
-from undertone_client.attempt_store import AttemptStore
-from undertone_client.rollback import ledger_head_of, refuse_older
-from undertone_client.site import SiteDir
+from undertone.study.claim import check_claim
+from undertone.study.plan import Plan
+from undertone.wire.hello import prove
+from undertone.wire.messages import LARGEST_PLAN, SITE_FAULT, Reply, Request, Words
+from undertone_client.round.attempt import Answer, SiteAttempt
+from undertone_client.site.attempt_store import AttemptStore
+from undertone_client.site.folder import SiteDir
+from undertone_client.site.rollback import ledger_head_of, refuse_older
 
 # What a coordinator is told: facts of plan and protocol. Everything else stays in node.log.
 _TOLD = (

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from undertone.shown import shown
+from undertone.core.text import shown
 
 # Whoever wrote a text, it moves no cursor and sets no colour: no escape sequences, no markup, no emoji codes.
 out = Console(emoji=False)
@@ -27,7 +27,7 @@ _LONGEST = 4000
 
 
 class Bars:
-    """A `undertone.progress.Reporter` that draws bars on a terminal and prints lines elsewhere."""
+    """A `undertone.core.progress.Reporter` that draws bars on a terminal and prints lines elsewhere."""
 
     def __init__(self, console: Console = err) -> None:
         self._console = console

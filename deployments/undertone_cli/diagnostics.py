@@ -9,22 +9,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from undertone.core.progress import reporter
+from undertone.data.images import load_image
+from undertone.data.records import RecordTable, read_records
+from undertone.evaluation.kid import EncoderFeatures, PublicFeatures, kid
 from undertone.methods.protocol import Method
 from undertone.methods.weights import attach
 from undertone.models.base import load_base
 from undertone.models.devices import choose
-from undertone.models.distance import EncoderFeatures, PublicFeatures, kid
 from undertone.models.grid import save_grid
 from undertone.models.pinned import PinnedBase, check_pins, pin
-from undertone.plan import Plan
-from undertone.planned import planned_method
-from undertone.pretraining.procedural import draw
-from undertone.progress import reporter
-from undertone_client.attempt_store import AttemptStore
-from undertone_client.images import load_image
-from undertone_client.records import RecordTable, read_records
-from undertone_client.site import SiteDir
-from undertone_server.run import RunFolder
+from undertone.public_images.procedural import draw
+from undertone.study.plan import Plan
+from undertone.study.planned import planned_method
+from undertone_client.site.attempt_store import AttemptStore
+from undertone_client.site.folder import SiteDir
+from undertone_server.run_folder import RunFolder
 
 IMAGES, STEPS, RANDOM_DIRECTIONS, SHOWN = 128, 15, 3, 8
 _PUBLIC_SEED, _PUBLIC_IMAGES = 7, 512

@@ -16,15 +16,15 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 COMMANDS = {
-    "plan": ("undertone_cli.plan", "What a study will cost: digest, epsilon, sigma, noise-to-signal."),
-    "simulate": ("undertone_cli.simulate", "Run a study with all its sites on this machine."),
-    "generate": ("undertone_cli.generate", "Make images from a release."),
-    "export": ("undertone_cli.export", "Write a release and its base together as one pipeline."),
-    "verify": ("undertone_cli.verify", "Check a release: files, signatures, ledger, epsilon."),
-    "pretrain": ("undertone_cli.pretrain", "Make a base model of one's own from public images."),
-    "model": ("undertone_cli.model", "Put a base model on this machine; the one command that goes online."),
-    "node": ("undertone_cli.node", "For a site: check its data."),
-    "demo": ("undertone_cli.demo", "Four sites adapt one model to real handwritten digits."),
+    "plan": ("undertone_cli.commands.plan", "What a study will cost: digest, epsilon, sigma, noise-to-signal."),
+    "simulate": ("undertone_cli.commands.simulate", "Run a study with all its sites on this machine."),
+    "generate": ("undertone_cli.commands.generate", "Make images from a release."),
+    "export": ("undertone_cli.commands.export", "Write a release and its base together as one pipeline."),
+    "verify": ("undertone_cli.commands.verify", "Check a release: files, signatures, ledger, epsilon."),
+    "pretrain": ("undertone_cli.commands.pretrain", "Make a base model of one's own from public images."),
+    "model": ("undertone_cli.commands.model", "Put a base model on this machine; the one command that goes online."),
+    "node": ("undertone_cli.commands.node", "For a site: check its data."),
+    "demo": ("undertone_cli.commands.demo", "Four sites adapt one model to real handwritten digits."),
 }
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from undertone.keys import public_hex
-from undertone.secagg.federation import Federation
-from undertone_client.site import SiteDir
-from undertone_server.run import RunFolder
+from undertone.core.federation import Federation
+from undertone.core.keys import public_hex
+from undertone_client.site.folder import SiteDir
+from undertone_server.run_folder import RunFolder
 
 
 def federate(run: RunFolder, folders: Iterable[Path]) -> Federation:

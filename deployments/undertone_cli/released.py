@@ -9,8 +9,8 @@ import click
 from undertone.errors import FolderError, InputError
 from undertone.methods.weights import attach, check_weights, read_weights
 from undertone.models.pinned import check_pins, pin
-from undertone.plan import Plan
-from undertone.verify import checked_plan
+from undertone.release.verify import checked_plan
+from undertone.study.plan import Plan
 from undertone_cli.console import out
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from undertone.core.progress import reporter
+from undertone.core.text import REASON, shown
 from undertone.errors import TooFewSites
-from undertone.progress import reporter
-from undertone.shown import REASON, shown
 
 _TAIL = 1 << 16  # bytes; one line has at most some thousand characters
 

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from undertone.core.progress import reporter
+from undertone.core.text import shown
+from undertone.data.plain_folder import images_beside, is_hidden
+from undertone.data.records import METADATA_NAMES, Record, RecordTable, holds_images, read_records
+from undertone.data.unit_ids import folded, names_nobody
 from undertone.errors import DataError, StudyError
-from undertone.progress import reporter
-from undertone.shown import shown
-from undertone.study import Study
+from undertone.study.schema import Study
 from undertone_cli.split_folders import apart, are_splits, is_split, is_training, joined, overlap, split_of
-from undertone_client.plain_folder import images_beside, is_hidden
-from undertone_client.records import METADATA_NAMES, Record, RecordTable, holds_images, read_records
-from undertone_client.remarks import remarks
-from undertone_client.unit_ids import folded, names_nobody
+from undertone_client.registration.remarks import remarks
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from undertone.core.text import shown
+from undertone.core.unit import Unit
+from undertone.data.records import Record, RecordTable
 from undertone.errors import DataError
-from undertone.shown import shown
-from undertone.unit import Unit
-from undertone_client.records import Record, RecordTable
 
 _TRAINING = frozenset(("train", "training"))
 # The names that Hugging Face's imagefolder knows, and those that people use beside them.

@@ -6,7 +6,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from undertone.errors import FolderError
-from undertone_server.study import run_study
+from undertone_server.run_study import run_study
 
 app = ServerApp()
 

@@ -3,10 +3,10 @@
 Prompt, base and licence were written by others: each is quoted as the place where it stands asks (`quoting.py`).
 """
 
+from undertone.core.quoting import markdown_code, markdown_text, python_text, shell_text, yaml_text
 from undertone.methods.release_format import Description
-from undertone.plan import Plan
-from undertone.quoting import markdown_code, markdown_text, python_text, shell_text, yaml_text
-from undertone.statement import trust_assumptions
+from undertone.release.statement import trust_assumptions
+from undertone.study.plan import Plan
 
 _CARD = """---
 license: {yaml_licence}

@@ -5,15 +5,15 @@ is opened, with the sites' noise in it -> V durable -> use. Noise is never drawn
 V is on disk, `reopen` returns it.
 """
 
+from undertone.core.failpoints import reached
 from undertone.errors import LedgerCorrupt, MechanismViolation
-from undertone.failpoints import reached
-from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger, Receipt, commit_to_sum
 from undertone.privacy.noise import rounded_gaussian
-from undertone.stages import NoisedSum, Sum, SumWithNoiseShares
-from undertone_server.attempt import AttemptRef
-from undertone_server.run import RunFolder
+from undertone.privacy.stages import NoisedSum, Sum, SumWithNoiseShares
+from undertone.study.plan import Plan
+from undertone_server.collect.attempt import AttemptRef
+from undertone_server.run_folder import RunFolder
 
 
 def pass_gate(attempt: AttemptRef, total: Sum, salt: bytes, entropy: Entropy) -> NoisedSum:

@@ -6,11 +6,11 @@ What a file holds is not trusted: an older program may have written there what a
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
-from undertone.durable import storage_errors, write_durable
+from undertone.core.durable import storage_errors, write_durable
+from undertone.core.text import REASON, shown
+from undertone.core.unit import is_site_name
 from undertone.errors import ProtocolError
-from undertone.messages import is_ledger_head
-from undertone.shown import REASON, shown
-from undertone.unit import is_site_name
+from undertone.wire.messages import is_ledger_head
 
 _LONGEST = 4 * REASON
 
@@ -47,7 +47,7 @@ class SiteFiles(MutableMapping[str, str]):
 
 
 class LedgerHeads(SiteFiles):
-    """The newest token of each site's ledger that was seen (undertone_client/rollback.py).
+    """The newest token of each site's ledger that was seen (undertone_client/site/rollback.py).
 
     A token is written before the answer that it came with is used. Who reads one asks `is_token`, and goes on without
     that site if it is none.

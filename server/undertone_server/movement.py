@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from undertone.plan import Plan
+from undertone.study.plan import Plan
 
 # Of 255: a difference as small as this is rounding and not a change.
 INVISIBLE = 1

@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from undertone.canonical import Json, canonical_json
-from undertone.durable import read_bytes, sync, write_durable
+from undertone.core.canonical import Json, canonical_json
+from undertone.core.durable import read_bytes, sync, write_durable
+from undertone.core.failpoints import reached
 from undertone.errors import UnmovedRelease
-from undertone.failpoints import reached
-from undertone.manifest import write_manifest
 from undertone.methods.protocol import Method
 from undertone.methods.weights import attach, read_weights
 from undertone.models.base import load_base
@@ -20,13 +19,14 @@ from undertone.models.devices import choose
 from undertone.models.file_metadata import named_for
 from undertone.models.grid import image_grid
 from undertone.models.pinned import PinnedBase, check_pins, pin
-from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
-from undertone.stages import Release
-from undertone.statement import TookPart, privacy_statement
+from undertone.privacy.stages import Release
+from undertone.release.manifest import write_manifest
+from undertone.release.statement import TookPart, privacy_statement
+from undertone.study.plan import Plan
 from undertone_server.card import model_card
 from undertone_server.movement import INVISIBLE, largest_difference
-from undertone_server.run import RunFolder
+from undertone_server.run_folder import RunFolder
 
 SAMPLES, SAMPLE_STEPS, SAMPLE_GUIDANCE = 8, 20, 1.0
 

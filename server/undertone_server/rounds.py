@@ -5,21 +5,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.canonical import Json
+from undertone.core.canonical import Json
+from undertone.core.failpoints import reached
+from undertone.core.progress import reporter
 from undertone.errors import AttemptVoid, BudgetExceeded
-from undertone.failpoints import reached
 from undertone.methods.protocol import Method
-from undertone.plan import Plan
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
-from undertone.progress import reporter
-from undertone.stages import Sum
-from undertone_server import plain_round, secure_round
-from undertone_server.attempt import Attempt, AttemptRef
+from undertone.privacy.stages import Sum
+from undertone.study.plan import Plan
+from undertone_server.collect import plain_round, secure_round
+from undertone_server.collect.attempt import Attempt, AttemptRef
+from undertone_server.collect.gathering import BRIEF, Patience
+from undertone_server.collect.sites import Sites
 from undertone_server.gate import charge_unmasking, noised_before, pass_gate, pass_with_noise_shares
-from undertone_server.gathering import BRIEF, Patience
-from undertone_server.run import RunFolder
-from undertone_server.sites import Sites
+from undertone_server.run_folder import RunFolder
 from undertone_server.telemetry import Telemetry
 from undertone_server.update import update
 
@@ -54,7 +54,7 @@ class Coordinator:
     def _round(self, round_: int, state: NDArray[np.float32]) -> NDArray[np.float32]:
         """One round of the mechanism. What an earlier process made durable is used, and never made twice.
 
-        Steps 1 to 4 happen at each node, which the coordinator asks in step 5 (undertone_client/attempt.py):
+        Steps 1 to 4 happen at each node, which the coordinator asks in step 5 (undertone_client/round/attempt.py):
 
             1. rows       x_u = f(w, records of unit u)
             2. clip       x_u * min(1, C / |x_u|)

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorboard.summary import Writer
 
-from undertone.plan import Plan
 from undertone.privacy.accounting import epsilon_spent
+from undertone.study.plan import Plan
 
 
 class Telemetry:

@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.methods.protocol import Method
-from undertone.plan import Plan
-from undertone.stages import NoisedSum
+from undertone.privacy.stages import NoisedSum
+from undertone.study.plan import Plan
 
 
 def update(method: Method, plan: Plan, state: NDArray[np.float32], noised: NoisedSum) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 
-from tests.arch.test_architecture import MODULES
+from tests.arch.tree import MODULES, Module
 from undertone import errors
 
 # Symbols that are small letters in every formula: a linter that wants a capital makes other symbols of them.
@@ -36,6 +36,6 @@ def docstrings(tree: ast.Module) -> list[str]:
     return [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
 
 
-@pytest.mark.parametrize(("name", "tree"), [(name, tree) for name, _, tree in MODULES])
-def test_no_docstring_begins_with_a_symbol_in_capitals_that_is_a_small_letter(name: str, tree: ast.Module) -> None:
-    assert not [text for text in docstrings(tree) if text.replace(",", " ").split(" ")[0] in SMALL], name
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.file)
+def test_no_docstring_begins_with_a_symbol_in_capitals_that_is_a_small_letter(module: Module) -> None:
+    assert not [text for text in docstrings(module.tree) if text.replace(",", " ").split(" ")[0] in SMALL], module.file

@@ -13,12 +13,12 @@ from tests.support.added import added_method
 from tests.support.images import write_folder
 from tests.support.runs import SITES, call, coordinator_of
 from tests.support.studies import study_with, write_study
-from undertone.captions import caption_columns
+from undertone.core.captions import caption_columns
 from undertone.methods.registry import METHODS
 from undertone.methods.weights import attach, read_weights
 from undertone.models.base import load_base
 from undertone.models.pinned import pin
-from undertone.plan import Plan
+from undertone.study.plan import Plan
 
 
 @pytest.fixture(scope="module")

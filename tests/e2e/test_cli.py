@@ -15,8 +15,8 @@ from PIL import Image
 
 from tests.support.images import pixels, write_csv, write_folder
 from tests.support.runs import SITES, FinishedRun, call, coordinator_of, tiny_study
+from undertone_cli.commands.simulate import round_units
 from undertone_cli.main import COMMANDS
-from undertone_cli.simulate import round_units
 
 PROGRESS = re.compile(r"^[\w -]+(: [\w -]+)? \(\d+\)$")
 

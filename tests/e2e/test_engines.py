@@ -19,9 +19,9 @@ from tests.support.images import write_folder
 from tests.support.runs import SITES, call, spawn, tiny_study
 from tests.support.world import World
 from undertone.errors import Refused, TooFewSites
-from undertone.manifest import check_manifest
-from undertone.verify import verify
-from undertone_cli.engines import ENGINES, check_engine
+from undertone.release.manifest import check_manifest
+from undertone.release.verify import verify
+from undertone_cli.engines.choice import ENGINES, check_engine
 
 Make = Callable[..., World]
 ON_EVERY_ENGINE = [ENGINES[0], pytest.param(ENGINES[1], marks=pytest.mark.slow)]
@@ -60,7 +60,7 @@ def withdraw(world: World, *sites: str) -> None:
 def test_the_engines_give_the_same_release_and_leave_nothing(
     make_world: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_samples: None
 ) -> None:
-    monkeypatch.setattr("undertone_server.study.OsEntropy", lambda: InsecureTestEntropy(5))
+    monkeypatch.setattr("undertone_server.run_study.OsEntropy", lambda: InsecureTestEntropy(5))
     world, released = make_world(), {}
     for engine in ENGINES:
         copy = Path(shutil.copytree(world.folder, tmp_path / engine))
@@ -115,7 +115,7 @@ def test_thirty_sites_on_ray(make_world: Make, no_samples: None) -> None:
 def test_ray_that_is_not_installed_is_one_line_that_says_what_to_install(
     tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("undertone_cli.engines.find_spec", lambda _name: None)
+    monkeypatch.setattr("undertone_cli.engines.choice.find_spec", lambda _name: None)
     study = tiny_study(tmp_path / "study.toml", tiny_base)
     options = ["--data", tmp_path, "--sites", 3, "--out", tmp_path / "RUN"]
     result = call("simulate", study, *options, "--engine", "ray")

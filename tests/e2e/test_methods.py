@@ -16,7 +16,7 @@ from tests.support.runs import SITES, call, coordinator_of
 from undertone.methods.weights import attach, read_weights
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import pin
-from undertone_cli.export import export
+from undertone_cli.commands.export import export
 
 PROMPT = "a picture, mass"
 

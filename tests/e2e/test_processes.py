@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.support.images import write_folder
 from tests.support.runs import FinishedRun, spawn, tiny_study
-from undertone.verify import verify
+from undertone.release.verify import verify
 
 DEADLINE = 120.0
 

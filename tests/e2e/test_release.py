@@ -14,14 +14,14 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from tests.support.runs import SITES, FinishedRun, call
-from undertone.canonical import canonical_json, file_sha256, sha256_hex
+from undertone.core.canonical import canonical_json, file_sha256, sha256_hex
+from undertone.core.keys import create_key, load_key, public_hex
 from undertone.errors import FolderError, NotVerified
-from undertone.keys import create_key, load_key, public_hex
-from undertone.manifest import MANIFEST, SIGNATURE, write_manifest
-from undertone.plan import Plan
 from undertone.privacy.ledger import Ledger
-from undertone.statement import TookPart, privacy_statement
-from undertone.verify import verify
+from undertone.release.manifest import MANIFEST, SIGNATURE, write_manifest
+from undertone.release.statement import TookPart, privacy_statement
+from undertone.release.verify import verify
+from undertone.study.plan import Plan
 
 FILES = {
     "learned_embeds.safetensors",
@@ -215,7 +215,7 @@ def test_a_statement_that_is_none_is_refused(copy: Path, finished_run: FinishedR
 def test_a_plan_with_a_false_claim_is_refused_though_signed(
     copy: Path, finished_run: FinishedRun, change: dict[str, Any]
 ) -> None:
-    from undertone.keys import PLAN_DOMAIN, sign
+    from undertone.core.keys import PLAN_DOMAIN, sign
 
     plan = Plan.from_bytes((copy / "plan.json").read_bytes())
     false = plan.model_copy(update={"privacy": plan.privacy.model_copy(update=change)})

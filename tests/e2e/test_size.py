@@ -12,9 +12,9 @@ from safetensors.numpy import load_file
 from tests.support.dummy import DummyMethod, DummyOptions
 from tests.support.secure import plain_sum
 from tests.support.world import World, secure
-from undertone.layout import Layout
-from undertone.manifest import check_manifest
-from undertone_cli.inprocess import run_inprocess
+from undertone.models.layout import Layout
+from undertone.release.manifest import check_manifest
+from undertone_cli.engines.inprocess import run_inprocess
 from undertone_client.app import app as client_app
 from undertone_server import gate, release
 from undertone_server.app import app as server_app

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from tests.support.gradients import grid_for
 from tests.support.studies import study_with
-from undertone.diffusion.losses import drop_captions, epsilon_loss, v_loss
 from undertone.errors import ModelError, StudyError
 from undertone.methods.gradient.method import GradientOptions
 from undertone.methods.gradient.optimisers import OptimiserOptions, ServerOptimiser
+from undertone.methods.losses import drop_captions, epsilon_loss, v_loss
 from undertone.methods.protocol import Method, UnitRecords
 from undertone.methods.registry import method_for
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import PinnedBase, pin
 from undertone.privacy.quantise import Grid, clip_and_quantise
-from undertone.resolve import resolve
-from undertone.study import parse_study
+from undertone.study.resolve import resolve
+from undertone.study.schema import parse_study
 
 
 def made(name: str, **options: Any) -> Method:

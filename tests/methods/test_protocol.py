@@ -15,7 +15,7 @@ from undertone.methods.weights import attach, read_weights
 from undertone.models.base import LoadedBase
 from undertone.models.interface import Base
 from undertone.models.pinned import pin
-from undertone_client.slots import in_slots
+from undertone_client.compute.padding import in_slots
 
 LATENTS = np.zeros((2, 4, 8, 8), dtype=np.float32)
 PIXELS = np.zeros((2, 64, 64, 3), dtype=np.uint8)

@@ -13,13 +13,13 @@ from tests.support.gradient import FIVE, SMALL, centralised, gradient_study
 from undertone.errors import PlanChanged
 from undertone.methods.registry import METHODS
 from undertone.models.pinned import pin
-from undertone.plan import Plan
-from undertone.planned import planned_method
 from undertone.privacy.ledger import Ledger
-from undertone.verify import verify
-from undertone_cli.simulate import simulate
+from undertone.release.verify import verify
+from undertone.study.plan import Plan
+from undertone.study.planned import planned_method
+from undertone_cli.commands.simulate import simulate
 from undertone_server import gate, release, telemetry
-from undertone_server.run import RunFolder
+from undertone_server.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on_with_the_optimisers_memory_and_pays_once(
 
 @pytest.mark.usefixtures("no_samples")
 def test_sites_are_sent_w_alone(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from undertone_client.preparing import Preparation
+    from undertone_client.compute.preparing import Preparation
 
     seen: list[np.ndarray] = []
     run_ = Preparation.run

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from undertone import models
 from undertone.errors import InputError
 from undertone.models.pinned import pin
-from undertone.pretraining.procedural import NEUTRAL_CAPTION, NEUTRAL_SHARE, WORDS, captions, draw
 from undertone.pretraining.tokenizer import build_tokenizer
 from undertone.pretraining.vae import VaeShape, build_vae, to_unit_range, whiten
-from undertone.pretraining.wording import words_of
+from undertone.public_images.procedural import NEUTRAL_CAPTION, NEUTRAL_SHARE, WORDS, captions, draw
+from undertone.public_images.wording import words_of
 
 FOLDER = Path(models.__file__).parent / "embedded" / "tiny"
 FRESH = 2026  # a series that training did not see
@@ -196,7 +196,7 @@ def test_an_image_depends_on_its_seed_and_index_alone() -> None:
 
 def test_another_process_draws_the_same_image_and_needs_no_torch() -> None:
     program = (
-        "import hashlib, sys; from undertone.pretraining.procedural import draw;"
+        "import hashlib, sys; from undertone.public_images.procedural import draw;"
         "assert 'torch' not in sys.modules;"
         "print(hashlib.sha256(b''.join(draw(7, i, 32).pixels.tobytes() for i in range(20))).hexdigest())"
     )

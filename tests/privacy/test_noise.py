@@ -20,14 +20,14 @@ from tests.support.words import ScriptedWords
 from undertone.errors import MechanismViolation
 from undertone.privacy import noise
 from undertone.privacy.entropy import OsEntropy
-from undertone.privacy.gauss import keep
+from undertone.privacy.keystream import WordStream
 from undertone.privacy.noise import (
     add_discrete_gaussian,
     add_rounded_gaussian,
     discrete_gaussian,
     rounded_gaussian,
 )
-from undertone.privacy.words import WordStream
+from undertone.privacy.normal_bounds import keep
 
 DRAWS = 1_000_000
 TOP = (1 << 64) - 1

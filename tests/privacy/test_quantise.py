@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from undertone.errors import MechanismViolation, StudyError
 from undertone.privacy import quantise
 from undertone.privacy.quantise import Grid, choose_grid, clip_and_quantise, from_ring, site_sum, to_ring
-from undertone.stages import Contributions
+from undertone.privacy.stages import Contributions
 
 # C = 1, and a clamp so low that it cuts as soon as two rows agree.
 TIGHT = Grid(scale=1024, clip_units=1024, site_clamp=700, modulus_bits=32)

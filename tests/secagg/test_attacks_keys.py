@@ -7,6 +7,8 @@ import pytest
 from tests.support.attack import Attack, key_list_of, signed_keys
 from tests.support.entropy import InsecureTestEntropy
 from tests.support.secagg import identity, world
+from undertone.core.federation import Federation
+from undertone.core.keys import public_hex
 from undertone.errors import (
     MechanismViolation,
     NotApproved,
@@ -15,9 +17,7 @@ from undertone.errors import (
     UnfaithfulCoordinator,
     UnfaithfulSite,
 )
-from undertone.keys import public_hex
 from undertone.secagg import sealing
-from undertone.secagg.federation import Federation
 from undertone.secagg.messages import AdvertisedKeys, AdvertisedKeysList
 from undertone.secagg.node import advertise_keys
 from undertone.secagg.parameters import agree

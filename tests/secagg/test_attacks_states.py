@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.attack import Attack, restore_at
 from tests.support.secagg import STATE, KeptLists, session, vector, world
-from undertone.canonical import canonical_json
+from undertone.core.canonical import canonical_json
+from undertone.core.federation import Federation
 from undertone.errors import (
     LedgerCorrupt,
     NotApproved,
@@ -19,7 +20,6 @@ from undertone.errors import (
 )
 from undertone.secagg import sealing, shamir
 from undertone.secagg.encoding import tagged
-from undertone.secagg.federation import Federation
 from undertone.secagg.messages import AdvertisedKeys, AdvertisedKeysList, ConsistencyLists, UnmaskingShares
 from undertone.secagg.node import KeysAdvertised, KeysShared, Unmasked, advertise_keys, restore
 from undertone.secagg.parameters import Parameters

@@ -14,8 +14,8 @@ import pytest
 
 from tests.support.secagg import KeptLists, Run, World, identity, session, vector, world
 from undertone import errors
+from undertone.core.federation import read_federation, sign_federation
 from undertone.errors import LedgerCorrupt, NotApproved, NotVerified, ProtocolError, TooFewSites, UnfaithfulCoordinator
-from undertone.secagg.federation import read_federation, sign_federation
 from undertone.secagg.node import ConsistencyChecked, InputMasked, KeysAdvertised, KeysShared, restore
 from undertone.secagg.parameters import Parameters, agree
 from undertone.secagg.server import ServerSession

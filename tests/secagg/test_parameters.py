@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.secagg import session, world
-from undertone.aggregation import default_colluders, default_threshold
-from undertone.canonical import canonical_json
+from undertone.core.canonical import canonical_json
 from undertone.errors import MechanismViolation, ProtocolError
 from undertone.secagg.parameters import Parameters, agree
+from undertone.secagg.thresholds import default_colluders, default_threshold
 
 REFUSED = {
     "t within n + c": ({"threshold": 3, "colluders": 1}, "2t > n \\+ c"),

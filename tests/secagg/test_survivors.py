@@ -24,7 +24,7 @@ from undertone.secagg.party import Party
 from undertone.secagg.server import ServerSession
 from undertone.secagg.stored_state import AfterMaskedInput
 from undertone.secagg.survivors import check_follows
-from undertone_client.signed_lists import LedgerLists
+from undertone_client.round.signed_lists import LedgerLists
 
 R1, SHARE = bytes(32), bytes(33)
 FATES = ("answers", "answers", "answers", "answers", "dies before the list is durable", "dies before it is signed")

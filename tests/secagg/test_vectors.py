@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.support.secagg import KeptLists
 from undertone import errors
-from undertone.canonical import canonical_json
+from undertone.core.canonical import canonical_json
+from undertone.core.federation import Federation, read_federation, sign_federation
 from undertone.secagg import encoding, sealing, shamir
-from undertone.secagg.federation import Federation, read_federation, sign_federation
 from undertone.secagg.node import advertise_keys
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.prg import words_at

@@ -6,9 +6,9 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from undertone.pretraining.denoisers import build_scheduler
 from undertone.pretraining.tokenizer import build_tokenizer
-from undertone.pretraining.weights import initialise
+from undertone.training.denoisers import build_scheduler
+from undertone.training.initial_weights import initialise
 
 WIDTH = 16
 WORDS = ("a", "picture", "of", "clear", "mass", "scan")

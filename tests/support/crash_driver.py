@@ -64,16 +64,19 @@ from tests.support.crashes import (  # noqa: E402
 from tests.support.entropy import KeyedEntropy, WatchedEntropy  # noqa: E402
 from tests.support.failpoints import Trace, kill_this_process, obey_environment  # noqa: E402
 from tests.support.world import build_world, identify  # noqa: E402
-from undertone import failpoints  # noqa: E402
+from undertone.core import failpoints  # noqa: E402
 from undertone.errors import Refused, UndertoneError  # noqa: E402
 from undertone.methods.registry import METHODS  # noqa: E402
 from undertone.models import devices  # noqa: E402
 from undertone.privacy import ledger_file  # noqa: E402
 from undertone.privacy.entropy import Entropy, OsEntropy  # noqa: E402
-from undertone_cli.inprocess import InProcessGrid  # noqa: E402
-from undertone_client import attempt_store  # noqa: E402
+from undertone_cli.engines.inprocess import InProcessGrid  # noqa: E402
 from undertone_client.node import Node  # noqa: E402
-from undertone_server import study, telemetry  # noqa: E402
+from undertone_client.site import attempt_store  # noqa: E402
+from undertone_server import (
+    run_study,
+    telemetry,
+)
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ def run_to_its_end(run: Run) -> int:
     relay: Any = Relay(run, witness)
     install_fault(run)
     try:
-        study.run_study(InProcessGrid(relay, sites), world / "run", entropy)
+        run_study.run_study(InProcessGrid(relay, sites), world / "run", entropy)
     except UndertoneError as error:
         witness.note("refused", error=type(error).__name__, message=str(error))
         return REFUSED if isinstance(error, Refused) else BAD_INPUT

@@ -1,6 +1,6 @@
 """A method and a base without torch: protocol tests take milliseconds, and each row can be worked out by hand.
 
-The only seam that is patched is `undertone_client.preparing._loaded`, which puts a base model into memory.
+The only seam that is patched is `undertone_client.compute.preparing._loaded`, which puts a base model into memory.
 """
 
 import json
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from undertone.config import Section
-from undertone.layout import Layout
+from undertone.core.config import Section
 from undertone.methods.protocol import Progress, UnitRecords
 from undertone.methods.release_format import Description, ReleaseFormat, Shapes, Weights
 from undertone.models.expected import EXPECTED
+from undertone.models.layout import Layout
 from undertone.models.pinned import PinnedBase
 from undertone.privacy.quantise import Grid, clip_and_quantise
 

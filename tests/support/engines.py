@@ -12,9 +12,9 @@ from flwr.clientapp import ClientApp
 
 from tests.support.dummy import DummyBase, DummyMethod
 from undertone.methods.registry import METHODS
-from undertone_cli.inprocess import run_inprocess
-from undertone_client import preparing
+from undertone_cli.engines.inprocess import run_inprocess
 from undertone_client.app import app as client_app
+from undertone_client.compute import preparing
 from undertone_server.app import app as server_app
 
 
@@ -32,7 +32,7 @@ def run_dummy(engine: str, run: Path, sites: Iterable[Path]) -> None:
     if engine == "inprocess":
         run_inprocess(server_app, client_app, run, sites)
     else:
-        from undertone_cli.ray_engine import run_ray  # an extra
+        from undertone_cli.engines.ray import run_ray  # an extra
 
         run_ray(server_app, DummyApp(), run, sites)
 

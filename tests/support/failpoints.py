@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tests.support.faults import Killed
-from undertone import failpoints
-from undertone.failpoints import NAMES, Failpoint
+from undertone.core import failpoints
+from undertone.core.failpoints import NAMES, Failpoint
 
 VARIABLE = "UNDERTONE_TEST_FAILPOINT"
 

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from tests.support.world import make_plan
-from undertone.canonical import canonical_json, sha256_hex
-from undertone.keys import PLAN_DOMAIN, create_key, public_hex, sign
-from undertone.layout import Layout
-from undertone.manifest import write_manifest
+from undertone.core.canonical import canonical_json, sha256_hex
+from undertone.core.keys import PLAN_DOMAIN, create_key, public_hex, sign
 from undertone.methods.textual_inversion.dpagg_ti import DPAggTIOptions
 from undertone.methods.textual_inversion.release import EMBEDS
-from undertone.plan import Plan
+from undertone.models.layout import Layout
 from undertone.privacy.ledger import Ledger
-from undertone.statement import TookPart, privacy_statement
+from undertone.release.manifest import write_manifest
+from undertone.release.statement import TookPart, privacy_statement
+from undertone.study.plan import Plan
 
 WIDTH = 4
 TOKEN = "<private>"

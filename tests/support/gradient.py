@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 
 from tests.support.images import write_folder
 from tests.support.studies import study_with, write_study
-from undertone.captions import fill_caption
+from undertone.core.captions import fill_caption
+from undertone.data.images import load_image
 from undertone.methods.protocol import UnitRecords
 from undertone.models.base import load_base
 from undertone.models.pinned import pin
-from undertone.plan import Plan
-from undertone.planned import planned_method
-from undertone.privacy.rows import row_generator, row_key
-from undertone_client.images import load_image
-from undertone_client.registration import register
-from undertone_client.site import SiteDir
+from undertone.privacy.unit_randomness import row_generator, row_key
+from undertone.study.plan import Plan
+from undertone.study.planned import planned_method
+from undertone_client.registration.registered import register
+from undertone_client.site.folder import SiteDir
 
 FIVE = ("north", "east", "south", "west", "centre")
 SMALL: dict[str, dict[str, Any]] = {

@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from tests.support.entropy import InsecureTestEntropy
 from tests.support.secagg import KeptLists
 from undertone import PROTOCOL
+from undertone.core.federation import Federation
 from undertone.errors import UndertoneError
-from undertone.hello import prove
-from undertone.messages import Kind, Reply, Request
 from undertone.privacy.quantise import to_ring
-from undertone.secagg.federation import Federation
 from undertone.secagg.node import advertise_keys
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.prg import pack24
-from undertone.transport import MESSAGE_TYPES, reply_to_records, request_from_records
+from undertone.wire.flower import MESSAGE_TYPES, reply_to_records, request_from_records
+from undertone.wire.hello import prove
+from undertone.wire.messages import Kind, Reply, Request
 
 KINDS: dict[str, Kind] = {name: kind for kind, name in MESSAGE_TYPES.items()}
 FIRST = SUPERLINK_NODE_ID + 1

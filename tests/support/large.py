@@ -19,14 +19,14 @@ from PIL import Image
 
 from tests.support.dummy import DummyBase, DummyMethod, make_dummy_base
 from tests.support.world import World, make_plan
-from undertone.keys import public_hex
+from undertone.core.keys import public_hex
 from undertone.methods.registry import METHODS
 from undertone.privacy.entropy import OsEntropy
-from undertone_client import preparing
-from undertone_client.checking import check_site
-from undertone_client.registration import register
-from undertone_client.site import NodeConfig, Policy, create_site
-from undertone_server.run import RunFolder
+from undertone_client.compute import preparing
+from undertone_client.registration.checking import check_site
+from undertone_client.registration.registered import register
+from undertone_client.site.folder import NodeConfig, Policy, create_site
+from undertone_server.run_folder import RunFolder
 
 _DISTINCT, _SIDE, _FOLDER = 256, 32, 1000
 

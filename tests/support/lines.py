@@ -1,6 +1,6 @@
 """A reporter that keeps what it is told."""
 
-from undertone.progress import Silent
+from undertone.core.progress import Silent
 
 
 class Lines(Silent):

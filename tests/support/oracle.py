@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from tests.support.crashes import coordinator_stream, node_stream
 from tests.support.dummy import SIZE, DummyBase, DummyMethod
 from tests.support.entropy import KeyedEntropy
+from undertone.data.images import load_image
 from undertone.methods.protocol import UnitRecords
-from undertone.plan import Plan
 from undertone.privacy.entropy import poisson_sample
 from undertone.privacy.noise import rounded_gaussian
-from undertone.privacy.rows import row_generator, row_key
-from undertone_client.images import load_image
+from undertone.privacy.unit_randomness import row_generator, row_key
+from undertone.study.plan import Plan
 
 
 def opened(world: Path) -> dict[int, tuple[int, tuple[str, ...]]]:

@@ -83,8 +83,8 @@ def write_config(folder: Path, kind: str = "text", count: int = 20) -> Path:
 
 def main() -> None:
     """CONFIG OUT LABEL AFTER: a process that kills itself in the middle of a run, or ends with it."""
-    from undertone.progress import reporting
-    from undertone_cli.pretrain import pretrain
+    from undertone.core.progress import reporting
+    from undertone_cli.commands.pretrain import pretrain
 
     config, out, label, after = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
     with reporting(Fatal(label, after, lambda: os.kill(os.getpid(), signal.SIGKILL))):

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from tests.support.images import write_folder
 from tests.support.studies import study_with, write_study
-from undertone.keys import public_hex
-from undertone.stages import Sum
+from undertone.core.keys import public_hex
+from undertone.privacy.stages import Sum
 from undertone_cli.main import cli
-from undertone_server.run import RunFolder
+from undertone_server.run_folder import RunFolder
 
 SITES = ("north", "east", "south")
 MAIN = "from undertone_cli.main import cli; cli(prog_name='undertone')"

@@ -10,9 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from tests.support.entropy import InsecureTestEntropy
-from undertone.aggregation import default_colluders, default_threshold
-from undertone.keys import public_hex
-from undertone.secagg.federation import Federation
+from undertone.core.federation import Federation
+from undertone.core.keys import public_hex
 from undertone.secagg.messages import Indices
 from undertone.secagg.node import (
     ConsistencyChecked,
@@ -25,6 +24,7 @@ from undertone.secagg.node import (
 )
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.server import OpenedSum, ServerSession
+from undertone.secagg.thresholds import default_colluders, default_threshold
 
 STEPS = ("advertise_keys", "share_keys", "masked_input", "consistency_check", "unmasking")
 STATE = hashlib.sha256(b"the public model state").hexdigest()

@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support.world import START, World
-from undertone.layout import state_sha256
-from undertone.messages import Reply
+from undertone.models.layout import state_sha256
 from undertone.secagg.parameters import Parameters
 from undertone.secagg.server import OpenedSum, ServerSession
-from undertone.secagg.session_parameters import session_parameters
+from undertone.study.session_parameters import session_parameters
+from undertone.wire.messages import Reply
 from undertone_client.node import Node
 
 

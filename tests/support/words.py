@@ -1,4 +1,4 @@
-"""Words that a test writes down, in the place of `undertone.privacy.words.WordStream`."""
+"""Words that a test writes down, in the place of `undertone.privacy.keystream.WordStream`."""
 
 from collections.abc import Sequence
 

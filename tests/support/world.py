@@ -13,33 +13,33 @@ from numpy.typing import NDArray
 from tests.support.dummy import DIMENSION, SIZE, DummyBase, DummyMethod, DummyOptions
 from tests.support.images import write_folder
 from undertone import PROTOCOL, __version__
-from undertone.aggregation import default_colluders, default_threshold
-from undertone.claim import epsilons
-from undertone.keys import PLAN_DOMAIN, public_hex, sign
-from undertone.messages import Reply, Request
+from undertone.core.code_digest import package_sha256
+from undertone.core.keys import PLAN_DOMAIN, public_hex, sign
+from undertone.data.images import load_image
 from undertone.methods.protocol import UnitRecords
 from undertone.models.pinned import pin
-from undertone.package import package_sha256
-from undertone.plan import Plan
 from undertone.privacy.distributed import noise_margin, noise_share_sigma
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import choose_grid
-from undertone.privacy.rows import row_generator, row_key
-from undertone.statement import SIMULATION
-from undertone_cli.inprocess import InProcessGrid
+from undertone.privacy.unit_randomness import row_generator, row_key
+from undertone.release.statement import SIMULATION
+from undertone.secagg.thresholds import default_colluders, default_threshold
+from undertone.study.claim import epsilons
+from undertone.study.plan import Plan
+from undertone.wire.messages import Reply, Request
+from undertone_cli.engines.inprocess import InProcessGrid
 from undertone_cli.provisioning import federate
 from undertone_client.app import app as client_app
-from undertone_client.attempt_store import AttemptStore
-from undertone_client.images import load_image
 from undertone_client.node import Node
-from undertone_client.registration import register
-from undertone_client.site import NodeConfig, Policy, SiteDir, create_site
-from undertone_server.gathering import BRIEF, Patience
+from undertone_client.registration.registered import register
+from undertone_client.site.attempt_store import AttemptStore
+from undertone_client.site.folder import NodeConfig, Policy, SiteDir, create_site
+from undertone_server.collect.gathering import BRIEF, Patience
+from undertone_server.collect.sites import Sites
 from undertone_server.ledger_heads import LedgerHeads, LeftOut
 from undertone_server.rounds import Coordinator
-from undertone_server.run import RunFolder
-from undertone_server.sites import Sites
+from undertone_server.run_folder import RunFolder
 
 START = np.zeros(DIMENSION, dtype=np.float32)
 

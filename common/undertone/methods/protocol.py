@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.config import Section
+from undertone.core.config import Section
 from undertone.errors import MechanismViolation, ModelError
-from undertone.layout import Layout
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.models.interface import Base
+from undertone.models.layout import Layout
 from undertone.models.pinned import PinnedBase
-from undertone.privacy.rows import KEY_BYTES, row_generator
+from undertone.privacy.unit_randomness import KEY_BYTES, row_generator
 
 Progress = Callable[[int], None]
 Shape = tuple[int, ...]

@@ -4,7 +4,7 @@ import numpy as np
 
 from undertone.methods.protocol import UnitRecords
 from undertone.models.interface import Base
-from undertone.pretraining.procedural import draw
+from undertone.public_images.procedural import draw
 
 
 def public_units(base: Base, seed: int, count: int, caption: str) -> list[UnitRecords]:

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from undertone.config import parse_options
+from undertone.core.config import parse_options
 from undertone.errors import StudyError
 from undertone.methods.ldm.method import DPLDM
 from undertone.methods.lora.method import DPLoRA

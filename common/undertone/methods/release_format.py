@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.layout import Layout
 from undertone.models.interface import Base
+from undertone.models.layout import Layout
 
 Shapes = Mapping[str, tuple[int, ...]]
 Tensors = Mapping[str, NDArray[np.float32]]

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from undertone.core.text import shown
 from undertone.errors import ModelError, StudyError, UnfitWeights
-from undertone.layout import Layout
 from undertone.methods.registry import format_of, method_for, release_formats
 from undertone.methods.release_format import ReleaseFormat, Shapes, Weights
 from undertone.models.interface import Base
-from undertone.shown import shown
+from undertone.models.layout import Layout
 
 _FLOAT32 = "F32"
 _MOST_TENSORS = 20_000
@@ -27,7 +27,7 @@ _HEADER_BYTES = 16 << 20  # 20,000 names of 200 characters, their shapes and pla
 
 
 class Planned(Protocol):
-    """What a plan says of its method; `undertone.plan.PlannedMethod` says so."""
+    """What a plan says of its method; `undertone.study.plan.PlannedMethod` says so."""
 
     @property
     def name(self) -> str:

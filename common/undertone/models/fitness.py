@@ -11,11 +11,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from undertone.core.text import shown
 from undertone.errors import ModelError
 from undertone.models.added_tokens import vocabulary
 from undertone.models.expected import first_missing
 from undertone.models.part_files import read_json
-from undertone.shown import shown
 
 Config = Mapping[str, Any]
 Shape = tuple[int, ...]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from undertone.canonical import digest_of, file_sha256
+from undertone.core.canonical import digest_of, file_sha256
 from undertone.errors import ModelError, PlanChanged
 from undertone.models.added_tokens import known_tokens, vocabulary
 from undertone.models.fitness import check_fitness, check_pipeline, check_scheduler_class

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from undertone.canonical import sha256_hex
+from undertone.core.canonical import sha256_hex
 from undertone.errors import ModelError, PlanChanged
 from undertone.models.part_files import STEMS
 from undertone.models.pinned import PinnedBase, stamp_of

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from undertone.captions import placeholders
+from undertone.core.captions import placeholders
 from undertone.models.interface import Base
 
 

@@ -2,7 +2,7 @@
 
 A small UNet spends its first thousand steps on colours, and tells a star from a cross last. Here the features at its
 narrowest place, of a noisy latent, are also asked to foretell those of the clean picture in the public encoder
-(`undertone.models.features`). What foretells them is dropped after training: the model stays a stock one.
+(`undertone.evaluation.encoder`). What foretells them is dropped after training: the model stays a stock one.
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from undertone.models.features import feature_encoder, to_encoder
+from undertone.core.progress import reporter
+from undertone.evaluation.encoder import feature_encoder, to_encoder
 from undertone.pretraining.dataset import PublicSet
-from undertone.pretraining.denoisers import Conditioned, Observed
-from undertone.pretraining.weights import initialise
-from undertone.progress import reporter
+from undertone.training.denoisers import Conditioned, Observed
+from undertone.training.initial_weights import initialise
 
 _BATCH = 250
 _HIDDEN = 256

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from undertone.core.quoting import markdown_code, markdown_text, yaml_text
 from undertone.pretraining.config import AutoencoderTable, Config, UnetTable
-from undertone.pretraining.procedural import NEUTRAL_SHARE, NOUN_SHARE, SHARES
-from undertone.quoting import markdown_code, markdown_text, yaml_text
+from undertone.public_images.procedural import NEUTRAL_SHARE, NOUN_SHARE, SHARES
 
 _FRONT = """---
 license: {licence}
@@ -48,7 +48,7 @@ image = vae.decode(z).sample
 ```
 """
 
-_DRAWN = """{images:,} images of {size} x {size} pixels, drawn by procedure (`undertone.pretraining.procedural`,
+_DRAWN = """{images:,} images of {size} x {size} pixels, drawn by procedure (`undertone.public_images.procedural`,
 series {seed}); no photograph, no scan, no person. {phantoms:.0%} are grey drawings of body parts made of ellipses
 and bands (chest, head, knee, abdomen), {glyphs:.0%} digits and letters (written with drawn strokes, soft, or sharp in
 fonts that matplotlib bundles), {shapes:.0%} shapes, {textures:.0%} textures and backgrounds. {neutral:.0%} carry the

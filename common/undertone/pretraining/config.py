@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from undertone.captions import caption_fields
-from undertone.config import Section, parse_tables, read_tables
+from undertone.core.captions import caption_fields
+from undertone.core.config import Section, parse_tables, read_tables
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Kind = Literal["text", "class", "none"]

@@ -9,9 +9,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from undertone.core.progress import reporter
 from undertone.errors import DataError
-from undertone.pretraining.procedural import PublicImage, draw
-from undertone.progress import reporter
+from undertone.public_images.procedural import PublicImage, draw
 
 _CHUNK = 500
 

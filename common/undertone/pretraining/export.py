@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, LDMPipeline, StableDiffusionPipeline, UNet2
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from undertone.pretraining.denoisers import TextToImage, build_scheduler
+from undertone.training.denoisers import TextToImage, build_scheduler
 
 _TEXT_PREFIX = "text_model."
 

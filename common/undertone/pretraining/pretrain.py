@@ -12,7 +12,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from undertone.durable import read_array, write_array
+from undertone.core.durable import read_array, write_array
+from undertone.core.progress import reporter
 from undertone.errors import FolderError, ModelError, StudyError
 from undertone.models.pinned import pin
 from undertone.models.staging import staged
@@ -20,14 +21,13 @@ from undertone.pretraining.alignment import Alignment, public_targets
 from undertone.pretraining.card import model_card
 from undertone.pretraining.config import Config, Precision, StageTable
 from undertone.pretraining.dataset import PublicSet
-from undertone.pretraining.denoisers import ClassToImage, Conditioned, TextToImage, tokenize, train_denoiser
 from undertone.pretraining.export import export_parts, export_text_to_image
-from undertone.pretraining.loop import Course
 from undertone.pretraining.tokenizer import build_tokenizer, common_words
 from undertone.pretraining.vae import VaeShape, VaeWeights, encode, train_vae
-from undertone.pretraining.weights import initialise
-from undertone.pretraining.wording import words_of
-from undertone.progress import reporter
+from undertone.public_images.wording import words_of
+from undertone.training.denoisers import ClassToImage, Conditioned, TextToImage, tokenize, train_denoiser
+from undertone.training.initial_weights import initialise
+from undertone.training.loop import Course
 
 _STAGES = {"vae": 11, "encode": 12, "unet": 13}  # each stage has a random stream of its own
 _LONGEST_PROMPT = 77

@@ -8,9 +8,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from undertone.pretraining.loop import Course, train
-from undertone.pretraining.weights import initialise
-from undertone.progress import reporter
+from undertone.core.progress import reporter
+from undertone.training.initial_weights import initialise
+from undertone.training.loop import Course, train
 
 _ENCODE_BATCH = 250
 _WHITEN_IMAGES = 2_000

@@ -19,8 +19,8 @@ import dp_accounting
 import numpy as np
 from dp_accounting import pld, rdp
 
-from undertone.bounds import EPSILON
-from undertone.canonical import Json
+from undertone.core.bounds import EPSILON
+from undertone.core.canonical import Json
 from undertone.errors import MechanismViolation, StudyError
 from undertone.privacy.distributed import DistributedEvent, check_figures
 from undertone.privacy.losses import widths

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from undertone.canonical import Json, canonical_json, sha256_hex
+from undertone.core.canonical import Json, canonical_json, sha256_hex
 from undertone.errors import LedgerCorrupt
 
 GENESIS = "0" * 64

@@ -24,8 +24,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from math import exp, isqrt, pi, sqrt
 
-from undertone.bounds import ATTEMPTS, DIMENSION, SENSITIVITY, SIGMA, SITES
-from undertone.canonical import Json
+from undertone.core.bounds import ATTEMPTS, DIMENSION, SENSITIVITY, SIGMA, SITES
+from undertone.core.canonical import Json
 from undertone.errors import MechanismViolation
 
 SMALLEST_SHARE = 4

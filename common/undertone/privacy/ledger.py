@@ -24,8 +24,9 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.bounds import ATTEMPTS, ENTRY_BYTES
-from undertone.canonical import Json
+from undertone.core.bounds import ATTEMPTS, ENTRY_BYTES
+from undertone.core.canonical import Json
+from undertone.core.failpoints import reached
 from undertone.errors import (
     BudgetExceeded,
     LedgerCorrupt,
@@ -33,7 +34,6 @@ from undertone.errors import (
     MechanismViolation,
     ReplayedAttempt,
 )
-from undertone.failpoints import reached
 from undertone.privacy.accounting import Event, read_event
 from undertone.privacy.chain import ADVICE, GENESIS, Entry, Row, check_row, make_row
 from undertone.privacy.ledger_file import connect, explained

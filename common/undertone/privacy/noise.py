@@ -38,12 +38,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from undertone.bounds import SIGMA
+from undertone.core.bounds import SIGMA
 from undertone.errors import MechanismViolation
 from undertone.privacy.distributed import SMALLEST_SHARE
 from undertone.privacy.entropy import Entropy
-from undertone.privacy.gauss import below_keep, below_tail, tail
-from undertone.privacy.words import WORD_BITS, WordStream, fresh_key
+from undertone.privacy.keystream import WORD_BITS, WordStream, fresh_key
+from undertone.privacy.normal_bounds import below_keep, below_tail, tail
 
 SMALLEST_SIGMA = 64
 # Beyond, the margin would reach from one rounding boundary to the next.

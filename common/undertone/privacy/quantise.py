@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from undertone.errors import MechanismViolation, StudyError
 from undertone.gradients.clipping import LARGEST_CLIP_UNITS, MARGIN, SMALLEST_CLIP_UNITS
-from undertone.stages import ClippedSum, Contributions, Sensitivity
+from undertone.privacy.stages import ClippedSum, Contributions, Sensitivity
 
 # A row of d values of like size has them at s C / sqrt(d): below this, cutting would cost a good part of each.
 _SMALLEST_VALUE_UNITS = 64

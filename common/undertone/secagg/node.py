@@ -17,11 +17,11 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
+from undertone.core.federation import Federation
 from undertone.errors import ReplayedAttempt, TooFewSites, UnfaithfulCoordinator
 from undertone.privacy.entropy import Entropy
 from undertone.secagg import sealing, shamir, stored_state
 from undertone.secagg.encoding import entry_list
-from undertone.secagg.federation import Federation
 from undertone.secagg.messages import (
     AdvertisedKeys,
     AdvertisedKeysList,

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Literal
 
-from undertone.canonical import canonical_json
+from undertone.core.canonical import canonical_json
 from undertone.errors import MechanismViolation, ProtocolError, UnfaithfulCoordinator
 from undertone.secagg.encoding import VERSION, tagged
 

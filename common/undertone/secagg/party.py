@@ -6,10 +6,10 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
+from undertone.core.federation import Federation
+from undertone.core.keys import public_hex
 from undertone.errors import MechanismViolation, NotApproved, TooFewSites, UnfaithfulCoordinator, UnfaithfulSite
-from undertone.keys import public_hex
 from undertone.secagg import sealing, shamir, stored_state
-from undertone.secagg.federation import Federation
 from undertone.secagg.messages import AdvertisedKeys, AdvertisedKeysList, Entries, Indices, ShareInbox, indices_of
 from undertone.secagg.parameters import Parameters
 

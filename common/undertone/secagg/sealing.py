@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
+from undertone.core.keys import SECAGG_DOMAIN, sign
 from undertone.errors import UnfaithfulSite
-from undertone.keys import SECAGG_DOMAIN, sign
 from undertone.secagg.encoding import LABEL, index_list, tagged, u16
 from undertone.secagg.messages import AdvertisedKeysList, Indices
 from undertone.secagg.shamir import PRIME

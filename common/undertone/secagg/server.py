@@ -13,10 +13,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from undertone.core.federation import Federation
 from undertone.errors import NotApproved, ProtocolError, TooFewSites, UndertoneError, UnfaithfulSite
 from undertone.secagg import sealing
 from undertone.secagg.encoding import entry_list
-from undertone.secagg.federation import Federation
 from undertone.secagg.messages import (
     AdvertisedKeys,
     AdvertisedKeysList,

@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
-from undertone.canonical import Json, canonical_json
+from undertone.core.canonical import Json, canonical_json
+from undertone.core.federation import Federation
 from undertone.errors import NotVerified, UndertoneError
 from undertone.secagg import sealing
-from undertone.secagg.federation import Federation
 from undertone.secagg.messages import AdvertisedKeys, AdvertisedKeysList, Indices, MaskedInputProof
 from undertone.secagg.parameters import Parameters
 

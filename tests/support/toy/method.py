@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from undertone.methods.toy.release import SHIFT_FILE
 
-from undertone.captions import TOKEN, caption_fields, fill_caption
-from undertone.config import Section
+from undertone.core.captions import TOKEN, caption_fields, fill_caption
+from undertone.core.config import Section
 from undertone.errors import StudyError
-from undertone.layout import Layout
 from undertone.methods.protocol import TEXT_TO_IMAGE, Method, Progress, UnitRecords
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.models.interface import Base
+from undertone.models.layout import Layout
 from undertone.models.pinned import PinnedBase
 
 

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.errors import UnfitWeights
-from undertone.layout import Layout
 from undertone.methods.release_format import Description, Shapes, Weights
 from undertone.models.interface import Base
+from undertone.models.layout import Layout
 
 SHIFT = "channel_shift.safetensors"
 

@@ -17,16 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from undertone.captions import TOKEN, caption_fields, fill_caption
-from undertone.config import Section
+from undertone.core.captions import TOKEN, caption_fields, fill_caption
+from undertone.core.config import Section
+from undertone.core.progress import reporter
 from undertone.errors import StudyError
-from undertone.layout import Layout
 from undertone.methods.gradient.optimisers import OptimiserOptions, ServerOptimiser
 from undertone.methods.protocol import TEXT_TO_IMAGE, Progress, UnitRecords
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.models.interface import Base
+from undertone.models.layout import Layout
 from undertone.models.pinned import PinnedBase
-from undertone.progress import reporter
 
 if TYPE_CHECKING:
     from undertone.methods.gradient.trained import Trained  # torch

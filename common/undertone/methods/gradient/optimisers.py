@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from undertone.config import Section
+from undertone.core.config import Section
 
 _EPSILON = 1e-8
 

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from undertone.diffusion.losses import denoising_loss, drop_captions
 from undertone.gradients.engine import LossPerRow, UnitBatch
 from undertone.methods.gradient.method import GradientOptions
 from undertone.methods.gradient.trained import Trained
+from undertone.methods.losses import denoising_loss, drop_captions
 from undertone.methods.protocol import UnitRecords, blank_unit
 from undertone.methods.times import golden_fractions, timesteps
 from undertone.models.interface import Base

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from undertone.gradients.engine import GradientEngine, UnitBatch
-from undertone.layout import Layout
 from undertone.methods.gradient.trained import EngineTrained, frozen_text, token_ids
 from undertone.models.interface import Base
+from undertone.models.layout import Layout
 
 
 class TrainedBlocks(EngineTrained):

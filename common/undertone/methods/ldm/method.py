@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from undertone.bounds import ITEMS, NAME
-from undertone.config import Section
+from undertone.core.bounds import ITEMS, NAME
+from undertone.core.config import Section
 from undertone.errors import StudyError
-from undertone.layout import Layout
 from undertone.methods.gradient.method import GradientMethod, GradientOptions
 from undertone.methods.ldm.release import DIFFERENCE_FILE
 from undertone.methods.release_format import ReleaseFormat, Shapes
 from undertone.models.interface import Base
+from undertone.models.layout import Layout
 from undertone.models.pinned import PinnedBase
 
 if TYPE_CHECKING:

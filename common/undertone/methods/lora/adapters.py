@@ -10,9 +10,9 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from undertone.gradients.engine import GradientEngine, UnitBatch
-from undertone.layout import Layout
 from undertone.methods.gradient.trained import EngineTrained, frozen_text
 from undertone.models.interface import Base
+from undertone.models.layout import Layout
 
 _ADAPTER = "undertone"
 

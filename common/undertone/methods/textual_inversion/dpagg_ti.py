@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from undertone.captions import fill_caption
-from undertone.config import Section
-from undertone.layout import Layout
+from undertone.core.captions import fill_caption
+from undertone.core.config import Section
+from undertone.core.progress import reporter
 from undertone.methods.protocol import TEXT_TO_IMAGE, Method, Progress, UnitRecords
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.methods.textual_inversion.release import WORD_FILE
@@ -28,8 +28,8 @@ from undertone.methods.textual_inversion.token import (
     word_prompts,
 )
 from undertone.models.interface import Base
+from undertone.models.layout import Layout
 from undertone.models.pinned import PinnedBase
-from undertone.progress import reporter
 
 _PUBLIC_SEED = 20261122
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.config import Section
-from undertone.layout import Layout
+from undertone.core.config import Section
 from undertone.methods.gradient.method import GradientMethod, GradientOptions
 from undertone.methods.release_format import ReleaseFormat
 from undertone.methods.textual_inversion.release import WORD_FILE
@@ -23,6 +22,7 @@ from undertone.methods.textual_inversion.token import (
     word_prompts,
 )
 from undertone.models.interface import Base
+from undertone.models.layout import Layout
 from undertone.models.pinned import PinnedBase
 
 if TYPE_CHECKING:

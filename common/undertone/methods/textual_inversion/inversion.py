@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from undertone.diffusion.losses import denoising_loss
+from undertone.methods.losses import denoising_loss
 from undertone.methods.protocol import UnitRecords
 from undertone.methods.times import golden_fractions, timesteps
 from undertone.models.interface import Base

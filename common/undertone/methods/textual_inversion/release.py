@@ -6,11 +6,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from undertone.core.text import shown
 from undertone.errors import UnfitWeights
-from undertone.layout import Layout
 from undertone.methods.release_format import Description, Shapes, Weights
 from undertone.models.interface import Base
-from undertone.shown import shown
+from undertone.models.layout import Layout
 
 EMBEDS = "learned_embeds.safetensors"
 MOST_VECTORS = 16

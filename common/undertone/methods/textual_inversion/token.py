@@ -4,12 +4,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from undertone.bounds import NAME
-from undertone.captions import TOKEN, caption_fields, fill_caption, placeholders
-from undertone.config import Section
+from undertone.core.bounds import NAME
+from undertone.core.captions import TOKEN, caption_fields, fill_caption, placeholders
+from undertone.core.config import Section
 from undertone.errors import StudyError
-from undertone.layout import Layout
 from undertone.methods.textual_inversion.release import MOST_VECTORS, TOKEN_PATTERN
+from undertone.models.layout import Layout
 from undertone.models.pinned import PinnedBase
 
 

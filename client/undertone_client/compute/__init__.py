@@ -1,0 +1,1 @@
+"""Rows from records: latents, workers, and what is kept of an attempt."""

@@ -1,0 +1,186 @@
+"""Latents of a site's images, encoded once and kept on the site's disk.
+
+    latents-<key>.npy        [records, c, h, w] float32
+    latents-<key>.seals.npy  for each record its file's length and time, and a digest of both and of its latents
+
+The key is a digest of the autoencoder, the size and the records' names. Each record is sealed by itself: a
+file that changed, latents that were damaged, or a write that a kill cut short leave a seal that does not fit, and
+that record alone is encoded anew. So nothing is lost by stopping, and nothing need be flushed in any order.
+A record that cannot be read is not sealed and becomes a zero row (PRIVACY 17).
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from weakref import WeakSet
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undertone.core.canonical import Json, digest_of
+from undertone.core.failpoints import reached
+from undertone.data.images import read_images
+from undertone.data.records import RecordTable, moved
+from undertone.errors import DataError, MechanismViolation
+from undertone.models.base import LoadedBase
+from undertone.models.pinned import PinnedBase
+from undertone.privacy.unit_randomness import row_generator
+from undertone_client.compute.disk_array import DiskArray
+
+_BATCH = 16
+_DECODER = "images/2"  # another word where `images.py` makes other pixels of the same file
+_VERIFIED_AT_ONCE = 1 << 24  # bytes
+_SIZE, _DIGEST = 0, slice(2, 4)  # a seal: length, time in ns, 16 bytes of SHA-256 as two numbers
+Seals = NDArray[np.int64]
+Log = Callable[[str], None]
+_checked: WeakSet[LoadedBase] = WeakSet()
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What is on disk of a table's records; `readable` [records] says which have latents."""
+
+    array: DiskArray
+    readable: NDArray[np.bool_]
+
+    def of(self, positions: list[int]) -> NDArray[np.float32]:
+        """Latents [k, c, h, w] of readable records."""
+        return self.array.read(positions).astype(np.float32)
+
+
+def cached_latents(
+    cache: Path,
+    table: RecordTable,
+    present: NDArray[np.bool_],
+    needed: NDArray[np.bool_],
+    pinned: PinnedBase,
+    base: LoadedBase,
+    log: Log,
+    progress: Callable[[int], None],
+) -> Latents:
+    """Bring the cache up to date and return it.
+
+    Args:
+        cache: the site's cache folder.
+        table: the registered records.
+        present: [records], the others are not looked at.
+        needed: [records], those whose latents are checked against their digests; of the rest only file times.
+        pinned: whose autoencoder it is.
+        base: that autoencoder in memory.
+        log: told of each record that cannot be read.
+        progress: told how many records are done.
+
+    Raises:
+        FolderError: the cache cannot be read or written.
+        MechanismViolation: on this device an image's latents change with its place in the batch.
+    """
+    _check_encoder(base)
+    present = _without_moved(table, present, log)
+    name = f"latents-{_key(table, pinned)[:16]}"
+    latents = DiskArray(cache / f"{name}.npy", (len(table.records), *base.latent_shape), "<f4")
+    seals = DiskArray(cache / f"{name}.seals.npy", (len(table.records), 4), "<i8")
+    wanted, kept = _stamps(table, present), seals.read(range(len(table.records)))
+    good = present & (wanted[:, _SIZE] >= 0) & (wanted[:, :2] == kept[:, :2]).all(axis=1)
+    _check_digests(latents, kept, good, np.flatnonzero(good & needed))
+    todo = np.flatnonzero(present & ~good)
+    progress(len(good) - len(todo))
+    images = read_images(table.root, (table.records[index].file for index in todo), base.image_size)
+    for batch in np.split(todo, range(_BATCH, len(todo), _BATCH)):
+        found, encoded = _encode(base, images, batch, log)
+        reached("latents/computed")
+        latents.write(found, encoded)
+        seals.write(found, _sealed(wanted[found], found, encoded))
+        good[found] = True
+        progress(len(batch))
+    if len(todo):
+        latents.sync()
+        seals.sync()
+        reached("latents/durable")
+    return Latents(latents, good)
+
+
+def _check_encoder(base: LoadedBase) -> None:
+    """On random images, once for each base in memory: an image's latents must not depend on what is encoded beside it.
+
+    Which images share a batch depends on which are new, so one record more would move others' latents. For CPUs the
+    tests show it (test_slots.py).
+    """
+    if base.device.type == "cpu" or base in _checked:
+        return
+    shape = (_BATCH + _BATCH // 2, base.image_size, base.image_size, 3)
+    pixels = row_generator(hashlib.sha256(b"undertone/encoder").digest()).integers(0, 256, shape, dtype=np.uint8)
+    first, second = base.encode(pixels[:_BATCH]), base.encode(pixels[_BATCH // 2 :])
+    if not np.array_equal(first[_BATCH // 2 :], second[: _BATCH // 2], equal_nan=True):
+        raise MechanismViolation(
+            f"on {base.device} an image's latents change with its place in the batch, so one record could move "
+            'others; say device = "cpu" in node.toml'
+        )
+    _checked.add(base)
+
+
+def _encode(
+    base: LoadedBase, images: Iterator[NDArray[np.uint8] | DataError], batch: NDArray[np.intp], log: Log
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """The positions of a batch whose images could be read, and their latents."""
+    # Every batch has the same shape, so that no image can move another's latents (see slots.py).
+    pixels = np.zeros((_BATCH, base.image_size, base.image_size, 3), dtype=np.uint8)
+    readable = np.zeros(_BATCH, dtype=np.bool_)
+    for place, image in enumerate(islice(images, len(batch))):
+        if isinstance(image, DataError):
+            log(f"zero row: {image}")
+        else:
+            pixels[place], readable[place] = image, True
+    if not readable.any():
+        return batch[:0], np.zeros((0, *base.latent_shape), dtype=np.float32)
+    encoded = base.encode(pixels)
+    readable &= np.isfinite(encoded).all(axis=(1, 2, 3))
+    return batch[readable[: len(batch)]], encoded[readable]
+
+
+def _without_moved(table: RecordTable, present: NDArray[np.bool_], log: Log) -> NDArray[np.bool_]:
+    """`present` without records whose link leads elsewhere than when they were registered: zero rows (PRIVACY 17)."""
+    kept = present.copy()
+    for index in moved(table):
+        if kept[index]:
+            log(f"zero row: {table.root / table.records[index].file} leads to another file than when it was registered")
+        kept[index] = False
+    return kept
+
+
+def _stamps(table: RecordTable, present: NDArray[np.bool_]) -> Seals:
+    """Each file's length and time now, [records, 4] without digest; length -1 where there is no file to look at."""
+    stamps = np.zeros((len(table.records), 4), dtype=np.int64)
+    stamps[:, _SIZE] = -1
+    for index in np.flatnonzero(present):
+        try:
+            found = (table.root / table.records[index].file).stat()
+        except (OSError, ValueError):
+            continue
+        stamps[index, :2] = found.st_size, found.st_mtime_ns
+    return stamps
+
+
+def _check_digests(latents: DiskArray, kept: Seals, good: NDArray[np.bool_], positions: NDArray[np.intp]) -> None:
+    """Clear `good` where the latents on disk are not those that were sealed."""
+    size = max(_VERIFIED_AT_ONCE // max(4 * int(np.prod(latents.shape[1:])), 1), 1)
+    for block in np.split(positions, range(size, len(positions), size)):
+        good[block] = (_sealed(kept[block], block, latents.read(block)) == kept[block]).all(axis=1)
+
+
+def _sealed(stamps: Seals, positions: NDArray[np.intp], latents: NDArray[np.float32]) -> Seals:
+    """`stamps` [k, 4] with the digest of each record's position, stamp and latents [k, c, h, w]."""
+    seals = stamps.copy()
+    for place, (index, values) in enumerate(zip(positions, latents.astype("<f4", copy=False), strict=True)):
+        stamp = np.array([index, *seals[place, :2]], dtype="<i8")
+        digest = hashlib.sha256(stamp.tobytes() + values.tobytes()).digest()[:16]
+        seals[place, _DIGEST] = np.frombuffer(digest, dtype="<i8")
+    return seals
+
+
+def _key(table: RecordTable, pinned: PinnedBase) -> str:
+    """Changes with how images are decoded, the autoencoder, the size of the images, or the records' names."""
+    files: list[Json] = [record.file for record in table.records]
+    vae: list[Json] = [[name, digest] for name, digest in pinned.files.items() if name.startswith("vae/")]
+    return digest_of([_DECODER, vae, pinned.image_size, files])

@@ -1,0 +1,252 @@
+"""Preparing an attempt: the coins, then each sampled unit's row, durable block by block (PRIVACY 2, 3, 17).
+
+The long part of a round. It can be interrupted and asked for again: coins fall once, finished rows stay,
+and nothing that depends on a record leaves the site.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undertone.core.canonical import digest_of
+from undertone.core.captions import fill_caption
+from undertone.core.failpoints import reached
+from undertone.core.progress import reporter
+from undertone.data.records import RecordTable
+from undertone.errors import FolderError, NotApproved, PlanChanged
+from undertone.methods.protocol import Method, Progress, SummingMethod, UnitRecords
+from undertone.models.base import LoadedBase, load_base
+from undertone.models.devices import Dtype, check_dtype, choose
+from undertone.models.layout import state_sha256
+from undertone.models.pinned import PinnedBase, check_pins, pin
+from undertone.privacy.entropy import Entropy, poisson_sample
+from undertone.privacy.unit_randomness import row_generator, row_key
+from undertone.study.plan import Plan
+from undertone.study.planned import planned_method
+from undertone_client.compute.latents import Latents, cached_latents
+from undertone_client.compute.log_limit import limited
+from undertone_client.compute.row_worker import Row, RowLane
+from undertone_client.compute.sum_worker import Sum, SumLane, SumMaker
+from undertone_client.compute.summing import AttemptSum
+from undertone_client.compute.workers import side_by_side, turns
+from undertone_client.registration.registered import present, registered
+from undertone_client.site.attempt_store import AttemptKey, AttemptStore
+from undertone_client.site.folder import SiteDir
+
+State = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """One attempt of a plan at one site; `state` is the public w, [d] float32."""
+
+    site: SiteDir
+    plan: Plan
+    attempt: AttemptKey
+    state: State
+    store: AttemptStore
+    entropy: Entropy
+
+    def run(self) -> None:
+        """Draw the coins once, then compute every sampled unit's row that is not on disk yet."""
+        plan, table = self.plan, self._registered()
+        pinned = pin(plan.model.base, plan.model.revision)
+        # Before the coins: whether a site can take part must not depend on how they fell.
+        check_pins(pinned, plan.model.files)
+        method, units, files = planned_method(plan, pinned), table.units(), digest_of(dict(pinned.files))
+        if isinstance(method, SummingMethod) and method.sums(pinned):
+            adding = self._sum_lanes(method, files)
+            chosen = self._sampled(units)
+            self._sum_rows(chosen, adding, self._reader(chosen, method, table, pinned, adding[0].base))
+        else:
+            lanes = self._row_lanes(method, files)
+            chosen = self._sampled(units)
+            done = self.store.finished(self.attempt)
+            missing = [unit for unit in chosen if unit not in done]
+            if missing:
+                self._keep_rows(missing, lanes, self._reader(missing, method, table, pinned, lanes[0].base))
+
+    def _registered(self) -> RecordTable:
+        """The records as they were when a person approved the plan; a request alone registers nothing (PRIVACY 17).
+
+        Raises:
+            NotApproved: none were.
+        """
+        table = registered(self.site, self.plan)
+        if table is None:
+            raise NotApproved(f"{self.site.config.site} has registered no records for this plan; approve it again")
+        return table
+
+    def _keep_rows(self, missing: list[str], lanes: list[RowLane], read: "_Reader") -> None:
+        """Each unit's row, block by block."""
+
+        def work(lane: RowLane, block: Sequence[str]) -> dict[str, Row | None]:
+            records = {unit: found for unit in block if (found := read.unit(unit)) is not None}
+            return dict.fromkeys(block) | dict(zip(records, lane.rows(list(records.values())), strict=True))
+
+        with reporter().task(f"{self.site.config.site}: {self.plan.method.name}", len(missing)) as progress:
+            for turn in turns(lanes, missing):
+                for rows in side_by_side(lanes, turn, work):
+                    reached("preparing/rows computed")
+                    kept = [(unit, self._or_zero(unit, row)) for unit, row in rows.items()]
+                    self.store.keep_rows(self.attempt, kept)
+                    reached("preparing/rows durable")
+                    progress(len(rows))
+
+    def _sum_rows(self, chosen: list[str], lanes: list[SumLane], read: "_Reader") -> None:
+        """The sum of all rows, batch by batch."""
+        dimension = self.plan.method.dimension
+        with reporter().task(f"{self.site.config.site}: {self.plan.method.name}", len(chosen)) as progress:
+            AttemptSum(lanes, self.attempt, dimension, self.store, self.site.log).run(chosen, read.unit, progress)
+
+    def _row_lanes(self, method: Method, files: str) -> list[RowLane]:
+        """One lane for each device, for rows at w that are kept."""
+        lanes = [RowLane(*where, make=partial(_rows, method, self.state)) for where in self._places(files)]
+        for lane in lanes:
+            lane.lighter = [
+                (advice, replace(lane, make=partial(_rows, less, self.state))) for advice, less in method.lighter()
+            ]
+            self._settle(lane)
+        return lanes
+
+    def _sum_lanes(self, method: SummingMethod, files: str) -> list[SumLane]:
+        """One lane for each device, for integer sums at w and on the plan's grid."""
+        grid = self.plan.grid
+
+        def make(of: SummingMethod) -> SumMaker:
+            return partial(_clipped_sum, of, self.state, grid.scale, grid.clip_units)
+
+        lanes = [SumLane(*where, make=make(method)) for where in self._places(files)]
+        for lane in lanes:
+            lane.lighter = [
+                (advice, replace(lane, make=make(less)))
+                for advice, less in method.lighter()
+                if isinstance(less, SummingMethod)
+            ]
+            self._settle(lane)
+        return lanes
+
+    def _places(self, files: str) -> list[tuple[str, Dtype, LoadedBase, Callable[[str], None]]]:
+        """Each of the site's devices with its own copy of the base."""
+        config, model, name = self.site.config, self.plan.model, self.plan.method.name
+        devices = choose(config.device)
+        for device in devices:
+            check_dtype(device, config.dtype)
+        return [
+            (device, config.dtype, _loaded(model.base, model.revision, device, files, name), self.site.log)
+            for device in devices
+        ]
+
+    def _settle(self, lane: RowLane | SumLane) -> None:
+        """Settle a lane's slots, before an image is read."""
+        plan, config = self.plan, self.site.config
+        expected = ceil(plan.privacy.sampling_rate * plan.cohort.units[config.site])
+        lane.settle(plan.digest, config.micro_batch, expected)
+
+    def _sampled(self, units: dict[str, list[int]]) -> list[str]:
+        """The sampled units; draws the coins where they have not fallen."""
+        digest = state_sha256(self.state)
+        chosen = self.store.sampled(self.attempt, digest)
+        if chosen is None:
+            coins = poisson_sample(self.entropy, len(units), self.plan.privacy.sampling_rate)
+            chosen = [unit for unit, coin in zip(units, coins, strict=True) if coin]
+            reached("preparing/coins drawn")
+            self.store.keep_sample(self.attempt, digest, chosen)
+            reached("preparing/coins durable")
+        return chosen
+
+    def _or_zero(self, unit: str, row: Row | None) -> Row:
+        """The row; a zero row and a log line for a unit that has none (PRIVACY 17)."""
+        if row is not None and np.isfinite(row).all():
+            return row
+        self.site.log(f"zero row: {unit} has no finite row, or could not be computed")
+        return np.zeros(self.plan.method.dimension, dtype=np.float32)
+
+    def _reader(
+        self, needed: list[str], method: Method, table: RecordTable, pinned: PinnedBase, base: LoadedBase
+    ) -> "_Reader":
+        """Reads units whose records are still what was registered; the others have none (PRIVACY 17)."""
+        plan, units, checked = self.plan, table.units(), np.zeros(len(table.records), dtype=np.bool_)
+        checked[[index for unit in needed for index in units[unit]]] = True
+        label = f"{self.site.config.site}: reading images"
+        with limited(self.site.log) as log, reporter().task(label, len(table.records)) as progress:
+            listed = present(table, plan.privacy.unit, plan.data.unit_column, log)
+            for index in np.flatnonzero(~listed):
+                log(f"zero row: {table.source} no longer lists {table.records[index].file} with its unit")
+            latents = cached_latents(self.site.cache, table, listed, checked, pinned, base, log, progress)
+        return _Reader(self, method, table, units, latents)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """One unit's records at a time, those alone that enter its row."""
+
+    preparation: Preparation
+    method: Method
+    table: RecordTable
+    units: dict[str, list[int]]
+    latents: Latents
+
+    def unit(self, unit: str) -> UnitRecords | None:
+        """The unit's records with randomness of its own; None, and a line in node.log, where there are none.
+
+        Whatever else goes wrong here goes wrong with this unit alone, and must not show outside (PRIVACY 17).
+
+        Raises:
+            FolderError: the cache of latents cannot be read.
+        """
+        log = self.preparation.site.log
+        try:
+            found = self._read(unit)
+        except FolderError:
+            raise  # the site's own disk, whoever was to be read
+        except Exception as error:  # noqa: BLE001 - as above
+            log(f"zero row: {unit} cannot be read: {type(error).__name__}: {error}")
+            return None
+        if found is None:
+            log(f"zero row: {unit} has no readable record")
+        return found
+
+    def _read(self, unit: str) -> UnitRecords | None:
+        plan, readable = self.preparation.plan, [index for index in self.units[unit] if self.latents.readable[index]]
+        if not readable:
+            return None
+        generator = row_generator(row_key(self.preparation.site.secret(), *self.preparation.attempt, unit))
+        entering = [readable[place] for place in self.method.entering(len(readable), generator)]
+        word, records = self.method.token, self.table.records
+        captions = [fill_caption(plan.data.caption, word, records[index].columns) for index in entering]
+        return UnitRecords(self.latents.of(entering), tuple(captions), generator)
+
+
+@lru_cache(maxsize=8)  # one copy for each device
+def _loaded(reference: str, revision: str | None, device: str, files: str, _method: str) -> LoadedBase:
+    """The base model, loaded once for all requests (and, in simulation, all sites) of a process.
+
+    `files`, the digest of its pins, is part of the key: other files are another model. So is the method: those that
+    learn a word lengthen the tokenizer.
+    """
+    pinned = pin(reference, revision)
+    if digest_of(dict(pinned.files)) != files:
+        raise PlanChanged(f"{reference} changed after its files were checked; restore the version that the plan names")
+    return load_base(pinned, device)
+
+
+def _rows(
+    method: Method, state: State, base: LoadedBase, slots: Sequence[UnitRecords], progress: Progress
+) -> NDArray[np.float32]:
+    return method.rows(base, state, slots, progress)
+
+
+def _clipped_sum(
+    method: SummingMethod,
+    state: State,
+    scale: int,
+    clip_units: int,
+    base: LoadedBase,
+    slots: Sequence[UnitRecords | None],
+) -> Sum:
+    return method.clipped_sum(base, state, slots, scale=scale, clip_units=clip_units)

@@ -1,0 +1,230 @@
+"""Lanes: a device, its copy of the base model, and the fixed slots in which it works (PRIVACY 3, 17).
+
+What a batch's shape may depend on: the plan, the device, and a dry run on random data. What it may not depend on:
+any record. So the slots are settled before an image is read and stay as they are, a unit's lane follows from its own
+name, and where something fails in the middle of real work the question "is it the device or is it a unit?" is put to
+random data:
+
+    random data fail too      the device is at fault, whoever is in the batch: an error with advice
+    random data still work    one of these units is at fault: each is computed alone in the *same* slots, so the
+                              rows of the others are bit-identical to what they would be beside anyone, and
+                              the one that fails is a zero row, whatever it was that failed
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import zip_longest
+from typing import Any, Generic, Literal, TypeVar
+from weakref import WeakKeyDictionary
+
+from undertone.core.canonical import sha256_hex
+from undertone.errors import ModelError
+from undertone.methods.protocol import Progress, UnitRecords
+from undertone.models.base import LoadedBase
+from undertone.models.devices import CPU, Dtype, free_memory, out_of_memory, precision
+from undertone.privacy.unit_randomness import row_generator
+from undertone_client.compute.memory import allocated_by, installed
+
+MicroBatch = int | Literal["auto"]
+T = TypeVar("T")
+FoundT = TypeVar("FoundT")
+LaneT = TypeVar("LaneT", bound="Lane[Any]")
+UnitT = TypeVar("UnitT", UnitRecords, UnitRecords | None)
+
+# More gains nothing: a processor is busy with fewer, a graphics card with these.
+_MOST_ON_CPU, _MOST_ELSEWHERE = 32, 128
+
+# What was settled for a base in this process; goes with the base.
+_settled: WeakKeyDictionary[LoadedBase, dict[tuple[str, Dtype, MicroBatch, int], int]] = WeakKeyDictionary()
+
+
+class _OneStepDone(Exception):
+    """Ends a dry run: every step needs the memory that the first one needed."""
+
+
+def ignore(_steps: int) -> None:
+    """Nobody watches."""
+
+
+def _stop(_steps: int) -> None:
+    raise _OneStepDone
+
+
+@dataclass
+class Lane(ABC, Generic[FoundT]):
+    """One device at work for one plan; a subclass says what it computes of the units in its slots.
+
+    `slots` is how many units it gets at a time; `lighter` are the same work with less to it, and what the study would
+    have to say for it: advice where not even one unit fits.
+    """
+
+    device: str
+    dtype: Dtype
+    base: LoadedBase
+    log: Callable[[str], None]
+    slots: int = 1
+    lighter: Sequence[tuple[str, "Lane[FoundT]"]] = ()
+
+    @abstractmethod
+    def compute(self, units: Sequence[UnitRecords], progress: Progress) -> FoundT:
+        """The work on at most `slots` units, in a batch of the lane's shape whoever is in it."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """On random data: nothing of a unit's part may move with its neighbours or its place in the batch.
+
+        Raises:
+            MechanismViolation: something moved.
+        """
+
+    def settle(self, study: str, micro_batch: MicroBatch, expected_units: int) -> None:
+        """Set `slots`, and check them on this device: once per study and process.
+
+        Args:
+            study: the plan's digest.
+            micro_batch: a number, or "auto" for dry runs on random data.
+            expected_units: how many units the *public* figures let expect; further slots would stay empty.
+
+        Raises:
+            ModelError: not even one unit fits.
+            MechanismViolation: see `check`.
+        """
+        settled = _settled.setdefault(self.base, {})
+        key = (study, self.dtype, micro_batch, _power_of_two(expected_units))
+        if key not in settled:
+            if micro_batch == "auto":
+                self._grow(min(_MOST_ON_CPU if self.device == CPU else _MOST_ELSEWHERE, key[-1]))
+                self.log(f"{self.device}: {self.slots} units at a time, by a dry run on random data")
+            else:
+                self.slots = micro_batch
+            self.check()
+            settled[key] = self.slots
+        self.slots = settled[key]
+
+    def each(self, units: Sequence[UnitRecords]) -> Iterator[tuple[Sequence[UnitRecords], FoundT | None]]:
+        """Work on `units`, some at a time; those of a part that failed alone, None where a unit failed by itself.
+
+        Raises:
+            ModelError: random data fail too.
+        """
+        for part in blocks(units, self.slots):
+            found = self._tried(part)
+            if found is not None:
+                yield part, found
+                continue
+            self._blame_the_device()
+            for unit in part:
+                yield [unit], self._tried([unit])
+
+    def _tried(self, units: Sequence[UnitRecords]) -> FoundT | None:
+        """The work, or None where anything failed; every try draws from the start of a unit's randomness."""
+        try:
+            return self._within(units, ignore)
+        except Exception as error:  # noqa: BLE001 - whatever a record causes must not show outside (PRIVACY 17)
+            self.log(f"{self.device}: {type(error).__name__} with {len(units)} units at a time: {error}")
+        free_memory(self.device)  # not in the handler: until it ends, the error's frames hold the batch
+        return None
+
+    def _blame_the_device(self) -> None:
+        """Raise where random data fail as well: then it is nobody's record."""
+        if not self._fits(self.slots):
+            raise ModelError(
+                f"memory of {self.device} ran out with {self.slots} units at a time; say a smaller micro_batch in "
+                "node.toml"
+            )
+
+    def _grow(self, most: int) -> None:
+        """On a processor by the bytes that one unit's step makes, elsewhere by doubling until memory ends."""
+        fitting = 1
+        if self.device == CPU:
+            most = min(most, installed() // 2 // max(allocated_by(self._insist_on_one), 1))
+            fitting = 1 << max(most.bit_length() - 1, 0)
+        else:
+            self._insist_on_one()
+            while fitting < most and self._fits(2 * fitting):
+                fitting *= 2
+        self.slots = fitting
+
+    def _insist_on_one(self) -> None:
+        if not self._fits(1):
+            raise ModelError(self._too_large())
+
+    def _too_large(self) -> str:
+        """What to say where one unit does not fit: which lighter study would."""
+        text = f"one unit at a time does not fit into the memory of {self.device}; choose another"
+        for advice, lane in self.lighter:
+            if lane._fits(1):
+                return f"{text}, or plan with {advice}, which fits"
+        return f"{text}, or plan with less of one unit at a time" if self.lighter else text
+
+    def _fits(self, slots: int) -> bool:
+        """A dry run: one step on random data; every further step needs the memory that the first one needed."""
+        self.slots = slots
+        try:
+            self._within([random_unit(self.base, 0)], _stop)
+        except _OneStepDone:
+            return True
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+        else:
+            return True  # a method that reports no steps has done its whole work
+        free_memory(self.device)
+        return False
+
+    def _within(self, units: Sequence[UnitRecords], progress: Progress) -> FoundT:
+        with precision(self.device, self.dtype):
+            return self.compute(fresh(units), progress)
+
+
+def fresh(units: Sequence[UnitT]) -> list[UnitT]:
+    """The same units, each at the start of its randomness; None stays None."""
+    return [unit and replace(unit, generator=deepcopy(unit.generator)) for unit in units]
+
+
+def turns(lanes: Sequence[Lane[Any]], units: Sequence[str]) -> Iterator[list[Sequence[str]]]:
+    """One block of units for each lane at a time, [lanes]; empty where a lane has no more.
+
+    Which lane a unit goes to follows from the unit's name alone: two cards may differ in the last bit, so a
+    unit that comes or goes must not push another one to another card.
+    """
+    shares = [[unit for unit in units if _lane_of(unit, len(lanes)) == number] for number in range(len(lanes))]
+    of_lanes = (blocks(share, lane.slots) for lane, share in zip(lanes, shares, strict=True))
+    for turn in zip_longest(*of_lanes, fillvalue=()):
+        yield list(turn)
+
+
+def side_by_side(
+    lanes: Sequence[LaneT], turn: Sequence[Sequence[str]], work: Callable[[LaneT, Sequence[str]], T]
+) -> Iterator[T]:
+    """`work` on each lane and its block, all lanes at once."""
+    if len(lanes) == 1:
+        yield work(lanes[0], turn[0])
+        return
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        yield from pool.map(work, lanes, turn)
+
+
+def blocks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Consecutive parts of `size`, the last one shorter."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _lane_of(unit: str, lanes: int) -> int:
+    return int(sha256_hex(unit.encode("utf-8", "surrogatepass"))[:16], 16) % lanes
+
+
+def _power_of_two(at_least: int) -> int:
+    return 1 << max(at_least - 1, 0).bit_length()
+
+
+def random_unit(base: LoadedBase, number: int) -> UnitRecords:
+    """A unit of no one's: Gaussian latents and no words, the same ones for the same number."""
+    generator = row_generator(sha256(f"undertone/dry-run/{number}".encode()).digest())
+    latents = generator.standard_normal((1, *base.latent_shape), dtype="float32")
+    return UnitRecords(latents, ("",), generator)

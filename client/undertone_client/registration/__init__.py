@@ -1,0 +1,1 @@
+"""The site's records, checked and registered for a plan."""

@@ -1,0 +1,122 @@
+"""Every bad record of a site, named with file and line, for its operator's eyes (PRIVACY 17)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undertone.core.progress import reporter
+from undertone.core.text import shown
+from undertone.core.unit import Unit
+from undertone.data.images import read_images
+from undertone.data.metadata import Problem
+from undertone.data.records import Record, RecordTable, moved, read_good_records
+from undertone.errors import DataError
+from undertone.study.schema import Study
+from undertone_client.registration.registered import Registration, places, present, registrations
+from undertone_client.registration.remarks import remarks
+from undertone_client.site.folder import SiteDir
+
+# Decoding costs the same whatever size comes out of it.
+_SIZE = 32
+_FEWEST_LEVELS, _LISTED = 16, 20  # 4 of 8 bits: labels of a mask, or a depth that the file does not say
+Reading = tuple[Unit, str | None, str]
+_WITHOUT_STUDY: Reading = ("record", None, "")  # no column needs to be there
+
+
+@dataclass
+class Checked:
+    """What a site's data hold, everything that is wrong with them, and what may be and is accepted as it is."""
+
+    records: int = 0
+    units: int = 0
+    registrations: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def check_site(site: SiteDir, study: Study | None = None, ids_as_written: bool = False) -> Checked:
+    """Read the metadata strictly, decode every image, and look for every registered record.
+
+    Args:
+        site: the SITE_DIR.
+        study: whose unit column and caption must be there; by default those of the plans that are registered
+            here; where there are none, files and images alone are checked.
+        ids_as_written: whether ids that look alike are different people, as node.toml may say too.
+
+    Raises:
+        FolderError: a registration is damaged.
+    """
+    known, checked = registrations(site), Checked()
+    checked.registrations = len(known)
+    as_written = ids_as_written or site.config.ids_as_written
+    tables = [_read(site, reading, checked, as_written) for reading in _readings(study, known)]
+    table = max(tables, key=lambda found: len(found.records))
+    captions = [caption for _, _, caption in _readings(study, known)]
+    found = (line for table, caption in zip(tables, captions, strict=True) for line in remarks(table, caption))
+    checked.remarks += found
+    with reporter().task(f"{site.config.site}: checking images", len(table.records)) as progress:
+        _check_images(table, checked, progress)
+    checked.records, checked.units = len(table.records), max(len(found.units()) for found in tables)
+    for registration in known:
+        checked.problems += _lost(registration)
+    checked.problems = list(dict.fromkeys(checked.problems))  # two plans may read one line the same way
+    checked.remarks = list(dict.fromkeys(checked.remarks))
+    return checked
+
+
+def _readings(study: Study | None, known: list[Registration]) -> list[Reading]:
+    if study is not None:
+        return [(study.privacy.unit, study.data.unit_column, study.data.caption)]
+    readings: list[Reading] = [(item.unit, item.unit_column, item.caption) for item in known]
+    return list(dict.fromkeys(readings)) or [_WITHOUT_STUDY]
+
+
+def _read(site: SiteDir, reading: Reading, checked: Checked, ids_as_written: bool) -> RecordTable:
+    root, metadata = places(site)
+    try:
+        table = read_good_records(root, *reading, metadata, checked.problems.append, ids_as_written)
+        checked.remarks += table.skipped()
+        return table
+    except DataError as error:
+        checked.problems.append(Problem(site.config.site, str(error)))
+        return RecordTable(root, ())
+
+
+def _check_images(table: RecordTable, checked: Checked, progress: Callable[[int], None]) -> None:
+    """Decode every image once: name those that cannot be read, and those in which there is next to nothing to see."""
+    flat = 0
+    files = (record.file for record in table.records)
+    for record, image in zip(table.records, read_images(table.root, files, _SIZE), strict=True):
+        if isinstance(image, DataError):
+            checked.problems.append(Problem(table.place(record), str(image)))
+        elif (levels := int(np.ptp(image.reshape(-1, 3).astype(int), axis=0).max()) + 1) < _FEWEST_LEVELS:
+            flat += 1
+            if flat <= _LISTED:
+                checked.remarks.append(_almost_flat(table, record, image, levels))
+        progress(1)
+    if flat > _LISTED:
+        checked.remarks.append(f"{table.root}: {flat - _LISTED} more images have almost no range")
+
+
+def _almost_flat(table: RecordTable, record: Record, image: NDArray[np.uint8], levels: int) -> str:
+    return (
+        f"{table.place(record)}: {shown(record.file)} has almost no range: {levels} of 256 levels, about "
+        f"{int(image.mean())}; a mask, an empty scan, or brightness that its file does not say? Rescale it or remove it"
+    )
+
+
+def _lost(registration: Registration) -> list[Problem]:
+    """Registered records that are zero rows now: the metadata no longer list them, or a link was changed."""
+    table, plan = registration.table, registration.plan_digest[:8]
+    listed = present(table, registration.unit, registration.unit_column, lambda _text: None)
+    lost = [(index, "is no longer listed with its unit") for index in np.flatnonzero(~listed).tolist()]
+    lost += [(index, "leads to another file than when it was registered") for index in moved(table) if listed[index]]
+    return [
+        Problem(
+            table.place(table.records[index]),
+            f"{shown(table.records[index].file)} of plan {plan} {why}: a zero row",
+        )
+        for index, why in lost
+    ]

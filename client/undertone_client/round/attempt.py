@@ -1,0 +1,122 @@
+"""A site's answers within one attempt, under either aggregation (PRIVACY 4, 8, 12)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undertone.core.failpoints import reached
+from undertone.errors import ProtocolError
+from undertone.models.layout import state_sha256
+from undertone.privacy.entropy import Entropy
+from undertone.privacy.ledger import Ledger, Receipt, commit_to_sum
+from undertone.privacy.plain_sum import plain_input
+from undertone.privacy.stages import MaskedVector
+from undertone.study.plan import Plan
+from undertone.wire.messages import Request
+from undertone.wire.vectors import Packed
+from undertone_client.compute.preparing import Preparation
+from undertone_client.round.contribution import site_total
+from undertone_client.round.noise_share import add_noise_share
+from undertone_client.round.session import SiteSession
+from undertone_client.site.attempt_store import AttemptKey, AttemptStore
+from undertone_client.site.folder import SiteDir
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a node has to say: a vector, a message of secure aggregation, both or neither."""
+
+    vector: MaskedVector | None = None
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class SiteAttempt:
+    """One request within an attempt, with what the node needs to answer it."""
+
+    site: SiteDir
+    plan: Plan
+    request: Request
+    ledger: Ledger
+    store: AttemptStore
+    entropy: Entropy
+
+    def plain(self) -> Answer:
+        """Prepare, then plain_input: the coordinator sees this site's sum.
+
+        Raises:
+            ProtocolError: any other kind, or a wrong or missing model state.
+        """
+        state = self._state()
+        if self.request.kind == "prepare":
+            self._prepare(state)
+            return Answer()
+        if self.request.kind != "plain_input":
+            raise ProtocolError(f"a plan with plain aggregation has no message {self.request.kind}")
+        vector = plain_input(site_total(self.plan, self._key, state_sha256(state), self.store))
+        self._charge(vector.words.astype(np.int64))
+        return self._leaving(Answer(vector))
+
+    def secure(self) -> Answer:
+        """The five rounds of docs/secure-aggregation.md: the coordinator sees the sum of all sites alone."""
+        session = SiteSession(self.site, self.plan, self.request, self.ledger)
+        match self.request.kind:
+            case "prepare":
+                state = self._state()
+                self._prepare(state)
+                return Answer(body=session.advertise_keys(state_sha256(state), self.entropy))
+            case "share_keys":
+                return Answer(body=session.share_keys())
+            case "masked_input":
+                return self._leaving(Answer(*self._masked_input(session)))
+            case "consistency_check":
+                return Answer(body=session.consistency_check())
+            case "unmasking":
+                return Answer(body=session.unmasking())
+            case _:
+                raise ProtocolError(f"a plan with secure aggregation has no message {self.request.kind}")
+
+    def _masked_input(self, session: SiteSession) -> tuple[MaskedVector, bytes]:
+        """Clip, quantise, sum, clamp; charge; with distributed noise add this site's noise share; mask."""
+        prepared_for, keys_shared = session.begin_masked_input()
+        clipped = site_total(self.plan, self._key, prepared_for, self.store)
+        receipt = self._charge(clipped.values)
+        if self.plan.privacy.noise == "central":
+            return session.masked_input(prepared_for, keys_shared, clipped)
+        noised = add_noise_share(clipped, receipt, self.plan, self.entropy)
+        return session.masked_input(prepared_for, keys_shared, noised)
+
+    def _state(self) -> NDArray[np.float32]:
+        state = self.request.state
+        if isinstance(state, Packed):  # only now: the signature holds, and the plan says how long it is
+            state = state.read(np.float32, self.plan.method.dimension).copy()  # torch wants what may be written to
+        if state is None or state.shape != (self.plan.method.dimension,):
+            raise ProtocolError(f"the model state is not a vector of {self.plan.method.dimension} values")
+        return state
+
+    def _prepare(self, state: NDArray[np.float32]) -> None:
+        Preparation(self.site, self.plan, self._key, state, self.store, self.entropy).run()
+
+    def _charge(self, values: NDArray[np.int64]) -> Receipt:
+        """Charge the site's own ledger, durably, before anything leaves."""
+        # The site's own secret is the salt: a plain hash of a sum could be tested by guessing one unit.
+        commitment = commit_to_sum(values, self.site.secret())
+        reached("node/before charge")
+        attempts = self.plan.privacy.max_attempts
+        receipt = self.ledger.charge(
+            *self._key, self.plan.event, commitment, attempts, once_per_round=self.plan.once_per_round
+        )
+        reached("node/charge durable")
+        return receipt
+
+    def _leaving(self, answer: Answer) -> Answer:
+        """Coins and rows have served."""
+        if not self.site.config.keep_rows:
+            self.store.forget(self._key)
+        reached("node/before answer")
+        return answer
+
+    @property
+    def _key(self) -> AttemptKey:
+        return self.plan.digest, self.request.round, self.request.attempt

@@ -1,0 +1,1 @@
+"""SITE_DIR: what a node owns, on disk."""

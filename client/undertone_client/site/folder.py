@@ -1,0 +1,243 @@
+"""SITE_DIR: everything a node owns, in one folder.
+
+node.toml       where the data lie, device, speed settings: none of it enters the plan
+policy.toml     what the site allows: coordinator key, approved plans, base models
+secret.key      the node's secret, from which rows draw their randomness (0600)
+identity.key    the site's Ed25519 key: who it is to the other sites (0600)
+federation.json the other sites' public keys, federation.sig the coordinator's signature; pinned in policy.toml
+sessions/       the open session of secure aggregation, until it ends
+state.sqlite    coins and finished rows of attempts in progress
+ledger.sqlite   what was spent on this site's data
+node.log        refusals, and records that became zero rows; what is older is in node.log.1, and no more is kept
+strangers.log   requests that were refused before the coordinator's signature was seen to hold; one older file too
+cache/          latents of the site's images
+registered/     for each approved plan its records as they were found good
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import Field, PositiveInt
+
+from undertone.core.config import Section, parse_tables, read_tables
+from undertone.core.durable import storage_errors, write_durable
+from undertone.core.federation import Federation, read_federation
+from undertone.core.federation_files import federation_files, write_federation
+from undertone.core.keys import create_key, load_key, write_secret
+from undertone.core.quoting import toml_text
+from undertone.core.text import shown
+from undertone.core.unit import SiteName
+from undertone.errors import FolderError, NotApproved, StudyError
+from undertone.models.devices import AUTO, Dtype
+from undertone.models.pinned import files_digest
+from undertone.privacy.entropy import Entropy
+from undertone.privacy.ledger import Ledger
+
+_ConfigT = TypeVar("_ConfigT", bound=Section)
+_log = logging.getLogger("undertone.node")
+# Nobody can fill the disk by being refused, or by what his records are called.
+_LONGEST_LINE = 2000
+_LARGEST_LOG = 16 << 20
+_LARGEST_STRANGERS_LOG = 1 << 20
+
+
+class NodeConfig(Section):
+    """node.toml: facts about this machine and its data; none of it enters the plan."""
+
+    site: SiteName
+    data: str
+    metadata: str | None = None
+    # Unit ids that look alike are different people: the operator's word, given before records are registered.
+    ids_as_written: bool = False
+    # "auto", "cpu", "cuda:0", "mps", or a list of devices, between which the units are divided.
+    device: str | list[str] = AUTO
+    # Of the frozen model's forward pass; rows stay float32.
+    dtype: Dtype = "float32"
+    # How many units at a time; "auto" finds out by a dry run on random data.
+    micro_batch: Literal["auto"] | PositiveInt = "auto"
+    keep_rows: bool = False
+
+
+class Policy(Section):
+    """policy.toml: what the site allows; anything absent is refused."""
+
+    coordinator: str = Field(pattern=r"^[0-9a-f]{64}$")
+    approved: list[str] = Field(default_factory=list)
+    federation: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    # The base models it takes, each by the digest that `undertone model pin` prints; by default any that an approved
+    # plan pins.
+    models: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] | None = None
+    # Sums that the coordinator sees site by site need the site's consent in so many words.
+    allow_plain: bool = False
+    # So do sums over lists of sites that may differ by one, where the coordinator adds the noise (PRIVACY 12).
+    allow_free_rosters: bool = False
+
+
+class SiteDir:
+    """Paths and settings of one SITE_DIR."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = _read(folder / "node.toml", NodeConfig)
+        self.policy = _read(folder / "policy.toml", Policy)
+
+    @property
+    def attempt_store(self) -> Path:
+        """state.sqlite."""
+        return self.folder / "state.sqlite"
+
+    @property
+    def ledger(self) -> Path:
+        """ledger.sqlite."""
+        return self.folder / "ledger.sqlite"
+
+    @property
+    def cache(self) -> Path:
+        """cache/."""
+        return self.folder / "cache"
+
+    @property
+    def sessions(self) -> Path:
+        """sessions/."""
+        return self.folder / "sessions"
+
+    def check_model(self, files: Mapping[str, str]) -> None:
+        """Raise unless the site takes a base model with these files (PRIVACY 21).
+
+        Raises:
+            NotApproved: policy.toml lists models, and this one is not among them.
+        """
+        if self.policy.models is not None and files_digest(files) not in self.policy.models:
+            raise NotApproved(
+                f"{self.config.site} does not take the base model {files_digest(files)[:8]}; its operator adds the "
+                "digest that `undertone model pin` prints to models in policy.toml"
+            )
+
+    def identity(self) -> Ed25519PrivateKey:
+        """The site's signing key.
+
+        Raises:
+            FolderError: the file is missing or damaged.
+        """
+        return load_key(self.folder / "identity.key")
+
+    def federation(self) -> Federation:
+        """The federation manifest that this site approved.
+
+        Raises:
+            NotApproved: none was approved, or the file is another.
+        """
+        if self.policy.federation is None:
+            raise NotApproved(f"{self.config.site} has approved no federation: who the other sites are is not known")
+        try:
+            data, signature = federation_files(self.folder)
+        except FolderError:  # its text has a path of this machine, and this one is told to the coordinator
+            raise NotApproved(f"{self.config.site} has no readable federation.json and federation.sig") from None
+        return read_federation(data, signature, self.policy.federation)
+
+    def join(self, federation: Federation, signature: str) -> None:
+        """Write down and pin the federation that this site approves."""
+        write_federation(self.folder, federation, signature)
+        self.policy = self.policy.model_copy(update={"federation": federation.digest})
+        write_durable(self.folder / "policy.toml", _toml(self.policy))
+
+    def log(self, text: str) -> None:
+        """One line in node.log, for the site's own eyes.
+
+        Never raises: a log that cannot be written would turn a record that is a zero row into a fault that the
+        coordinator sees (PRIVACY 17). The line then goes to the process's own log.
+        """
+        self._append("node.log", text, _LARGEST_LOG)
+
+    def log_stranger(self, text: str) -> None:
+        """One line in strangers.log: whoever can reach the node writes there, and must not push out node.log."""
+        self._append("strangers.log", text, _LARGEST_STRANGERS_LOG)
+
+    def _append(self, name: str, text: str, most: int) -> None:
+        """A line of bounded length in a log; a log of `most` bytes takes the place of the one before it."""
+        path, line = self.folder / name, shown(text, _LONGEST_LINE)  # a file's name must not write lines of its own
+        try:
+            if path.is_file() and path.stat().st_size >= most:
+                path.replace(path.with_name(f"{name}.1"))
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
+        except OSError as error:
+            _log.error("%s cannot be written (%s): %s", name, error.strerror, line)
+
+    def secret(self) -> bytes:
+        """The node's 32-byte secret.
+
+        Raises:
+            FolderError: the file is missing or damaged.
+        """
+        try:
+            secret = (self.folder / "secret.key").read_bytes()
+        except OSError:
+            secret = b""
+        if len(secret) != 32:
+            raise FolderError(f"{self.folder / 'secret.key'} is missing or damaged; restore it from your backup")
+        return secret
+
+
+def create_site(folder: Path, config: NodeConfig, policy: Policy, entropy: Entropy) -> SiteDir:
+    """Make a SITE_DIR with a fresh secret and an empty ledger.
+
+    Raises:
+        FolderError: the folder is there already, or cannot be written; or a setting cannot be written as TOML.
+    """
+    settings, allowed = _toml(config), _toml(policy)
+    try:
+        folder.mkdir(parents=True, mode=0o700)
+    except FileExistsError:
+        raise FolderError(f"{folder} exists already; a node's folder is never overwritten") from None
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be made: {error.strerror}; make room or fix the rights") from None
+    with storage_errors(folder):
+        (folder / "cache").mkdir()
+    write_secret(folder / "secret.key", entropy.bytes(32))
+    create_key(folder / "identity.key")
+    write_durable(folder / "node.toml", settings)
+    write_durable(folder / "policy.toml", allowed)
+    Ledger.create(folder / "ledger.sqlite", {"role": "node", "site": config.site}).close()
+    return SiteDir(folder)
+
+
+def _toml(section: Section) -> bytes:
+    """Flat settings as TOML: text, whole numbers, booleans and lists of text.
+
+    Raises:
+        FolderError: names the setting that holds what is not UTF-8 text.
+    """
+    lines: list[str] = []
+    for key, value in section.model_dump(mode="python", exclude_none=True).items():
+        try:
+            lines.append(f"{key} = {_toml_value(value)}\n")
+        except ValueError:
+            raise FolderError(
+                f"{key} = {shown(str(value))} is not UTF-8 text, which a settings file cannot hold; rename the file or "
+                "folder, or put a link with a plain name beside it"
+            ) from None
+    return "".join(lines).encode()
+
+
+def _toml_value(value: str | int | list[str]) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml_text, value))}]"
+    return toml_text(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _read(path: Path, model: type[_ConfigT]) -> _ConfigT:
+    if not path.is_file():
+        raise FolderError(
+            f"{path.parent} is no SITE_DIR: it has no {path.name}. A SITE_DIR is a node's own folder, such as "
+            "RUN/sites/NAME of a simulation; the images lie where its node.toml says"
+        )
+    try:
+        return parse_tables(model, read_tables(path), str(path))
+    except StudyError as error:
+        raise FolderError(str(error)) from None

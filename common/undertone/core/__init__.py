@@ -1,0 +1,1 @@
+"""What every room stands on: canonical JSON, durable files, keys, text, configuration."""

@@ -1,0 +1,1 @@
+"""How alike two sets of images are, on features that nothing private shaped."""

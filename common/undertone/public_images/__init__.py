@@ -1,0 +1,1 @@
+"""Images that are drawn and public: for pretraining, for C, for features."""

@@ -1,0 +1,1 @@
+"""What leaves a study: the statement, the manifest, and the check of both."""

@@ -1,0 +1,214 @@
+"""privacy.json: what a release reveals about any one unit, point by point (NIST SP 800-226)."""
+
+from dataclasses import dataclass
+
+from undertone import __version__
+from undertone.core.canonical import Json
+from undertone.study.claim import delta_warning
+from undertone.study.plan import Plan
+
+SIMULATION = "simulation"
+_ACCOUNTANTS = {
+    "central": "privacy loss distribution (dp-accounting)",
+    "distributed": "Renyi DP at integer orders (dp-accounting)",
+}
+_MECHANISMS = {
+    "central": "rounded Gaussian noise on a sum of clipped integer rows",
+    "distributed": "a sum of discrete Gaussian shares, one from each site, on a sum of clipped integer rows",
+}
+_FLOATING_POINT = (
+    "rows are computed in batches of fixed shape, and that a row does not depend on its neighbours is measured, not "
+    "proved; from clipping on there are only integers: the length of each unit's row is checked in integers before it "
+    "is added, and noise is drawn exactly"
+)
+_UNITS = {
+    "record": "one image",
+    "patient": "one patient at one site, with all her images there; the same person at two sites is two units, "
+    "and her guarantee is weaker",
+    "site": "one site, with all its images; whether a site took part is public",
+}
+
+
+@dataclass(frozen=True)
+class TookPart:
+    """Whose sums were opened: a site may be in the sum of one round and not of another.
+
+    `everywhere` are the sites in every round's sum, `missing` the others of the roster with the reason; `fewest` is how
+    many the smallest sum holds.
+    """
+
+    everywhere: list[str]
+    missing: dict[str, str]
+    fewest: int
+
+
+def privacy_statement(
+    plan: Plan, *, setting: Json, ledger_head: str, charges: int, took_part: TookPart
+) -> dict[str, Json]:
+    """The statement of a release; every figure comes from the plan or the ledger.
+
+    Args:
+        plan: the plan that ran.
+        setting: "simulation", or the deployment's own name for itself.
+        ledger_head: the hash of the ledger's last entry.
+        charges: attempts charged.
+        took_part: whose sums were opened.
+    """
+    privacy = plan.privacy
+    return {
+        "undertone": __version__,
+        "study": plan.study,
+        "setting": setting,
+        "guarantee": {
+            "unit": privacy.unit,
+            "unit_means": _UNITS[privacy.unit],
+            "adjacency": privacy.adjacency,
+            "epsilon": privacy.epsilon,
+            "delta": privacy.delta,
+            "accountant": _ACCOUNTANTS[privacy.noise],
+            "epsilon_rdp": privacy.epsilon_rdp,
+            "claim": "the plan's epsilon at max_attempts; stopping early does not lower it",
+        },
+        "mechanism": _mechanism(plan, charges, took_part.fewest),
+        "aggregation": {
+            "mode": plan.aggregation.mode,
+            "threshold": plan.aggregation.threshold,
+            "colluders": plan.aggregation.colluders,
+            "sites_needed": plan.quorum,
+            "wire_bits": plan.grid.modulus_bits,
+            "rosters": plan.aggregation.rosters,
+            "rosters_mean": _rosters(plan),
+        },
+        "utility": {"noise_to_signal_planned": privacy.noise_to_signal, "allow_noisy": privacy.allow_noisy},
+        "method": {"name": plan.method.name, "options": dict(plan.method.options)},
+        "model": {"base": plan.model.base, "revision": plan.model.revision, "licence": plan.model.licence},
+        "cohort": {
+            "units_public": dict(plan.cohort.units),
+            "units_origin": plan.cohort.units_origin,
+            "sites_in_every_sum": list(took_part.everywhere),
+            "fewest_sites_in_a_sum": took_part.fewest,
+            "sites_missing": dict(took_part.missing),
+        },
+        "trust": trust_assumptions(plan),
+        "evidence": {
+            "plan_digest": plan.digest,
+            "package_sha256": plan.package_sha256,
+            "ledger_head": ledger_head,
+        },
+    }
+
+
+def _mechanism(plan: Plan, charges: int, sites: int) -> dict[str, Json]:
+    """What was done to the sums, in numbers of the plan."""
+    privacy = plan.privacy
+    return {
+        "name": _MECHANISMS[privacy.noise],
+        "noise_placement": privacy.noise,
+        "sigma": privacy.sigma,
+        "sensitivity_l2": privacy.sensitivity,
+        "sensitivity_relation": plan.sensitivity.relation,
+        "noise_multiplier": privacy.sigma / privacy.sensitivity,
+        "distributed": _distributed(plan, sites),
+        "clip_norm": plan.grid.clip_units / plan.grid.scale,
+        "clip_norm_from": privacy.clip_origin,
+        "grid_scale": plan.grid.scale,
+        "site_clamp": plan.grid.site_clamp,
+        "dimension": plan.method.dimension,
+        "sampling": "Poisson, independent secret coins at each site",
+        "sampling_rate": privacy.sampling_rate,
+        "rounds": privacy.rounds,
+        "max_attempts": privacy.max_attempts,
+        "attempts_charged": charges,
+        "floating_point": _FLOATING_POINT,
+    }
+
+
+def _distributed(plan: Plan, sites: int) -> Json:
+    """A site's share of the noise and how many shares the claim counts; None with central noise.
+
+    The noise that is there when more sites answer is a remark, never the claim (PRIVACY 8).
+    """
+    privacy = plan.privacy
+    if privacy.noise == "central":
+        return None
+    return {
+        "sigma_of_a_share": privacy.sigma_local,
+        "shares_counted": plan.shares,
+        "noise_margin": plan.grid.noise_margin,
+        "remark": f"{sites} sites are in the smallest sum; if each left its share in, the variance of the noise is "
+        f"{sites / plan.shares:.2f} times what the claim counts",
+    }
+
+
+def trust_assumptions(plan: Plan) -> list[Json]:
+    """What the guarantee rests on (PRIVACY 17, 18)."""
+    simulated = [
+        "The cohort's figures were counted from the images by simulate and are not covered by epsilon; in a real study "
+        "each site publishes a round figure instead."
+    ]
+    warning = delta_warning(plan)
+    return [
+        *([] if warning is None else [warning]),
+        *(simulated if plan.cohort.units_origin != "published" else []),
+        _trust_in_noise(plan),
+        *_trust_in_aggregation(plan),
+        "Each node is trusted to clip and to keep its coins secret.",
+        f"Hyper-parameters ({', '.join(sorted(plan.method.options))}, clip norm, rounds) are taken as public: if they "
+        "were tuned on the private images, that tuning cost budget which is not counted here.",
+        "The same people's images in other studies or data sets add to what is revealed: this covers one plan.",
+        "How long a node takes is not protected: it grows with the number of units that were sampled.",
+    ]
+
+
+def _trust_in_noise(plan: Plan) -> str:
+    if plan.privacy.noise == "central":
+        return (
+            "Noise is added by the coordinator: it is trusted with the sum before noise, and epsilon holds against "
+            "everyone but it and the unit's own site."
+        )
+    return (
+        "Each site adds a share of the noise before its vector leaves: nobody, the coordinator included, sees a sum "
+        f"without noise. Epsilon counts {plan.shares} shares, so it holds against everyone but the unit's own site "
+        f"even if {plan.aggregation.colluders} of the sites leave their share out or take it off, and no more. It is "
+        "claimed in Renyi DP at integer orders alone."
+    )
+
+
+def _rosters(plan: Plan) -> str:
+    """What the coordinator can learn from two sums that it opens over different sites."""
+    if plan.aggregation.mode == "plain":
+        return "nothing to add: the coordinator sees each site's sum"
+    if plan.privacy.noise == "distributed":
+        return "any sites may be in a sum: each carries noise, and so does every difference of two"
+    if plan.free_rosters:
+        return "any sites may be in a sum: a coordinator that lies can learn one site's sum as the difference of two"
+    return (
+        "the sites of all sums opened in this study form a chain: each sum is over the sites of the one before, or "
+        f"over at least {plan.aggregation.colluders + 2} fewer of them; every combination of sums is over two honest "
+        "sites or more"
+    )
+
+
+def _trust_in_aggregation(plan: Plan) -> list[str]:
+    aggregation = plan.aggregation
+    if aggregation.mode == "plain":
+        return ["Aggregation is plain: the coordinator also sees each site's sum."]
+    liar = f"if it lies and up to {aggregation.colluders} sites help it"
+    sums = f"Aggregation is secure: the coordinator sees sums over at least {plan.quorum} sites"
+    spoil = (
+        "Nothing proves that a site's vector is what its images give: one bad site can spoil a round, not read others."
+    )
+    if plan.privacy.noise == "distributed":
+        return [f"{sums}, each with noise in it, and no site's own, even {liar}. {spoil}"]
+    if plan.free_rosters:
+        return [
+            f"{sums}, and none over one site alone. Which sites are in a sum is free in this study: {liar}, it can "
+            f"open two sums that differ by one site, whose own sum, without noise, is their difference. {spoil}"
+        ]
+    return [
+        f"{sums}, and no site's own, nor a difference of sums that is one site's, even {liar}: in this study the sites "
+        f"of all sums form a chain. {spoil}",
+        "The chain covers this study alone: another study with other sites over the same images can be subtracted from "
+        "it. Nor does it cover what a coordinator that lies extracts from one sum before noise, by its choice of the "
+        'state that it sends. Distributed noise (privacy.noise = "distributed") covers both.',
+    ]

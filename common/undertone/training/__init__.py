@@ -1,0 +1,1 @@
+"""Training a diffusion model on images: the loop, the denoisers, their first weights."""

@@ -1,0 +1,1 @@
+"""What coordinator and nodes say to each other, and its form on Flower."""

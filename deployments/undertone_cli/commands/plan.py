@@ -1,0 +1,182 @@
+"""`undertone plan`: everything a study will do and cost, before it does."""
+
+from pathlib import Path
+
+import click
+
+from undertone.core.progress import reporting
+from undertone.privacy.distributed import DistributedEvent
+from undertone.study.claim import check_claim, delta_warning
+from undertone.study.clip_check import ClipCheck, check_clip, refuse_clip
+from undertone.study.plan import Plan
+from undertone.study.resolve import refuse_noise, resolved, units_for_signal
+from undertone.study.schema import load_study
+from undertone_cli.console import Bars, err, lines, out, table
+
+SMALLEST_SHOWN = 1e-300
+
+
+def describe(plan: Plan, check: ClipCheck | None = None) -> list[tuple[str, str]]:
+    """The rows that `plan` prints: name and value; with a check also how C stands to public rows."""
+    privacy, grid, total = plan.privacy, plan.grid, sum(plan.cohort.units.values())
+    clip = grid.clip_units / grid.scale
+    return [
+        (
+            "method",
+            f"{plan.method.name}, {plan.method.dimension} values, layout {plan.method.layout_digest[:8]}",
+        ),
+        ("base model", plan.model.base + (f" at {plan.model.revision}" if plan.model.revision else "")),
+        ("unit", f"{privacy.unit}, {privacy.adjacency}"),
+        (
+            "units",
+            ", ".join(f"{site} {count}" for site, count in plan.cohort.units.items()) + f" ({total} in all)",
+        ),
+        *_claim(plan),
+        ("clip norm C", f"{clip:.6g} (from {privacy.clip_origin})"),
+        *_public_rows(check),
+        ("sigma", f"{privacy.sigma} grid units = {privacy.sigma / privacy.sensitivity:.4f} x Delta"),
+        ("sensitivity Delta", f"{privacy.sensitivity} grid units"),
+        ("scale s", f"{grid.scale} grid units per 1.0"),
+        ("site clamp B", f"{grid.site_clamp} grid units"),
+        ("sampling rate p", f"{privacy.sampling_rate:g}"),
+        ("rounds, attempts", f"{privacy.rounds}, at most {privacy.max_attempts}"),
+        ("sites needed", f"{plan.quorum} of {len(plan.cohort.units)}"),
+        *_aggregation(plan),
+        *_noise(plan),
+        (
+            "noise-to-signal",
+            f"{privacy.noise_to_signal:.2f}; {units_for_signal(plan)} units would bring it to 1",
+        ),
+        *_noise_over_public_rows(plan, check),
+        *_delta(plan),
+    ]
+
+
+def _public_rows(check: ClipCheck | None) -> list[tuple[str, str]]:
+    """C over the median length of rows of public drawings, or why it is not known."""
+    if check is None:
+        return []
+    rows = check.rows
+    if rows is None:
+        return [("C / median public row", check.unknown)]
+    lengths = f"{check.clip:.4g} / {rows.median:.4g}, longest {rows.longest:.4g}, {rows.drawings} drawings"
+    return [("C / median public row", f"{check.ratio:.3g} ({lengths})")]
+
+
+def _noise_over_public_rows(plan: Plan, check: ClipCheck | None) -> list[tuple[str, str]]:
+    """Where C is above every public row, the signal is theirs and not C."""
+    if check is None or check.noise_to_signal == plan.privacy.noise_to_signal:
+        return []
+    return [("noise-to-signal, public rows", f"{check.noise_to_signal:.2f}: C is longer than such rows")]
+
+
+def _delta(plan: Plan) -> list[tuple[str, str]]:
+    """A warning where delta is above one in the number of units."""
+    warning = delta_warning(plan)
+    return [] if warning is None else [("WARNING", warning)]
+
+
+def _claim(plan: Plan) -> list[tuple[str, str]]:
+    privacy = plan.privacy
+    if privacy.noise == "distributed":
+        return [("epsilon (RDP, the claim)", f"{privacy.epsilon:.6f} at delta {privacy.delta:g}")]
+    return [
+        ("epsilon (PLD, the claim)", f"{privacy.epsilon:.6f} at delta {privacy.delta:g}"),
+        ("epsilon (RDP)", f"{privacy.epsilon_rdp:.6f}"),
+    ]
+
+
+def _aggregation(plan: Plan) -> list[tuple[str, str]]:
+    """Who sees what, and how many may be missing."""
+    aggregation, sites = plan.aggregation, len(plan.cohort.units)
+    if aggregation.mode == "plain":
+        return [("aggregation", "plain: the coordinator sees each site's sum")]
+    return [
+        ("aggregation", f"secagg: the coordinator sees the sum alone, words of {aggregation.wire_bits} bits"),
+        ("threshold", f"{aggregation.threshold} of {sites} sites must help to open a sum"),
+        ("colluders", f"up to {aggregation.colluders} sites may help a lying coordinator"),
+        *_rosters(plan),
+        ("dropouts tolerated", _tolerated(plan)),
+    ]
+
+
+def _rosters(plan: Plan) -> list[tuple[str, str]]:
+    """What two sums over different sites give away; nothing to say where each vector carries noise (PRIVACY 12)."""
+    if plan.free_rosters:
+        once = ", so each round has one attempt" if plan.once_per_round else ""
+        return [
+            (
+                "survivor lists",
+                f"free: a coordinator that lies can learn one site's sum as the difference of two{once}",
+            )
+        ]
+    if plan.aggregation.rosters == "free":
+        return []
+    fewer, spare = plan.aggregation.colluders + 2, len(plan.cohort.units) - plan.quorum
+    can = f"lose {fewer} to {spare} at once, and fewer never" if fewer <= spare else f"lose none, for want of {fewer}"
+    return [
+        ("survivor lists", "a chain: no combination of this study's sums is over fewer than two honest sites"),
+        ("a site that stays away", f"a round waits for it: after the first sum the list of sites can {can}"),
+        ("not covered", "other studies over the same images, and what one sum gives away before its noise"),
+    ]
+
+
+def _tolerated(plan: Plan) -> str:
+    """How many may be missing, and when."""
+    number = len(plan.cohort.units) - plan.quorum
+    if not number:
+        return "none after keys are exchanged; more sites would help"
+    if plan.aggregation.rosters == "free":
+        return str(number)
+    return f"{number} before the first sum; then for a while, which costs a wait or an attempt"
+
+
+def _noise(plan: Plan) -> list[tuple[str, str]]:
+    """Where noise is added; with distributed noise, by how much more than the claim needs, and what tau costs."""
+    privacy = plan.privacy
+    if privacy.noise == "central":
+        return [("noise", "central: the coordinator adds it to the opened sum")]
+    sites, event = len(plan.cohort.units), plan.event
+    # (2 alpha - 1) / (alpha - 1) is at most 3, at order 2.
+    cost = 3 * event.log_ratio * privacy.max_attempts if isinstance(event, DistributedEvent) else 0.0
+    return [
+        ("noise", f"distributed: each site adds a share; {plan.shares} shares are counted, the rest may be left out"),
+        ("a site's share", f"sigma_loc {privacy.sigma_local} grid units"),
+        ("excess noise", f"{sites * privacy.sigma_local**2 / privacy.sigma**2:.2f} x variance when nobody drops"),
+        ("tau term", f"at most {max(cost, SMALLEST_SHOWN):.0e} of epsilon: a sum of shares is not quite Gaussian"),
+        ("noise margin m", f"{plan.grid.noise_margin} grid units"),
+    ]
+
+
+@click.command("plan")
+@click.argument("study", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print plan.json itself instead of a table.")
+@click.option("--measure-rows", is_flag=True, help="Make rows of public drawings though the base is large.")
+def command(study: Path, as_json: bool, measure_rows: bool) -> None:
+    """Resolve STUDY.toml and print what it will cost; nothing is written but a cache of public numbers.
+
+    The digest is what sites approve and coordinators sign. Noise-to-signal compares the expected length of the
+    noise with that of the mean such a method typically finds. For T rounds it is one round's noise over C, divided by
+    the root of T, because signals add up in length and noise as a root. Above 1 the release would be mostly noise and
+    is refused unless the study says privacy.allow_noisy = true.
+
+    C is held against the rows of public drawings, which are made once where the base is small, else with
+    --measure-rows. A C that they show to be hopeless is refused in the same way.
+    """
+    with Bars() as bars, reporting(bars):
+        found = resolved(load_study(study))
+        check_claim(found.plan)
+        check = check_clip(found, asked=measure_rows)
+    plan = found.plan
+    if as_json:
+        click.echo(plan.as_bytes().decode())
+        for name, warning in _delta(plan):
+            err.print(f"{name}: {warning}", highlight=False, markup=False, soft_wrap=True)
+    else:
+        table(f"plan of {plan.study}", ["", ""], describe(plan, check))
+        lines([("digest", plan.digest)])
+    refuse_noise(plan)
+    refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)
+    if not as_json:
+        then = f"Next: undertone simulate {study} --data FOLDER [--split-by COLUMN] --out RUN"
+        out.print(then, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,45 @@
+"""`undertone verify`: does a release say the truth about itself?"""
+
+from pathlib import Path
+
+import click
+
+from undertone.release.verify import verify
+from undertone_cli.console import lines, out, table
+from undertone_cli.released import COORDINATOR_HELP, coordinator_key
+
+SELF_CONSISTENT = 4
+
+
+@click.command("verify")
+@click.argument("release", type=click.Path(path_type=Path))
+@click.option("--coordinator", metavar="KEY", callback=coordinator_key, help=COORDINATOR_HELP)
+def command(release: Path, coordinator: str | None) -> None:
+    """Check a RELEASE: every file's hash, both signatures, weights, the ledger's chain, and epsilon recomputed.
+
+    Exit code 3 and the name of the file where something does not hold. Without --coordinator the release is only
+    checked against the key it carries, which anybody can make: the first line says so, and the exit code is 4. A site
+    has the key as `coordinator` in its policy.toml, the coordinator in RUN/federation.json.
+    """
+    found = verify(release, coordinator)
+    if found.signer_checked:
+        out.print(f"{release}: verified", style="bold", highlight=False, markup=False, soft_wrap=True)
+    else:
+        first = (
+            f"{release}: self-consistent, signer not checked; give --coordinator KEY, got from the coordinator itself"
+        )
+        out.print(first, style="bold yellow", highlight=False, markup=False, soft_wrap=True)
+    table(
+        "what was checked" if found.signer_checked else "what it says of itself",
+        ["", ""],
+        [
+            ("study", found.study),
+            ("unit", found.unit),
+            (f"epsilon recomputed ({found.accountant}, the claim)", f"{found.epsilon:.6f} at delta {found.delta:g}"),
+            ("epsilon recomputed (RDP)", f"{found.epsilon_rdp:.6f}"),
+            ("attempts charged", str(found.attempts_charged)),
+        ],
+    )
+    lines([("plan digest", found.digest), ("signed by", found.coordinator)])
+    if not found.signer_checked:
+        click.get_current_context().exit(SELF_CONSISTENT)

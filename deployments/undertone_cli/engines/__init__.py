@@ -1,0 +1,1 @@
+"""Where the ServerApp and the ClientApps run."""

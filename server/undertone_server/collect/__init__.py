@@ -1,0 +1,1 @@
+"""Asking the sites: who they are, what they answer, and one sum of it."""

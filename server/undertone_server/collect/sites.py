@@ -1,0 +1,232 @@
+"""Asking sites: who is there, and one exchange of messages with all of them.
+
+A reply is hostile until it is read (PRIVACY 20): what is wrong with it is the reason why its sender is missing.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import replace
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from undertone import PROTOCOL
+from undertone.core.federation import Federation
+from undertone.core.text import REASON, shown
+from undertone.errors import NotApproved, ProtocolError
+from undertone.privacy.entropy import OsEntropy
+from undertone.wire.flower import MESSAGE_TYPES, reply_from_records, request_to_records
+from undertone.wire.hello import CHALLENGE_BYTES, PROOF_BYTES, proves
+from undertone.wire.messages import Due, Reply, Request, is_ledger_head
+from undertone_server.collect.names import Names
+
+_POLL_SECONDS = 0.5
+_NO_PROOF = "a node that calls itself so does not sign with the site's key"
+# Flower unpacks what a node sent in this process, and says in these words that it cannot.
+_UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    DecodeError,
+    LookupError,
+    MemoryError,
+    ProtocolError,
+    RecursionError,
+    TypeError,
+    UnexpectedObjectContentError,
+    ValueError,
+)
+
+
+class Sites:
+    """The roster's sites as Flower nodes; a missing or refusing site is named, never hidden.
+
+    Attributes:
+        missing: site -> why it is not in; one printable line of `shown.REASON` characters at the most.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        roster: tuple[str, ...],
+        federation: Federation,
+        timeout: float,
+        ledger_heads: MutableMapping[str, str] | None = None,
+        left_out: MutableMapping[str, str] | None = None,
+    ) -> None:
+        """Begin with nobody.
+
+        Args:
+            grid: Flower's.
+            roster: the plan's sites.
+            federation: whose key speaks for which site.
+            timeout: seconds to wait for the replies to one message.
+            ledger_heads: holds the newest head of each site's ledger, and is told of newer ones.
+            left_out: holds why a site is not asked any more, and is told of further ones.
+        """
+        self._grid = grid
+        self._federation = federation
+        self._timeout = timeout
+        self._ledger_heads: MutableMapping[str, str] = {} if ledger_heads is None else ledger_heads
+        self._left_out: MutableMapping[str, str] = {} if left_out is None else left_out
+        self._accusers: dict[str, set[str]] = {}
+        self._nodes: dict[str, int] = {}
+        self._names = Names(roster)
+        self.missing: dict[str, str] = dict.fromkeys(roster, "did not answer")
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The sites that are in, sorted."""
+        return tuple(sorted(self._nodes))
+
+    def find(self) -> None:
+        """Ask every connected node that is not in who it is; keep those on the roster that prove it.
+
+        Two nodes of one name end nothing: see `names.Names.chosen`.
+        """
+        known, entropy = set(self._nodes.values()), OsEntropy()
+        asked = {node: entropy.bytes(CHALLENGE_BYTES) for node in self._grid.get_node_ids() if node not in known}
+        hello = {node: Request("hello", PROTOCOL, body=challenge) for node, challenge in asked.items()}
+        for node, reply in self._exchange(hello, Due(body=PROOF_BYTES)):
+            proven = bool(reply.error) or proves(self._federation, reply.site, asked[node], reply.body)
+            self._names.heard(node, reply if proven else replace(reply, error=NotApproved.__name__, message=_NO_PROOF))
+        for site, claims in self._names.claims().items():
+            if site in self._nodes:
+                continue
+            if site in self._left_out:
+                self._leave(site, self._left_out[site])
+                continue
+            speaker, reason = self._names.chosen(site, claims)
+            if speaker is None:
+                self._leave(site, reason)
+            else:
+                self._nodes[site] = speaker
+                del self.missing[site]
+
+    def ask(self, requests: Mapping[str, Request], due: Due) -> Iterator[tuple[str, Reply]]:
+        """Each site its request; good replies as they arrive. A site that fails drops out with its reason.
+
+        A reply is not kept here: who reads them one by one holds one vector at a time.
+
+        Args:
+            requests: site -> what it is asked.
+            due: what a good reply to any of them holds at the most.
+        """
+        heads = self._kept_ledger_heads()
+        by_node = {self._nodes[site]: site for site in requests if site in self._nodes}
+        silent = set(by_node.values())
+        # One request that goes to many sites stays one: its model state is packed once.
+        dated = {id(request): replace(request, ledger_heads=heads) for request in requests.values()}
+        for node, reply in self._exchange({node: dated[id(requests[site])] for node, site in by_node.items()}, due):
+            site = by_node[node]
+            silent.discard(site)
+            if reply.error and reply.site in (site, ""):
+                if reply.blamed and reply.blamed != site:
+                    self._accusers.setdefault(reply.blamed, set()).add(site)
+                self._leave(site, f"{reply.error}: {reply.message}")
+            elif reply.site != site:
+                self.drop(site, f"answered as {reply.site}")
+            else:
+                self._ledger_heads[site] = reply.ledger_head
+                yield site, reply
+        for site in silent:
+            self._leave(site, "did not answer")
+
+    def drop(self, site: str, reason: str) -> None:
+        """Leave out a site that sent something wrong, until `find` meets it again."""
+        if site in self._nodes:
+            self._names.forget(site)
+        self._leave(site, reason)
+
+    def accused(self, more_than: int) -> set[str]:
+        """The sites on the roster whose messages more than so many others refused, naming them; not yet left out."""
+        roster = (self.missing.keys() | self._nodes.keys()) - set(self._left_out)
+        return {site for site, accusers in self._accusers.items() if site in roster and len(accusers) > more_than}
+
+    def leave_out(self, site: str, reason: str) -> None:
+        """Ask a site no more in this study; durable before it returns."""
+        self._left_out[site] = f"left out of this study: {reason}"
+        self.drop(site, self._left_out[site])
+
+    def _leave(self, site: str, reason: str) -> None:
+        self.missing[site] = shown(reason, REASON)
+        self._nodes.pop(site, None)
+
+    def _kept_ledger_heads(self) -> dict[str, str]:
+        """The newest ledger heads. A site whose head is damaged is left out: its ledger could be an older copy."""
+        heads = {site: head for site, head in self._ledger_heads.items() if site in self._nodes or site in self.missing}
+        for site in [site for site, head in heads.items() if not is_ledger_head(head)]:
+            del heads[site]
+            if site in self._nodes:
+                self._leave(
+                    site,
+                    f"its ledger head in RUN/checkpoints/ledger-heads/{site} is damaged; restore it, or remove it "
+                    "once the site has made sure that its ledger is the newest",
+                )
+        return heads
+
+    def _exchange(self, requests: Mapping[int, Request], due: Due) -> Iterator[tuple[int, Reply]]:
+        """Push each node its request, then pull reply by reply until all are there or time is up.
+
+        Keyed by message: the sender of an error that Flower itself makes is not the node that failed.
+        """
+        pending = dict(self._push(requests))
+        deadline = time.monotonic() + self._timeout
+        while pending:
+            arrived = 0
+            for identifier, node in list(pending.items()):
+                for reply in self._pull(identifier, node, due):
+                    arrived += 1
+                    if pending.pop(identifier, None) is not None and reply is not None:
+                        yield node, reply
+                    del reply  # before the next one is pulled
+            if time.monotonic() > deadline:
+                return
+            if pending and not arrived:
+                time.sleep(_POLL_SECONDS)
+
+    def _pull(self, identifier: str, node: int, due: Due) -> Iterator[Reply | None]:
+        """What has arrived for a message, read; None for an error of Flower's own: that node is absent.
+
+        A node's reply that cannot be read is that node's refusal, not the end of the study.
+        """
+        try:
+            for message in self._grid.pull_messages([identifier]):
+                if message.has_error():
+                    yield None
+                elif message.metadata.src_node_id == node:
+                    yield _read(message, due)
+        except _UNREADABLE:
+            yield _refusal("the reply is malformed: Flower cannot unpack it")
+
+    def _push(self, requests: Mapping[int, Request]) -> Iterator[tuple[str, int]]:
+        """(message id, node) of each request that Flower took; nodes that are asked the same share its records."""
+        records = {id(request): request_to_records(request) for request in _distinct(requests)}
+        for node, request in requests.items():
+            message = Message(
+                records[id(request)],
+                dst_node_id=node,
+                message_type=MESSAGE_TYPES[request.kind],
+                group_id=str(request.round),
+            )
+            for identifier in self._grid.push_messages([message]):
+                if identifier:
+                    yield identifier, node
+
+
+def _distinct(requests: Mapping[int, Request]) -> Iterable[Request]:
+    return {id(request): request for request in requests.values()}.values()
+
+
+def _read(message: Message, due: Due) -> Reply:
+    try:
+        return reply_from_records(message.content, due)
+    except ProtocolError as error:
+        return _refusal(str(error))
+
+
+def _refusal(message: str) -> Reply:
+    """In the place of a reply that cannot be read."""
+    return Reply("", PROTOCOL, error=ProtocolError.__name__, message=message)
