@@ -77,7 +77,7 @@ def encoding(base: LoadedBase) -> Row:
 
 
 def inverting(base: LoadedBase, pinned: PinnedBase) -> Row:
-    """Units of one image each, 20 steps, in the node's default slots of 32."""
+    """Units of one image each, 20 steps, in the node's default batches of 32."""
     method = DPAggTI(DPAggTIOptions())
     start = method.initial_state(pinned)
 

@@ -12,7 +12,7 @@ from undertone.privacy.ledger import Ledger, Receipt, commit_to_sum
 from undertone.privacy.noise import rounded_gaussian
 from undertone.privacy.stages import NoisedSum, Sum, SumWithNoiseShares
 from undertone.study.plan import Plan
-from undertone_server.collect.attempt import AttemptRef
+from undertone_server.attempt_ref import AttemptRef
 from undertone_server.run_folder import RunFolder
 
 

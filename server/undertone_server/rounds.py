@@ -14,8 +14,9 @@ from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.stages import Sum
 from undertone.study.plan import Plan
+from undertone_server.attempt_ref import AttemptRef
 from undertone_server.collect import plain_round, secure_round
-from undertone_server.collect.attempt import Attempt, AttemptRef
+from undertone_server.collect.attempt import Attempt
 from undertone_server.collect.gathering import BRIEF, Patience
 from undertone_server.collect.sites import Sites
 from undertone_server.gate import charge_unmasking, noised_before, pass_gate, pass_with_noise_shares

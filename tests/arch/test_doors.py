@@ -10,7 +10,7 @@ from tests.arch.tree import MODULES, called, is_in
 BUILDERS = {
     "Contributions": {"undertone_client/round/contribution.py"},
     "ClippedSum": {"undertone/privacy/quantise.py"},
-    "NoisedShare": {"undertone_client/round/noise_share.py"},
+    "ClippedSumWithNoiseShare": {"undertone_client/round/noise_share.py"},
     "MaskedVector": {
         "undertone/privacy/plain_sum.py",
         "undertone_client/round/session.py",
@@ -21,7 +21,7 @@ BUILDERS = {
         "undertone_server/run_folder.py",
         "undertone_server/collect/secure_round.py",
     },
-    "SharedSum": {"undertone_server/collect/secure_round.py"},
+    "SumWithNoiseShares": {"undertone_server/collect/secure_round.py"},
     "NoisedSum": {"undertone_server/gate.py"},
     "Release": {"undertone_server/release.py"},
     "Receipt": {"undertone/privacy/ledger.py"},

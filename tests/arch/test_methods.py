@@ -1,4 +1,4 @@
-"""A method is one folder and one registry line: nothing else in the packages knows its name, its files or its options."""
+"""A method is one folder and one registry line: nothing else in the packages knows its name, files or options."""
 
 import ast
 from collections.abc import Iterator

@@ -33,6 +33,7 @@ ROOMS = {
     "undertone_client": ("site", "registration", "compute", "round", "node", "app"),
     "undertone_server": (
         "run_folder",
+        "attempt_ref",
         "ledger_heads",
         "telemetry",
         "movement",

@@ -23,7 +23,7 @@ from undertone_cli.console import Bars
 from undertone_cli.diagnostics import diagnose
 from undertone_client import node
 from undertone_client.compute import preparing, row_worker
-from undertone_server.collect.attempt import AttemptRef
+from undertone_server.attempt_ref import AttemptRef
 from undertone_server.gate import pass_gate
 from undertone_server.run_folder import RunFolder
 
@@ -126,7 +126,7 @@ def test_taking_part_says_nothing_about_the_coins(
 def test_a_withdrawn_unit_and_an_emptied_site_are_zero_rows(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     world = make_world()
     with monkeypatch.context() as patch:
-        patch.setattr(row_worker, "in_slots", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(row_worker, "padded", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             world.ask("prepare")
     metadata = world.folder / "data" / "north" / "metadata.csv"

@@ -30,7 +30,7 @@ def engine(request: pytest.FixtureRequest, unet: nn.Module) -> GradientEngine:
     return GradientEngine(unet, [n for n in names if request.param == "everything" or ".attentions." in n])
 
 
-def slots(unet: nn.Module, numbers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def batch_of(unet: nn.Module, numbers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Inputs of the units with these numbers, each from its number alone; negative numbers are dummies."""
     parts = [
         (
@@ -46,7 +46,7 @@ def slots(unet: nn.Module, numbers: Sequence[int]) -> tuple[Tensor, Tensor, Tens
 
 
 def loss_of(unet: nn.Module, numbers: Sequence[int]):
-    x, target, t, text = slots(unet, numbers)
+    x, target, t, text = batch_of(unet, numbers)
     return lambda: (unet(x, t, encoder_hidden_states=text).sample - target).square().flatten(1).mean(1)
 
 

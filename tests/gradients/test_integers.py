@@ -109,15 +109,15 @@ def length_squared(values: np.ndarray) -> int:
 def test_one_unit_moves_the_sum_by_its_own_integers_whoever_its_neighbours_are(kind, store, monkeypatch) -> None:
     monkeypatch.setattr(book, "STORE", store)
     for tokens in TOKENS:
-        batch, slots = Batch(kind, tokens), 4
+        batch, places = Batch(kind, tokens), 4
         for own in NEIGHBOURS:
             unit = batch.unit(1, own)
-            alone = batch.sum([unit, *[None] * (slots - 1)])
+            alone = batch.sum([unit, *[None] * (places - 1)])
             assert length_squared(alone) <= CLIP_UNITS**2
             for change in NEIGHBOURS:
-                others = [batch.unit(seed, change) for seed in range(2, slots + 1)]
+                others = [batch.unit(seed, change) for seed in range(2, places + 1)]
                 without = batch.sum([None, *others])
-                for place in (0, slots - 1):  # where it stands does not matter either
+                for place in (0, places - 1):  # where it stands does not matter either
                     with_it = batch.sum([*others[:place], unit, *others[place:]])
                     np.testing.assert_array_equal(with_it - without, alone)
 

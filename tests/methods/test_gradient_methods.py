@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tests.support.gradients import grid_for
 from tests.support.studies import study_with
 from undertone.errors import ModelError, StudyError
-from undertone.methods.gradient.method import GradientOptions
 from undertone.methods.gradient.optimisers import OptimiserOptions, ServerOptimiser
+from undertone.methods.gradient.options import GradientOptions
 from undertone.methods.losses import drop_captions, epsilon_loss, v_loss
 from undertone.methods.protocol import Method, UnitRecords
 from undertone.methods.registry import method_for
@@ -197,9 +197,7 @@ def test_rows_that_are_too_long_to_keep_are_summed(pinned: PinnedBase) -> None:
 
 
 @pytest.mark.parametrize("name", ["dpsgd-ti", "dp-lora", "dp-ldm"])
-def test_the_clipped_sum_is_the_sum_of_clipped_rows_and_empty_slots_count_nothing(
-    pinned: PinnedBase, name: str
-) -> None:
+def test_the_clipped_sum_is_the_sum_of_clipped_rows_and_padding_counts_nothing(pinned: PinnedBase, name: str) -> None:
     base, method = load_base(pinned), made(name)  # a word makes the tokenizer longer
 
     def unit_(number: int) -> UnitRecords:
@@ -210,9 +208,9 @@ def test_the_clipped_sum_is_the_sum_of_clipped_rows_and_empty_slots_count_nothin
     rows = method.rows(base, w, units, lambda _steps: None).astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1)
     bound = float(np.median(lengths))  # two are clipped, two are not
-    slots = [unit_(0), None, unit_(2), unit_(3)]
+    batch = [unit_(0), None, unit_(2), unit_(3)]
     scale, clip_units = grid_for(bound)
-    total = method.clipped_sum(base, w, slots, scale=scale, clip_units=clip_units)
+    total = method.clipped_sum(base, w, batch, scale=scale, clip_units=clip_units)
     rows_kept = clip_and_quantise(rows[[0, 2, 3]], Grid(scale, clip_units, 1 << 30, 32))
     assert np.abs(total - rows_kept.sum(axis=0)).max() <= 0.001 * clip_units  # norms in float32, and a cut of each
     assert not method.clipped_sum(base, w, [None] * 4, scale=scale, clip_units=clip_units).any()

@@ -15,7 +15,7 @@ from undertone.methods.weights import attach, read_weights
 from undertone.models.base import LoadedBase
 from undertone.models.interface import Base
 from undertone.models.pinned import pin
-from undertone_client.compute.padding import in_slots
+from undertone_client.compute.padding import padded
 
 LATENTS = np.zeros((2, 4, 8, 8), dtype=np.float32)
 PIXELS = np.zeros((2, 64, 64, 3), dtype=np.uint8)
@@ -47,7 +47,7 @@ def test_records_are_latents_or_pixels_or_both(held: dict[str, Any]) -> None:
             assert (other.shape, other.dtype) == ((1, *one.shape[1:]), one.dtype)
             assert not other.any()
     assert blank.captions == ("",)
-    assert [sorted(vars(one)) for one in in_slots([whole], 3)] == [sorted(vars(whole))] * 3
+    assert [sorted(vars(one)) for one in padded([whole], 3)] == [sorted(vars(whole))] * 3
 
 
 @pytest.mark.parametrize(

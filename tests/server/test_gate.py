@@ -14,7 +14,7 @@ from undertone.privacy.entropy import OsEntropy
 from undertone.privacy.ledger import Ledger, commit_to_sum
 from undertone.privacy.stages import Sensitivity, Sum
 from undertone_server import gate
-from undertone_server.collect.attempt import AttemptRef
+from undertone_server.attempt_ref import AttemptRef
 from undertone_server.gate import pass_gate
 
 Make = Callable[..., World]

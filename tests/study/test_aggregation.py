@@ -29,7 +29,7 @@ from undertone.study.plan import Plan
 from undertone.study.resolve import resolve
 from undertone.study.schema import DEFAULT_MODE, parse_study
 from undertone_cli.commands.plan import describe
-from undertone_server.collect.attempt import AttemptRef
+from undertone_server.attempt_ref import AttemptRef
 from undertone_server.gate import pass_gate
 
 TEN = {f"site-{number}": 100 for number in range(10)}

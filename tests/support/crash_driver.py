@@ -73,10 +73,7 @@ from undertone.privacy.entropy import Entropy, OsEntropy  # noqa: E402
 from undertone_cli.engines.inprocess import InProcessGrid  # noqa: E402
 from undertone_client.node import Node  # noqa: E402
 from undertone_client.site import attempt_store  # noqa: E402
-from undertone_server import (
-    run_study,
-    telemetry,
-)
+from undertone_server import run_study, telemetry  # noqa: E402
 
 
 @dataclass(frozen=True)

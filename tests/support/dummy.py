@@ -114,13 +114,13 @@ class DummyMethod:
         self,
         base: object,
         state: NDArray[np.float32],
-        slots: Sequence[UnitRecords | None],
+        batch: Sequence[UnitRecords | None],
         *,
         scale: int,
         clip_units: int,
     ) -> NDArray[np.int64]:
         del base
-        rows = np.array([self.row(state, unit) for unit in slots if unit is not None], dtype=np.float32)
+        rows = np.array([self.row(state, unit) for unit in batch if unit is not None], dtype=np.float32)
         grid = Grid(scale, clip_units, 1 << 30, 32)
         return clip_and_quantise(rows.reshape(-1, DIMENSION), grid).sum(axis=0)
 

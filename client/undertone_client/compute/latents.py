@@ -105,7 +105,7 @@ def _check_encoder(base: LoadedBase) -> None:
     """On random images, once for each base in memory: an image's latents must not depend on what is encoded beside it.
 
     Which images share a batch depends on which are new, so one record more would move others' latents. For CPUs the
-    tests show it (test_slots.py).
+    tests show it (test_padding.py).
     """
     if base.device.type == "cpu" or base in _checked:
         return
@@ -124,7 +124,7 @@ def _encode(
     base: LoadedBase, images: Iterator[NDArray[np.uint8] | DataError], batch: NDArray[np.intp], log: Log
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
     """The positions of a batch whose images could be read, and their latents."""
-    # Every batch has the same shape, so that no image can move another's latents (see slots.py).
+    # Every batch has the same shape, so that no image can move another's latents (see padding.py).
     pixels = np.zeros((_BATCH, base.image_size, base.image_size, 3), dtype=np.uint8)
     readable = np.zeros(_BATCH, dtype=np.bool_)
     for place, image in enumerate(islice(images, len(batch))):

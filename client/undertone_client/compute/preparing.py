@@ -29,8 +29,8 @@ from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
 from undertone_client.compute.latents import Latents, cached_latents
 from undertone_client.compute.log_limit import limited
-from undertone_client.compute.row_worker import Row, RowLane
-from undertone_client.compute.sum_worker import Sum, SumLane, SumMaker
+from undertone_client.compute.row_worker import Row, RowWorker
+from undertone_client.compute.sum_worker import Sum, SumMaker, SumWorker
 from undertone_client.compute.summing import AttemptSum
 from undertone_client.compute.workers import side_by_side, turns
 from undertone_client.registration.registered import present, registered
@@ -59,16 +59,16 @@ class Preparation:
         check_pins(pinned, plan.model.files)
         method, units, files = planned_method(plan, pinned), table.units(), digest_of(dict(pinned.files))
         if isinstance(method, SummingMethod) and method.sums(pinned):
-            adding = self._sum_lanes(method, files)
+            adding = self._sum_workers(method, files)
             chosen = self._sampled(units)
             self._sum_rows(chosen, adding, self._reader(chosen, method, table, pinned, adding[0].base))
         else:
-            lanes = self._row_lanes(method, files)
+            workers = self._row_workers(method, files)
             chosen = self._sampled(units)
             done = self.store.finished(self.attempt)
             missing = [unit for unit in chosen if unit not in done]
             if missing:
-                self._keep_rows(missing, lanes, self._reader(missing, method, table, pinned, lanes[0].base))
+                self._keep_rows(missing, workers, self._reader(missing, method, table, pinned, workers[0].base))
 
     def _registered(self) -> RecordTable:
         """The records as they were when a person approved the plan; a request alone registers nothing (PRIVACY 17).
@@ -81,54 +81,54 @@ class Preparation:
             raise NotApproved(f"{self.site.config.site} has registered no records for this plan; approve it again")
         return table
 
-    def _keep_rows(self, missing: list[str], lanes: list[RowLane], read: "_Reader") -> None:
+    def _keep_rows(self, missing: list[str], workers: list[RowWorker], read: "_Reader") -> None:
         """Each unit's row, block by block."""
 
-        def work(lane: RowLane, block: Sequence[str]) -> dict[str, Row | None]:
+        def work(worker: RowWorker, block: Sequence[str]) -> dict[str, Row | None]:
             records = {unit: found for unit in block if (found := read.unit(unit)) is not None}
-            return dict.fromkeys(block) | dict(zip(records, lane.rows(list(records.values())), strict=True))
+            return dict.fromkeys(block) | dict(zip(records, worker.rows(list(records.values())), strict=True))
 
         with reporter().task(f"{self.site.config.site}: {self.plan.method.name}", len(missing)) as progress:
-            for turn in turns(lanes, missing):
-                for rows in side_by_side(lanes, turn, work):
+            for turn in turns(workers, missing):
+                for rows in side_by_side(workers, turn, work):
                     reached("preparing/rows computed")
                     kept = [(unit, self._or_zero(unit, row)) for unit, row in rows.items()]
                     self.store.keep_rows(self.attempt, kept)
                     reached("preparing/rows durable")
                     progress(len(rows))
 
-    def _sum_rows(self, chosen: list[str], lanes: list[SumLane], read: "_Reader") -> None:
+    def _sum_rows(self, chosen: list[str], workers: list[SumWorker], read: "_Reader") -> None:
         """The sum of all rows, batch by batch."""
         dimension = self.plan.method.dimension
         with reporter().task(f"{self.site.config.site}: {self.plan.method.name}", len(chosen)) as progress:
-            AttemptSum(lanes, self.attempt, dimension, self.store, self.site.log).run(chosen, read.unit, progress)
+            AttemptSum(workers, self.attempt, dimension, self.store, self.site.log).run(chosen, read.unit, progress)
 
-    def _row_lanes(self, method: Method, files: str) -> list[RowLane]:
-        """One lane for each device, for rows at w that are kept."""
-        lanes = [RowLane(*where, make=partial(_rows, method, self.state)) for where in self._places(files)]
-        for lane in lanes:
-            lane.lighter = [
-                (advice, replace(lane, make=partial(_rows, less, self.state))) for advice, less in method.lighter()
+    def _row_workers(self, method: Method, files: str) -> list[RowWorker]:
+        """One worker for each device, for rows at w that are kept."""
+        workers = [RowWorker(*where, make=partial(_rows, method, self.state)) for where in self._places(files)]
+        for worker in workers:
+            worker.lighter = [
+                (advice, replace(worker, make=partial(_rows, less, self.state))) for advice, less in method.lighter()
             ]
-            self._settle(lane)
-        return lanes
+            self._settle(worker)
+        return workers
 
-    def _sum_lanes(self, method: SummingMethod, files: str) -> list[SumLane]:
-        """One lane for each device, for integer sums at w and on the plan's grid."""
+    def _sum_workers(self, method: SummingMethod, files: str) -> list[SumWorker]:
+        """One worker for each device, for integer sums at w and on the plan's grid."""
         grid = self.plan.grid
 
         def make(of: SummingMethod) -> SumMaker:
             return partial(_clipped_sum, of, self.state, grid.scale, grid.clip_units)
 
-        lanes = [SumLane(*where, make=make(method)) for where in self._places(files)]
-        for lane in lanes:
-            lane.lighter = [
-                (advice, replace(lane, make=make(less)))
+        workers = [SumWorker(*where, make=make(method)) for where in self._places(files)]
+        for worker in workers:
+            worker.lighter = [
+                (advice, replace(worker, make=make(less)))
                 for advice, less in method.lighter()
                 if isinstance(less, SummingMethod)
             ]
-            self._settle(lane)
-        return lanes
+            self._settle(worker)
+        return workers
 
     def _places(self, files: str) -> list[tuple[str, Dtype, LoadedBase, Callable[[str], None]]]:
         """Each of the site's devices with its own copy of the base."""
@@ -141,11 +141,11 @@ class Preparation:
             for device in devices
         ]
 
-    def _settle(self, lane: RowLane | SumLane) -> None:
-        """Settle a lane's slots, before an image is read."""
+    def _settle(self, worker: RowWorker | SumWorker) -> None:
+        """Settle the size of a worker's batches, before an image is read."""
         plan, config = self.plan, self.site.config
         expected = ceil(plan.privacy.sampling_rate * plan.cohort.units[config.site])
-        lane.settle(plan.digest, config.micro_batch, expected)
+        worker.settle(plan.digest, config.micro_batch, expected)
 
     def _sampled(self, units: dict[str, list[int]]) -> list[str]:
         """The sampled units; draws the coins where they have not fallen."""
@@ -236,9 +236,9 @@ def _loaded(reference: str, revision: str | None, device: str, files: str, _meth
 
 
 def _rows(
-    method: Method, state: State, base: LoadedBase, slots: Sequence[UnitRecords], progress: Progress
+    method: Method, state: State, base: LoadedBase, batch: Sequence[UnitRecords], progress: Progress
 ) -> NDArray[np.float32]:
-    return method.rows(base, state, slots, progress)
+    return method.rows(base, state, batch, progress)
 
 
 def _clipped_sum(
@@ -247,6 +247,6 @@ def _clipped_sum(
     scale: int,
     clip_units: int,
     base: LoadedBase,
-    slots: Sequence[UnitRecords | None],
+    batch: Sequence[UnitRecords | None],
 ) -> Sum:
-    return method.clipped_sum(base, state, slots, scale=scale, clip_units=clip_units)
+    return method.clipped_sum(base, state, batch, scale=scale, clip_units=clip_units)

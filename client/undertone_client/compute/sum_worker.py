@@ -1,4 +1,4 @@
-"""A lane that sums its units' rows as it makes them, for rows too long to be kept (PRIVACY 14).
+"""A worker that sums its units' rows as it makes them, for rows too long to be kept (PRIVACY 14).
 
 Each row is cut to integers and its length checked in integers before it is added (`undertone/gradients/integers.py`).
 What is left to floating point is that a unit's integers follow from that unit alone. This is measured here on random
@@ -15,23 +15,23 @@ from undertone.errors import MechanismViolation
 from undertone.methods.protocol import Progress, UnitRecords
 from undertone.models.base import LoadedBase
 from undertone.models.devices import precision
-from undertone_client.compute.workers import Lane, fresh, random_unit
+from undertone_client.compute.workers import Worker, fresh, random_unit
 
 Sum = NDArray[np.int64]
 SumMaker = Callable[[LoadedBase, Sequence[UnitRecords | None]], Sum]
-"""Units, and None in empty slots -> the sum of their clipped integer rows [d], at a fixed w and grid."""
+"""Units, and None for padding -> the sum of their clipped integer rows [d], at a fixed w and grid."""
 
 
 @dataclass
-class SumLane(Lane[Sum]):
+class SumWorker(Worker[Sum]):
     """`make` is the method's clipped sum at the public state w."""
 
     _: KW_ONLY
     make: SumMaker
 
     def compute(self, units: Sequence[UnitRecords], progress: Progress) -> Sum:
-        """The sum [d] over `units`; empty slots hold their place."""
-        found = self.make(self.base, [*units, *[None] * (self.slots - len(units))])
+        """The sum [d] over `units`; padding keeps the shape."""
+        found = self.make(self.base, [*units, *[None] * (self.batch_size - len(units))])
         progress(len(units))
         return found
 
@@ -52,17 +52,17 @@ class SumLane(Lane[Sum]):
     def check(self) -> None:
         """On random data: a unit adds the same integers whoever stands beside it and wherever it stands.
 
-        Half of the units move to other slots, beside no one; the others stay without them. Only if no integer of any of
+        Half of the units move to other places, beside no one; the others stay without them. Only if no integer of any of
         them moves do both sums add up to the sum of all.
 
         Raises:
             MechanismViolation: an integer moved.
         """
-        if self.slots == 1:
+        if self.batch_size == 1:
             return
-        kept = self.slots // 2
-        units: list[UnitRecords | None] = [random_unit(self.base, number) for number in range(self.slots)]
-        empty: list[UnitRecords | None] = [None] * self.slots
+        kept = self.batch_size // 2
+        units: list[UnitRecords | None] = [random_unit(self.base, number) for number in range(self.batch_size)]
+        empty: list[UnitRecords | None] = [None] * self.batch_size
         everyone = self._of(units)
         moved = self._of([*empty[kept:], *units[:kept]])
         stayed = self._of([*empty[:kept], *units[kept:]])
@@ -72,6 +72,6 @@ class SumLane(Lane[Sum]):
                 'so a unit could move more than its own; say device = "cpu" or micro_batch = 1 in node.toml'
             )
 
-    def _of(self, slots: Sequence[UnitRecords | None]) -> Sum:
+    def _of(self, batch: Sequence[UnitRecords | None]) -> Sum:
         with precision(self.device, self.dtype):
-            return self.make(self.base, fresh(slots))
+            return self.make(self.base, fresh(batch))

@@ -8,7 +8,7 @@ import numpy as np
 
 from undertone.core.failpoints import reached
 from undertone.methods.protocol import Progress, UnitRecords
-from undertone_client.compute.sum_worker import Sum, SumLane
+from undertone_client.compute.sum_worker import Sum, SumWorker
 from undertone_client.compute.workers import side_by_side, turns
 from undertone_client.site.attempt_store import AttemptKey, AttemptStore
 
@@ -20,7 +20,7 @@ _SECONDS_BETWEEN_WRITES = 30.0
 class AttemptSum:
     """One attempt's sum at one site; `store` keeps what was summed so far."""
 
-    lanes: Sequence[SumLane]
+    workers: Sequence[SumWorker]
     attempt: AttemptKey
     dimension: int
     store: AttemptStore
@@ -43,11 +43,11 @@ class AttemptSum:
         progress(len(chosen) - len(missing))
         written = monotonic()
 
-        def work(lane: SumLane, block: Sequence[str]) -> Sum | None:
-            return self._sum(lane, block, records_of)
+        def work(worker: SumWorker, block: Sequence[str]) -> Sum | None:
+            return self._sum(worker, block, records_of)
 
-        for turn in turns(self.lanes, missing):
-            for found in side_by_side(self.lanes, turn, work):
+        for turn in turns(self.workers, missing):
+            for found in side_by_side(self.workers, turn, work):
                 if found is not None:
                     total += found
             for unit in (unit for block in turn for unit in block):
@@ -64,10 +64,12 @@ class AttemptSum:
         self.store.keep_sum(self.attempt, summed, total)
         reached("summing/sum durable")
 
-    def _sum(self, lane: SumLane, block: Sequence[str], records_of: Callable[[str], UnitRecords | None]) -> Sum | None:
+    def _sum(
+        self, worker: SumWorker, block: Sequence[str], records_of: Callable[[str], UnitRecords | None]
+    ) -> Sum | None:
         """The integers of one block of units."""
         records = {unit: found for unit in block if (found := records_of(unit)) is not None}
         names = {id(found): unit for unit, found in records.items()}
-        return lane.sum(
+        return worker.sum(
             list(records.values()), lambda lost: self.log(f"zero row: {names[id(lost)]} cannot be computed")
         )

@@ -1,14 +1,14 @@
-"""Lanes: a device, its copy of the base model, and the fixed slots in which it works (PRIVACY 3, 17).
+"""Workers: a device, its copy of the base model, and the one shape of its batches (PRIVACY 3, 17).
 
 What a batch's shape may depend on: the plan, the device, and a dry run on random data. What it may not depend on:
-any record. So the slots are settled before an image is read and stay as they are, a unit's lane follows from its own
+any record. So the size is settled before an image is read and stays as it is, a unit's worker follows from its own
 name, and where something fails in the middle of real work the question "is it the device or is it a unit?" is put to
 random data:
 
     random data fail too      the device is at fault, whoever is in the batch: an error with advice
-    random data still work    one of these units is at fault: each is computed alone in the *same* slots, so the
-                              rows of the others are bit-identical to what they would be beside anyone, and
-                              the one that fails is a zero row, whatever it was that failed
+    random data still work    one of these units is at fault: each is computed alone in a batch of the *same* shape, so
+                              the rows of the others are bit-identical to what they would be beside anyone, and the
+                              one that fails is a zero row, whatever it was that failed
 """
 
 from abc import ABC, abstractmethod
@@ -32,7 +32,7 @@ from undertone_client.compute.memory import allocated_by, installed
 MicroBatch = int | Literal["auto"]
 T = TypeVar("T")
 FoundT = TypeVar("FoundT")
-LaneT = TypeVar("LaneT", bound="Lane[Any]")
+WorkerT = TypeVar("WorkerT", bound="Worker[Any]")
 UnitT = TypeVar("UnitT", UnitRecords, UnitRecords | None)
 
 # More gains nothing: a processor is busy with fewer, a graphics card with these.
@@ -55,23 +55,23 @@ def _stop(_steps: int) -> None:
 
 
 @dataclass
-class Lane(ABC, Generic[FoundT]):
-    """One device at work for one plan; a subclass says what it computes of the units in its slots.
+class Worker(ABC, Generic[FoundT]):
+    """One device at work for one plan; a subclass says what it computes of a batch of units.
 
-    `slots` is how many units it gets at a time; `lighter` are the same work with less to it, and what the study would
-    have to say for it: advice where not even one unit fits.
+    `batch_size` is how many units it gets at a time; `lighter` are the same work with less to it, and what the study
+    would have to say for it: advice where not even one unit fits.
     """
 
     device: str
     dtype: Dtype
     base: LoadedBase
     log: Callable[[str], None]
-    slots: int = 1
-    lighter: Sequence[tuple[str, "Lane[FoundT]"]] = ()
+    batch_size: int = 1
+    lighter: Sequence[tuple[str, "Worker[FoundT]"]] = ()
 
     @abstractmethod
     def compute(self, units: Sequence[UnitRecords], progress: Progress) -> FoundT:
-        """The work on at most `slots` units, in a batch of the lane's shape whoever is in it."""
+        """The work on at most `batch_size` units, in a batch of the worker's shape whoever is in it."""
 
     @abstractmethod
     def check(self) -> None:
@@ -82,12 +82,12 @@ class Lane(ABC, Generic[FoundT]):
         """
 
     def settle(self, study: str, micro_batch: MicroBatch, expected_units: int) -> None:
-        """Set `slots`, and check them on this device: once per study and process.
+        """Set `batch_size`, and check it on this device: once per study and process.
 
         Args:
             study: the plan's digest.
             micro_batch: a number, or "auto" for dry runs on random data.
-            expected_units: how many units the *public* figures let expect; further slots would stay empty.
+            expected_units: how many units the *public* figures let expect; more would be padding.
 
         Raises:
             ModelError: not even one unit fits.
@@ -98,12 +98,12 @@ class Lane(ABC, Generic[FoundT]):
         if key not in settled:
             if micro_batch == "auto":
                 self._grow(min(_MOST_ON_CPU if self.device == CPU else _MOST_ELSEWHERE, key[-1]))
-                self.log(f"{self.device}: {self.slots} units at a time, by a dry run on random data")
+                self.log(f"{self.device}: {self.batch_size} units at a time, by a dry run on random data")
             else:
-                self.slots = micro_batch
+                self.batch_size = micro_batch
             self.check()
-            settled[key] = self.slots
-        self.slots = settled[key]
+            settled[key] = self.batch_size
+        self.batch_size = settled[key]
 
     def each(self, units: Sequence[UnitRecords]) -> Iterator[tuple[Sequence[UnitRecords], FoundT | None]]:
         """Work on `units`, some at a time; those of a part that failed alone, None where a unit failed by itself.
@@ -111,7 +111,7 @@ class Lane(ABC, Generic[FoundT]):
         Raises:
             ModelError: random data fail too.
         """
-        for part in blocks(units, self.slots):
+        for part in blocks(units, self.batch_size):
             found = self._tried(part)
             if found is not None:
                 yield part, found
@@ -131,9 +131,9 @@ class Lane(ABC, Generic[FoundT]):
 
     def _blame_the_device(self) -> None:
         """Raise where random data fail as well: then it is nobody's record."""
-        if not self._fits(self.slots):
+        if not self._fits(self.batch_size):
             raise ModelError(
-                f"memory of {self.device} ran out with {self.slots} units at a time; say a smaller micro_batch in "
+                f"memory of {self.device} ran out with {self.batch_size} units at a time; say a smaller micro_batch in "
                 "node.toml"
             )
 
@@ -147,7 +147,7 @@ class Lane(ABC, Generic[FoundT]):
             self._insist_on_one()
             while fitting < most and self._fits(2 * fitting):
                 fitting *= 2
-        self.slots = fitting
+        self.batch_size = fitting
 
     def _insist_on_one(self) -> None:
         if not self._fits(1):
@@ -156,14 +156,14 @@ class Lane(ABC, Generic[FoundT]):
     def _too_large(self) -> str:
         """What to say where one unit does not fit: which lighter study would."""
         text = f"one unit at a time does not fit into the memory of {self.device}; choose another"
-        for advice, lane in self.lighter:
-            if lane._fits(1):
+        for advice, worker in self.lighter:
+            if worker._fits(1):
                 return f"{text}, or plan with {advice}, which fits"
         return f"{text}, or plan with less of one unit at a time" if self.lighter else text
 
-    def _fits(self, slots: int) -> bool:
+    def _fits(self, batch_size: int) -> bool:
         """A dry run: one step on random data; every further step needs the memory that the first one needed."""
-        self.slots = slots
+        self.batch_size = batch_size
         try:
             self._within([random_unit(self.base, 0)], _stop)
         except _OneStepDone:
@@ -186,27 +186,27 @@ def fresh(units: Sequence[UnitT]) -> list[UnitT]:
     return [unit and replace(unit, generator=deepcopy(unit.generator)) for unit in units]
 
 
-def turns(lanes: Sequence[Lane[Any]], units: Sequence[str]) -> Iterator[list[Sequence[str]]]:
-    """One block of units for each lane at a time, [lanes]; empty where a lane has no more.
+def turns(workers: Sequence[Worker[Any]], units: Sequence[str]) -> Iterator[list[Sequence[str]]]:
+    """One block of units for each worker at a time, [workers]; empty where a worker has no more.
 
-    Which lane a unit goes to follows from the unit's name alone: two cards may differ in the last bit, so a
+    Which worker a unit goes to follows from the unit's name alone: two cards may differ in the last bit, so a
     unit that comes or goes must not push another one to another card.
     """
-    shares = [[unit for unit in units if _lane_of(unit, len(lanes)) == number] for number in range(len(lanes))]
-    of_lanes = (blocks(share, lane.slots) for lane, share in zip(lanes, shares, strict=True))
-    for turn in zip_longest(*of_lanes, fillvalue=()):
+    shares = [[unit for unit in units if _worker_of(unit, len(workers)) == number] for number in range(len(workers))]
+    of_workers = (blocks(share, worker.batch_size) for worker, share in zip(workers, shares, strict=True))
+    for turn in zip_longest(*of_workers, fillvalue=()):
         yield list(turn)
 
 
 def side_by_side(
-    lanes: Sequence[LaneT], turn: Sequence[Sequence[str]], work: Callable[[LaneT, Sequence[str]], T]
+    workers: Sequence[WorkerT], turn: Sequence[Sequence[str]], work: Callable[[WorkerT, Sequence[str]], T]
 ) -> Iterator[T]:
-    """`work` on each lane and its block, all lanes at once."""
-    if len(lanes) == 1:
-        yield work(lanes[0], turn[0])
+    """`work` on each worker and its block, all workers at once."""
+    if len(workers) == 1:
+        yield work(workers[0], turn[0])
         return
-    with ThreadPoolExecutor(len(lanes)) as pool:
-        yield from pool.map(work, lanes, turn)
+    with ThreadPoolExecutor(len(workers)) as pool:
+        yield from pool.map(work, workers, turn)
 
 
 def blocks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -215,8 +215,8 @@ def blocks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-def _lane_of(unit: str, lanes: int) -> int:
-    return int(sha256_hex(unit.encode("utf-8", "surrogatepass"))[:16], 16) % lanes
+def _worker_of(unit: str, workers: int) -> int:
+    return int(sha256_hex(unit.encode("utf-8", "surrogatepass"))[:16], 16) % workers
 
 
 def _power_of_two(at_least: int) -> int:

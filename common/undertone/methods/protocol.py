@@ -185,15 +185,15 @@ class SummingMethod(Method, Protocol):
         self,
         base: Base,
         state: NDArray[np.float32],
-        slots: Sequence[UnitRecords | None],
+        batch: Sequence[UnitRecords | None],
         *,
         scale: int,
         clip_units: int,
     ) -> NDArray[np.int64]:
-        """Sum trunc(s min(1, C / |x_u|) x_u) over the units in the slots, [d], s C = `clip_units`; None: an empty slot.
+        """Sum trunc(s min(1, C / |x_u|) x_u) over the units of the batch, [d], s C = `clip_units`; None: padding.
 
         Each unit's integers are of length s C at most, checked in integers, and follow from that unit alone; every
-        shape follows from the number of slots. A unit whose row is not finite adds nothing.
+        shape follows from the length of the batch. A unit whose row is not finite adds nothing.
         """
 
 

@@ -10,29 +10,12 @@ from undertone import PROTOCOL
 from undertone.core.failpoints import reached
 from undertone.core.text import shown
 from undertone.errors import TooFewSites
-from undertone.privacy.ledger import Ledger, Receipt
-from undertone.study.plan import Plan
 from undertone.wire.messages import Kind, Reply, Request
+from undertone_server.attempt_ref import AttemptRef
 from undertone_server.collect.due import reply_due
 from undertone_server.collect.sites import Sites
-from undertone_server.run_folder import RunFolder
 
 _NAMED = 20  # of the missing sites, in an error message
-
-
-@dataclass(frozen=True)
-class AttemptRef:
-    """Attempt `number` at round `round` of a plan: where it is charged, and where it becomes durable."""
-
-    plan: Plan
-    ledger: Ledger
-    run: RunFolder
-    round: int
-    number: int
-
-    def receipt(self) -> Receipt | None:
-        """The receipt of this attempt, if it was charged."""
-        return self.ledger.receipt(self.plan.digest, self.round, self.number)
 
 
 @dataclass(frozen=True)

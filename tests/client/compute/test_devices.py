@@ -21,7 +21,7 @@ from undertone.models.devices import check_dtype, choose, out_of_memory, precisi
 from undertone.models.pinned import pin
 from undertone_client.compute import preparing, workers
 from undertone_client.compute.memory import allocated_by, installed
-from undertone_client.compute.row_worker import RowLane
+from undertone_client.compute.row_worker import RowWorker
 from undertone_client.compute.workers import side_by_side, turns
 
 Make = Callable[..., World]
@@ -96,7 +96,7 @@ def test_what_counts_as_no_memory(error: Exception, is_memory: bool) -> None:
 
 
 class Card:
-    """A method's `rows` on a card that holds `room` slots; remembers what it was asked for."""
+    """A method's `rows` on a card that holds batches of `room` units; remembers what it was asked for."""
 
     def __init__(self, room: float, too_large: Sequence[int] = ()) -> None:
         self.room = room
@@ -104,23 +104,23 @@ class Card:
         self.shapes: list[int] = []
         self.saw_private: list[bool] = []
 
-    def __call__(self, base: Any, slots: Sequence[UnitRecords], progress: Any) -> NDArray[np.float32]:
+    def __call__(self, base: Any, batch: Sequence[UnitRecords], progress: Any) -> NDArray[np.float32]:
         del base
-        self.shapes.append(len(slots))
-        self.saw_private.append(any(unit.captions[0].isdigit() for unit in slots))
-        draws = [unit.generator.random() for unit in slots]
-        if len(slots) > self.room or any(unit.captions[0] in map(str, self.too_large) for unit in slots):
+        self.shapes.append(len(batch))
+        self.saw_private.append(any(unit.captions[0].isdigit() for unit in batch))
+        draws = [unit.generator.random() for unit in batch]
+        if len(batch) > self.room or any(unit.captions[0] in map(str, self.too_large) for unit in batch):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        progress(len(slots))
-        # Like a kernel whose order of summation follows the shape: each row tells how many slots there were.
-        numbers = [float(unit.captions[0] or -1) for unit in slots]
-        return np.array([[n, d, len(slots)] for n, d in zip(numbers, draws, strict=True)], dtype=np.float32)
+        progress(len(batch))
+        # Like a kernel whose order of summation follows the shape: each row tells how long the batch was.
+        numbers = [float(unit.captions[0] or -1) for unit in batch]
+        return np.array([[n, d, len(batch)] for n, d in zip(numbers, draws, strict=True)], dtype=np.float32)
 
 
-def lane_on(card: Card, device: str = "cuda:0", slots: int = 1) -> tuple[RowLane, list[str]]:
+def worker_on(card: Card, device: str = "cuda:0", batch_size: int = 1) -> tuple[RowWorker, list[str]]:
     notes: list[str] = []
     base: Any = DummyBase()
-    return RowLane(device, "float32", base, notes.append, slots, make=card), notes
+    return RowWorker(device, "float32", base, notes.append, batch_size, make=card), notes
 
 
 def unit(number: int) -> UnitRecords:
@@ -129,52 +129,52 @@ def unit(number: int) -> UnitRecords:
 
 
 def test_a_unit_that_does_not_fit_is_answered_with_a_study_that_does(two_cards: None) -> None:
-    lane, _ = lane_on(Card(0))
-    lane.lighter = [("method.draws = 2", lane_on(Card(0))[0]), ("method.draws = 1", lane_on(Card(1))[0])]
+    worker, _ = worker_on(Card(0))
+    worker.lighter = [("method.draws = 2", worker_on(Card(0))[0]), ("method.draws = 1", worker_on(Card(1))[0])]
     with pytest.raises(ModelError, match=r"cuda:0; choose another, or plan with method\.draws = 1, which fits"):
-        lane.settle("study", "auto", 1000)
-    lane.lighter = [("method.draws = 1", lane_on(Card(0))[0])]
+        worker.settle("study", "auto", 1000)
+    worker.lighter = [("method.draws = 1", worker_on(Card(0))[0])]
     with pytest.raises(ModelError, match="less of one unit"):
-        lane.settle("study", "auto", 1000)
+        worker.settle("study", "auto", 1000)
 
 
-@pytest.mark.parametrize(("room", "slots"), [(1, 1), (3, 2), (20, 16), (1000, 128)])
-def test_auto_finds_what_fits_without_seeing_a_record(two_cards: None, room: int, slots: int) -> None:
+@pytest.mark.parametrize(("room", "batch_size"), [(1, 1), (3, 2), (20, 16), (1000, 128)])
+def test_auto_finds_what_fits_without_seeing_a_record(two_cards: None, room: int, batch_size: int) -> None:
     card = Card(room)
-    lane, notes = lane_on(card)
-    lane.settle("study", "auto", 1000)
-    assert lane.slots == slots
+    worker, notes = worker_on(card)
+    worker.settle("study", "auto", 1000)
+    assert worker.batch_size == batch_size
     assert not any(card.saw_private)
     assert len(notes) == 1
 
 
-@pytest.mark.parametrize(("expected", "slots"), [(0, 1), (1, 1), (5, 8), (8, 8), (1000, 32)])
-def test_auto_makes_no_more_slots_than_public_figures_fill(expected: int, slots: int) -> None:
-    lane, _ = lane_on(Card(1000), "cpu")
-    lane.settle("study", "auto", expected)
-    assert lane.slots == slots
+@pytest.mark.parametrize(("expected", "batch_size"), [(0, 1), (1, 1), (5, 8), (8, 8), (1000, 32)])
+def test_auto_makes_no_longer_batches_than_public_figures_fill(expected: int, batch_size: int) -> None:
+    worker, _ = worker_on(Card(1000), "cpu")
+    worker.settle("study", "auto", expected)
+    assert worker.batch_size == batch_size
 
 
 def test_auto_on_a_processor_takes_half_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    lane, _ = lane_on(Card(1000), "cpu")
+    worker, _ = worker_on(Card(1000), "cpu")
     monkeypatch.setattr(workers, "allocated_by", lambda work: (work(), 100)[1])
     monkeypatch.setattr(workers, "installed", lambda: 2000)
-    lane.settle("study", "auto", 1000)
-    assert lane.slots == 8  # 16 slots would take 1600
+    worker.settle("study", "auto", 1000)
+    assert worker.batch_size == 8  # 16 units would take 1600
 
 
-def test_what_was_read_before_changes_no_number_of_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_read_before_changes_no_size_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A large record in the process, whether kept or given back, is nothing that a batch may depend on."""
 
     class Allocating(Card):
-        def __call__(self, base: Any, slots: Sequence[UnitRecords], progress: Any) -> NDArray[np.float32]:
-            torch.zeros(len(slots), 1 << 20).add_(1.0).mul(2.0)
-            return super().__call__(base, slots, progress)
+        def __call__(self, base: Any, batch: Sequence[UnitRecords], progress: Any) -> NDArray[np.float32]:
+            torch.zeros(len(batch), 1 << 20).add_(1.0).mul(2.0)
+            return super().__call__(base, batch, progress)
 
     def settled() -> int:
-        lane, _ = lane_on(Allocating(1000), "cpu")
-        lane.settle("study", "auto", 1000)
-        return lane.slots
+        worker, _ = worker_on(Allocating(1000), "cpu")
+        worker.settle("study", "auto", 1000)
+        return worker.batch_size
 
     monkeypatch.setattr(workers, "installed", lambda: 200 << 20)
     before = settled()
@@ -200,40 +200,40 @@ def test_bytes_of_a_step_are_counted_from_shapes() -> None:
 
 def test_what_was_settled_holds_for_the_study_and_the_process(two_cards: None) -> None:
     card = Card(4)
-    lane, _ = lane_on(card)
-    lane.settle("study", "auto", 1000)
+    worker, _ = worker_on(card)
+    worker.settle("study", "auto", 1000)
     asked = len(card.shapes)
-    again = RowLane(lane.device, lane.dtype, lane.base, lambda _text: None, make=card)
+    again = RowWorker(worker.device, worker.dtype, worker.base, lambda _text: None, make=card)
     again.settle("study", "auto", 1000)
-    assert (again.slots, len(card.shapes)) == (4, asked)
+    assert (again.batch_size, len(card.shapes)) == (4, asked)
     again.settle("another study", "auto", 1000)
     assert len(card.shapes) > asked
 
 
 def test_one_slot_that_does_not_fit_is_an_error_with_advice(two_cards: None) -> None:
-    lane, _ = lane_on(Card(0))
+    worker, _ = worker_on(Card(0))
     with pytest.raises(ModelError, match="cuda:0; choose another"):
-        lane.settle("study", "auto", 10)
+        worker.settle("study", "auto", 10)
 
 
 def test_memory_that_is_short_for_everybody_is_the_devices_fault_and_changes_no_shape(two_cards: None) -> None:
     """How many units stand in a batch is a fixed number: never what is left while records are read."""
     card = Card(5)
-    lane, _ = lane_on(card, slots=16)
+    worker, _ = worker_on(card, batch_size=16)
     with pytest.raises(ModelError, match="16 units at a time; say a smaller micro_batch"):
-        lane.rows([unit(number) for number in range(7)])
+        worker.rows([unit(number) for number in range(7)])
     assert set(card.shapes) == {16}
 
 
 def test_a_unit_too_large_moves_no_other_row(two_cards: None) -> None:
     """Its neighbours' rows are computed in the shape they would have had without it, from unused randomness."""
-    with_it, _ = lane_on(Card(8, too_large=[3]), slots=8)
-    without, _ = lane_on(Card(8), slots=8)
+    with_it, _ = worker_on(Card(8, too_large=[3]), batch_size=8)
+    without, _ = worker_on(Card(8), batch_size=8)
     rows = with_it.rows([unit(number) for number in range(20)])
     others = [number for number in range(20) if number != 3]
     expected = dict(zip(others, without.rows([unit(number) for number in others]), strict=True))
     assert rows[3] is None
-    assert with_it.slots == 8
+    assert with_it.batch_size == 8
     for number in others:
         np.testing.assert_array_equal(rows[number], expected[number])
 
@@ -242,9 +242,9 @@ def test_an_error_of_the_device_is_raised(two_cards: None) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    lane, _ = lane_on(broken)  # type: ignore[arg-type]
+    worker, _ = worker_on(broken)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        lane.rows([unit(1)])
+        worker.rows([unit(1)])
 
 
 @pytest.mark.parametrize(
@@ -252,14 +252,14 @@ def test_an_error_of_the_device_is_raised(two_cards: None) -> None:
 )
 def test_whatever_one_unit_causes_is_its_own_row_alone(two_cards: None, error: Exception) -> None:
     class Failing(Card):
-        def __call__(self, base: Any, slots: Sequence[UnitRecords], progress: Any) -> NDArray[np.float32]:
-            rows = super().__call__(base, slots, progress)
-            if any(unit.captions[0] == "3" for unit in slots):
+        def __call__(self, base: Any, batch: Sequence[UnitRecords], progress: Any) -> NDArray[np.float32]:
+            rows = super().__call__(base, batch, progress)
+            if any(unit.captions[0] == "3" for unit in batch):
                 raise error
             return rows
 
-    with_it, notes = lane_on(Failing(8), slots=8)
-    without, _ = lane_on(Card(8), slots=8)
+    with_it, notes = worker_on(Failing(8), batch_size=8)
+    without, _ = worker_on(Card(8), batch_size=8)
     rows = with_it.rows([unit(number) for number in range(5)])
     expected = without.rows([unit(number) for number in (0, 1, 2, 4)])
     assert rows[3] is None
@@ -270,26 +270,26 @@ def test_whatever_one_unit_causes_is_its_own_row_alone(two_cards: None, error: E
 
 def test_a_card_on_which_neighbours_show_is_refused_before_it_sees_a_record(two_cards: None) -> None:
     class Mixing(Card):
-        def __call__(self, base: Any, slots: Sequence[UnitRecords], progress: Any) -> NDArray[np.float32]:
-            rows = super().__call__(base, slots, progress)
+        def __call__(self, base: Any, batch: Sequence[UnitRecords], progress: Any) -> NDArray[np.float32]:
+            rows = super().__call__(base, batch, progress)
             rows[:, 1] += np.float32(1e-3) * rows[:, 1].mean()
             return rows
 
     class Slanting(Card):
         """A unit that comes or goes pushes the others to other places, where this card answers otherwise."""
 
-        def __call__(self, base: Any, slots: Sequence[UnitRecords], progress: Any) -> NDArray[np.float32]:
-            rows = super().__call__(base, slots, progress)
+        def __call__(self, base: Any, batch: Sequence[UnitRecords], progress: Any) -> NDArray[np.float32]:
+            rows = super().__call__(base, batch, progress)
             rows[:, 1] *= 1 + np.float32(1e-3) * np.arange(len(rows))
             return rows
 
     for size in ("auto", 4):
         for card in (Mixing(8), Slanting(8)):
-            lane, _ = lane_on(card)
+            worker, _ = worker_on(card)
             with pytest.raises(MechanismViolation, match="changes with its place in the batch"):
-                lane.settle("study", size, 1000)  # type: ignore[arg-type]
-        lane, _ = lane_on(Card(8))
-        lane.settle("study", size, 1000)  # type: ignore[arg-type]
+                worker.settle("study", size, 1000)  # type: ignore[arg-type]
+        worker, _ = worker_on(Card(8))
+        worker.settle("study", size, 1000)  # type: ignore[arg-type]
 
 
 # --- several cards --------------------------------------------------------------------------------
@@ -298,17 +298,17 @@ def test_a_card_on_which_neighbours_show_is_refused_before_it_sees_a_record(two_
 def test_cards_share_the_units_by_their_names_alone(two_cards: None) -> None:
     def shared(names: list[str]) -> dict[str, int]:
         where: dict[str, int] = {}
-        pair = [lane_on(Card(4), device, 4)[0] for device in CARDS[:2]]
-        for number, lane in enumerate(pair):
-            make = lane.make
+        pair = [worker_on(Card(4), device, 4)[0] for device in CARDS[:2]]
+        for number, worker in enumerate(pair):
+            make = worker.make
 
-            def recorded(base: Any, slots: Any, progress: Any, number: int = number, make: Any = make) -> Any:
-                where.update({f"u{s.captions[0]}": number for s in slots if s.captions[0]})
-                return make(base, slots, progress)
+            def recorded(base: Any, batch: Any, progress: Any, number: int = number, make: Any = make) -> Any:
+                where.update({f"u{s.captions[0]}": number for s in batch if s.captions[0]})
+                return make(base, batch, progress)
 
-            lane.make = recorded
+            worker.make = recorded
         for turn in turns(pair, names):
-            list(side_by_side(pair, turn, lambda lane, block: lane.rows([unit(int(name[1:])) for name in block])))
+            list(side_by_side(pair, turn, lambda worker, block: worker.rows([unit(int(name[1:])) for name in block])))
         return where
 
     names = [f"u{number}" for number in range(60)]
@@ -379,8 +379,10 @@ def test_half_precision_rows_are_float32_near_the_others_and_blind_to_neighbours
             rng = np.random.Generator(np.random.Philox(key=number))
             latents = rng.standard_normal((1, *base.latent_shape), dtype=np.float32)
             units.append(UnitRecords(latents, ("a <private>",), rng))
-        lane = RowLane("cpu", precision, base, lambda _text: None, 8, make=lambda b, u, p: method.rows(b, state, u, p))
-        return lane.rows(units)
+        worker = RowWorker(
+            "cpu", precision, base, lambda _text: None, 8, make=lambda b, u, p: method.rows(b, state, u, p)
+        )
+        return worker.rows(units)
 
     full, half = rows(range(8), "float32"), rows(range(8), dtype)
     for exact, rough in zip(full, half, strict=True):

@@ -1,4 +1,4 @@
-"""Rows in fixed slots are bit-identical whoever stands beside them (PRIVACY 3, 14)."""
+"""Rows in a batch of fixed shape are bit-identical whoever stands beside them (PRIVACY 3, 14)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from undertone.methods.protocol import UnitRecords
 from undertone.methods.textual_inversion.dpagg_ti import DPAggTI, DPAggTIOptions
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import PinnedBase, pin
-from undertone_client.compute.padding import in_slots
+from undertone_client.compute.padding import padded
 
 SLOTS = 8
 METHOD = DPAggTI(DPAggTIOptions(steps=3, learning_rate=0.05))
@@ -36,9 +36,9 @@ def rows(base: LoadedBase, pinned: PinnedBase, numbers: Sequence[int]) -> dict[i
         images = rng.standard_normal((1 + number % 3, *base.latent_shape), dtype=np.float32)
         return UnitRecords(images, ("a <private>",) * len(images), rng)
 
-    slots = in_slots([unit(number) for number in numbers], SLOTS)
-    assert len(slots) == SLOTS
-    found = METHOD.rows(base, METHOD.initial_state(pinned), slots, lambda _steps: None)
+    batch = padded([unit(number) for number in numbers], SLOTS)
+    assert len(batch) == SLOTS
+    found = METHOD.rows(base, METHOD.initial_state(pinned), batch, lambda _steps: None)
     return dict(zip(numbers, found, strict=False))
 
 
@@ -60,5 +60,5 @@ def test_dummies_leave_no_room_for_a_unit_and_full_batches_get_none(base: Loaded
     assert len(rows(base, pinned, range(8))) == 8
     latents = np.ones((2, *base.latent_shape), dtype=np.float32)
     unit = UnitRecords(latents, ("a", "b"), np.random.Generator(np.random.Philox(key=1)))
-    assert in_slots([unit], 1) == [unit]
-    assert all(not dummy.latents.any() for dummy in in_slots([unit], 4)[1:])
+    assert padded([unit], 1) == [unit]
+    assert all(not dummy.latents.any() for dummy in padded([unit], 4)[1:])

@@ -17,10 +17,10 @@ from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import clip_and_quantise
 from undertone.privacy.stages import PER_ROW, Sensitivity, Sum
 from undertone.study.plan import Plan
-from undertone_client.compute.sum_worker import SumLane
+from undertone_client.compute.sum_worker import SumWorker
 from undertone_client.round.contribution import site_total
 from undertone_client.site.attempt_store import AttemptStore
-from undertone_server.collect.attempt import AttemptRef
+from undertone_server.attempt_ref import AttemptRef
 from undertone_server.gate import pass_gate
 
 Make = Callable[..., World]
@@ -34,7 +34,7 @@ def world(make_world: Make) -> World:
 
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The device's check asks for sums too."""
-    monkeypatch.setattr(SumLane, "check", lambda _self: None)
+    monkeypatch.setattr(SumWorker, "check", lambda _self: None)
 
 
 def total_of(world: World, site: str = "north") -> np.ndarray:
@@ -62,9 +62,9 @@ def test_every_batch_has_one_shape_whoever_is_in_it(make_world: Make, monkeypatc
     world = make_world({"north": 14, "east": 4}, micro_batch=4, summing=True, sampling_rate=0.6, max_attempts=3)
     shapes: set[int] = set()
 
-    def watched(self: DummyMethod, base: Any, state: Any, slots: Any, **grid: int) -> Any:
-        shapes.add(len(slots))
-        return SUM(self, base, state, slots, **grid)
+    def watched(self: DummyMethod, base: Any, state: Any, batch: Any, **grid: int) -> Any:
+        shapes.add(len(batch))
+        return SUM(self, base, state, batch, **grid)
 
     monkeypatch.setattr(DummyMethod, "clipped_sum", watched)
     for attempt in range(1, 4):
@@ -89,11 +89,11 @@ def test_a_unit_that_fails_adds_nothing_and_shows_nowhere(
         monkeypatch.setattr(Latents, "of", lambda self, where: 1 / 0 if 0 in where else of(self, where))
     else:
 
-        def spoiled(self: DummyMethod, base: Any, state: Any, slots: Any, **grid: int) -> Any:
-            for unit in slots:
+        def spoiled(self: DummyMethod, base: Any, state: Any, batch: Any, **grid: int) -> Any:
+            for unit in batch:
                 if unit is not None and np.array_equal(unit.latents.mean(0).reshape(-1), lost[:FEATURES]):
                     raise RuntimeError("a kernel fails") if bad == "RuntimeError" else MemoryError
-            return SUM(self, base, state, slots, **grid)
+            return SUM(self, base, state, batch, **grid)
 
         monkeypatch.setattr(DummyMethod, "clipped_sum", spoiled)
     reply = world.ask("prepare")
@@ -111,9 +111,9 @@ def test_a_death_in_between_changes_nothing(world: World, failpoint: str, monkey
         world.ask("prepare")
     summed: list[int] = []
 
-    def counted(self: DummyMethod, base: Any, state: Any, slots: Any, **grid: int) -> Any:
-        summed.append(sum(unit is not None for unit in slots))
-        return SUM(self, base, state, slots, **grid)
+    def counted(self: DummyMethod, base: Any, state: Any, batch: Any, **grid: int) -> Any:
+        summed.append(sum(unit is not None for unit in batch))
+        return SUM(self, base, state, batch, **grid)
 
     monkeypatch.setattr(DummyMethod, "clipped_sum", counted)
     assert world.ask("prepare").error == ""
@@ -151,30 +151,30 @@ def test_a_round_in_which_no_coin_fell_sums_to_nothing(make_world: Make) -> None
 
 
 def test_a_site_with_more_units_than_it_publishes_takes_part(make_world: Make) -> None:
-    """Sums in slots refused it; the figure is a denominator and nothing else."""
+    """Sums of floats refused it; the figure is a denominator and nothing else."""
     world = make_world({"north": 8, "east": 4}, micro_batch=2, summing=True)
     units = {"north": 2, "east": 2}
     plan = world.plan.model_copy(update={"cohort": world.plan.cohort.model_copy(update={"units": units})})
     assert Plan.from_bytes(plan.as_bytes()).cohort.units["north"] < len(expected(world))
 
 
-def lane(slots: int = 4, make: Any = None) -> SumLane:
+def worker(batch_size: int = 4, make: Any = None) -> SumWorker:
     def sums(base: Any, units: Any) -> Any:
         return SUM(DummyMethod(DummyOptions()), base, START, units, scale=1 << 10, clip_units=2048)
 
     base: Any = DummyBase()
-    return SumLane("cpu", "float32", base, lambda _text: None, slots, make=make or sums)
+    return SumWorker("cpu", "float32", base, lambda _text: None, batch_size, make=make or sums)
 
 
 def test_a_device_that_keeps_units_apart_passes() -> None:
-    for slots in (1, 2, 3, 8):
-        lane(slots).check()
+    for batch_size in (1, 2, 3, 8):
+        worker(batch_size).check()
 
 
 @pytest.mark.parametrize("fault", ["place", "neighbours"])
-@pytest.mark.parametrize("slots", [2, 3, 8])
-def test_a_device_whose_units_touch_by_one_grid_unit_is_refused(fault: str, slots: int) -> None:
-    good = lane().make
+@pytest.mark.parametrize("batch_size", [2, 3, 8])
+def test_a_device_whose_units_touch_by_one_grid_unit_is_refused(fault: str, batch_size: int) -> None:
+    good = worker().make
 
     def sums(base: Any, units: Any) -> Any:
         found = good(base, units).copy()
@@ -183,7 +183,7 @@ def test_a_device_whose_units_touch_by_one_grid_unit_is_refused(fault: str, slot
         return found
 
     with pytest.raises(MechanismViolation, match="change with its place or its neighbours"):
-        lane(slots, sums).check()
+        worker(batch_size, sums).check()
 
 
 # --- plan and gate --------------------------------------------------------------------------------

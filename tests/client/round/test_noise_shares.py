@@ -14,7 +14,7 @@ from undertone.privacy.entropy import OsEntropy
 from undertone.privacy.ledger import Ledger, Receipt
 from undertone.privacy.stages import ClippedSum, NoisedSum, Sensitivity, SumWithNoiseShares
 from undertone_client.round.noise_share import add_noise_share
-from undertone_server.collect.attempt import AttemptRef
+from undertone_server.attempt_ref import AttemptRef
 from undertone_server.gate import charge_unmasking, pass_with_noise_shares
 
 Make = Callable[..., World]

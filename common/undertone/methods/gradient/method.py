@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from undertone.core.captions import TOKEN, caption_fields, fill_caption
 from undertone.core.config import Section
 from undertone.core.progress import reporter
 from undertone.errors import StudyError
-from undertone.methods.gradient.optimisers import OptimiserOptions, ServerOptimiser
+from undertone.methods.gradient.optimisers import ServerOptimiser
+from undertone.methods.gradient.options import GradientOptions
 from undertone.methods.protocol import TEXT_TO_IMAGE, Progress, UnitRecords
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.models.interface import Base
@@ -34,22 +34,6 @@ if TYPE_CHECKING:
 _PUBLIC_AT_ONCE = 8
 _PUBLIC_SEED = 20261126
 _MIB = 1 << 20
-
-
-class GradientOptions(OptimiserOptions):
-    """[method] keys that every gradient method has. K = draws.
-
-    draws: (noise, time) pairs for each record of a unit; records: the most records of a unit that enter one row (a
-    random choice where it has more); min_time: times are drawn from [min_time T, T); caption_dropout: the share of
-    captions left out, for guidance; largest_row_mib: longer rows are not kept one by one but summed as they are made
-    (docs/methods.md).
-    """
-
-    draws: int = Field(default=4, ge=1, le=1024)
-    records: int = Field(default=1, ge=1, le=1024)
-    min_time: float = Field(default=0.0, ge=0, lt=1)
-    caption_dropout: float = Field(default=0.0, ge=0, lt=1)
-    largest_row_mib: int = Field(default=64, ge=1, le=4096)
 
 
 class GradientMethod(ABC):
@@ -168,7 +152,7 @@ class GradientMethod(ABC):
         self,
         base: Base,
         state: NDArray[np.float32],
-        slots: Sequence[UnitRecords | None],
+        batch: Sequence[UnitRecords | None],
         *,
         scale: int,
         clip_units: int,
@@ -177,7 +161,7 @@ class GradientMethod(ABC):
         from undertone.methods.gradient.unit_gradients import summed_gradients  # torch: only where rows are made
 
         with self._trained(base, state) as trained:
-            return summed_gradients(base, trained, slots, self.options, scale=scale, clip_units=clip_units)
+            return summed_gradients(base, trained, batch, self.options, scale=scale, clip_units=clip_units)
 
     def rows(
         self, base: Base, state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress

@@ -1,4 +1,4 @@
-"""Each unit's gradient in fixed slots: K draws for each of `records` places, averaged before anything is clipped."""
+"""Each unit's gradient in a batch of fixed shape: K draws for each of `records` places, averaged before the clip."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from undertone.gradients.engine import LossPerRow, UnitBatch
-from undertone.methods.gradient.method import GradientOptions
+from undertone.methods.gradient.options import GradientOptions
 from undertone.methods.gradient.trained import Trained
 from undertone.methods.losses import denoising_loss, drop_captions
 from undertone.methods.protocol import UnitRecords, blank_unit
@@ -54,16 +54,16 @@ def gradient_norms(
 def summed_gradients(
     base: Base,
     trained: Trained,
-    slots: Sequence[UnitRecords | None],
+    padded: Sequence[UnitRecords | None],
     options: GradientOptions,
     *,
     scale: int,
     clip_units: int,
 ) -> NDArray[np.int64]:
-    """The clipped integer sum [d] over the units in the slots; None is an empty slot."""
-    units = [blank_unit(base.latent_shape) if unit is None else unit for unit in slots]
+    """The clipped integer sum [d] over the units; None is padding."""
+    units = [blank_unit(base.latent_shape) if unit is None else unit for unit in padded]
     losses, batch = _losses(base, trained, units, options)
-    counted = [unit is not None for unit in slots]
+    counted = [unit is not None for unit in padded]
     return trained.clipped_sum(losses, batch, scale=scale, clip_units=clip_units, counted=counted)
 
 

@@ -17,7 +17,8 @@ from pydantic import Field
 from undertone.core.bounds import ITEMS, NAME
 from undertone.core.config import Section
 from undertone.errors import StudyError
-from undertone.methods.gradient.method import GradientMethod, GradientOptions
+from undertone.methods.gradient.method import GradientMethod
+from undertone.methods.gradient.options import GradientOptions
 from undertone.methods.lora.release import ADAPTER_FILE
 from undertone.methods.release_format import ReleaseFormat, Shapes, Weights
 from undertone.models.interface import Base

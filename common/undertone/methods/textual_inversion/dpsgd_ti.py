@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.core.config import Section
-from undertone.methods.gradient.method import GradientMethod, GradientOptions
+from undertone.methods.gradient.method import GradientMethod
+from undertone.methods.gradient.options import GradientOptions
 from undertone.methods.release_format import ReleaseFormat
 from undertone.methods.textual_inversion.release import WORD_FILE
 from undertone.methods.textual_inversion.token import (
