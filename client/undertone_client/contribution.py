@@ -1,4 +1,4 @@
-"""From an attempt's finished rows to the site's clamped sum, in memory that does not grow with the site (rule 4)."""
+"""Steps 2 to 4 of the mechanism: from rows to the site's clamped sum, in memory that does not grow with the site."""
 
 from undertone.errors import ProtocolError
 from undertone.plan import Plan

@@ -192,8 +192,8 @@ def turns(lanes: Sequence[Lane[Any]], units: Sequence[str]) -> Iterator[list[Seq
     Which lane a unit goes to follows from the unit's name alone: two cards may differ in the last bit, so a
     unit that comes or goes must not push another one to another card.
     """
-    shares = [[unit for unit in units if _lane_of(unit, len(lanes)) == number] for number in range(len(lanes))]
-    of_lanes = (blocks(share, lane.slots) for lane, share in zip(lanes, shares, strict=True))
+    parts = [[unit for unit in units if _lane_of(unit, len(lanes)) == number] for number in range(len(lanes))]
+    of_lanes = (blocks(part, lane.slots) for lane, part in zip(lanes, parts, strict=True))
     for turn in zip_longest(*of_lanes, fillvalue=()):
         yield list(turn)
 
