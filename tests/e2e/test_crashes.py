@@ -147,7 +147,7 @@ def test_a_study_of_several_rounds_goes_on_to_the_same_release(
     ("name", "count"),
     [
         ("session/step durable", 4),
-        ("session/state durable", 8),
+        ("session/stored state durable", 8),
         ("session/survivors durable", 2),
         ("secure/survivors durable", 1),
         ("secure/consistency checked", 1),

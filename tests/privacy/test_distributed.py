@@ -140,7 +140,7 @@ def test_a_site_that_subtracts_its_own_share_is_why_one_is_always_counted_as_los
     assert epsilon_pld([GaussianEvent(round(z * wide), wide, 1.0, 1)], DELTA) == pytest.approx(4.0, abs=1e-5)
     seen = GaussianEvent(round(z * math.sqrt(2 / 3) * wide), wide, 1.0, 1)
     assert epsilon_pld([seen], DELTA) == pytest.approx(5.06, abs=0.005)
-    # With c = 1 two shares are counted, and that site sees no less noise than the claim says.
+    # With c = 1 two noise shares are counted, and that site sees no less noise than the claim says.
     sigma = math.ceil(z * 4096)
     counted = DistributedEvent(noise_share_sigma(sigma, 2), 2, 10, 4096, 1.0, 1)
     assert epsilon_rdp([counted], DELTA) <= epsilon_rdp([GaussianEvent(sigma, 4096, 1.0, 1)], DELTA)

@@ -570,7 +570,7 @@ def contend(path: Path, start: Any, results: Any, round_: int, most: int) -> Non
 def die_before_commit(path: Path) -> None:
     ledger = Ledger.open(path)
     ledger._db.execute("BEGIN IMMEDIATE")
-    ledger._append("charge", {**json.loads(GOLDEN_BODY)["body"], "round": 9})
+    ledger._insert("charge", {**json.loads(GOLDEN_BODY)["body"], "round": 9})
     ledger._db.execute("PRAGMA cache_spill = 1")
     os._exit(9)
 
@@ -626,7 +626,7 @@ def test_who_comes_second_waits_and_then_sees_the_charge(path: Path) -> None:
         with Ledger.open(path) as first, first._transaction("IMMEDIATE"):
             inside.set()
             time.sleep(0.3)
-            first._append("charge", body)
+            first._insert("charge", body)
 
     thread = threading.Thread(target=slow_charge)
     with Ledger.open(path) as second:

@@ -18,7 +18,7 @@ from tests.secagg.reference import (
     listed,
     may_follow,
     pair_key,
-    rebuild,
+    reconstruct,
     seal,
     sealing_key,
     self_key,
@@ -85,7 +85,7 @@ def _sharings(context: bytes) -> Iterator[dict]:
             }  # fmt: skip
     # Two points on a line through 2^256 at x = 0: no secret, for a secret is 32 bytes.
     beyond = {0: (2**256 + 5) % P, 1: (2**256 + 10) % P}
-    yield {"shares": [share_bytes(v).hex() for v in beyond.values()], "threshold": 2, "error": hex(rebuild(beyond))}
+    yield {"shares": [share_bytes(v).hex() for v in beyond.values()], "threshold": 2, "error": hex(reconstruct(beyond))}
 
 
 def whole(made: Scenario) -> dict:

@@ -455,7 +455,7 @@ AROUND: list[tuple[str, str, str, str]] = [
         "if step != _ADVERTISE_KEYS and (session, done) != (number, step - 1):",
         "if False:",
     ),
-    ("step durable before it is taken", f"{CLIENT}/session.py", "        self._take_step(step)\n", ""),
+    ("step durable before it is taken", f"{CLIENT}/session.py", "        self._enter_step(step)\n", ""),
     ("no secret stays", f"{CLIENT}/session.py", "        self._path.unlink(missing_ok=True)\n", ""),
     (
         "plain only by consent",

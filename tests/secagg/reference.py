@@ -140,7 +140,7 @@ def share_bytes(value: int) -> bytes:
     return value.to_bytes(33, "big")
 
 
-def rebuild(shares: dict[int, int]) -> int:
+def reconstruct(shares: dict[int, int]) -> int:
     """Lagrange interpolation at 0 from {site index: share}."""
     total = 0
     for i, value in shares.items():
@@ -309,7 +309,7 @@ class Session:
         """The sum, from masked vectors and revealed shares {holder: {owner: share}} alone (section 6)."""
         r1, t = self.r1(u1), self.parameters["threshold"]
         secrets = {
-            owner: rebuild({holder: shares[holder][owner] for holder in sorted(shares)[:t]}).to_bytes(32, "big")
+            owner: reconstruct({holder: shares[holder][owner] for holder in sorted(shares)[:t]}).to_bytes(32, "big")
             for owner in u2
         }
         masks = [(-1, self_key(secrets[j], r1, j)) for j in u3]

@@ -177,7 +177,7 @@ def test_attack_the_late_vector_of_a_dropped_site():
         index + 1: dict(UnmaskingShares.from_bytes(replies[site], attack.context, 5).shares)[4]
         for index, site in enumerate(survivors)
     }
-    cm = shamir.rebuild(shares)
+    cm = shamir.reconstruct(shares)
     key_list = AdvertisedKeysList.from_bytes(attack.broadcast, attack.context, 5)
     assert sealing.public_of(cm) == key_list.advertised[4].mask_key
     r1 = sealing.round_digest(attack.context, key_list)

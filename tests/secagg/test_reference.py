@@ -15,7 +15,7 @@ from tests.secagg.reference import (
     ed25519_sign,
     hkdf,
     listed,
-    rebuild,
+    reconstruct,
     share_at,
     share_bytes,
     word,
@@ -74,9 +74,9 @@ def test_any_t_shares_rebuild_a_secret_and_t_less_one_do_not(threshold: int, n: 
     secret = material("s")
     shares = {j: share_at(secret, material("seed"), material("context"), 1, threshold, j) for j in range(n)}
     for chosen in itertools.combinations(shares, threshold):
-        assert rebuild({j: shares[j] for j in chosen}).to_bytes(32, "big") == secret
+        assert reconstruct({j: shares[j] for j in chosen}).to_bytes(32, "big") == secret
     for chosen in itertools.combinations(shares, threshold - 1):
-        assert rebuild({j: shares[j] for j in chosen}) != int.from_bytes(secret, "big")
+        assert reconstruct({j: shares[j] for j in chosen}) != int.from_bytes(secret, "big")
 
 
 def test_the_encodings_of_section_1_written_out() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from undertone.errors import UnfaithfulSite
 from undertone.secagg.reconstruction import MOST_SUBSETS, Reconstructor, _candidates
 from undertone.secagg.sealing import coefficients
-from undertone.secagg.shamir import PRIME, deal, is_share, rebuild, value_at
+from undertone.secagg.shamir import PRIME, deal, is_share, reconstruct, value_at
 
 SECRET = bytes(range(100, 132))
 
@@ -49,7 +49,7 @@ def test_any_t_shares_rebuild_and_agree_with_linear_algebra(secret, t, extra, da
     assert all(is_share(share) for share in shares.values())
     for chosen in itertools.combinations(points, t):
         subset = {x: shares[x] for x in chosen}
-        assert rebuild(subset) == secret
+        assert reconstruct(subset) == secret
         values = [int.from_bytes(share, "big") for share in subset.values()]
         assert solve(chosen, values) == [int.from_bytes(secret, "big"), *polynomial]
         assert all(value_at(x, subset) == int.from_bytes(shares[x], "big") for x in points)
@@ -65,8 +65,8 @@ def test_fewer_than_t_shares_fit_every_secret():
 
 def test_a_value_that_is_no_secret():
     wide = {1: (2**256).to_bytes(33, "big")}
-    assert rebuild(wide) is None
-    assert rebuild({1: (2**256 - 1).to_bytes(33, "big")}) == b"\xff" * 32
+    assert reconstruct(wide) is None
+    assert reconstruct({1: (2**256 - 1).to_bytes(33, "big")}) == b"\xff" * 32
 
 
 def test_the_one_spelling_of_a_share():

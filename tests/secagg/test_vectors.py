@@ -158,12 +158,12 @@ def test_sharing(primitives: Any) -> None:
         shares = {x: hexed(share) for x, share in enumerate(case["shares"], start=1)}
         chosen = {x: shares[x] for x in list(shares)[-case["threshold"] :]}
         if "error" in case:
-            assert shamir.rebuild(chosen) is None
+            assert shamir.reconstruct(chosen) is None
             continue
         drawn = sealing.coefficients(hexed(case["seed"]), hexed(case["context"]), case["w"], case["threshold"])
         assert [hex(value) for value in drawn] == case["coefficients"]
         assert shamir.deal(hexed(case["secret"]), drawn, list(shares)) == list(shares.values())
-        assert shamir.rebuild(chosen) == hexed(case["secret"])
+        assert shamir.reconstruct(chosen) == hexed(case["secret"])
 
 
 def test_seal(primitives: Any) -> None:

@@ -193,7 +193,7 @@ def test_noise_beyond_the_sampler_is_refused_when_planning(planned: Callable[...
 
 def test_distributed_noise_follows_from_the_study(distributed: Plan) -> None:
     privacy, grid = distributed.privacy, distributed.grid
-    assert (distributed.aggregation.threshold, distributed.aggregation.colluders, distributed.shares) == (7, 3, 4)
+    assert (distributed.aggregation.threshold, distributed.aggregation.colluders, distributed.noise_shares) == (7, 3, 4)
     assert privacy.sigma_local == noise_share_sigma(privacy.sigma, 4)
     assert grid.noise_margin == noise_margin(privacy.sigma_local, 10, DIMENSION)
     assert grid.site_clamp == ((1 << 31) - 1 - grid.noise_margin) // 10
@@ -282,7 +282,7 @@ def test_plan_prints_aggregation_and_noise(distributed: Plan, planned: Callable[
     assert rows["dropouts tolerated"] == "3"
     assert rows["sites needed"] == "7 of 10"
     assert "distributed" in rows["noise"]
-    assert str(distributed.privacy.sigma_local) in rows["a site's share"]
+    assert str(distributed.privacy.sigma_local) in rows["a noise share"]
     assert rows["excess noise"].startswith("2.50 x variance")
     assert "e-300 of epsilon" in rows["tau term"]
     assert "epsilon (RDP, the claim)" in rows
@@ -306,10 +306,10 @@ def test_the_statement_says_who_sees_what(distributed: Plan, planned: Callable[.
     said = stated(distributed, 8)
     trust = " ".join(said["trust"])
     assert "nobody, the coordinator included, sees a sum without noise" in trust
-    assert "even if 3 of the sites leave their share out" in trust
+    assert "even if 3 of the sites leave theirs out" in trust
     assert "sees sums over at least 7 sites, each with noise in it, and no site's own, even if it lies" in trust
     assert "Renyi" in said["guarantee"]["accountant"]
-    assert said["mechanism"]["distributed"]["shares_counted"] == 4
+    assert said["mechanism"]["distributed"]["noise_shares_counted"] == 4
     assert "2.00 times" in said["mechanism"]["distributed"]["remark"]
     assert said["aggregation"]["sites_needed"] == 7
     masked = stated(planned({}), 3)

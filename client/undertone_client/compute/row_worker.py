@@ -42,8 +42,8 @@ class RowWorker(Worker[NDArray[np.float32]]):
     def check(self) -> None:
         """On random data: neither a unit's neighbours nor its place in the batch may move its row in the last bit.
 
-        A unit that comes or goes pushes those behind it to other places. For CPUs the tests show it (test_padding.py); any
-        other device shows it here before it sees a record.
+        A unit that comes or goes pushes those behind it to other places. For CPUs the tests show it (test_padding.py);
+        any other device shows it here before it sees a record.
 
         Raises:
             MechanismViolation: a row moved.

@@ -52,8 +52,8 @@ class SumWorker(Worker[Sum]):
     def check(self) -> None:
         """On random data: a unit adds the same integers whoever stands beside it and wherever it stands.
 
-        Half of the units move to other places, beside no one; the others stay without them. Only if no integer of any of
-        them moves do both sums add up to the sum of all.
+        Half of the units move to other places, beside no one; the others stay without them. Only if no integer of any
+        of them moves do both sums add up to the sum of all.
 
         Raises:
             MechanismViolation: an integer moved.

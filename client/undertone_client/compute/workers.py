@@ -192,8 +192,8 @@ def turns(workers: Sequence[Worker[Any]], units: Sequence[str]) -> Iterator[list
     Which worker a unit goes to follows from the unit's name alone: two cards may differ in the last bit, so a
     unit that comes or goes must not push another one to another card.
     """
-    shares = [[unit for unit in units if _worker_of(unit, len(workers)) == number] for number in range(len(workers))]
-    of_workers = (blocks(share, worker.batch_size) for worker, share in zip(workers, shares, strict=True))
+    parts = [[unit for unit in units if _worker_of(unit, len(workers)) == number] for number in range(len(workers))]
+    of_workers = (blocks(part, worker.batch_size) for worker, part in zip(workers, parts, strict=True))
     for turn in zip_longest(*of_workers, fillvalue=()):
         yield list(turn)
 

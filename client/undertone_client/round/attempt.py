@@ -78,7 +78,7 @@ class SiteAttempt:
                 raise ProtocolError(f"a plan with secure aggregation has no message {self.request.kind}")
 
     def _masked_input(self, session: SiteSession) -> tuple[MaskedVector, bytes]:
-        """Clip, quantise, sum, clamp; charge; with distributed noise add this site's noise share; mask."""
+        """Steps 2 to 4 of the mechanism; charge; with distributed noise add this site's noise share; mask."""
         prepared_for, keys_shared = session.begin_masked_input()
         clipped = site_total(self.plan, self._key, prepared_for, self.store)
         receipt = self._charge(clipped.values)
@@ -96,6 +96,7 @@ class SiteAttempt:
         return state
 
     def _prepare(self, state: NDArray[np.float32]) -> None:
+        """Step 1 of the mechanism: coins and rows, into the attempt store."""
         Preparation(self.site, self.plan, self._key, state, self.store, self.entropy).run()
 
     def _charge(self, values: NDArray[np.int64]) -> Receipt:

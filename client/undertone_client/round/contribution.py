@@ -1,4 +1,4 @@
-"""From an attempt's finished rows to the site's clamped sum, in memory that does not grow with the site (PRIVACY 4)."""
+"""Steps 2 to 4 of the mechanism: from rows to the site's clamped sum, in memory that does not grow with the site."""
 
 from undertone.errors import ProtocolError
 from undertone.privacy.quantise import site_sum_of_blocks, site_sum_of_integers

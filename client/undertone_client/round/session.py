@@ -63,18 +63,18 @@ class SiteSession:
         """
         params = self._parameters(state_sha256)
         agree(self.request.body, params)
-        self._take_step(_ADVERTISE_KEYS)
+        self._enter_step(_ADVERTISE_KEYS)
         self._forget_others()
         identity = self.site.identity()
         begun, keys = advertise_keys(params, self.site.config.site, identity, self._federation, entropy)
-        self._keep(state_sha256, begun)
+        self._store_state(state_sha256, begun)
         return keys
 
     def share_keys(self) -> bytes:
         """Step 2, ShareKeys: shares of this session's secrets, sealed for each other site."""
-        state_sha256, begun = self._take(_SHARE_KEYS, KeysAdvertised)
+        state_sha256, begun = self._stored_state(_SHARE_KEYS, KeysAdvertised)
         keys_shared, sealed = begun.share_keys(self.request.body)
-        self._keep(state_sha256, keys_shared)
+        self._store_state(state_sha256, keys_shared)
         return sealed
 
     def begin_masked_input(self) -> tuple[str, KeysShared]:
@@ -82,7 +82,7 @@ class SiteSession:
 
         What other sites sealed is looked at first: one of them that sealed wrongly costs this site no charge.
         """
-        state_sha256, keys_shared = self._take(_MASKED_INPUT, KeysShared)
+        state_sha256, keys_shared = self._stored_state(_MASKED_INPUT, KeysShared)
         keys_shared.check(self.request.body)
         return state_sha256, keys_shared
 
@@ -91,27 +91,27 @@ class SiteSession:
     ) -> tuple[MaskedVector, bytes]:
         """Step 3, MaskedInput, done: the site's vector, masked, and the proof."""
         masked, words, proof = keys_shared.masked_input(self.request.body, to_ring(contribution.values))
-        self._keep(state_sha256, masked)
+        self._store_state(state_sha256, masked)
         return MaskedVector(words, NAME, self.plan.grid.modulus_bits), proof
 
     def consistency_check(self) -> bytes:
         """Step 4, ConsistencyCheck: sign the one list of survivors; one of a chain stands in the ledger before that."""
-        state_sha256, masked = self._take(_CONSISTENCY_CHECK, InputMasked)
+        state_sha256, masked = self._stored_state(_CONSISTENCY_CHECK, InputMasked)
         lists = LedgerLists(self.ledger, self.plan, self.request)
         checked, signature = masked.consistency_check(self.request.body, lists)
-        self._keep(state_sha256, checked)
+        self._store_state(state_sha256, checked)
         return signature
 
     def unmasking(self) -> bytes:
         """Step 5, Unmasking: reveal the shares that open the survivors' sum; nothing is kept."""
-        _, checked = self._take(_UNMASKING, ConsistencyChecked)
+        _, checked = self._stored_state(_UNMASKING, ConsistencyChecked)
         _, shares = checked.unmasking(self.request.body)
         self._path.unlink(missing_ok=True)
         return shares
 
-    def _take(self, step: int, kind: type[_StateT]) -> tuple[str, _StateT]:
+    def _stored_state(self, step: int, kind: type[_StateT]) -> tuple[str, _StateT]:
         """The stored state of the step before, once: from here on this step is spent."""
-        self._take_step(step)
+        self._enter_step(step)
         try:
             data = self._path.read_bytes()
         except OSError:
@@ -123,13 +123,13 @@ class SiteSession:
             raise ProtocolError(f"the stored session cannot take step {step}; start another session")
         return state_sha256, state
 
-    def _keep(self, state_sha256: str, state: AnySessionState) -> None:
+    def _store_state(self, state_sha256: str, state: AnySessionState) -> None:
         """Put the new stored state in the old one's place. SITE_DIR is readable by its owner alone."""
         self._path.parent.mkdir(exist_ok=True, mode=0o700)
         write_durable(self._path, bytes.fromhex(state_sha256) + state.to_bytes())
-        reached("session/state durable")
+        reached("session/stored state durable")
 
-    def _take_step(self, step: int) -> None:
+    def _enter_step(self, step: int) -> None:
         """Spend a step, if it follows the last one in the ledger; of two processes at one step, one succeeds."""
         number = self.request.session
 

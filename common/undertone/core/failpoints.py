@@ -32,7 +32,7 @@ Failpoint = Literal[
     "node/before answer",
     # a node's session of secure aggregation
     "session/step durable",
-    "session/state durable",
+    "session/stored state durable",
     "session/survivors durable",
     # the coordinator's round: asked, Q, receipt, noise, V, update
     "rounds/void durable",

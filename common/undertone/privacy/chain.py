@@ -2,7 +2,7 @@
 
 Entry i carries hash_i = SHA-256(hash_{i-1} || body_i): the previous hash as 64 hexadecimal characters in
 ASCII (64 zeros before the first), then the body as canonical JSON in UTF-8. Changing, swapping or removing
-an entry breaks every hash after it. Removing the *last* entries breaks nothing: only a head noted elsewhere
+an entry breaks every hash after it. Removing the *last* entries breaks nothing: only a head kept elsewhere
 shows that.
 """
 

@@ -1,12 +1,12 @@
-"""Noise that no one can take off: each site adds a share before its vector leaves (PRIVACY 8).
+"""Noise that no one can take off: each site adds a noise share before its vector leaves (PRIVACY 8).
 
-At least t vectors are in every sum and at most c sites leave out or take off their shares, so at least m = t - c
-independent discrete Gaussians of deviation sigma_local stand between the data and whoever looks. Shares beyond m,
+At least t vectors are in every sum and at most c sites leave out or take off their noise shares, so at least m = t - c
+independent discrete Gaussians of deviation sigma_local stand between the data and whoever looks. Noise shares beyond m,
 and the reduction modulo 2^b, are post-processing: neither can weaken the guarantee.
 
 **A sum of discrete Gaussians is not quite one.** Let S be the sum of m of them and Z the discrete Gaussian of
 variance m sigma_local^2. For every integer x, |log P(S = x) - log P(Z = x)| <= tau (Kairouz, Liu, Steinke 2021,
-section 4: one share after another is merged, the k-th at a cost of 10 exp(-2 pi^2 sigma_local^2 k / (k + 1))).
+section 4: one noise share after another is merged, the k-th at a cost of 10 exp(-2 pi^2 sigma_local^2 k / (k + 1))).
 Coordinates are independent, so for vectors of d the log-ratio is at most tau d. A vector in the sum is a mixture,
 over the secret coins, of shifts of the noise; mixtures and shifts of pointwise bounds keep them. So for two
 neighbours, with P, R the laws of the sum under S and P', R' those under Z,

@@ -129,7 +129,7 @@ class Ledger:
         Args:
             path: the file.
             read_only: refuse every write; works in a folder without write permission.
-            expect_head: a head noted earlier, elsewhere. It must be in the chain: an older copy lacks it,
+            expect_head: a head kept earlier, elsewhere. It must be in the chain: an older copy lacks it,
                 and so does one that has gone its own way since. To ask that it be the last, compare `head`.
             most: how many entries there may be, for a ledger that somebody else wrote; they are counted before any is
                 read.

@@ -4,7 +4,7 @@ Central: V = Q + rint(N) with N ~ Normal(0, sigma^2 I) and Q an integer vector. 
 V = rint(Q + N): the Gaussian mechanism followed by rounding. Rounding is post-processing, so every bound for the
 continuous Gaussian, the privacy loss distribution (PLD) among them, holds for V as it stands.
 
-Distributed: each site adds a share of the discrete Gaussian, P(j) ~ exp(-j^2 / 2 sigma^2).
+Distributed: each site adds a noise share, a discrete Gaussian, P(j) ~ exp(-j^2 / 2 sigma^2).
 
 Both are drawn exactly, by inversion. A uniform word is an interval of reals: a sign, and p in [m, m + 1) / 2^64
 with p < 1/2. Then |N| = sigma |z(p)|, where z(p) < 0 is the normal quantile.

@@ -14,7 +14,7 @@ _ACCOUNTANTS = {
 }
 _MECHANISMS = {
     "central": "rounded Gaussian noise on a sum of clipped integer rows",
-    "distributed": "a sum of discrete Gaussian shares, one from each site, on a sum of clipped integer rows",
+    "distributed": "a sum of noise shares, discrete Gaussians, one from each site, on a sum of clipped integer rows",
 }
 _FLOATING_POINT = (
     "rows are computed in batches of fixed shape, and that a row does not depend on its neighbours is measured, not "
@@ -124,7 +124,7 @@ def _mechanism(plan: Plan, charges: int, sites: int) -> dict[str, Json]:
 
 
 def _distributed(plan: Plan, sites: int) -> Json:
-    """A site's share of the noise and how many shares the claim counts; None with central noise.
+    """A site's noise share and how many of them the claim counts; None with central noise.
 
     The noise that is there when more sites answer is a remark, never the claim (PRIVACY 8).
     """
@@ -132,11 +132,11 @@ def _distributed(plan: Plan, sites: int) -> Json:
     if privacy.noise == "central":
         return None
     return {
-        "sigma_of_a_share": privacy.sigma_local,
-        "shares_counted": plan.shares,
+        "sigma_of_a_noise_share": privacy.sigma_local,
+        "noise_shares_counted": plan.noise_shares,
         "noise_margin": plan.grid.noise_margin,
-        "remark": f"{sites} sites are in the smallest sum; if each left its share in, the variance of the noise is "
-        f"{sites / plan.shares:.2f} times what the claim counts",
+        "remark": f"{sites} sites are in the smallest sum; if each left its noise share in, the variance of the noise "
+        f"is {sites / plan.noise_shares:.2f} times what the claim counts",
     }
 
 
@@ -167,9 +167,9 @@ def _trust_in_noise(plan: Plan) -> str:
             "everyone but it and the unit's own site."
         )
     return (
-        "Each site adds a share of the noise before its vector leaves: nobody, the coordinator included, sees a sum "
-        f"without noise. Epsilon counts {plan.shares} shares, so it holds against everyone but the unit's own site "
-        f"even if {plan.aggregation.colluders} of the sites leave their share out or take it off, and no more. It is "
+        "Each site adds a noise share before its vector leaves: nobody, the coordinator included, sees a sum without "
+        f"noise. Epsilon counts {plan.noise_shares} noise shares, so it holds against everyone but the unit's own site "
+        f"even if {plan.aggregation.colluders} of the sites leave theirs out or take it off, and no more. It is "
         "claimed in Renyi DP at integer orders alone."
     )
 

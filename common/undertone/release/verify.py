@@ -161,7 +161,7 @@ def _charges(folder: Path, plan: Plan) -> tuple[int, str]:
 
 
 def _most_entries(plan: Plan) -> int:
-    """An upper bound: each attempt is opened, charged and noted, or void; the rest is for what sessions note."""
+    """An upper bound: each attempt has its charge and entries of its opening or void; the rest is for sessions."""
     return 100 + 4 * plan.privacy.max_attempts
 
 

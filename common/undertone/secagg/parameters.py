@@ -41,7 +41,7 @@ class Parameters:
         site_clamp: B of the grid.
         noise: who adds it.
         rosters: whether the survivor lists of a study form a chain, or are free.
-        sigma_local: standard deviation of a site's share in integer units; 0 if central.
+        sigma_local: standard deviation of a site's noise share in integer units; 0 if central.
         noise_margin: m, room for noise below the modulus; 0 if central.
         state_sha256: SHA-256 of the public state that rows are computed from.
         method: its name.
@@ -173,7 +173,7 @@ def _rules(p: Parameters) -> tuple[tuple[bool, str], ...]:
         (distributed and p.rosters != "free", "a chain of lists with distributed noise, which needs none"),
         (distributed and c < 1, "distributed noise with c = 0: a site could take its own share off"),
         (distributed and p.sigma_local < _SMALLEST_SIGMA, f"sigma_local {p.sigma_local} is below {_SMALLEST_SIGMA}"),
-        (not distributed and (p.sigma_local, p.noise_margin) != (0, 0), "central noise with a site's share of noise"),
+        (not distributed and (p.sigma_local, p.noise_margin) != (0, 0), "central noise with a site's noise share"),
         (p.noise_margin < 0, f"noise margin {p.noise_margin}"),
         (p.site_clamp < 1, f"site clamp {p.site_clamp}"),
         (

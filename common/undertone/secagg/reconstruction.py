@@ -6,7 +6,7 @@ from itertools import combinations
 from math import comb
 
 from undertone.errors import UnfaithfulSite
-from undertone.secagg.shamir import rebuild, value_at
+from undertone.secagg.shamir import reconstruct, value_at
 
 # How many subsets of t shares are tried in one session, all secrets together: seconds, at 100 sites.
 MOST_SUBSETS = 10_000
@@ -40,7 +40,7 @@ class Reconstructor:
         """
         for turn, points in enumerate(self._subsets(shares)):
             chosen = {point: shares[point] for point in points}
-            secret = rebuild(chosen)
+            secret = reconstruct(chosen)
             if secret is not None and fits(secret):
                 if turn:
                     self._blame(owner, chosen, shares)

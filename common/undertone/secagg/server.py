@@ -192,7 +192,7 @@ class ServerSession:
 
         Raises:
             TooFewSites: fewer than t sent shares.
-            UnfaithfulSite: a secret cannot be rebuilt; names its owner.
+            UnfaithfulSite: a secret cannot be reconstructed; names its owner.
             ProtocolError: out of order.
         """
         self._enter("unmasking")
@@ -220,9 +220,9 @@ class ServerSession:
                 plus.append(sealing.self_mask_key(secret, self._r1, owner))
                 continue
             secret = reconstructor.secret(owner, revealed, self._is_mask_private(owner), self.params.roster[owner])
-            rebuilt = sealing.private_key(secret)
+            reconstructed = sealing.private_key(secret)
             for i in self._proofs:
-                agreed = sealing.exchange(rebuilt, self._advertised[i].mask_key, self.params.roster[i])
+                agreed = sealing.exchange(reconstructed, self._advertised[i].mask_key, self.params.roster[i])
                 # Site i added the mask of a peer above it and took off that of a peer below it.
                 (plus if owner > i else minus).append(sealing.pair_mask_key(agreed, self._r1, i, owner))
         for liar, owner in reconstructor.wrong:

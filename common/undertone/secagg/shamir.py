@@ -36,7 +36,7 @@ def value_at(x: int, shares: Mapping[int, bytes]) -> int:
     return sum(w * int.from_bytes(shares[point], "big") for w, point in zip(weights, points, strict=True)) % PRIME
 
 
-def rebuild(shares: Mapping[int, bytes]) -> bytes | None:
+def reconstruct(shares: Mapping[int, bytes]) -> bytes | None:
     """The 32 secret bytes behind exactly t shares; None where their value at 0 is no 32 bytes."""
     value = value_at(0, shares)
     return value.to_bytes(SECRET_BYTES, "big") if value < 1 << (8 * SECRET_BYTES) else None

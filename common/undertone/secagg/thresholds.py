@@ -30,8 +30,8 @@ def fault(sites: int, threshold: int, colluders: int, *, distributed: bool) -> s
         return f"aggregation.colluders = {colluders}; give 0 or more"
     if distributed and colluders < 1:
         return (
-            'aggregation.colluders = 0 with privacy.noise = "distributed": each site can take its own share of the '
-            "noise off; give at least 1"
+            'aggregation.colluders = 0 with privacy.noise = "distributed": each site can take its own noise '
+            "share off; give at least 1"
         )
     if threshold - colluders < 2:
         return (

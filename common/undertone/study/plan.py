@@ -61,7 +61,7 @@ class PlannedPrivacy(Section):
     """The claim (epsilon, delta) and the mechanism behind it. Delta = `sensitivity`, in integers.
 
     `epsilon` is the claim: by PLD with central noise, by RDP (and then equal to `epsilon_rdp`) with distributed.
-    `sigma` is what the claim needs; `sigma_local` is a site's share of it, 0 with central noise.
+    `sigma` is what the claim needs; `sigma_local` is that of a site's noise share, 0 with central noise.
     """
 
     unit: Unit
@@ -81,11 +81,11 @@ class PlannedPrivacy(Section):
     noise_to_signal: float = Field(ge=0, le=bounds.RATIO)
     allow_noisy: bool
 
-    def event(self, shares: int, dimension: int) -> Event:
-        """What one attempt costs; `shares` and `dimension` matter with distributed noise alone."""
+    def event(self, noise_shares: int, dimension: int) -> Event:
+        """What one attempt costs; `noise_shares` and `dimension` matter with distributed noise alone."""
         if self.noise == "central":
             return GaussianEvent(self.sigma, self.sensitivity, self.sampling_rate, 1)
-        return DistributedEvent(self.sigma_local, shares, dimension, self.sensitivity, self.sampling_rate, 1)
+        return DistributedEvent(self.sigma_local, noise_shares, dimension, self.sensitivity, self.sampling_rate, 1)
 
 
 class PlannedGrid(Section):
@@ -199,12 +199,12 @@ class Plan(Section):
         privacy = self.privacy
         if privacy.noise == "central":
             if (privacy.sigma_local, self.grid.noise_margin) != (0, 0):
-                raise ValueError("central noise has no shares and needs no margin")
+                raise ValueError("central noise has no noise shares and needs no margin")
             return
         if self.aggregation.mode != "secagg":
             raise ValueError("distributed noise needs secure aggregation")
-        if privacy.sigma_local != noise_share_sigma(privacy.sigma, self.shares):
-            raise ValueError("sigma_local is not sigma's share")
+        if privacy.sigma_local != noise_share_sigma(privacy.sigma, self.noise_shares):
+            raise ValueError("sigma_local is not a noise share's part of sigma")
         margin = noise_margin(privacy.sigma_local, len(self.cohort.units), self.method.dimension)
         if self.grid.noise_margin != margin:
             raise ValueError("the noise margin is not that of the noise")
@@ -237,8 +237,8 @@ class Plan(Section):
         return privacy.noise == "central" and privacy.sampling_rate == 1 and self.aggregation.rosters == "free"
 
     @property
-    def shares(self) -> int:
-        """How many shares of distributed noise the claim counts: t - c."""
+    def noise_shares(self) -> int:
+        """How many noise shares the claim counts: t - c."""
         return self.aggregation.threshold - self.aggregation.colluders
 
     @property
@@ -249,7 +249,7 @@ class Plan(Section):
     @property
     def event(self) -> Event:
         """What one attempt costs."""
-        return self.privacy.event(self.shares, self.method.dimension)
+        return self.privacy.event(self.noise_shares, self.method.dimension)
 
     def as_bytes(self) -> bytes:
         """Canonical JSON: what is hashed, signed and stored."""

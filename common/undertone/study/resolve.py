@@ -222,11 +222,11 @@ def _aggregation(study: Study, sites: int) -> PlannedAggregation:
 class _Noise:
     """The noise multiplier z, and what follows from it for a grid of `clip_units`.
 
-    `shares` is t - c, 0 with central noise.
+    `noise_shares` is t - c, 0 with central noise.
     """
 
     multiplier: float
-    shares: int
+    noise_shares: int
     sites: int
     dimension: int
 
@@ -235,20 +235,20 @@ class _Noise:
         return max(SMALLEST_SIGMA, ceil(self.multiplier * clip_units))
 
     def sigma_local(self, clip_units: int) -> int:
-        """A site's share; 0 with central noise."""
-        return noise_share_sigma(self.sigma(clip_units), self.shares) if self.shares else 0
+        """Deviation of a site's noise share; 0 with central noise."""
+        return noise_share_sigma(self.sigma(clip_units), self.noise_shares) if self.noise_shares else 0
 
     def margin(self, clip_units: int) -> int:
         """Room below the modulus; 0 with central noise, which comes after it."""
-        return noise_margin(self.sigma_local(clip_units), self.sites, self.dimension) if self.shares else 0
+        return noise_margin(self.sigma_local(clip_units), self.sites, self.dimension) if self.noise_shares else 0
 
 
 def _noise(study: Study, method: Method, aggregation: PlannedAggregation, sites: int, dimension: int) -> _Noise:
     wanted, distributed = study.privacy, study.privacy.noise == "distributed"
     attempts = _attempts(study, method, sites)
     z = calibrate(wanted.epsilon, wanted.delta, wanted.sampling_rate, attempts, by_rdp=distributed)
-    shares = aggregation.threshold - aggregation.colluders if distributed else 0
-    return _Noise(z, shares, sites, dimension)
+    noise_shares = aggregation.threshold - aggregation.colluders if distributed else 0
+    return _Noise(z, noise_shares, sites, dimension)
 
 
 def _clip(study: Study, method: Method, base: PinnedBase) -> tuple[float, PublicRows | None]:
@@ -278,7 +278,7 @@ def _grid(study: Study, clip: float, units: dict[str, int], noise: _Noise) -> Gr
 def _privacy(
     study: Study, method: Method, grid: Grid, noise: _Noise, total_units: int, origin: ClipOrigin
 ) -> PlannedPrivacy:
-    """`sigma` = ceil(z Delta) and a site's share of it, then the claim recomputed from the integers that will run."""
+    """`sigma` = ceil(z Delta) and that of a noise share, then the claim recomputed from the integers that will run."""
     wanted = study.privacy
     sigma, sigma_local = noise.sigma(grid.clip_units), noise.sigma_local(grid.clip_units)
     if sigma > LARGEST_SIGMA:
@@ -286,7 +286,7 @@ def _privacy(
             f"privacy.epsilon = {wanted.epsilon:g} needs noise of {sigma:.3g} grid units, beyond the sampler's 2^38; "
             "raise epsilon or lower privacy.rounds"
         )
-    # Where all sites answer, all shares are in the sum.
+    # Where all sites answer, all noise shares are in the sum.
     total = sigma_local * sqrt(noise.sites) if sigma_local else sigma
     # Of T rounds: signals add up in length, noise as a root, so the ratio of one round falls with sqrt(T).
     length = total * sqrt(noise.dimension / wanted.rounds) / (grid.scale * wanted.sampling_rate * total_units)
@@ -307,7 +307,7 @@ def _privacy(
         noise_to_signal=length / (method.alignment * grid.clip_norm),
         allow_noisy=wanted.allow_noisy,
     )
-    charges = replace(planned.event(noise.shares, noise.dimension), count=planned.max_attempts)
+    charges = replace(planned.event(noise.noise_shares, noise.dimension), count=planned.max_attempts)
     epsilon, epsilon_rdp = epsilons(charges, planned.delta)
     if not sigma_local and epsilon > wanted.epsilon:
         raise StudyError(

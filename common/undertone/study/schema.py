@@ -142,7 +142,7 @@ class Study(Section):
         if self.privacy.noise == "distributed":
             raise ValueError(
                 'privacy.noise = "distributed" needs aggregation.mode = "secagg": in plain aggregation the coordinator '
-                "sees each site's vector with one share of the noise alone"
+                "sees each site's vector with one noise share alone"
             )
         for key, value in (("threshold", aggregation.threshold), ("colluders", aggregation.colluders)):
             if value is not None:

@@ -140,10 +140,13 @@ def _noise(plan: Plan) -> list[tuple[str, str]]:
     # (2 alpha - 1) / (alpha - 1) is at most 3, at order 2.
     cost = 3 * event.log_ratio * privacy.max_attempts if isinstance(event, DistributedEvent) else 0.0
     return [
-        ("noise", f"distributed: each site adds a share; {plan.shares} shares are counted, the rest may be left out"),
-        ("a site's share", f"sigma_loc {privacy.sigma_local} grid units"),
+        ("noise", f"distributed: a noise share of each site; {plan.noise_shares} count, the rest may be left out"),
+        ("a noise share", f"sigma_loc {privacy.sigma_local} grid units"),
         ("excess noise", f"{sites * privacy.sigma_local**2 / privacy.sigma**2:.2f} x variance when nobody drops"),
-        ("tau term", f"at most {max(cost, SMALLEST_SHOWN):.0e} of epsilon: a sum of shares is not quite Gaussian"),
+        (
+            "tau term",
+            f"at most {max(cost, SMALLEST_SHOWN):.0e} of epsilon: a sum of noise shares is not quite Gaussian",
+        ),
         ("noise margin m", f"{plan.grid.noise_margin} grid units"),
     ]
 

@@ -1,7 +1,7 @@
 """Which sites an attempt masks for, where the survivor lists of a study form a chain (PRIVACY 12).
 
 The first list holds whoever of the roster is there, at least the quorum. From then on an attempt asks the sites of
-the list alone, and asks for vectors only when all of them have dealt their shares: until then no vector has left, so
+the list alone, and asks for vectors only when all of them have shared their keys: until then no vector has left, so
 waiting costs no attempt. A site that stays away can be left out only together with others: c + 2 or more at a time.
 """
 
