@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 from numpy.typing import NDArray
-from undertone.methods.optimisers import OptimiserOptions, ServerOptimiser
+from undertone.methods.gradient.optimisers import OptimiserOptions, ServerOptimiser
 
 from tests.cli.test_startup import loaded
 from tests.support.dummy import DummyBase, DummyMethod, make_dummy_base
