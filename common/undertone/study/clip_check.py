@@ -11,8 +11,8 @@ from undertone.errors import FaintRelease, NoisyRelease
 from undertone.study.public_rows import PublicRows, known_for_check, made_for_check
 from undertone.study.resolve import Resolved
 
-# Public drawings played as private ones (docs/benchmarks.md): at a quarter of the way most of what a release changes is
-# there, at an eighth next to nothing.
+# Public drawings played as private ones (docs/benchmarks.md): at a quarter of the way samples have moved towards the
+# data, at an eighth they are still the base's.
 FAINTEST = 0.2
 
 
