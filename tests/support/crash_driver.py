@@ -74,18 +74,18 @@ from undertone.models import devices  # noqa: E402
 from undertone.privacy import ledger_file  # noqa: E402
 from undertone.privacy.entropy import Entropy, OsEntropy  # noqa: E402
 from undertone_cli.inprocess import InProcessGrid  # noqa: E402
-from undertone_client import state  # noqa: E402
+from undertone_client import attempt_store  # noqa: E402
 from undertone_client.node import Node  # noqa: E402
 from undertone_server import study, telemetry  # noqa: E402
 
 
 @dataclass(frozen=True)
 class Witness:
-    """Notes what happens, at once, outside RUN; a line that was written survives SIGKILL."""
+    """Writes down what happens, at once, outside RUN; a line that was written survives SIGKILL."""
 
     world: Path
 
-    def note(self, kind: str, **facts: object) -> None:
+    def write(self, kind: str, **facts: object) -> None:
         line = json.dumps({"kind": kind, "process": os.getpid(), **facts}).encode() + b"\n"
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))  # a limit is set for what is being tested
@@ -106,7 +106,7 @@ class Witness:
             round_, attempt = self.newest_attempt()
             there = list((self.world / "run" / "checkpoints" / f"round-{round_:06d}").glob("noised-*.npy"))
             paid = is_charged(self.world / "run" / "ledger.sqlite", round_, attempt)
-            self.note("noise", round=round_, attempt=attempt, charged=paid, noised_before=bool(there))
+            self.write("noise", round=round_, attempt=attempt, charged=paid, noised_before=bool(there))
 
 
 def is_charged(ledger: Path, round_: int, attempt: int) -> bool:
@@ -135,7 +135,7 @@ class Relay:
                     paid = is_charged(folder / "ledger.sqlite", round_, attempt)
                     sha = hashlib.sha256(array.data).hexdigest()
                     facts = {"site": folder.name, "round": round_, "attempt": attempt, "sha256": sha, "charged": paid}
-                    self._witness.note("vector", **facts)
+                    self._witness.write("vector", **facts)
         return reply
 
     def _app(self, message: Message, context: Context) -> Message:
@@ -192,12 +192,12 @@ def run_to_its_end(run: Run) -> int:
     try:
         study.run_study(InProcessGrid(relay, sites), world / "run", entropy)
     except UndertoneError as error:
-        witness.note("refused", error=type(error).__name__, message=str(error))
+        witness.write("refused", error=type(error).__name__, message=str(error))
         return REFUSED if isinstance(error, Refused) else BAD_INPUT
     except BaseException:  # noqa: BLE001 - the finding that the auditor looks for
-        witness.note("traceback", text=traceback.format_exc())
+        witness.write("traceback", text=traceback.format_exc())
         return TRACEBACK
-    witness.note("done")
+    witness.write("done")
     return DONE
 
 
@@ -233,7 +233,7 @@ def prepare_this_process() -> None:
     telemetry.epsilon_spent = lambda *_: 1.0
     devices.present = lambda: (devices.CPU,)  # looking for others would import torch in every fork
     undertone_client.app.Node = PinnedNode
-    ledger_file._BUSY_SECONDS = state._BUSY_SECONDS = 0.3
+    ledger_file._BUSY_SECONDS = attempt_store._BUSY_SECONDS = 0.3
 
 
 def run_in_a_fork(run: Run) -> int:
