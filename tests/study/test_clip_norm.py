@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from click.testing import Result
 from numpy.typing import NDArray
-from undertone.methods.gradient.optimisers import OptimiserOptions, ServerOptimiser
 
 from tests.cli.test_startup import loaded
 from tests.support.dummy import DummyBase, DummyMethod, make_dummy_base
 from tests.support.images import write_folder
 from tests.support.runs import SITES, call, tiny_study
 from tests.support.studies import study_with, write_study
+from undertone.methods.gradient.optimisers import OptimiserOptions, ServerOptimiser
 from undertone.methods.registry import METHODS, method_for
 from undertone.models.pinned import pin
 from undertone.study import public_cache, public_rows

@@ -78,11 +78,11 @@ from undertone_server import run_study, telemetry  # noqa: E402
 
 @dataclass(frozen=True)
 class Witness:
-    """Notes what happens, at once, outside RUN; a line that was written survives SIGKILL."""
+    """Writes down what happens, at once, outside RUN; a line that was written survives SIGKILL."""
 
     world: Path
 
-    def note(self, kind: str, **facts: object) -> None:
+    def write(self, kind: str, **facts: object) -> None:
         line = json.dumps({"kind": kind, "process": os.getpid(), **facts}).encode() + b"\n"
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))  # a limit is set for what is being tested
@@ -103,7 +103,7 @@ class Witness:
             round_, attempt = self.newest_attempt()
             there = list((self.world / "run" / "checkpoints" / f"round-{round_:06d}").glob("noised-*.npy"))
             paid = is_charged(self.world / "run" / "ledger.sqlite", round_, attempt)
-            self.note("noise", round=round_, attempt=attempt, charged=paid, noised_before=bool(there))
+            self.write("noise", round=round_, attempt=attempt, charged=paid, noised_before=bool(there))
 
 
 def is_charged(ledger: Path, round_: int, attempt: int) -> bool:
@@ -132,7 +132,7 @@ class Relay:
                     paid = is_charged(folder / "ledger.sqlite", round_, attempt)
                     sha = hashlib.sha256(array.data).hexdigest()
                     facts = {"site": folder.name, "round": round_, "attempt": attempt, "sha256": sha, "charged": paid}
-                    self._witness.note("vector", **facts)
+                    self._witness.write("vector", **facts)
         return reply
 
     def _app(self, message: Message, context: Context) -> Message:
@@ -189,12 +189,12 @@ def run_to_its_end(run: Run) -> int:
     try:
         run_study.run_study(InProcessGrid(relay, sites), world / "run", entropy)
     except UndertoneError as error:
-        witness.note("refused", error=type(error).__name__, message=str(error))
+        witness.write("refused", error=type(error).__name__, message=str(error))
         return REFUSED if isinstance(error, Refused) else BAD_INPUT
     except BaseException:  # noqa: BLE001 - the finding that the auditor looks for
-        witness.note("traceback", text=traceback.format_exc())
+        witness.write("traceback", text=traceback.format_exc())
         return TRACEBACK
-    witness.note("done")
+    witness.write("done")
     return DONE
 
 

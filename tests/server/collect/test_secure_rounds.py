@@ -425,30 +425,30 @@ SHARES = {"noise": "distributed", "max_attempts": 2}
 
 
 @pytest.fixture
-def unmasking(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """Every share of noise that a node draws."""
-    from undertone_client import gate
+def noise_shares(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Every noise share that a node draws."""
+    from undertone_client import noise_share
 
-    original, drawn = gate.discrete_gaussian, []
+    original, drawn = noise_share.discrete_gaussian, []
 
     def recorded(*arguments: Any) -> np.ndarray:
         drawn.append(original(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(gate, "discrete_gaussian", recorded)
+    monkeypatch.setattr(noise_share, "discrete_gaussian", recorded)
     return drawn
 
 
 @pytest.mark.parametrize("bits", [32, 24])
 def test_with_distributed_noise_no_one_sees_a_sum_without_it(
-    make_world: Make, draws: list[np.ndarray], shares: list[np.ndarray], bits: int
+    make_world: Make, draws: list[np.ndarray], noise_shares: list[np.ndarray], bits: int
 ) -> None:
     world = five(make_world, wire_bits=bits, **SHARES)
     world.run_rounds()
     values, sites = noised(world)
     assert sites == tuple(FIVE)
-    assert (len(shares), draws) == (5, [])  # each site one, the coordinator none
-    np.testing.assert_array_equal(values - plain_sum(world, FIVE), sum(shares))
+    assert (len(noise_shares), draws) == (5, [])  # each site one, the coordinator none
+    np.testing.assert_array_equal(values - plain_sum(world, FIVE), sum(noise_shares))
     assert not list(world.round_folder().glob("sum-*"))
     assert world.charges() == [(1, 1)]
 
@@ -482,7 +482,7 @@ def test_a_death_after_that_charge_costs_the_attempt(make_world: Make, monkeypat
 
 
 def test_v_of_distributed_noise_survives_a_death(
-    make_world: Make, monkeypatch: pytest.MonkeyPatch, shares: list[np.ndarray]
+    make_world: Make, monkeypatch: pytest.MonkeyPatch, noise_shares: list[np.ndarray]
 ) -> None:
     world = five(make_world, **SHARES)
     with monkeypatch.context() as patch:
@@ -492,5 +492,5 @@ def test_v_of_distributed_noise_survives_a_death(
     before = noised(world)[0]
     world.run_rounds()
     np.testing.assert_array_equal(noised(world)[0], before)
-    assert len(shares) == 5
+    assert len(noise_shares) == 5
     assert world.charges() == [(1, 1)]
