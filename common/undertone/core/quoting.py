@@ -1,7 +1,7 @@
 """Text from others, quoted for each language: it stays a value there and never becomes syntax.
 
 Prompts, captions, names of bases and licences reach model cards, which hold YAML, Markdown, Python and shell. All but
-`toml_text`, which is exact, give bounded text on one line, without control characters (`shown.py`).
+`toml_text`, which is exact, give bounded text on one line, without control characters (`text.py`).
 """
 
 import json

@@ -1,7 +1,7 @@
 """Records from a folder in the Hugging Face imagefolder convention: images, metadata, units.
 
 Everything here runs in local checks before a study starts, so it may name files and lines. What is found good is
-registered (`registration.py`); after that nothing a record does is visible outside the site (PRIVACY 17).
+registered (`undertone_client/registration`); after that nothing a record does is visible outside the site (PRIVACY 17).
 """
 
 import csv

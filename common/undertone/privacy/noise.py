@@ -11,7 +11,7 @@ with p < 1/2. Then |N| = sigma |z(p)|, where z(p) < 0 is the normal quantile.
 
 1. *Fast*: z is computed in floating point for whole arrays (`scipy.special.ndtri`) and sigma |z| is rounded.
 2. *Exact*: where sigma |z| is nearer to a rounding boundary than sigma 2^-40, or p is below 2^-20, floats decide
-   nothing. p is compared with the boundary's exact probability in integers (`privacy/gauss.py`), and gains
+   nothing. p is compared with the boundary's exact probability in integers (`normal_bounds.py`), and gains
    another word of bits until the comparison is decided. No value is out of reach, no mass is cut off.
 3. *Discrete*: j from the rounded law is kept with probability A_0 / A_j (`gauss.keep`), else drawn again. The
    rounded law gives j a mass proportional to exp(-j^2 / 2 sigma^2) A_j, so what is kept has the discrete law.
