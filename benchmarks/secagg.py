@@ -180,9 +180,9 @@ def session_of_ours(n: int, d: int) -> Side:
         if not server.add_masked_input(site, words, proof):
             raise SystemExit(f"{site} was dropped: {server.dropped[site]}")
     lists = server.end_masked_input()
-    signature_list = {site: state.consistency_check(lists, FirstList()) for site, state in masked.items()}
-    signature_list = server.consistency_check({site: message for site, (_, message) in signature_list.items()})
-    shares = {site: state.unmasking(signature_list)[1] for site, (state, _) in signature_list.items()}
+    checked = {site: state.consistency_check(lists, FirstList()) for site, state in masked.items()}
+    signature_list = server.consistency_check({site: message for site, (_, message) in checked.items()})
+    shares = {site: state.unmasking(signature_list)[1] for site, (state, _) in checked.items()}
 
     def client(best: Best) -> None:
         state, vector = copy.copy(fresh), integers(d, 0).astype(np.uint32)

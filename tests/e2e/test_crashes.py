@@ -64,7 +64,7 @@ def is_void(story: Story, round_: int = 1) -> bool:
 
 
 # Where a one-shot study does not come by: test_a_void_attempt_..., and test_a_study_whose_sites_add_the_noise_....
-ELSEWHERE = ("rounds/void durable", "gate/shared V durable")
+ELSEWHERE = ("rounds/void durable", "gate/V with noise shares durable")
 
 
 def some_fast(values: list[Any], *fast: Any) -> list[Any]:
@@ -168,7 +168,7 @@ def test_a_securely_aggregated_study_goes_on(begin: Begin, name: str, count: int
     [
         ("gate/before charge", [(1, 2), (2, 1)]),  # not paid for: void
         ("gate/receipt durable", [(1, 1), (1, 2), (2, 1)]),  # paid for and not opened: lost
-        ("gate/shared V durable", [(1, 1), (2, 1)]),  # V is there: used
+        ("gate/V with noise shares durable", [(1, 1), (2, 1)]),  # V is there: used
     ],
 )
 def test_a_study_whose_sites_add_the_noise_is_charged_before_its_sum_is_opened(

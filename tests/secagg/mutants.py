@@ -527,6 +527,12 @@ AROUND: list[tuple[str, str, str, str]] = [
         "if receipt is None or receipt.event != plan.event:",
         "if False:",
     ),
+    (
+        "a receipt of the opened sum's attempt",
+        f"{SERVER}/gate.py",
+        "if (receipt.digest, receipt.round, receipt.attempt) != (plan.digest, attempt.round, attempt.number):",
+        "if False:",
+    ),
     ("noise shares of the plan's size", f"{SERVER}/gate.py", " or total.sigma_local != plan.privacy.sigma_local", ""),
     ("the inbox before the charge", f"{CLIENT}/session.py", "        keys_shared.check(self.request.body)\n", ""),
     ("more than c accusers", f"{SERVER}/sites.py", "len(accusers) > more_than", "len(accusers) > 0"),

@@ -39,7 +39,7 @@ from undertone_client.round.signed_lists import LedgerLists
 from undertone_client.site.folder import SiteDir
 
 _ENTRY = "secagg"
-# The steps as the ledger numbers them: each is the round of Bonawitz et al. 2017 with one less.
+# The steps as the ledger numbers them: step k is round k - 1 of Bonawitz et al. 2017.
 _ADVERTISE_KEYS, _SHARE_KEYS, _MASKED_INPUT, _CONSISTENCY_CHECK, _UNMASKING = 1, 2, 3, 4, 5
 _HASH_BYTES = 32
 _StateT = TypeVar("_StateT", bound=AnySessionState)

@@ -1,6 +1,6 @@
 """The node's half of a session, in the five rounds of Bonawitz et al. 2017, figure 4 (docs/secure-aggregation.md, 6).
 
-    step  round                  call                       state afterwards
+    step  round                 call                       state afterwards
     1     0  AdvertiseKeys      advertise_keys             KeysAdvertised
     2     1  ShareKeys          .share_keys                KeysShared
     3     2  MaskedInput        .masked_input              InputMasked
