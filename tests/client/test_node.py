@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.dummy import DIMENSION, DummyMethod
 from tests.support.entropy import InsecureTestEntropy
-from tests.support.faults import Killed, kill_before
+from tests.support.failpoints import Killed, kill_before
 from tests.support.world import START, World, oracle_row
 from undertone import PROTOCOL
 from undertone.core.canonical import digest_of

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.numpy import load_file
 
-from tests.support.gradient import gradient_study
+from tests.support.gradient_studies import gradient_study
 from tests.support.runs import SITES, call, coordinator_of
 from undertone.methods.weights import attach, read_weights
 from undertone.models.base import LoadedBase, load_base

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from tests.support.dummy import DummyMethod, DummyOptions
-from tests.support.secure import plain_sum
+from tests.support.hand_session import plain_sum
 from tests.support.world import World, secure
 from undertone.models.layout import Layout
 from undertone.release.manifest import check_manifest

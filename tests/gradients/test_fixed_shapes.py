@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tests.support.gradients import clipped_sum, grid_for, noise, units_of
+from tests.support.unit_batches import clipped_sum, grid_for, noise, units_of
 from undertone.gradients import book
 from undertone.gradients.engine import GradientEngine
 from undertone.models.base import load_base

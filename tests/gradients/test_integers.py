@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.support.gradients import noise, units_of
+from tests.support.unit_batches import noise, units_of
 from undertone.errors import MechanismViolation
 from undertone.gradients import book, integers
 from undertone.gradients.engine import GradientEngine

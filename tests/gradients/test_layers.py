@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.support.gradients import BATCHES, assert_agrees, noise, rows_in
+from tests.support.unit_batches import BATCHES, assert_agrees, noise, rows_in
 from undertone.gradients import book
 from undertone.gradients.coverage import RULES
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.gradients import noise, units_of
+from tests.support.unit_batches import noise, units_of
 from undertone.gradients.book import STORE, Book
 from undertone.gradients.coverage import cover
 

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.support.gradients import NORM_TOLERANCE, assert_agrees, clipped_sum, noise, relative, rows_in, units_of
+from tests.support.unit_batches import NORM_TOLERANCE, assert_agrees, clipped_sum, noise, relative, rows_in, units_of
 from undertone.gradients.clipping import MARGIN
 from undertone.gradients.engine import GradientEngine, LossPerRow, UnitBatch
 from undertone.gradients.fallback import rows_by_opacus

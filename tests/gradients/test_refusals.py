@@ -9,7 +9,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tests.support.gradients import BATCHES, clipped_sum, noise, rows_in, units_of
+from tests.support.unit_batches import BATCHES, clipped_sum, noise, rows_in, units_of
 from undertone.errors import MechanismViolation, ModelError
 from undertone.gradients import book
 from undertone.gradients.engine import GradientEngine, UnitBatch

@@ -10,7 +10,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tests.support.gradients import clipped_sum, noise, units_of
+from tests.support.unit_batches import clipped_sum, noise, units_of
 from undertone.gradients.clipping import MARGIN
 from undertone.gradients.engine import GradientEngine
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tests.support.gradients import grid_for
 from tests.support.studies import study_with
+from tests.support.unit_batches import grid_for
 from undertone.errors import ModelError, StudyError
 from undertone.methods.gradient.optimisers import OptimiserOptions, ServerOptimiser
 from undertone.methods.gradient.options import GradientOptions

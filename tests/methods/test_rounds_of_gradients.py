@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.failpoints import at
-from tests.support.faults import Killed
-from tests.support.gradient import FIVE, SMALL, centralised, gradient_study
+from tests.support.failpoints import Killed, at
+from tests.support.gradient_studies import FIVE, SMALL, centralised, gradient_study
 from undertone.errors import PlanChanged
 from undertone.methods.registry import METHODS
 from undertone.models.pinned import pin

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from tests.support.dummy import DIMENSION, DummyMethod, DummyOptions
-from tests.support.failpoints import at
-from tests.support.faults import Killed
-from tests.support.secure import plain_sum
+from tests.support.failpoints import Killed, at
+from tests.support.hand_session import plain_sum
 from tests.support.world import START, World
 from undertone.errors import BudgetExceeded, LedgerCorrupt, MechanismViolation
 from undertone.privacy.ledger import Ledger

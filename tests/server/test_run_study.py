@@ -13,7 +13,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from safetensors.numpy import load_file
 
 from tests.support.dummy import DummyMethod, DummyOptions
-from tests.support.secure import fails_at, plain_sum
+from tests.support.hand_session import fails_at, plain_sum
 from tests.support.world import START, World, identify, secure
 from undertone import PROTOCOL
 from undertone.core.canonical import canonical_json

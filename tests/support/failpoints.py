@@ -1,4 +1,4 @@
-"""Handlers of failpoints: the one place that installs any.
+"""Deaths at a chosen moment: at a failpoint, before or after a call. The one place that installs handlers.
 
 In a test: `with at(name): ...` raises `Killed`. In a real process: `obey_environment()` kills it with SIGKILL at
 the hit that UNDERTONE_TEST_FAILPOINT names, "name:count"; `python -c "from tests.support.failpoints import
@@ -10,12 +10,18 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from tests.support.faults import Killed
+import pytest
+
 from undertone.core import failpoints
 from undertone.core.failpoints import NAMES, Failpoint
 
 VARIABLE = "UNDERTONE_TEST_FAILPOINT"
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the package may catch it."""
 
 
 class Trace:
@@ -59,3 +65,23 @@ def obey_environment() -> None:
     if wanted:
         name, _, count = wanted.rpartition(":")
         failpoints._handlers.append(Trace(name, int(count), kill_this_process))
+
+
+def kill_before(patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """Die when `owner.name` is called."""
+
+    def dying(*_: Any, **__: Any) -> Any:
+        raise Killed
+
+    patch.setattr(owner, name, dying)
+
+
+def kill_after(patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """Die right after `owner.name` has done its work."""
+    original = getattr(owner, name)
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        original(*args, **kwargs)
+        raise Killed
+
+    patch.setattr(owner, name, dying)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.support.dummy import DummyBase
-from tests.support.faults import Killed
+from tests.support.failpoints import Killed
 from tests.support.images import pixels, write_images
 from undertone.data.images import load_image
 from undertone.data.records import RecordTable, read_records

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from tests.support.dummy import DIMENSION, FEATURES, DummyBase, DummyMethod, DummyOptions
-from tests.support.failpoints import at
-from tests.support.faults import Killed
+from tests.support.failpoints import Killed, at
 from tests.support.world import START, World, oracle_row
 from undertone.errors import FolderError, MechanismViolation, PlanChanged, ProtocolError
 from undertone.models.layout import state_sha256

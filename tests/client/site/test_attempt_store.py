@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.failpoints import at
-from tests.support.faults import Killed
+from tests.support.failpoints import Killed, at
 from undertone.errors import FolderError, LedgerUnavailable
 from undertone_client.site import attempt_store
 from undertone_client.site.attempt_store import AttemptStore

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.support.entropy import InsecureTestEntropy
+from tests.support.hand_session import plain_sum
 from tests.support.lines import Lines
-from tests.support.secure import plain_sum
 from tests.support.world import World, secure
 from undertone.core.progress import reporting
 from undertone.errors import MechanismViolation, TooFewSites, UnfaithfulSite

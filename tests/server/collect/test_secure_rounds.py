@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.support.dummy import DIMENSION
-from tests.support.faults import Killed, kill_after, kill_before
-from tests.support.secure import HandSession, changed, fails_at, plain_sum, said
+from tests.support.failpoints import Killed, kill_after, kill_before
+from tests.support.hand_session import HandSession, changed, fails_at, plain_sum, said
 from tests.support.world import START, World, secure
 from undertone.core.federation import Federation
 from undertone.errors import BudgetExceeded, FolderError, TooFewSites

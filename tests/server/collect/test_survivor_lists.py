@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.failpoints import at
-from tests.support.faults import Killed, kill_before
-from tests.support.secure import HandSession, plain_sum, said
+from tests.support.failpoints import Killed, at, kill_before
+from tests.support.hand_session import HandSession, plain_sum, said
 from tests.support.world import START, World, make_plan, secure
 from undertone.errors import AttemptVoid, BudgetExceeded, FolderError, SurvivorsChanged, TooFewSites
 from undertone.privacy.ledger import Ledger
