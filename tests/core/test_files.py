@@ -28,7 +28,9 @@ from undertone.core.keys import (
 from undertone.errors import FolderError, MechanismViolation, NotApproved
 from undertone.models.layout import Layout
 from undertone.privacy.entropy import OsEntropy
-from undertone_client.site.folder import NodeConfig, Policy, SiteDir, _toml, create_site
+from undertone_client.site.config import NodeConfig
+from undertone_client.site.folder import SiteDir, _toml, create_site
+from undertone_client.site.policy import Policy
 
 DIGEST = "ab" * 32
 json_values = st.recursive(

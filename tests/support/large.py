@@ -25,7 +25,9 @@ from undertone.privacy.entropy import OsEntropy
 from undertone_client.compute import preparing
 from undertone_client.registration.checking import check_site
 from undertone_client.registration.registered import register
-from undertone_client.site.folder import NodeConfig, Policy, create_site
+from undertone_client.site.config import NodeConfig
+from undertone_client.site.folder import create_site
+from undertone_client.site.policy import Policy
 from undertone_server.run_folder import RunFolder
 
 _DISTINCT, _SIDE, _FOLDER = 256, 32, 1000

@@ -34,7 +34,9 @@ from undertone_client.app import app as client_app
 from undertone_client.node import Node
 from undertone_client.registration.registered import register
 from undertone_client.site.attempt_store import AttemptStore
-from undertone_client.site.folder import NodeConfig, Policy, SiteDir, create_site
+from undertone_client.site.config import NodeConfig
+from undertone_client.site.folder import SiteDir, create_site
+from undertone_client.site.policy import Policy
 from undertone_server.collect.gathering import BRIEF, Patience
 from undertone_server.collect.sites import Sites
 from undertone_server.ledger_heads import LedgerHeads, LeftOut

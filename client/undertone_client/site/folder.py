@@ -19,10 +19,9 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import Field, PositiveInt
 
 from undertone.core.config import Section, parse_tables, read_tables
 from undertone.core.durable import storage_errors, write_durable
@@ -31,12 +30,12 @@ from undertone.core.federation_files import federation_files, write_federation
 from undertone.core.keys import create_key, load_key, write_secret
 from undertone.core.quoting import toml_text
 from undertone.core.text import shown
-from undertone.core.unit import SiteName
 from undertone.errors import FolderError, NotApproved, StudyError
-from undertone.models.devices import AUTO, Dtype
 from undertone.models.pinned import files_digest
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
+from undertone_client.site.config import NodeConfig
+from undertone_client.site.policy import Policy
 
 _ConfigT = TypeVar("_ConfigT", bound=Section)
 _log = logging.getLogger("undertone.node")
@@ -44,38 +43,6 @@ _log = logging.getLogger("undertone.node")
 _LONGEST_LINE = 2000
 _LARGEST_LOG = 16 << 20
 _LARGEST_STRANGERS_LOG = 1 << 20
-
-
-class NodeConfig(Section):
-    """node.toml: facts about this machine and its data; none of it enters the plan."""
-
-    site: SiteName
-    data: str
-    metadata: str | None = None
-    # Unit ids that look alike are different people: the operator's word, given before records are registered.
-    ids_as_written: bool = False
-    # "auto", "cpu", "cuda:0", "mps", or a list of devices, between which the units are divided.
-    device: str | list[str] = AUTO
-    # Of the frozen model's forward pass; rows stay float32.
-    dtype: Dtype = "float32"
-    # How many units at a time; "auto" finds out by a dry run on random data.
-    micro_batch: Literal["auto"] | PositiveInt = "auto"
-    keep_rows: bool = False
-
-
-class Policy(Section):
-    """policy.toml: what the site allows; anything absent is refused."""
-
-    coordinator: str = Field(pattern=r"^[0-9a-f]{64}$")
-    approved: list[str] = Field(default_factory=list)
-    federation: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    # The base models it takes, each by the digest that `undertone model pin` prints; by default any that an approved
-    # plan pins.
-    models: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] | None = None
-    # Sums that the coordinator sees site by site need the site's consent in so many words.
-    allow_plain: bool = False
-    # So do sums over lists of sites that may differ by one, where the coordinator adds the noise (PRIVACY 12).
-    allow_free_rosters: bool = False
 
 
 class SiteDir:

@@ -30,7 +30,9 @@ from undertone_cli.provisioning import federate
 from undertone_cli.site_logs import quoting_sites
 from undertone_cli.split import SiteData, split
 from undertone_client.registration.registered import register
-from undertone_client.site.folder import NodeConfig, Policy, create_site
+from undertone_client.site.config import NodeConfig
+from undertone_client.site.folder import create_site
+from undertone_client.site.policy import Policy
 from undertone_server.run_folder import RunFolder, refuse_existing
 
 
