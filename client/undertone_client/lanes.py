@@ -124,7 +124,7 @@ class Lane(ABC, Generic[FoundT]):
         """The work, or None where anything failed; every try draws from the start of a unit's randomness."""
         try:
             return self._within(units, ignore)
-        except Exception as error:  # noqa: BLE001 - whatever a record causes must not show outside (rule 17)
+        except Exception as error:  # noqa: BLE001 - whatever a record causes must not show outside (PRIVACY 17)
             self.log(f"{self.device}: {type(error).__name__} with {len(units)} units at a time: {error}")
         free_memory(self.device)  # not in the handler: until it ends, the error's frames hold the batch
         return None
@@ -192,8 +192,8 @@ def turns(lanes: Sequence[Lane[Any]], units: Sequence[str]) -> Iterator[list[Seq
     Which lane a unit goes to follows from the unit's name alone: two cards may differ in the last bit, so a
     unit that comes or goes must not push another one to another card.
     """
-    parts = [[unit for unit in units if _lane_of(unit, len(lanes)) == number] for number in range(len(lanes))]
-    of_lanes = (blocks(part, lane.slots) for lane, part in zip(lanes, parts, strict=True))
+    shares = [[unit for unit in units if _lane_of(unit, len(lanes)) == number] for number in range(len(lanes))]
+    of_lanes = (blocks(share, lane.slots) for lane, share in zip(lanes, shares, strict=True))
     for turn in zip_longest(*of_lanes, fillvalue=()):
         yield list(turn)
 

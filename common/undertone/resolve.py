@@ -209,7 +209,7 @@ class _Noise:
     dimension: int
 
     def sigma(self, clip_units: int) -> int:
-        """Sigma = ceil(z Delta), Delta = s C."""
+        """`sigma` = ceil(z Delta), Delta = s C."""
         return max(SMALLEST_SIGMA, ceil(self.multiplier * clip_units))
 
     def sigma_local(self, clip_units: int) -> int:
@@ -254,7 +254,7 @@ def _grid(
 def _privacy(
     study: Study, method: Method, grid: Grid, noise: _Noise, total_units: int, origin: ClipOrigin
 ) -> PlannedPrivacy:
-    """Sigma = ceil(z Delta) and that of a noise share, then the claim recomputed from the integers that will run."""
+    """`sigma` = ceil(z Delta) and that of a noise share, then the claim recomputed from the integers that will run."""
     wanted = study.privacy
     sigma, sigma_local = noise.sigma(grid.clip_units), noise.sigma_local(grid.clip_units)
     if sigma > LARGEST_SIGMA:

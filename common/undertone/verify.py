@@ -161,7 +161,7 @@ def _charges(folder: Path, plan: Plan) -> tuple[int, str]:
 
 
 def _most_entries(plan: Plan) -> int:
-    """Each attempt has its charge and entries of its opening or void; a rest for the steps of sessions."""
+    """Each attempt is opened, charged and noted, or void; a rest for what sessions note."""
     return 100 + 4 * plan.privacy.max_attempts
 
 

@@ -1,4 +1,4 @@
-"""The round loop: the mechanism of docs/ARCHITECTURE.md, each step durable before the next (PRIVACY 11)."""
+"""The round loop: the algorithm of docs/ARCHITECTURE.md, each step durable before the next (PRIVACY 11)."""
 
 from dataclasses import dataclass
 
