@@ -29,7 +29,7 @@ class UnitRecords:
     """One unit's m >= 1 records, ready for training.
 
     latents: [m, c, h, w] float32, or None where a method trains on pixels. captions: m. generator: the unit's own
-    randomness (docs/PRIVACY.md, rule 3): no other unit's row may draw from it. pixels: [m, h, w, 3] uint8, or None.
+    randomness (PRIVACY 3): no other unit's row may draw from it. pixels: [m, h, w, 3] uint8, or None.
     classes: [m] int64, places in the study's public list of classes, or None.
 
     Raises:
@@ -148,7 +148,7 @@ class Method(Protocol):
         """x_u = f(w, records of u) for each unit, [n, d]; `state` is w [d]; row j depends on unit j alone."""
 
     def sums(self, base: PinnedBase) -> bool:
-        """Whether rows are too long to be kept one by one, so that the method is a `SummingMethod` (rule 14).
+        """Whether rows are too long to be kept one by one, so that the method is a `SummingMethod` (PRIVACY 14).
 
         A public fact: it follows from the options and the base alone.
         """
@@ -156,7 +156,7 @@ class Method(Protocol):
     def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
         """The array after a round, from that before it and the mean row V / (s p sum N_i), [d]; post-processing only.
 
-        Instances keep nothing between rounds: a run that was killed goes on from this array, to the bit.
+        Instances keep nothing between rounds: a run that was killed goes on from this array, bit-identical.
         """
 
     def released(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
