@@ -464,7 +464,7 @@ AROUND: list[tuple[str, str, str, str]] = [
     ("no secret stays", f"{CLIENT}/round/session.py", "        self._path.unlink(missing_ok=True)\n", ""),
     (
         "plain only by consent",
-        f"{CLIENT}/node.py",
+        f"{CLIENT}/site/violations.py",
         'plan.aggregation.mode == "plain" and not policy.allow_plain',
         "False",
     ),
@@ -580,7 +580,7 @@ CHAIN: list[tuple[str, str, str, str]] = [
     ),
     (
         "free lists only by consent",
-        f"{CLIENT}/node.py",
+        f"{CLIENT}/site/violations.py",
         "if plan.free_rosters and not policy.allow_free_rosters:",
         "if False:",
     ),
