@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from pydantic import ValidationError
 
+from undertone.core.bounds import NAME
 from undertone.core.durable import read_bytes, write_durable
 from undertone.errors import FolderError, InputError, NotApproved
 from undertone.study.plan import Plan
@@ -54,8 +55,10 @@ def propose(
     check_undecided(site, digest, now)
     check_plan(site, plan)
     data = check_data_set(site, plan, data_set)
-    if not operator.strip() or not operator.isprintable():
-        raise InputError("--operator takes the name of the person who approves, in plain text")
+    if not operator.strip() or not operator.isprintable() or len(operator) > NAME:
+        raise InputError(
+            f"--operator takes the name of the person who approves, in plain text of at most {NAME} letters"
+        )
     asked = Asked(
         site=name,
         plan=plan,
