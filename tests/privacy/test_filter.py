@@ -487,6 +487,20 @@ def test_who_alternates_events_that_favour_different_orders_stays_within_the_cap
     assert accountant.finds({fields(FAVOUR_HIGH.as_dict()): 1}) > 2.0
 
 
+def by_the_filter(*kinds: Event) -> Callable[[tuple[int, ...]], bool]:
+    """Whether one plan of so many charges of each kind is approved."""
+    budget = Filter(Cap.register(2.0, 1e-4))
+
+    def admits(counts: tuple[int, ...]) -> bool:
+        try:
+            budget.approve("a", [replace(kind, count=n) for kind, n in zip(kinds, counts, strict=True) if n])
+        except BudgetExceeded:
+            return False
+        return True
+
+    return admits
+
+
 @pytest.mark.parametrize(
     "prefers",
     [
@@ -496,17 +510,27 @@ def test_who_alternates_events_that_favour_different_orders_stays_within_the_cap
     ],
 )
 def test_the_true_delta_of_who_sees_every_loss_is_below_the_caps(prefers: Callable[..., Any]) -> None:
-    """Computed from the law of the losses, with no divergence at all; it is two tenths of the cap's delta."""
-    cap, one_of_each = Cap.register(2.0, 1e-4), (draw(FAVOUR_HIGH, 1), draw(FAVOUR_LOW, 1))
-
-    def admits(counts: tuple[int, ...]) -> bool:
-        return Filter(cap, committed=total(counts)).cap.admits(total(counts))
-
-    def total(counts: tuple[int, ...]) -> Vector:
-        return tuple(sum(n * each[i] for n, each in zip(counts, one_of_each, strict=True)) for i in range(len(NOTHING)))
-
+    """Computed from the law of the losses, with no divergence at all; a tenth of the cap's delta is reached."""
+    admits = by_the_filter(FAVOUR_HIGH, FAVOUR_LOW)
     delta = delta_of_the_adversary([(8.0, 1.0), (0.8, 0.01)], 2.0, admits, prefers)
     assert 1e-8 < delta < 1e-4
+
+
+def test_the_same_adversary_breaks_a_budget_that_is_given_out_twice() -> None:
+    """And where nothing depends on what came out, its delta is that of PLD."""
+    once = by_the_filter(FAVOUR_HIGH)
+    most = max(n for n in range(1, 100) if once((n,)))
+    high = [(8.0, 1.0)]
+    first = delta_of_the_adversary(high, 2.0, once, lambda losses, _: np.zeros(losses.size, dtype=np.int64))
+    assert epsilon_pld([replace(FAVOUR_HIGH, count=most)], first) == pytest.approx(2.0, rel=0.01)
+
+    def twice(counts: tuple[int, ...]) -> bool:
+        return all(n <= most for n in counts)
+
+    def in_turn(losses: Any, counts: tuple[int, ...]) -> Any:
+        return np.full(losses.size, sum(counts) % 2)
+
+    assert delta_of_the_adversary(high * 2, 2.0, twice, in_turn) > 1e-3
 
 
 # Large pieces of a small cap, so that refusals are common: each kind, favouring low, middle and high orders.
