@@ -15,19 +15,19 @@ spent(alpha) <= cap_alpha at the order at which T fits. A void attempt whose vec
 the laws of all that is ever seen, in either order, and L the log-ratio of what was seen. The next charge is chosen
 from what was seen before, and given that it has divergence at most rho(alpha) at every order at once. So with
 S = sum of rho(alpha), exp((alpha - 1) (L - S)) is a supermartingale under P for each fixed alpha (Feldman, Zrnic 2021;
-Lecuyer 2021), and stays at or below 1 in the mean however long it goes on. With g(L) = max(0, 1 -
-e^(epsilon - L)) and c_alpha = (1 - 1 / alpha)^(alpha - 1) / alpha, Canonne, Kamath, Steinke 2020 (proposition 12)
-show g(L) <= c_alpha e^((alpha - 1) (L - epsilon)). In the end each transcript has a first order alpha* at which
+Lecuyer 2021), and its mean stays at or below 1 however long it goes on. With g(L) = max(0, 1 - e^(epsilon - L))
+and c_alpha = (1 - 1 / alpha)^(alpha - 1) / alpha, Canonne, Kamath, Steinke 2020 (proposition 12) show g(L) <=
+c_alpha e^((alpha - 1) (L - epsilon)). Stop at any moment: each transcript then has a first order alpha* at which
 S <= cap_alpha, and delta is at most
 
     E g(L) = sum over alpha of E[g(L); alpha* = alpha] <= sum of c_alpha e^((alpha - 1) (cap_alpha - epsilon))
            = sum of w_alpha delta <= delta.
 
-Which order fits may change from one moment to the next: the last one counts. Feldman and Zrnic 2021 fix one order;
-"some order" without weights is not licensed by it (the sum above would be delta for each order), and "each charge at
-the order that suits it" bounds nothing. A filter stops at a cap that was fixed before; an odometer, which may be read
-at any time, costs more (Rogers, Roth, Ullman, Vadhan 2016), so `figures` are readings and no claims. Studies may
-interleave: each charge is one mechanism, and the ledger puts charges in one order, before their answers.
+Which order fits may change from one moment to the next: the one at the stop counts. Feldman and Zrnic 2021 fix one
+order; "some order" without weights is not licensed by it (each order would add a delta of its own to the sum above),
+and "each plan at the order that suits it" bounds nothing. A filter stops at a cap that was fixed before; an odometer,
+which may be read at any time, costs more (Rogers, Roth, Ullman, Vadhan 2016), so `figures` are readings and no claims.
+Studies may interleave: each charge is one mechanism, and the ledger puts charges in one order, before their answers.
 
 A `Filter` is a value. A ledger builds it from its entries, asks for the next one within the transaction of the entry,
 and keeps it once the entry is durable; a charge costs a look at each order, and no divergence is computed for it.
