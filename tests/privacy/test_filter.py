@@ -22,7 +22,7 @@ from mpmath import mpf
 
 from tests.support.adversary import delta_of_the_adversary
 from tests.support.budget import DIGITS, SlowAccountant, conversion, divergence, fields, plain_epsilon
-from undertone.canonical import canonical_json, digest_of
+from undertone.core.canonical import canonical_json, digest_of
 from undertone.errors import BudgetExceeded, InputError, MechanismViolation, NotApproved, PlanChanged
 from undertone.privacy.accounting import RDP_ORDERS, Event, GaussianEvent, calibrate, epsilon_pld, epsilon_rdp
 from undertone.privacy.cap import WHOLE, Cap, suggested

@@ -26,8 +26,8 @@ from functools import cached_property, lru_cache
 from math import ceil, floor, inf, nextafter
 from typing import Self
 
-from undertone import bounds
-from undertone.canonical import Json
+from undertone.core import bounds
+from undertone.core.canonical import Json
 from undertone.errors import InputError, MechanismViolation
 from undertone.privacy.accounting import RDP_ORDERS, Event
 from undertone.privacy.renyi import DOWN, NOTHING, UNIT, UP, Vector, draw
