@@ -22,6 +22,7 @@ from tests.support.world import World, make_plan
 from undertone.core.keys import public_hex
 from undertone.methods.registry import METHODS
 from undertone.privacy.entropy import OsEntropy
+from undertone_cli.provisioning import give_budget
 from undertone_client.compute import preparing
 from undertone_client.registration.checking import check_site
 from undertone_client.registration.registered import register
@@ -71,6 +72,7 @@ def measure(folder: Path, count: int) -> dict[str, object]:
     config = NodeConfig(site="north", data=str((folder / "data").resolve()), micro_batch=256)
     site = create_site(folder / "north", config, policy, OsEntropy())
     world.sites["north"] = site.folder
+    give_budget(site, plan)
     begun = peak_mib()
     steps = {
         "write": lambda: write_large_folder(folder / "data", count),

@@ -29,7 +29,7 @@ from undertone.study.claim import epsilons
 from undertone.study.plan import Plan
 from undertone.wire.messages import Reply, Request
 from undertone_cli.engines.inprocess import InProcessGrid
-from undertone_cli.provisioning import federate
+from undertone_cli.provisioning import federate, give_budget
 from undertone_client.app import app as client_app
 from undertone_client.node import Node
 from undertone_client.registration.registered import register
@@ -241,6 +241,7 @@ def build_world(
         world.records[site] = write_folder(data, count, first=100 * index)
         config = NodeConfig(site=site, data=str(data), micro_batch=micro_batch, keep_rows=keep_rows)
         world.sites[site] = create_site(folder / "sites" / site, config, policy, OsEntropy()).folder
+        give_budget(SiteDir(world.sites[site]), plan)
         register(SiteDir(world.sites[site]), plan)
     federate(world.run, world.sites.values())
     return world

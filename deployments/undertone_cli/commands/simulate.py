@@ -26,7 +26,7 @@ from undertone.study.schema import Study, load_study
 from undertone_cli.commands.plan import describe
 from undertone_cli.console import Bars, lines, out, resumable, table
 from undertone_cli.engines.choice import ENGINES, IN_PROCESS, check_engine, run_on
-from undertone_cli.provisioning import federate
+from undertone_cli.provisioning import federate, give_budget
 from undertone_cli.site_logs import quoting_sites
 from undertone_cli.split import SiteData, split
 from undertone_client.registration.registered import register
@@ -154,6 +154,7 @@ def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteD
             keep_rows=bool(share.holdout.records) and plan.privacy.rounds == 1,  # for the diagnostics' mean
         )
         folder = create_site(part / "sites" / site, config, policy, OsEntropy())
+        give_budget(folder, plan)
         write_metadata(part / "sites" / site / "metadata.csv", share.training.records)
         register(
             folder, plan, lambda _line: None
