@@ -1,4 +1,4 @@
-"""The budget for ever (docs/PRIVACY.md, rule 13), against a slow accountant that shares no code with it."""
+"""The budget for ever (PRIVACY 13), against a slow accountant that shares no code with it."""
 
 import json
 import math
@@ -168,7 +168,7 @@ CAPS = [(epsilon, delta) for epsilon in (0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0) for
 
 
 def slow_cap(cap: Cap, order: int, share: mpf | None = None) -> mpf:
-    """The formula of rule 13, as it stands there."""
+    """The formula of PRIVACY 13, as it stands there."""
     if share is None:
         share = mpf(cap.billionths[RDP_ORDERS.index(order)]) / WHOLE
     a = mpf(order)
