@@ -155,6 +155,12 @@ class Accounts:
         """All reservations that were ever made on a data set, oldest first."""
         return [reservation for reservation in self.reservations.values() if reservation.data_set == data_set]
 
+    def with_reservation(self, new: Reservation) -> "Accounts":
+        """The same once a plan has its reservation; what it charged before it ended stays charged."""
+        before = self.reservations.get(new.digest)
+        held = replace(new, charged=before.charged if before else 0)
+        return Accounts(self.data_sets, self.reservations | {new.digest: held})
+
     def _register(self, body: Mapping[str, Json]) -> None:
         match body:
             case {"name": str(name), "unit": str(unit), "unit_column": str() | None as column, "cap": Mapping() as cap}:

@@ -58,23 +58,12 @@ def reserve(ledger: Ledger, plan: Plan, data_set: str) -> None:
         NotApproved: no such data set, or the plan protects another unit than the data set's.
         PlanChanged: the plan has drawn on another data set.
     """
-    wanted = Reservation(plan.digest, data_set, plan.event, plan.privacy.max_attempts)
-
-    def allowed(entries: Sequence[Entry]) -> None:
-        accounts = Accounts.read(entries)
-        _check_unit(accounts, plan, data_set)
-        before = accounts.reservations.get(plan.digest)
-        if before is not None and not before.same(wanted):
-            raise PlanChanged(
-                f"plan {plan.digest[:8]} has reserved {before.attempts} attempts on the data set {before.data_set}; a "
-                "plan draws on one data set, with one event. Sign a new plan"
-            )
-        if before is not None and before.live:
-            raise _Done
-        accounts.filter(data_set).approve(plan.digest, [replace(wanted.event, count=wanted.attempts)])
-
     with suppress(_Done):
-        ledger.append(RESERVE, wanted.as_dict(), allowed)
+        ledger.append(
+            RESERVE,
+            _wanted(plan, data_set).as_dict(),
+            lambda entries: _check_fits(Accounts.read(entries), plan, data_set),
+        )
 
 
 def free(ledger: Ledger, digest: str, reason: str) -> None:
@@ -195,11 +184,12 @@ class Budget:
     studies: tuple[StudyBudget, ...]
 
     @classmethod
-    def of(cls, ledger: Ledger, data: DataSet) -> "Budget":
-        """The budget of a data set.
+    def of(cls, ledger: Ledger, data: DataSet, plan: Plan | None = None) -> "Budget":
+        """The budget of a data set; with `plan` as it is once that has its reservation, which is not made.
 
         Raises:
-            FolderError: it is not registered in this ledger, or as another.
+            FolderError: the data set is not registered in this ledger, or as another.
+            BudgetExceeded, NotApproved, PlanChanged: the plan would get no reservation, as in `reserve`.
         """
         accounts = Accounts.read(ledger.entries())
         registered = accounts.data_sets.get(data.name)
@@ -210,6 +200,10 @@ class Budget:
                 else f"datasets/{data.name}.toml says another unit, column or cap than the ledger, where they are "
                 "fixed for life; restore the file"
             )
+        if plan is not None:
+            with suppress(_Done):
+                _check_fits(accounts, plan, data.name)
+                accounts = accounts.with_reservation(_wanted(plan, data.name))
         return cls._read(accounts, data.name)
 
     @classmethod
@@ -249,6 +243,29 @@ def _study(cap: Cap, reservation: Reservation) -> StudyBudget:
 
 def _registered(data: DataSet) -> Registered:
     return Registered(data.name, data.unit, data.unit_column, Cap.register(data.epsilon, data.delta))
+
+
+def _wanted(plan: Plan, data_set: str) -> Reservation:
+    return Reservation(plan.digest, data_set, plan.event, plan.privacy.max_attempts)
+
+
+def _check_fits(accounts: Accounts, plan: Plan, data_set: str) -> None:
+    """A plan may reserve all that it may charge.
+
+    Raises:
+        _Done: it has, and may charge.
+        BudgetExceeded, NotApproved, PlanChanged: it may not, as in `reserve`.
+    """
+    wanted, before = _wanted(plan, data_set), accounts.reservations.get(plan.digest)
+    _check_unit(accounts, plan, data_set)
+    if before is not None and not before.same(wanted):
+        raise PlanChanged(
+            f"plan {plan.digest[:8]} has reserved {before.attempts} attempts on the data set {before.data_set}; a plan "
+            "draws on one data set, with one event. Sign a new plan"
+        )
+    if before is not None and before.live:
+        raise _Done
+    accounts.filter(data_set).approve(plan.digest, [replace(wanted.event, count=wanted.attempts)])
 
 
 def _check_unit(accounts: Accounts, plan: Plan, data_set: str) -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,13 @@ def test_a_plan_reserves_all_it_may_charge_and_frees_what_it_did_not(ledger: Led
     assert (new.spent, new.reserved, new.committed, new.studies) == (0.0, 0.0, 0.0, ())
     assert 0.9 * new.epsilon < new.left < new.epsilon
 
+    planned = Budget.of(ledger, data, plan)
+    assert kinds(ledger) == ["open", "data set"]
     reserve(ledger, plan, "chest")
     reserved = Budget.of(ledger, data)
+    assert reserved == planned == Budget.of(ledger, data, plan)
+    with pytest.raises(BudgetExceeded):
+        Budget.of(ledger, data, varied(plan, "second"))
     assert reserved.spent == 0.0
     assert new.epsilon - 0.001 < reserved.reserved == reserved.committed <= new.epsilon
     assert reserved.left < 0.03
@@ -91,6 +97,7 @@ def test_a_plan_reserves_all_it_may_charge_and_frees_what_it_did_not(ledger: Led
     assert ended.reserved == ended.studies[0].reserved == 0.0
     assert ended.studies[0].freed == "ended"
     assert reserved.left < ended.left < new.left
+    assert Budget.of(ledger, data, plan).studies == (replace(study, freed=None),)
     with again(ledger) as opened:
         assert Budget.of(opened, data) == ended
         assert Budget.of_all(opened) == [ended]
