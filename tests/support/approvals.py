@@ -6,10 +6,12 @@ from pathlib import Path
 
 from undertone.errors import BudgetExceeded, NotApproved
 from undertone.models.pinned import files_digest
+from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
 from undertone_client.approval.approvals import Approval, ApprovalDocument, keep_approval
 from undertone_client.approval.books import Standing
-from undertone_client.site.datasets import DataSet
+from undertone_client.site.budget import price, register_cap, reserve
+from undertone_client.site.datasets import DataSet, write_data_set
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.policy import Policy
 
@@ -45,9 +47,18 @@ def data_set_for(plan: Plan, site: str, folder: Path) -> DataSet:
         unit=plan.privacy.unit,
         unit_column=plan.data.unit_column,
         publish=plan.cohort.units[site],
-        epsilon=CAP,
+        epsilon=price(plan),
         delta=plan.privacy.delta,
     )
+
+
+def give_budget(site: SiteDir, plan: Plan, folder: Path) -> None:
+    """The data set, with a cap that is just what the plan takes, and its reservation."""
+    data = data_set_for(plan, site.config.site, folder)
+    write_data_set(site.folder, data)
+    with Ledger.open(site.ledger) as ledger:
+        register_cap(ledger, data)
+        reserve(ledger, plan, data.name)
 
 
 def approved(site: SiteDir, plan: Plan, until: date = FOR_EVER) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.approvals import approved, data_set_for, wide_policy
+from tests.support.approvals import approved, give_budget, wide_policy
 from tests.support.dummy import DummyBase, DummyMethod, make_dummy_base
 from tests.support.world import World, make_plan
 from undertone.core.keys import public_hex
@@ -27,7 +27,6 @@ from undertone_client.compute import preparing
 from undertone_client.registration.checking import check_site
 from undertone_client.registration.registered import register
 from undertone_client.site.config import NodeConfig
-from undertone_client.site.datasets import write_data_set
 from undertone_client.site.folder import create_site
 from undertone_server.run_folder import RunFolder
 
@@ -72,7 +71,7 @@ def measure(folder: Path, count: int) -> dict[str, object]:
     config = NodeConfig(site="north", data=str((folder / "data").resolve()), micro_batch=256)
     site = create_site(folder / "north", config, policy, OsEntropy())
     world.sites["north"] = site.folder
-    write_data_set(site.folder, data_set_for(plan, "north", folder / "data"))
+    give_budget(site, plan, folder / "data")
     approved(site, plan)
     begun = peak_mib()
     steps = {

@@ -10,7 +10,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
-from tests.support.approvals import approved, data_set_for, wide_policy
+from tests.support.approvals import approved, give_budget, wide_policy
 from tests.support.dummy import DIMENSION, SIZE, DummyBase, DummyMethod, DummyOptions
 from tests.support.images import write_folder
 from undertone import PROTOCOL, __version__
@@ -36,7 +36,6 @@ from undertone_client.node import Node
 from undertone_client.registration.registered import register
 from undertone_client.site.attempt_store import AttemptStore
 from undertone_client.site.config import NodeConfig
-from undertone_client.site.datasets import write_data_set
 from undertone_client.site.folder import SiteDir, create_site
 from undertone_client.site.policy import Policy
 from undertone_client.site.settings_file import settings_toml
@@ -247,7 +246,7 @@ def build_world(
         world.records[site] = write_folder(data, count, first=100 * index)
         config = NodeConfig(site=site, data=str(data), micro_batch=micro_batch, keep_rows=keep_rows)
         world.sites[site] = create_site(folder / "sites" / site, config, policy, OsEntropy()).folder
-        write_data_set(world.sites[site], data_set_for(plan, site, data))
+        give_budget(SiteDir(world.sites[site]), plan, data)
         register(SiteDir(world.sites[site]), plan)
         approved(SiteDir(world.sites[site]), plan)
     federate(world.run, world.sites.values())

@@ -1,9 +1,12 @@
-"""What an approval asks of the site's ledger, in words that the ledger's own module does not need to know."""
+"""What an approval asks of the site's ledger, and the ledger that answers."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
+from undertone_client.site import budget
 from undertone_client.site.datasets import DataSet
 
 
@@ -48,3 +51,30 @@ class Books(Protocol):
         Raises:
             NotApproved: it never reserved anything.
         """
+
+
+@dataclass(frozen=True)
+class LedgerBooks:
+    """The books of ledger.sqlite at `path`, which is opened for each call."""
+
+    path: Path
+
+    def price(self, plan: Plan, data: DataSet) -> float:
+        """As `Books.price`."""
+        return budget.price(plan, data.delta)
+
+    def standing(self, data: DataSet, plan: Plan | None = None) -> Standing:
+        """As `Books.standing`."""
+        with Ledger.open(self.path, read_only=True) as ledger:
+            found = budget.Budget.of(ledger, data, plan)
+        return Standing(found.spent, found.committed, found.left)
+
+    def reserve(self, plan: Plan, data_set: str) -> None:
+        """As `Books.reserve`."""
+        with Ledger.open(self.path) as ledger:
+            budget.reserve(ledger, plan, data_set)
+
+    def free(self, digest: str, reason: str) -> None:
+        """As `Books.free`."""
+        with Ledger.open(self.path) as ledger:
+            budget.free(ledger, digest, reason)

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from math import exp
+from math import ceil, exp, floor, log10
 
 from undertone.core.captions import caption_columns
 from undertone.core.text import shown
@@ -21,6 +21,11 @@ from undertone_client.site.datasets import DataSet
 
 _WIDTH = 96
 _ACCOUNTANTS = {"central": "by its privacy loss distribution", "distributed": "in Renyi DP"}
+_USED = {
+    "record": "any one image is",
+    "patient": "the images of any one patient are",
+    "site": "the images of any one site are",
+}
 _UNITS = {"record": ("image", "images"), "patient": ("patient", "patients"), "site": ("site", "sites")}
 
 
@@ -67,8 +72,8 @@ class Asked:
 
 def approval_page(asked: Asked) -> str:
     """The page, in lines of at most 96 columns but for digests and long names."""
+    title = f"{asked.site} is asked to approve plan {asked.plan.digest[:8]} of the study {asked.plan.study}"
     parts = [
-        (f"{asked.site} is asked to approve plan {asked.plan.digest[:8]} of the study {asked.plan.study}", ()),
         ("Who asks", _who_asks(asked)),
         ("What is learned", _what_is_learned(asked.plan)),
         ("From which images", _from_which_images(asked)),
@@ -79,7 +84,7 @@ def approval_page(asked: Asked) -> str:
         ("Whom this site trusts, and with what", _trust(asked.plan)),
         ("How long it holds", _how_long(asked)),
     ]
-    return "\n\n".join("\n".join([heading.upper(), *lines]) for heading, lines in parts) + "\n"
+    return "\n\n".join([title, *("\n".join([heading.upper(), *lines]) for heading, lines in parts)]) + "\n"
 
 
 def _who_asks(asked: Asked) -> Iterator[str]:
@@ -105,12 +110,13 @@ def _what_is_learned(plan: Plan) -> Iterator[str]:
 
 def _from_which_images(asked: Asked) -> Iterator[str]:
     plan, data = asked.plan, asked.data
-    named = f", named by the column {shown(data.unit_column)}" if data.unit_column else ""
+    apart = " A patient of several images loses more than one image does." if plan.privacy.unit == "record" else ""
+    named = f" Which images are whose is told by the column {shown(data.unit_column)}." if data.unit_column else ""
     columns = ", ".join(map(shown, dict.fromkeys(caption_columns(plan.data.caption))))
     words = f", with words from its metadata ({columns})" if columns else ""
     yield from _wrapped(
         f"The data set {data.name}: the images in {shown(data.folder)}, as they are registered at this approval. What "
-        f"is protected is {UNIT_MEANS[plan.privacy.unit]}{named}. Each image is described to the model as "
+        f"is protected is {UNIT_MEANS[plan.privacy.unit]}.{apart}{named} Each image is described to the model as "
         f'"{shown(plan.data.caption, 500)}"{words}.'
     )
     yield from _wrapped(
@@ -130,29 +136,53 @@ def _what_leaves(asked: Asked) -> Iterator[str]:
         f"{privacy.sampling_rate:g}, and nobody else learns which"
     )
     yield from _wrapped(
-        f"No image, no word about one and no number of {asked.many} leaves. The study has {rounds} in {tries}. "
-        f"{drawn}. In an attempt the site computes from the images of each {asked.one} in it {plan.method.dimension:,} "
-        f"numbers, limits how much they can weigh, adds up those of all {asked.many}, and sends the sum: {_how(plan)}."
+        f"No image leaves, no word about one, and no count of {asked.many}. The study has {rounds} in {tries}. "
+        f"{drawn}. In an attempt the site computes {plan.method.dimension:,} numbers for each {asked.one} in it, "
+        f"shortens them to a length that none may exceed, and adds up those of all its {asked.many}. The sum leaves "
+        f"{_how(plan)}."
     )
 
 
 def _how(plan: Plan) -> str:
     if plan.aggregation.mode == "plain":
-        return "as it is, so that the coordinator sees this site's own sum without noise"
-    masked = f"under masks that fall away only in the sum over at least {plan.quorum} sites"
-    return f"with this site's share of the noise, {masked}" if plan.privacy.noise == "distributed" else masked
+        return "as it is: the coordinator sees this site's own sum, without noise"
+    masked = f"under masks, which fall away only where the sums of at least {plan.quorum} sites are added up"
+    return f"with this site's share of the noise in it, {masked}" if plan.privacy.noise == "distributed" else masked
 
 
 def _what_it_costs(asked: Asked) -> Iterator[str]:
     privacy = asked.plan.privacy
     attempts = "in its one attempt" if privacy.max_attempts == 1 else f"in all its {privacy.max_attempts:,} attempts"
+    claim = _up(privacy.epsilon)
     yield from _wrapped(
-        f"The plan claims epsilon {privacy.epsilon:.4g} at delta {privacy.delta:g} ({_ACCOUNTANTS[privacy.noise]}), "
-        "and this machine has recomputed it from the noise. It means: whether the images of any one "
-        f"{asked.one} are used or not changes the probability of whatever can be found out from the study by at most a "
-        f"factor of e^{privacy.epsilon:.4g} = {exp(privacy.epsilon):.3g}, but for a probability of {privacy.delta:g}. "
-        f"That is what the study costs {attempts}; it costs no less if it stops before."
+        f"The plan claims epsilon {claim} at delta {privacy.delta:g} ({_ACCOUNTANTS[privacy.noise]}), "
+        f"and this machine has recomputed it from the noise. It means: whether {_USED[privacy.unit]} used or not "
+        "changes the probability of whatever can be found out from the study by at most a factor of "
+        f"e^{claim} = {_factor(exp(privacy.epsilon))}, but for a probability of {privacy.delta:g}. Somebody who knows "
+        "everything else and guesses which of the two it was, each as likely as the other, is right at most "
+        f"{_percent(best_guess(privacy.epsilon, privacy.delta))} times in 100; by chance it would be 50. Against whom "
+        "that holds is said below."
     )
+    yield from _wrapped(f"That is what the study costs {attempts}. It costs no less if it stops before.")
+
+
+def best_guess(epsilon: float, delta: float) -> float:
+    """The best chance to guess whether a unit is in, both being equally likely: (e^epsilon + delta) / (1 + e^epsilon).
+
+    From the two inequalities of (epsilon, delta) on the errors of any test (Kairouz, Oh, Viswanath 2015, theorem 2.1).
+    """
+    return min((1 + delta * exp(-epsilon)) / (1 + exp(-epsilon)), 1.0)
+
+
+def _factor(value: float) -> str:
+    """Three digits, rounded up."""
+    step = 10.0 ** (floor(log10(value)) - 2)
+    return f"{ceil(value / step) * step:.3g}"
+
+
+def _percent(share: float) -> str:
+    """A share in hundredths, rounded up to a tenth."""
+    return f"{ceil(share * 1000) / 10:g}"
 
 
 def _what_it_takes(asked: Asked) -> Iterator[str]:
@@ -160,16 +190,16 @@ def _what_it_takes(asked: Asked) -> Iterator[str]:
     yield from _wrapped(
         f"The data set {data.name} has a budget of epsilon {data.epsilon:g} at delta {data.delta:g} for ever, for all "
         f"studies of all coordinators together. The plan takes {asked.price:.3f} of it, counted in Renyi DP, in which "
-        f"costs of studies can be added up however each was chosen; so it is not the figure of the plan's own claim. "
+        f"costs of studies can be added up however each was chosen; so it is another figure than the plan's own. "
         "What the plan has not used comes back when its approval expires or is withdrawn."
     )
     yield f"  {'epsilon':<34}{'now':>10}{'approved':>12}"
     for name, now, then in (
-        ("spent", before.spent, after.spent),
-        ("spent and reserved", before.committed, after.committed),
-        ("left for one more study", before.left, after.left),
+        ("spent", _up(before.spent), _up(after.spent)),
+        ("spent and reserved", _up(before.committed), _up(after.committed)),
+        ("left for one more study", _down(before.left), _down(after.left)),
     ):
-        yield f"  {name:<34}{now:>10.3f}{then:>12.3f}"
+        yield f"  {name:<34}{now:>10}{then:>12}"
     yield "  (Such figures do not add up.)"
 
 
@@ -189,7 +219,11 @@ def _who_else(asked: Asked) -> Iterator[str]:
             "it does."
         )
     if asked.federation is not None:
-        yield f"  their keys              federation.json {asked.federation}"
+        yield from _wrapped(
+            "Their keys are those of the federation.json that this site has pinned. The coordinator signed it; that "
+            "each key is the hospital's own is what whoever pinned it has made sure of."
+        )
+        yield f"  federation.json         {asked.federation}"
 
 
 def _trust(plan: Plan) -> Iterator[str]:
@@ -202,6 +236,14 @@ def _how_long(asked: Asked) -> Iterator[str]:
         f"Until the end of {asked.until.isoformat()} (UTC), or until `undertone node withdraw` before. Then this site "
         "sends nothing more; what it has sent stays in what was released."
     )
+
+
+def _up(epsilon: float) -> str:
+    return f"{ceil(epsilon * 1000) / 1000:.3f}"
+
+
+def _down(epsilon: float) -> str:
+    return f"{floor(epsilon * 1000) / 1000:.3f}"
 
 
 def _wrapped(text: str, first: str = "", further: str = "") -> list[str]:
