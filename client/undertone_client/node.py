@@ -10,10 +10,9 @@ from pathlib import Path
 
 from undertone import PROTOCOL
 from undertone.core.canonical import sha256_hex
-from undertone.core.code_digest import check_package
-from undertone.core.keys import PLAN_DOMAIN, check_signature
 from undertone.errors import (
     BudgetExceeded,
+    FolderError,
     LedgerRestored,
     NotApproved,
     PlanChanged,
@@ -27,10 +26,12 @@ from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.stages import MaskedVector
 from undertone.secagg.prg import pack24
-from undertone.study.claim import check_claim
 from undertone.study.plan import Plan
 from undertone.wire.hello import prove
 from undertone.wire.messages import LARGEST_PLAN, SITE_FAULT, Reply, Request, Words
+from undertone_client.approval.approvals import Clock, approval_of, check_approval, utc_now
+from undertone_client.approval.checks import check_data_set, check_plan
+from undertone_client.approval.pending import keep_pending
 from undertone_client.round.attempt import Answer, SiteAttempt
 from undertone_client.site.attempt_store import AttemptStore
 from undertone_client.site.folder import SiteDir
@@ -53,17 +54,18 @@ _TOLD = (
 class Node:
     """One site's node. Construct it where its SITE_DIR is; it keeps nothing in memory between requests."""
 
-    def __init__(self, folder: Path, entropy: Entropy | None = None) -> None:
+    def __init__(self, folder: Path, entropy: Entropy | None = None, now: Clock = utc_now) -> None:
         self.site = SiteDir(folder)
         self._entropy = entropy or OsEntropy()
+        self._now = now
 
     def handle(self, request: Request) -> Reply:
         """Answer or refuse; what a refusal says never depends on a record (PRIVACY 17)."""
         log = self.site.log_stranger
         try:
-            signed = self._signed_digest(request)
+            signed = self._signed(request)
             log = self.site.log
-            answer, ledger_head = self._answer(request, signed)
+            answer, ledger_head = self._answer(request, *signed)
         except _TOLD as error:
             blamed = error.blamed if isinstance(error, SecureAggregationError) else ""
             return replace(self._refusal(type(error).__name__, str(error), log), blamed=blamed)
@@ -78,8 +80,8 @@ class Node:
         log(f"refused: {code}: {message}")
         return Reply(self.site.config.site, PROTOCOL, error=code, message=message)
 
-    def _signed_digest(self, request: Request) -> str:
-        """The digest of the request's plan, signed by the coordinator that this site knows; "" with hello.
+    def _signed(self, request: Request) -> tuple[str, str]:
+        """The digest of the request's plan, and which coordinator of the policy signed it; "" and "" with hello.
 
         Anyone who reaches the node can send what is looked at here: a length, a hash and a signature, nothing else.
 
@@ -90,18 +92,17 @@ class Node:
         if request.protocol != PROTOCOL:
             raise ProtocolError(f"the coordinator speaks protocol {request.protocol}, this node protocol {PROTOCOL}")
         if request.kind == "hello":
-            return ""
+            return "", ""
         if len(request.plan) > LARGEST_PLAN:
             raise ProtocolError(f"a plan of {len(request.plan)} bytes is not read; {LARGEST_PLAN} are enough")
         digest = sha256_hex(request.plan)
-        check_signature(self.site.policy.coordinator, PLAN_DOMAIN, digest, request.signature)
-        return digest
+        return digest, self.site.policy.coordinator_of(digest, request.signature)
 
-    def _answer(self, request: Request, signed: str) -> tuple[Answer, str]:
+    def _answer(self, request: Request, digest: str, coordinator: str) -> tuple[Answer, str]:
         """The answer, and this site's ledger head."""
         if request.kind == "hello":
             return Answer(body=prove(self.site.identity(), self.site.config.site, request.body)), ""
-        plan, secret = self._approved_plan(request, signed), self.site.secret()
+        plan, secret = self._approved_plan(request, digest, coordinator), self.site.secret()
         with Ledger.open(self.site.ledger) as ledger, AttemptStore(self.site.attempt_store) as store:
             refuse_older(ledger, secret, request.ledger_heads.get(self.site.config.site, ""))
             if request.kind in ("prepare", "plain_input", "masked_input"):
@@ -110,35 +111,31 @@ class Node:
             answer = attempt.plain() if plan.aggregation.mode == "plain" else attempt.secure()
             return answer, ledger_head_of(secret, ledger.head)
 
-    def _approved_plan(self, request: Request, digest: str) -> Plan:
-        """The request's plan of this signed digest, once everything about it is what this site approved.
+    def _approved_plan(self, request: Request, digest: str, coordinator: str) -> Plan:
+        """The request's plan of this signed digest, once everything about it is what this site approved and allows.
 
         Raises:
             NotApproved, PlanChanged: names what differs.
             UnderstatedClaim: it claims less than it costs.
         """
-        policy = self.site.policy
-        if digest not in policy.approved:
+        approval = approval_of(self.site, digest)
+        if approval is None:
+            self._keep_pending(request)
             raise NotApproved(f"plan {digest[:8]} is not approved at {self.site.config.site}")
+        check_approval(self.site, approval, coordinator, self._now())
         plan = Plan.from_bytes(request.plan)
-        plan.check_version()
-        check_package(plan.package_sha256)
-        self.site.check_model(plan.model.files)
-        if self.site.config.site not in plan.cohort.units:
-            raise NotApproved(f"{self.site.config.site} is not on the roster of plan {plan.digest[:8]}")
-        if plan.aggregation.mode == "plain" and not policy.allow_plain:
-            raise NotApproved(
-                f"{self.site.config.site} allows no plain aggregation, in which the coordinator sees each site's sum"
-            )
-        if plan.free_rosters and not policy.allow_free_rosters:
-            raise NotApproved(
-                f"{self.site.config.site} allows no free survivor lists (aggregation.rosters), from whose sums a "
-                "coordinator that lies can learn the difference"
-            )
+        check_plan(self.site, plan)
+        check_data_set(self.site, plan, approval.document.data_set)
         if not (1 <= request.round <= plan.privacy.rounds and 1 <= request.attempt <= plan.privacy.max_attempts):
             raise PlanChanged(f"round {request.round}, attempt {request.attempt} is not in the plan")
-        check_claim(plan)
         return plan
+
+    def _keep_pending(self, request: Request) -> None:
+        """Keep a plan for a person to look at, if there is room; the request is refused in any case."""
+        try:
+            keep_pending(self.site, request.plan, request.signature)
+        except (FolderError, NotApproved) as error:
+            self.site.log(f"a plan was not kept: {error}")
 
 
 def _on_wire(vector: MaskedVector | None) -> Words | None:

@@ -18,7 +18,7 @@
         |-- MechanismViolation     a bound, a type or a noise level is not what the plan says
         |-- ProtocolError          a message is malformed, or speaks another version
         |-- ReplayedAttempt        this (study, round, attempt) was charged or answered before
-        |-- BudgetExceeded         the plan's attempts are used up
+        |-- BudgetExceeded         a plan's attempts or a data set's cap are used up
         |-- LedgerCorrupt          the ledger's chain is broken, or it was restored from an old copy
         |   `-- LedgerRestored     a site's ledger is an older copy than one that has answered before
         |-- LedgerUnavailable      the ledger cannot be read or written now (locked, disk full)
@@ -115,7 +115,7 @@ class ReplayedAttempt(Refused):
 
 
 class BudgetExceeded(Refused):
-    """The plan's attempts are used up."""
+    """A plan's attempts, or the cap of a data set, are used up."""
 
 
 class LedgerCorrupt(Refused):

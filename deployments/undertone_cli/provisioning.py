@@ -1,12 +1,25 @@
-"""Making the sites of a study known to each other: keys and the signed federation manifest."""
+"""What a simulation decides for its sites, all of which are its own: keys, policy, data set and approval."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from undertone.core.federation import Federation
 from undertone.core.keys import public_hex
+from undertone.models.pinned import files_digest
+from undertone.privacy.ledger import Ledger
+from undertone.study.plan import Plan
+from undertone_client.approval.approvals import utc_now
+from undertone_client.approval.approving import approve
+from undertone_client.approval.books import LedgerBooks
+from undertone_client.approval.pending import keep_pending
+from undertone_client.approval.proposing import propose
+from undertone_client.site.budget import price, register_cap
+from undertone_client.site.datasets import DataSet, write_data_set
 from undertone_client.site.folder import SiteDir
+from undertone_client.site.policy import LONGEST_DAYS, Policy
 from undertone_server.run_folder import RunFolder
+
+_COORDINATOR, _DATA_SET, _OPERATOR = "simulation", "images", "undertone simulate"
 
 
 def federate(run: RunFolder, folders: Iterable[Path]) -> Federation:
@@ -23,3 +36,67 @@ def federate(run: RunFolder, folders: Iterable[Path]) -> Federation:
     for site in sites:
         site.join(federation, signature)
     return federation
+
+
+def narrowest_policy(plan: Plan, coordinator: str) -> Policy:
+    """The policy of a simulated site: this plan is allowed, and nothing that asks for more.
+
+    Args:
+        plan: of the simulation.
+        coordinator: the public key of its coordinator.
+    """
+    central, patients = plan.privacy.noise == "central", plan.privacy.unit == "patient"
+    secure = plan.aggregation.mode == "secagg"
+    return Policy(
+        coordinators={_COORDINATOR: coordinator},
+        methods=[plan.method.name],
+        models=[files_digest(plan.model.files)],
+        noise=[plan.privacy.noise],
+        largest_sampling_rate=plan.privacy.sampling_rate if central else None,
+        largest_rounds=plan.privacy.max_attempts if central else None,
+        fewest_sites=plan.quorum,
+        fewest_patients=sum(plan.cohort.units.values()) if patients else 0,
+        fewest_honest_shares=plan.noise_shares if secure else None,
+        allow_free_rosters=plan.free_rosters,
+        allow_plain=not secure,
+        longest_approval_days=LONGEST_DAYS,
+    )
+
+
+def give_data_set(site: SiteDir, plan: Plan) -> DataSet:
+    """Describe the images of a simulated site, with a cap that is what the plan takes, and register it.
+
+    Raises:
+        InputError: no cap holds the plan.
+    """
+    data = DataSet(
+        name=_DATA_SET,
+        folder=site.config.data,
+        metadata=site.config.metadata,
+        unit=plan.privacy.unit,
+        unit_column=plan.data.unit_column,
+        ids_as_written=site.config.ids_as_written,
+        publish=plan.cohort.units[site.config.site],
+        epsilon=price(plan),
+        delta=plan.privacy.delta,
+    )
+    write_data_set(site.folder, data)
+    with Ledger.open(site.ledger) as ledger:
+        register_cap(ledger, data)
+    return data
+
+
+def approve_simulated(site: SiteDir, plan: Plan, signature: str) -> None:
+    """Approve a plan at a simulated site, as its operator would who looks at nothing.
+
+    Bad records were named for the whole folder; from here on one is a zero row (PRIVACY 17).
+
+    Args:
+        site: with its data set.
+        plan: of the simulation.
+        signature: its coordinator's.
+    """
+    now, books = utc_now(), LedgerBooks(site.ledger)
+    digest = keep_pending(site, plan.as_bytes(), signature)
+    proposal = propose(site, digest, _DATA_SET, _OPERATOR, None, books, now)
+    approve(site, proposal, books, now, say=lambda _line: None)

@@ -315,20 +315,19 @@ def test_coins_and_rows_are_forgotten_after_the_answer(make_world: Make) -> None
 
 def test_a_policy_can_list_the_models_it_takes(make_world: Make) -> None:
     world = make_world()
-    policy = world.sites["north"] / "policy.toml"
-    text, ours = policy.read_text(encoding="utf-8"), files_digest(world.plan.model.files)
-    policy.write_text(f'{text}models = ["{"0" * 64}", "{ours}"]\n', encoding="utf-8")
+    ours = files_digest(world.plan.model.files)
+    world.allow("north", models=["0" * 64, ours])
     assert world.ask("prepare").error == ""
-    policy.write_text(f'{text}models = ["{"0" * 64}"]\n', encoding="utf-8")
+    world.allow("north", models=["0" * 64])
     reply = world.ask("prepare")
     assert (reply.error, reply.words) == ("NotApproved", None)
-    assert f"does not take the base model {ours[:8]}" in reply.message
+    assert f"models: the plan says {world.plan.model.base[:20]}" in reply.message
     (path,) = (world.sites["north"] / "registered").iterdir()
     path.unlink()
     with pytest.raises(NotApproved, match="does not take the base model"):
         register(SiteDir(world.sites["north"]), world.plan)
     assert not path.exists()
-    policy.write_text(f"{text}models = []\n", encoding="utf-8")
+    world.allow("north", models=[])
     assert world.ask("prepare").error == "NotApproved"
 
 

@@ -29,8 +29,9 @@ from undertone.errors import FolderError, MechanismViolation, NotApproved
 from undertone.models.layout import Layout
 from undertone.privacy.entropy import OsEntropy
 from undertone_client.site.config import NodeConfig
-from undertone_client.site.folder import SiteDir, _toml, create_site
+from undertone_client.site.folder import SiteDir, create_site
 from undertone_client.site.policy import Policy
+from undertone_client.site.settings_file import settings_toml
 
 DIGEST = "ab" * 32
 json_values = st.recursive(
@@ -177,7 +178,7 @@ def test_a_layout_refuses_other_tensors(named: Any) -> None:
 
 # --- SITE_DIR -------------------------------------------------------------------------------------
 
-POLICY = Policy(coordinator="ab" * 32, approved=["cd" * 32])
+POLICY = Policy(coordinators={"hub": "ab" * 32}, methods=["dp-lora"], largest_sampling_rate=0.05)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ texts = st.text(max_size=30) | st.text("\x00\x1f\x7f\x80\x85\u2028\ufeff\U0001f6
 @given(data=texts, metadata=texts, devices=st.lists(texts, max_size=3))
 def test_settings_read_back_as_the_text_they_were(data: str, metadata: str, devices: list[str]) -> None:
     config = NodeConfig(site="north", data=data, metadata=metadata, device=devices)
-    assert NodeConfig.model_validate(tomllib.loads(_toml(config).decode())) == config
+    assert NodeConfig.model_validate(tomllib.loads(settings_toml(config).decode())) == config
 
 
 @given(st.binary(max_size=20) | st.binary(max_size=6).map(lambda end: "\U0001f600/ä".encode() + end))
@@ -207,9 +208,9 @@ def test_any_name_of_the_file_system_is_kept_or_refused_by_name(name: bytes) -> 
         name.decode()
     except UnicodeDecodeError:
         with pytest.raises(FolderError, match=r"data = .* is not UTF-8"):
-            _toml(config)
+            settings_toml(config)
     else:
-        assert tomllib.loads(_toml(config).decode())["data"] == os.fsdecode(name)
+        assert tomllib.loads(settings_toml(config).decode())["data"] == os.fsdecode(name)
 
 
 def test_a_site_whose_settings_cannot_be_written_is_not_begun(tmp_path: Path) -> None:
@@ -229,7 +230,17 @@ def test_a_site_folder_is_never_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[", 'coordinator = "short"', 'coordinator = "%s"\nallow = true' % ("ab" * 32), 'approved = ["x"]']
+    "text",
+    [
+        "[",
+        'coordinators = {hub = "short"}',
+        "allow = true",
+        'models = ["x"]',
+        f'coordinators = {{hub = "{DIGEST}"}}\napprovers = {{dean = "{DIGEST}"}}',
+        "largest_sampling_rate = 1.5",
+        "fewest_sites = 1",
+        'noise = ["none"]',
+    ],
 )
 def test_a_policy_that_is_not_one_is_refused(tmp_path: Path, text: str) -> None:
     create_site(tmp_path / "site", NodeConfig(site="north", data="data"), POLICY, OsEntropy())

@@ -464,7 +464,7 @@ AROUND: list[tuple[str, str, str, str]] = [
     ("no secret stays", f"{CLIENT}/round/session.py", "        self._path.unlink(missing_ok=True)\n", ""),
     (
         "plain only by consent",
-        f"{CLIENT}/node.py",
+        f"{CLIENT}/site/violations.py",
         'plan.aggregation.mode == "plain" and not policy.allow_plain',
         "False",
     ),
@@ -580,7 +580,7 @@ CHAIN: list[tuple[str, str, str, str]] = [
     ),
     (
         "free lists only by consent",
-        f"{CLIENT}/node.py",
+        f"{CLIENT}/site/violations.py",
         "if plan.free_rosters and not policy.allow_free_rosters:",
         "if False:",
     ),
@@ -657,14 +657,19 @@ def first_red_test(folder: Path, tests: list[str], file: str, old: str, new: str
     return red[0].split(" ")[1].removeprefix("tests/") if done.returncode and red else ""
 
 
+def copied(folder: Path) -> Path:
+    """The package and its tests in an empty folder."""
+    for part in ("common", "client", "server", "deployments", "tests"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
 def main() -> int:
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     survived = 0
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for part in ("common", "client", "server", "deployments", "tests"):
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
-        shutil.copy(ROOT / "pyproject.toml", folder)
+        folder = copied(Path(name))
         inside = [(check, f"{SECAGG}/{file}", old, new) for check, file, old, new in MUTANTS]
         suites = [
             (inside, [f"tests/secagg/{name}" for name in ORDER]),

@@ -51,7 +51,7 @@ class DummyFile:
         del base
 
     def describe(self) -> Description:
-        return Description("a dummy", "# nothing loads a dummy")
+        return Description("a dummy", "two means: nothing draws with them", "# nothing loads a dummy")
 
 
 class DummyMethod:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.approvals import approved, give_budget, wide_policy
 from tests.support.dummy import DummyBase, DummyMethod, make_dummy_base
 from tests.support.world import World, make_plan
 from undertone.core.keys import public_hex
@@ -27,7 +28,6 @@ from undertone_client.registration.checking import check_site
 from undertone_client.registration.registered import register
 from undertone_client.site.config import NodeConfig
 from undertone_client.site.folder import create_site
-from undertone_client.site.policy import Policy
 from undertone_server.run_folder import RunFolder
 
 _DISTINCT, _SIDE, _FOLDER = 256, 32, 1000
@@ -67,10 +67,12 @@ def measure(folder: Path, count: int) -> dict[str, object]:
     """Write, check, register, prepare, prepare again and answer: MiB at most, and seconds."""
     plan = make_plan(make_dummy_base(folder / "base"), {"north": count, "east": count})
     world = World(folder, plan, RunFolder.create(folder / "run", plan, {"setting": "test"}))
-    policy = Policy(coordinator=public_hex(world.run.key()), approved=[plan.digest], allow_plain=True)
+    policy = wide_policy(plan, public_hex(world.run.key()))
     config = NodeConfig(site="north", data=str((folder / "data").resolve()), micro_batch=256)
     site = create_site(folder / "north", config, policy, OsEntropy())
     world.sites["north"] = site.folder
+    give_budget(site, plan, folder / "data")
+    approved(site, plan)
     begun = peak_mib()
     steps = {
         "write": lambda: write_large_folder(folder / "data", count),

@@ -10,6 +10,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
+from tests.support.approvals import approved, give_budget, wide_policy
 from tests.support.dummy import DIMENSION, SIZE, DummyBase, DummyMethod, DummyOptions
 from tests.support.images import write_folder
 from undertone import PROTOCOL, __version__
@@ -37,6 +38,7 @@ from undertone_client.site.attempt_store import AttemptStore
 from undertone_client.site.config import NodeConfig
 from undertone_client.site.folder import SiteDir, create_site
 from undertone_client.site.policy import Policy
+from undertone_client.site.settings_file import settings_toml
 from undertone_server.collect.gathering import BRIEF, Patience
 from undertone_server.collect.sites import Sites
 from undertone_server.ledger_heads import LedgerHeads, LeftOut
@@ -178,13 +180,18 @@ class World:
     def signed(self, plan: Plan) -> dict[str, Any]:
         """`changes` of a request for another plan, signed by the coordinator and approved by all sites."""
         for folder in self.sites.values():
-            self.approve(folder, plan.digest)
+            approved(SiteDir(folder), plan)
         return {"plan": plan.as_bytes(), "signature": sign(self.run.key(), PLAN_DOMAIN, plan.digest)}
 
-    def approve(self, site: Path, digest: str) -> None:
-        path = site / "policy.toml"
-        text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace("approved = [", f'approved = ["{digest}", '), encoding="utf-8")
+    def withdraw(self, *sites: str) -> None:
+        """These sites answer no more: their approvals are gone."""
+        for site in sites:
+            (self.sites[site] / "approved" / f"{self.plan.digest}.json").unlink()
+
+    def allow(self, site: str, **changes: Any) -> None:
+        """A site's policy, with some keys changed."""
+        path, policy = self.sites[site] / "policy.toml", SiteDir(self.sites[site]).policy
+        path.write_bytes(settings_toml(Policy.model_validate(policy.model_dump() | changes)))
 
     def ask(self, kind: str, site: str = "north", **changes: Any) -> Reply:
         return self.node(site).handle(self.request(kind, **changes))
@@ -233,15 +240,15 @@ def build_world(
     """
     plan = make_plan(base, {site: max(count // 2, 1) for site, count in sizes.items()}, **plan_)
     world = World(folder, plan, RunFolder.create(folder / "run", plan, {"setting": SIMULATION}))
-    policy = Policy(
-        coordinator=public_hex(world.run.key()), approved=[plan.digest], allow_plain=True, allow_free_rosters=True
-    )
+    policy = wide_policy(plan, public_hex(world.run.key()))
     for index, (site, count) in enumerate(sizes.items()):
         data = folder / "data" / site
         world.records[site] = write_folder(data, count, first=100 * index)
         config = NodeConfig(site=site, data=str(data), micro_batch=micro_batch, keep_rows=keep_rows)
         world.sites[site] = create_site(folder / "sites" / site, config, policy, OsEntropy()).folder
+        give_budget(SiteDir(world.sites[site]), plan, data)
         register(SiteDir(world.sites[site]), plan)
+        approved(SiteDir(world.sites[site]), plan)
     federate(world.run, world.sites.values())
     return world
 

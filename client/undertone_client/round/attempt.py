@@ -20,6 +20,7 @@ from undertone_client.round.contribution import site_total
 from undertone_client.round.noise_share import add_noise_share
 from undertone_client.round.session import SiteSession
 from undertone_client.site.attempt_store import AttemptKey, AttemptStore
+from undertone_client.site.budget import charge
 from undertone_client.site.folder import SiteDir
 
 
@@ -100,14 +101,11 @@ class SiteAttempt:
         Preparation(self.site, self.plan, self._key, state, self.store, self.entropy).run()
 
     def _charge(self, values: NDArray[np.int64]) -> Receipt:
-        """Charge the site's own ledger, durably, before anything leaves."""
+        """Charge the plan's reservation in the site's own ledger, durably, before anything leaves."""
         # The site's own secret is the salt: a plain hash of a sum could be tested by guessing one unit.
         commitment = commit_to_sum(values, self.site.secret())
         reached("node/before charge")
-        attempts = self.plan.privacy.max_attempts
-        receipt = self.ledger.charge(
-            *self._key, self.plan.event, commitment, attempts, once_per_round=self.plan.once_per_round
-        )
+        receipt = charge(self.ledger, self.plan, self.request.round, self.request.attempt, commitment)
         reached("node/charge durable")
         return receipt
 

@@ -12,8 +12,10 @@ from pydantic import Field
 
 from undertone.core import bounds
 from undertone.core.config import Section, parse_tables, read_tables
+from undertone.core.durable import storage_errors, sync, write_durable
 from undertone.core.unit import SiteName, Unit
 from undertone.errors import FolderError, StudyError
+from undertone_client.site.settings_file import settings_toml
 
 FOLDER = "datasets"
 
@@ -59,3 +61,18 @@ def data_sets(site: Path) -> Mapping[str, DataSet]:
             raise FolderError(f"{path} describes the data set {data.name}; restore the file from your backup")
         found[data.name] = data
     return found
+
+
+def write_data_set(site: Path, data: DataSet) -> None:
+    """Write datasets/NAME.toml, durably.
+
+    Raises:
+        FolderError: it is there already, or cannot be written.
+    """
+    path = site / FOLDER / f"{data.name}.toml"
+    if path.exists():
+        raise FolderError(f"{path} exists already; a data set is described once")
+    with storage_errors(path):
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        sync(site)
+    write_durable(path, settings_toml(data))

@@ -1,7 +1,7 @@
 """SITE_DIR: everything a node owns, in one folder.
 
 node.toml       where the data lie, device, speed settings: none of it enters the plan
-policy.toml     what the site allows: coordinator key, approved plans, base models
+policy.toml     what the site allows: coordinators, methods, base models, the least of sites and patients, approvers
 secret.key      the node's secret, from which rows draw their randomness (0600)
 identity.key    the site's Ed25519 key: who it is to the other sites (0600)
 federation.json the other sites' public keys, federation.sig the coordinator's signature; pinned in policy.toml
@@ -11,10 +11,11 @@ ledger.sqlite   what was spent on this site's data
 node.log        refusals, and records that became zero rows; what is older is in node.log.1, and no more is kept
 strangers.log   requests that were refused before the coordinator's signature was seen to hold; one older file too
 cache/          latents of the site's images
+pending/        plans of known coordinators that wait for a person to approve them
+approved/       for each approved plan what was approved, by whom and until when
 registered/     for each approved plan its records as they were found good
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -28,7 +29,6 @@ from undertone.core.durable import storage_errors, write_durable
 from undertone.core.federation import Federation, read_federation
 from undertone.core.federation_files import federation_files, write_federation
 from undertone.core.keys import create_key, load_key, write_secret
-from undertone.core.quoting import toml_text
 from undertone.core.text import shown
 from undertone.errors import FolderError, NotApproved, StudyError
 from undertone.models.pinned import files_digest
@@ -36,6 +36,7 @@ from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
 from undertone_client.site.config import NodeConfig
 from undertone_client.site.policy import Policy
+from undertone_client.site.settings_file import settings_toml
 
 _ConfigT = TypeVar("_ConfigT", bound=Section)
 _log = logging.getLogger("undertone.node")
@@ -77,9 +78,9 @@ class SiteDir:
         """Raise unless the site takes a base model with these files (PRIVACY 21).
 
         Raises:
-            NotApproved: policy.toml lists models, and this one is not among them.
+            NotApproved: it is not among the models that policy.toml lists.
         """
-        if self.policy.models is not None and files_digest(files) not in self.policy.models:
+        if files_digest(files) not in self.policy.models:
             raise NotApproved(
                 f"{self.config.site} does not take the base model {files_digest(files)[:8]}; its operator adds the "
                 "digest that `undertone model pin` prints to models in policy.toml"
@@ -111,7 +112,7 @@ class SiteDir:
         """Write down and pin the federation that this site approves."""
         write_federation(self.folder, federation, signature)
         self.policy = self.policy.model_copy(update={"federation": federation.digest})
-        write_durable(self.folder / "policy.toml", _toml(self.policy))
+        write_durable(self.folder / "policy.toml", settings_toml(self.policy))
 
     def log(self, text: str) -> None:
         """One line in node.log, for the site's own eyes.
@@ -157,7 +158,7 @@ def create_site(folder: Path, config: NodeConfig, policy: Policy, entropy: Entro
     Raises:
         FolderError: the folder is there already, or cannot be written; or a setting cannot be written as TOML.
     """
-    settings, allowed = _toml(config), _toml(policy)
+    settings, allowed = settings_toml(config), settings_toml(policy)
     try:
         folder.mkdir(parents=True, mode=0o700)
     except FileExistsError:
@@ -172,30 +173,6 @@ def create_site(folder: Path, config: NodeConfig, policy: Policy, entropy: Entro
     write_durable(folder / "policy.toml", allowed)
     Ledger.create(folder / "ledger.sqlite", {"role": "node", "site": config.site}).close()
     return SiteDir(folder)
-
-
-def _toml(section: Section) -> bytes:
-    """Flat settings as TOML: text, whole numbers, booleans and lists of text.
-
-    Raises:
-        FolderError: names the setting that holds what is not UTF-8 text.
-    """
-    lines: list[str] = []
-    for key, value in section.model_dump(mode="python", exclude_none=True).items():
-        try:
-            lines.append(f"{key} = {_toml_value(value)}\n")
-        except ValueError:
-            raise FolderError(
-                f"{key} = {shown(str(value))} is not UTF-8 text, which a settings file cannot hold; rename the file or "
-                "folder, or put a link with a plain name beside it"
-            ) from None
-    return "".join(lines).encode()
-
-
-def _toml_value(value: str | int | list[str]) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(toml_text, value))}]"
-    return toml_text(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _read(path: Path, model: type[_ConfigT]) -> _ConfigT:

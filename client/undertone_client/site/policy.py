@@ -1,22 +1,122 @@
-"""policy.toml: what the site allows; anything absent is refused, and nothing that a coordinator sends can relax it."""
+"""policy.toml: what the site allows; anything absent is refused, and nothing that a coordinator sends can relax it.
 
-from typing import Annotated
+The site's own people write it. An empty policy approves no plan of anybody.
+"""
 
-from pydantic import Field
+from typing import Annotated, Literal, Self
 
+from pydantic import Field, model_validator
+
+from undertone.core import bounds
 from undertone.core.config import Section
+from undertone.core.keys import PLAN_DOMAIN, check_signature
+from undertone.core.unit import SiteName
+from undertone.errors import NotApproved
+
+MOST_KEYS = 100
+LONGEST_DAYS = 36_500
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Noise = Literal["central", "distributed"]
 
 
 class Policy(Section):
-    """policy.toml: what the site allows; anything absent is refused."""
+    """policy.toml. Each key's description is what `undertone node policy` explains it by."""
 
-    coordinator: str = Field(pattern=r"^[0-9a-f]{64}$")
-    approved: list[str] = Field(default_factory=list)
-    federation: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    # The base models it takes, each by the digest that `undertone model pin` prints; by default any that an approved
-    # plan pins.
-    models: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] | None = None
-    # Sums that the coordinator sees site by site need the site's consent in so many words.
-    allow_plain: bool = False
-    # So do sums over lists of sites that may differ by one, where the coordinator adds the noise (PRIVACY 12).
-    allow_free_rosters: bool = False
+    coordinators: dict[SiteName, PublicKey] = Field(
+        default_factory=dict,
+        max_length=MOST_KEYS,
+        description="Coordinators that may ask, each a name of yours and its Ed25519 public key.",
+    )
+    methods: list[Annotated[str, Field(max_length=bounds.NAME)]] = Field(
+        default_factory=list,
+        max_length=bounds.OPTIONS,
+        description="Methods that a study may use, by the names that `undertone plan` shows.",
+    )
+    models: list[Digest] = Field(
+        default_factory=list,
+        max_length=bounds.MODEL_FILES,
+        description="Base models that a study may adapt, each by the digest that `undertone model pin` prints.",
+    )
+    noise: list[Noise] = Field(
+        default_factory=list,
+        max_length=2,
+        description='Where noise may be added: "central" by the coordinator, which then sees the sum before noise; '
+        '"distributed" by every site before its vector leaves.',
+    )
+    largest_sampling_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="With central noise: the largest share p of the units that a round may draw.",
+    )
+    largest_rounds: int | None = Field(
+        default=None,
+        ge=1,
+        le=bounds.ATTEMPTS,
+        description="With central noise: the most sums T that a study may open. Every attempt that a plan allows "
+        "counts, because a coordinator that lies may open each.",
+    )
+    fewest_sites: int | None = Field(
+        default=None, ge=2, le=bounds.SITES, description="The fewest sites over which a sum may be opened."
+    )
+    fewest_patients: int | None = Field(
+        default=None,
+        ge=0,
+        description="The fewest patients of a study, by the figures that its sites publish. Figures of a study whose "
+        "unit is no patient count something else, so with those only 0 is met.",
+    )
+    fewest_honest_shares: int | None = Field(
+        default=None,
+        ge=2,
+        le=bounds.SITES,
+        description="With secure aggregation: the fewest honest sites t - c in a sum if c others help a coordinator "
+        "that lies. With distributed noise it is also how many noise shares the claim counts.",
+    )
+    allow_free_rosters: bool = Field(
+        default=False,
+        description="Whether sums of one study may be over any sites (aggregation.rosters). With central noise a "
+        "coordinator that lies can then learn one site's sum as the difference of two.",
+    )
+    allow_plain: bool = Field(
+        default=False,
+        description="Whether aggregation may be plain: the coordinator then sees this site's own sum, not that of all.",
+    )
+    approvers: dict[SiteName, PublicKey] = Field(
+        default_factory=dict,
+        max_length=MOST_KEYS,
+        description="Who may approve, each a name and its Ed25519 public key. With none the operator at this machine "
+        "approves; with some only a signature by one of them does.",
+    )
+    longest_approval_days: int | None = Field(
+        default=None, ge=1, le=LONGEST_DAYS, description="How many days an approval may last at most."
+    )
+    federation: Digest | None = Field(
+        default=None,
+        description="The pinned digest of federation.json, which says what key each other site has. Without it there "
+        "is no secure aggregation.",
+    )
+
+    @model_validator(mode="after")
+    def _one_key_one_name(self) -> Self:
+        keys = [*self.coordinators.values(), *self.approvers.values()]
+        if len(set(keys)) < len(keys):
+            raise ValueError(
+                "coordinators and approvers have one key under two names; give each its own, so that nobody approves "
+                "what he asks for"
+            )
+        return self
+
+    def coordinator_of(self, digest: str, signature: str) -> str:
+        """The name of the coordinator that signed the plan of this digest.
+
+        Raises:
+            NotApproved: none that the policy names did.
+        """
+        for name, key in self.coordinators.items():
+            try:
+                check_signature(key, PLAN_DOMAIN, digest, signature)
+            except NotApproved:
+                continue
+            return name
+        raise NotApproved(f"the signature over {digest[:8]} is by no coordinator that policy.toml names")

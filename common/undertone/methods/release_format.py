@@ -20,11 +20,13 @@ Weights = Mapping[str, Tensors]
 class Description:
     """What a reader is told of a kind of release.
 
-    kind: what it is, in a few words. load: Python that puts it into `pipeline`, run in the release's folder; its
-    author is the method's, so it stands on the card as it is. pipeline: the class of diffusers that loads the base.
+    kind: what it is, in a few words. meaning: the same for somebody who knows no model, after "What is learned is".
+    load: Python that puts it into `pipeline`, run in the release's folder; its author is the method's, so it stands on
+    the card as it is. pipeline: the class of diffusers that loads the base.
     """
 
     kind: str
+    meaning: str
     load: str
     pipeline: str = "StableDiffusionPipeline"
 

@@ -164,6 +164,7 @@ class Ledger:
         max_attempts: int,
         *,
         once_per_round: bool = False,
+        allowed: Callable[[Sequence[Entry]], None] | None = None,
     ) -> Receipt:
         """Charge one attempt; durable when this returns (PRIVACY 11). Of two processes, exactly one succeeds.
 
@@ -175,6 +176,7 @@ class Ledger:
             sum_sha256: `commit_to_sum` of the opened sum, or a node's digest of what it is about to send.
             max_attempts: how many charges the plan allows in all.
             once_per_round: refuse a second attempt of a round too (a node at p = 1, PRIVACY 12).
+            allowed: sees all entries, within the transaction, and raises where this charge must not follow them.
 
         Raises:
             ReplayedAttempt: (digest, round, attempt) was charged before.
@@ -206,6 +208,8 @@ class Ledger:
                     f"study {digest[:8]} has used its {max_attempts} attempts; release what there is, "
                     "or plan a new study"
                 )
+            if allowed is not None:
+                allowed(self._entries)
             entry_hash = self._insert(_CHARGE, body)
         return Receipt(digest, round_, attempt, event, sum_sha256, entry_hash)
 

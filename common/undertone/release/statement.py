@@ -21,7 +21,7 @@ _FLOATING_POINT = (
     "proved; from clipping on there are only integers: the length of each unit's row is checked in integers before it "
     "is added, and noise is drawn exactly"
 )
-_UNITS = {
+UNIT_MEANS = {
     "record": "one image",
     "patient": "one patient at one site, with all her images there; the same person at two sites is two units, "
     "and her guarantee is weaker",
@@ -61,7 +61,7 @@ def privacy_statement(
         "setting": setting,
         "guarantee": {
             "unit": privacy.unit,
-            "unit_means": _UNITS[privacy.unit],
+            "unit_means": UNIT_MEANS[privacy.unit],
             "adjacency": privacy.adjacency,
             "epsilon": privacy.epsilon,
             "delta": privacy.delta,

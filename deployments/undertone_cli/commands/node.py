@@ -7,6 +7,7 @@ import click
 from undertone.core.progress import reporting
 from undertone.errors import DataError
 from undertone.study.schema import load_study
+from undertone_cli.commands import node_ledger, node_plans
 from undertone_cli.console import Bars, out
 from undertone_client.registration.checking import check_site
 from undertone_client.site.folder import SiteDir
@@ -15,6 +16,11 @@ from undertone_client.site.folder import SiteDir
 @click.group("node")
 def command() -> None:
     """What a site's operator does with its SITE_DIR."""
+
+
+command.add_command(node_ledger.command)
+for _plans in node_plans.COMMANDS:
+    command.add_command(_plans)
 
 
 @command.command("check")

@@ -26,13 +26,11 @@ from undertone.study.schema import Study, load_study
 from undertone_cli.commands.plan import describe
 from undertone_cli.console import Bars, lines, out, resumable, table
 from undertone_cli.engines.choice import ENGINES, IN_PROCESS, check_engine, run_on
-from undertone_cli.provisioning import federate
+from undertone_cli.provisioning import approve_simulated, federate, give_data_set, narrowest_policy
 from undertone_cli.site_logs import quoting_sites
 from undertone_cli.split import SiteData, split
-from undertone_client.registration.registered import register
 from undertone_client.site.config import NodeConfig
 from undertone_client.site.folder import create_site
-from undertone_client.site.policy import Policy
 from undertone_server.run_folder import RunFolder, refuse_existing
 
 
@@ -137,13 +135,7 @@ def round_units(count: int) -> int:
 def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteData], machine: Machine) -> None:
     run = RunFolder.create(part, plan, {"setting": SIMULATION, "engine": machine.engine})
     shutil.copyfile(study_file, part / "study.toml")
-    plain = plan.aggregation.mode == "plain"
-    policy = Policy(
-        coordinator=public_hex(run.key()),
-        approved=[plan.digest],
-        allow_plain=plain,
-        allow_free_rosters=plan.free_rosters,
-    )
+    policy = narrowest_policy(plan, public_hex(run.key()))
     for site, share in shares.items():
         config = NodeConfig(
             site=site,
@@ -155,9 +147,8 @@ def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteD
         )
         folder = create_site(part / "sites" / site, config, policy, OsEntropy())
         write_metadata(part / "sites" / site / "metadata.csv", share.training.records)
-        register(
-            folder, plan, lambda _line: None
-        )  # was said for the whole folder; from here on a bad record is a zero row (PRIVACY 17)
+        give_data_set(folder, plan)
+        approve_simulated(folder, plan, run.signature())
         if share.holdout.records:
             (part / "holdout" / site).mkdir(parents=True)
             write_metadata(part / "holdout" / site / "metadata.csv", share.holdout.records)

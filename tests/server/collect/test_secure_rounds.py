@@ -362,11 +362,10 @@ def test_attack_parameters_that_are_not_the_plans_are_refused(make_world: Make, 
 
 def test_plain_aggregation_needs_the_sites_word(make_world: Make) -> None:
     world = make_world()
-    policy = world.sites["north"] / "policy.toml"
-    policy.write_text(policy.read_text().replace("allow_plain = true\n", ""))
+    world.allow("north", allow_plain=False)
     reply = world.ask("prepare")
     assert reply.error == "NotApproved"
-    assert "allows no plain aggregation" in reply.message
+    assert "allow_plain: the plan says" in reply.message
 
 
 def test_a_federation_that_the_site_did_not_pin_is_refused(make_world: Make) -> None:
@@ -399,9 +398,7 @@ def test_a_federation_that_cannot_be_read_is_said_without_a_path(make_world: Mak
 
 def test_a_site_without_a_federation_takes_no_part(make_world: Make) -> None:
     world = five(make_world)
-    policy = world.sites["north"] / "policy.toml"
-    kept = [line for line in policy.read_text().splitlines() if not line.startswith("federation")]
-    policy.write_text("\n".join(kept))
+    world.allow("north", federation=None)
     session = HandSession(world)
     reply = session.ask("prepare", "north", session.params.to_bytes(), state=START)
     assert (reply.error, "no federation" in reply.message) == ("NotApproved", True)

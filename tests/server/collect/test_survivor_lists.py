@@ -166,20 +166,18 @@ def test_a_list_of_another_plan_is_another_chain(make_world: Make, dummy_base: A
 
 def test_free_lists_need_the_sites_word(make_world: Make) -> None:
     world = five(make_world, aggregation=secure(5, rosters="free"))
-    policy = world.sites["north"] / "policy.toml"
-    policy.write_text(policy.read_text().replace("allow_free_rosters = true\n", ""))
+    world.allow("north", allow_free_rosters=False)
     session = HandSession(world)
     reply = session.ask("prepare", "north", session.params.to_bytes(), state=START)
-    assert (reply.error, "allows no free survivor lists" in reply.message) == ("NotApproved", True)
+    assert (reply.error, "allow_free_rosters: the plan says" in reply.message) == ("NotApproved", True)
     assert session.ask("prepare", "south", session.params.to_bytes(), state=START).error == ""
 
 
 @pytest.mark.parametrize("options", [{}, {"noise": "distributed", "max_attempts": 2}])
 def test_where_nothing_is_given_away_no_word_is_needed(make_world: Make, options: dict[str, Any]) -> None:
     world = five(make_world, **options)
-    for site in world.sites.values():
-        text = (site / "policy.toml").read_text()
-        (site / "policy.toml").write_text(text.replace("allow_free_rosters = true\n", ""))
+    for site in world.sites:
+        world.allow(site, allow_free_rosters=False)
     world.run_rounds()
     assert sums(world) == {1: tuple(FIVE)}
 

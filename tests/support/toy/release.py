@@ -40,7 +40,9 @@ class ShiftFile:
 
     def describe(self) -> Description:
         """No loader of diffusers adds it."""
-        return Description("a shift of each channel", f"# add {SHIFT} to unet.conv_out.bias")
+        return Description(
+            "a shift of each channel", "a tint of all that the model draws", f"# add {SHIFT} to unet.conv_out.bias"
+        )
 
 
 SHIFT_FILE = ShiftFile()

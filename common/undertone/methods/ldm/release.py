@@ -51,7 +51,8 @@ class DifferenceFile:
     def describe(self) -> Description:
         """Differences that no loader of diffusers adds."""
         how = "is added to the base's weights: undertone export . --out FOLDER makes a pipeline of it"
-        return Description("moved weights", f"# {DELTA} {how}")
+        meaning = "a change to some of the model's own numbers: with it, the model draws images like the sites'"
+        return Description("moved weights", meaning, f"# {DELTA} {how}")
 
 
 DIFFERENCE_FILE = DifferenceFile()

@@ -58,7 +58,8 @@ class AdapterFile:
 
     def describe(self) -> Description:
         """Adapters for `load_lora_weights`."""
-        return Description("LoRA adapters", f'pipeline.load_lora_weights(".", weight_name="{LORA}")')
+        meaning = "small layers beside the model's own: with them, the model draws images like the sites'"
+        return Description("LoRA adapters", meaning, f'pipeline.load_lora_weights(".", weight_name="{LORA}")')
 
 
 ADAPTER_FILE = AdapterFile()

@@ -59,7 +59,8 @@ class WordFile:
 
     def describe(self) -> Description:
         """A word for `load_textual_inversion`."""
-        return Description("a learned word", f'pipeline.load_textual_inversion("{EMBEDS}")')
+        meaning = "a new word of the model's language: asked for it, the model draws images like the sites'"
+        return Description("a learned word", meaning, f'pipeline.load_textual_inversion("{EMBEDS}")')
 
 
 WORD_FILE = WordFile()

@@ -1,0 +1,1 @@
+"""Plans that ask, and plans that a person has approved."""

@@ -1,0 +1,252 @@
+"""What a person reads before a plan is approved: plain sentences, a page or two, for a governance board.
+
+Every figure comes from the plan, whose epsilon was recomputed, or from the site's own files and ledger. Text that the
+coordinator chose is quoted, on one line, without control characters.
+"""
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from math import ceil, exp, floor, log10
+
+from undertone.core.captions import caption_columns
+from undertone.core.text import shown
+from undertone.methods.registry import method_for
+from undertone.models.pinned import files_digest
+from undertone.release.statement import UNIT_MEANS, trust_assumptions
+from undertone.study.plan import Plan
+from undertone_client.approval.books import Standing
+from undertone_client.site.datasets import DataSet
+
+_WIDTH = 96
+_ACCOUNTANTS = {"central": "by its privacy loss distribution", "distributed": "in Renyi DP"}
+_USED = {
+    "record": "any one image is",
+    "patient": "the images of any one patient are",
+    "site": "the images of any one site are",
+}
+_UNITS = {"record": ("image", "images"), "patient": ("patient", "patients"), "site": ("site", "sites")}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """All that the page says.
+
+    Attributes:
+        site: that is asked.
+        plan: checked, its claim recomputed.
+        coordinator: that asks, as policy.toml names it.
+        coordinator_key: its public key.
+        data: the data set that would be used.
+        operator: who is at the machine.
+        until: the last day of the approval.
+        price: what the plan takes from the cap alone.
+        before: the budget as it is.
+        after: the budget once the plan is approved.
+        federation: the digest of the pinned federation.json, or None.
+    """
+
+    site: str
+    plan: Plan
+    coordinator: str
+    coordinator_key: str
+    data: DataSet
+    operator: str
+    until: date
+    price: float
+    before: Standing
+    after: Standing
+    federation: str | None
+
+    @property
+    def one(self) -> str:
+        """The unit in a word."""
+        return _UNITS[self.plan.privacy.unit][0]
+
+    @property
+    def many(self) -> str:
+        """Several units in a word."""
+        return _UNITS[self.plan.privacy.unit][1]
+
+
+def approval_page(asked: Asked) -> str:
+    """The page, in lines of at most 96 columns but for digests and long names."""
+    title = f"{asked.site} is asked to approve plan {asked.plan.digest[:8]} of the study {asked.plan.study}"
+    parts = [
+        ("Who asks", _who_asks(asked)),
+        ("What is learned", _what_is_learned(asked.plan)),
+        ("From which images", _from_which_images(asked)),
+        ("What leaves this site", _what_leaves(asked)),
+        (f"What it costs one {asked.one}", _what_it_costs(asked)),
+        ("What it takes from the budget", _what_it_takes(asked)),
+        ("Who else takes part", _who_else(asked)),
+        ("Whom this site trusts, and with what", _trust(asked.plan)),
+        ("How long it holds", _how_long(asked)),
+    ]
+    return "\n\n".join([title, *("\n".join([heading.upper(), *lines]) for heading, lines in parts)]) + "\n"
+
+
+def _who_asks(asked: Asked) -> Iterator[str]:
+    yield from _wrapped(
+        f"The coordinator {asked.coordinator}. The plan is signed with its key, which policy.toml of this site names. "
+        f"The operator at this machine is {shown(asked.operator)}."
+    )
+    yield f"  key of the coordinator  {asked.coordinator_key}"
+    yield f"  digest of the plan      {asked.plan.digest}"
+
+
+def _what_is_learned(plan: Plan) -> Iterator[str]:
+    release = method_for(plan.method.name, plan.method.options).release_format
+    files = " and ".join(release.files)
+    yield from _wrapped(
+        f"The study adapts the image model {shown(plan.model.base)} (licence {shown(plan.model.licence, 80)}) by the "
+        f"method {plan.method.name}. What is learned is {release.describe().meaning}. It is {plan.method.dimension:,} "
+        f"numbers, released as {files} with a statement of what they reveal. Whoever has the release can make images "
+        "with it and pass it on; it cannot be called back."
+    )
+    yield f"  files of the model      {files_digest(plan.model.files)}"
+
+
+def _from_which_images(asked: Asked) -> Iterator[str]:
+    plan, data = asked.plan, asked.data
+    apart = " A patient of several images loses more than one image does." if plan.privacy.unit == "record" else ""
+    named = f" Which images are whose is told by the column {shown(data.unit_column)}." if data.unit_column else ""
+    columns = ", ".join(map(shown, dict.fromkeys(caption_columns(plan.data.caption))))
+    words = f", with words from its metadata ({columns})" if columns else ""
+    yield from _wrapped(
+        f"The data set {data.name}: the images in {shown(data.folder)}, as they are registered at this approval. What "
+        f"is protected is {UNIT_MEANS[plan.privacy.unit]}.{apart}{named} Each image is described to the model as "
+        f'"{shown(plan.data.caption, 500)}"{words}.'
+    )
+    yield from _wrapped(
+        f"This site publishes the round figure of {data.publish:,} {asked.many}. The true number leaves neither before "
+        "nor after."
+    )
+
+
+def _what_leaves(asked: Asked) -> Iterator[str]:
+    plan, privacy = asked.plan, asked.plan.privacy
+    rounds = "one round" if privacy.rounds == 1 else f"{privacy.rounds:,} rounds"
+    tries = "one attempt" if privacy.max_attempts == 1 else f"at most {privacy.max_attempts:,} attempts"
+    drawn = (
+        f"Every {asked.one} is in every attempt"
+        if privacy.sampling_rate == 1
+        else f"For each attempt the site draws each {asked.one} by a secret coin with probability "
+        f"{privacy.sampling_rate:g}, and nobody else learns which"
+    )
+    yield from _wrapped(
+        f"No image leaves, no word about one, and no count of {asked.many}. The study has {rounds} in {tries}. "
+        f"{drawn}. In an attempt the site computes {plan.method.dimension:,} numbers for each {asked.one} in it, "
+        f"shortens them to a length that none may exceed, and adds up those of all its {asked.many}. The sum leaves "
+        f"{_how(plan)}."
+    )
+
+
+def _how(plan: Plan) -> str:
+    if plan.aggregation.mode == "plain":
+        return "as it is: the coordinator sees this site's own sum, without noise"
+    masked = f"under masks, which fall away only where the sums of at least {plan.quorum} sites are added up"
+    return f"with this site's share of the noise in it, {masked}" if plan.privacy.noise == "distributed" else masked
+
+
+def _what_it_costs(asked: Asked) -> Iterator[str]:
+    privacy = asked.plan.privacy
+    attempts = "in its one attempt" if privacy.max_attempts == 1 else f"in all its {privacy.max_attempts:,} attempts"
+    claim = _up(privacy.epsilon)
+    yield from _wrapped(
+        f"The plan claims epsilon {claim} at delta {privacy.delta:g} ({_ACCOUNTANTS[privacy.noise]}), "
+        f"and this machine has recomputed it from the noise. It means: whether {_USED[privacy.unit]} used or not "
+        "changes the probability of whatever can be found out from the study by at most a factor of "
+        f"e^{claim} = {_factor(exp(privacy.epsilon))}, but for a probability of {privacy.delta:g}. Somebody who knows "
+        "everything else and guesses which of the two it was, each as likely as the other, is right at most "
+        f"{_percent(best_guess(privacy.epsilon, privacy.delta))} times in 100; by chance it would be 50. Against whom "
+        "that holds is said below."
+    )
+    yield from _wrapped(f"That is what the study costs {attempts}. It costs no less if it stops before.")
+
+
+def best_guess(epsilon: float, delta: float) -> float:
+    """The best chance to guess whether a unit is in, both being equally likely: (e^epsilon + delta) / (1 + e^epsilon).
+
+    From the two inequalities of (epsilon, delta) on the errors of any test (Kairouz, Oh, Viswanath 2015, theorem 2.1).
+    """
+    return min((1 + delta * exp(-epsilon)) / (1 + exp(-epsilon)), 1.0)
+
+
+def _factor(value: float) -> str:
+    """Three digits, rounded up."""
+    step = 10.0 ** (floor(log10(value)) - 2)
+    return f"{ceil(value / step) * step:.3g}"
+
+
+def _percent(share: float) -> str:
+    """A share in hundredths, rounded up to a tenth."""
+    return f"{ceil(share * 1000) / 10:g}"
+
+
+def _what_it_takes(asked: Asked) -> Iterator[str]:
+    data, before, after = asked.data, asked.before, asked.after
+    yield from _wrapped(
+        f"The data set {data.name} has a budget of epsilon {data.epsilon:g} at delta {data.delta:g} for ever, for all "
+        f"studies of all coordinators together. The plan takes {asked.price:.3f} of it, counted in Renyi DP, in which "
+        f"costs of studies can be added up however each was chosen; so it is another figure than the plan's own. "
+        "What the plan has not used comes back when its approval expires or is withdrawn."
+    )
+    yield f"  {'epsilon':<34}{'now':>10}{'approved':>12}"
+    for name, now, then in (
+        ("spent", _up(before.spent), _up(after.spent)),
+        ("spent and reserved", _up(before.committed), _up(after.committed)),
+        ("left for one more study", _down(before.left), _down(after.left)),
+    ):
+        yield f"  {name:<34}{now:>10}{then:>12}"
+    yield "  (Such figures do not add up.)"
+
+
+def _who_else(asked: Asked) -> Iterator[str]:
+    plan = asked.plan
+    others = {name: count for name, count in plan.cohort.units.items() if name != asked.site}
+    named = ", ".join(f"{name} ({count:,} {asked.many})" for name, count in others.items())
+    total = sum(plan.cohort.units.values())
+    yield from _wrapped(
+        f"{len(others)} other {'site' if len(others) == 1 else 'sites'}: {named}. With this one they publish "
+        f"{total:,} {asked.many}. A sum is used if at least {plan.quorum} of the {len(plan.cohort.units)} sites are in "
+        "it."
+    )
+    if plan.aggregation.mode == "secagg" and asked.federation is None:
+        yield from _wrapped(
+            "This site has pinned no federation.json, so it does not know the others' keys: it cannot take part before "
+            "it does."
+        )
+    if asked.federation is not None:
+        yield from _wrapped(
+            "Their keys are those of the federation.json that this site has pinned. The coordinator signed it; that "
+            "each key is the hospital's own is what whoever pinned it has made sure of."
+        )
+        yield f"  federation.json         {asked.federation}"
+
+
+def _trust(plan: Plan) -> Iterator[str]:
+    for line in trust_assumptions(plan):
+        yield from _wrapped(str(line), "- ", "  ")
+
+
+def _how_long(asked: Asked) -> Iterator[str]:
+    yield from _wrapped(
+        f"Until the end of {asked.until.isoformat()} (UTC), or until `undertone node withdraw` before. Then this site "
+        "sends nothing more; what it has sent stays in what was released."
+    )
+
+
+def _up(epsilon: float) -> str:
+    return f"{ceil(epsilon * 1000) / 1000:.3f}"
+
+
+def _down(epsilon: float) -> str:
+    return f"{floor(epsilon * 1000) / 1000:.3f}"
+
+
+def _wrapped(text: str, first: str = "", further: str = "") -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=first, subsequent_indent=further, break_long_words=False, break_on_hyphens=False
+    )

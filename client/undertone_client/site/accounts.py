@@ -1,0 +1,214 @@
+"""What a site's ledger says of its data sets: caps, reservations, charges. Nothing of it is kept anywhere else.
+
+Three kinds of entries stand beside the charges, whose data set follows from the reservation of their plan:
+
+    "data set"  {name, unit, unit_column, cap}        once for each data set; the cap with its weights, for ever
+    "reserve"   {digest, data_set, event, attempts}   at approval: all that the plan may charge
+    "free"      {digest, reason}                      end, withdrawal or expiry: what it did not charge is free again
+
+Entries are read strictly. One that could not have been written after those before it means that somebody else wrote
+it, and then nothing is charged at all: a budget that was misread cannot be given back.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from undertone.core.canonical import Json
+from undertone.errors import InputError, LedgerCorrupt, MechanismViolation
+from undertone.privacy.accounting import Event, read_event
+from undertone.privacy.cap import Cap
+from undertone.privacy.chain import ADVICE, Entry
+from undertone.privacy.filter import Approved, Filter
+from undertone.privacy.renyi import NOTHING, Vector, plus
+
+DATA_SET, RESERVE, FREE, CHARGE = "data set", "reserve", "free", "charge"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A data set as it was registered, for ever.
+
+    Attributes:
+        name: at this site.
+        unit: what privacy protects.
+        unit_column: the column that names the unit, with unit patient.
+        cap: what all studies together may cost one unit.
+    """
+
+    name: str
+    unit: str
+    unit_column: str | None
+    cap: Cap
+
+    def as_dict(self) -> dict[str, Json]:
+        """The body of its entry."""
+        return {"name": self.name, "unit": self.unit, "unit_column": self.unit_column, "cap": self.cap.as_dict()}
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What one plan may charge, and what became of it.
+
+    Attributes:
+        digest: of the plan.
+        data_set: that it draws on.
+        event: of one attempt; its count is 1.
+        attempts: how many charges were reserved.
+        charged: how many were made; a void attempt whose vector left is one of them.
+        freed: why the rest was given back; None while the plan may still charge.
+    """
+
+    digest: str
+    data_set: str
+    event: Event
+    attempts: int
+    charged: int = 0
+    freed: str | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether the plan may still charge."""
+        return self.freed is None
+
+    def as_dict(self) -> dict[str, Json]:
+        """The body of its entry."""
+        return {
+            "digest": self.digest,
+            "data_set": self.data_set,
+            "event": self._fields,
+            "attempts": self.attempts,
+        }
+
+    def same(self, other: "Reservation") -> bool:
+        """Whether both reserve the same: event, attempts and data set."""
+        return self.as_dict() == other.as_dict()
+
+    def is_of(self, event: object) -> bool:
+        """Whether a charge's event, as it is stored, is this one."""
+        return event == self._fields
+
+    @cached_property
+    def _fields(self) -> dict[str, Json]:
+        return self.event.as_dict()
+
+    @property
+    def approved(self) -> Approved:
+        """The same for the filter."""
+        return Approved({self.event: self.attempts}, {self.event: self.charged} if self.charged else {}, self.live)
+
+    @property
+    def committed(self) -> Vector:
+        """[orders] what is charged and what may still be."""
+        plan = self.approved
+        return plus(plan.spent, plan.unused) if self.live else plan.spent
+
+
+@dataclass
+class Accounts:
+    """All data sets and reservations of one ledger; begin with `Accounts.read`."""
+
+    data_sets: dict[str, Registered] = field(default_factory=dict)
+    reservations: dict[str, Reservation] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, entries: Sequence[Entry]) -> "Accounts":
+        """What verified entries say.
+
+        Raises:
+            LedgerCorrupt: an entry is malformed, or cannot follow those before it.
+        """
+        accounts, charged = cls(), dict[str, int]()
+        readers = {DATA_SET: accounts._register, RESERVE: accounts._reserve, FREE: accounts._free}
+        for entry in entries:
+            if entry.kind == CHARGE:
+                digest = accounts._charged(entry, charged)
+                charged[digest] = charged.get(digest, 0) + 1
+            elif entry.kind in readers:
+                try:
+                    readers[entry.kind](entry.body)
+                except (KeyError, TypeError, ValueError, InputError, MechanismViolation) as error:
+                    raise _foreign(entry, str(error) or type(error).__name__) from error
+        for digest, count in charged.items():
+            accounts.reservations[digest] = replace(accounts.reservations[digest], charged=count)
+        return accounts
+
+    def filter(self, data_set: str) -> Filter:
+        """The filter of a registered data set, as its entries leave it.
+
+        Raises:
+            LedgerCorrupt: what is spent and reserved does not fit the cap, which no entry of ours can bring about.
+        """
+        cap = self.data_sets[data_set].cap
+        own = self.of(data_set)
+        committed = NOTHING
+        for reservation in own:
+            committed = plus(committed, reservation.committed)
+        if not cap.admits(committed):
+            raise LedgerCorrupt(
+                f"the ledger's entries draw more on the data set {data_set} than its cap of epsilon {cap.epsilon:g} at "
+                f"delta {cap.delta:g}; nothing is charged any more. {ADVICE}"
+            )
+        return Filter(cap, {reservation.digest: reservation.approved for reservation in own}, committed)
+
+    def of(self, data_set: str) -> list[Reservation]:
+        """All reservations that were ever made on a data set, oldest first."""
+        return [reservation for reservation in self.reservations.values() if reservation.data_set == data_set]
+
+    def with_reservation(self, new: Reservation) -> "Accounts":
+        """The same once a plan has its reservation; what it charged before it ended stays charged."""
+        before = self.reservations.get(new.digest)
+        held = replace(new, charged=before.charged if before else 0)
+        return Accounts(self.data_sets, self.reservations | {new.digest: held})
+
+    def _register(self, body: Mapping[str, Json]) -> None:
+        match body:
+            case {"name": str(name), "unit": str(unit), "unit_column": str() | None as column, "cap": Mapping() as cap}:
+                if name in self.data_sets:
+                    raise ValueError(f"the data set {name} is registered twice")
+                self.data_sets[name] = Registered(name, unit, column, Cap.from_dict(cap))
+            case _:
+                raise ValueError("it registers no data set")
+
+    def _reserve(self, body: Mapping[str, Json]) -> None:
+        match body:
+            case {"digest": str(digest), "data_set": str(name), "event": Mapping() as event, "attempts": int(attempts)}:
+                new, before = Reservation(digest, name, read_event(event), attempts), self.reservations.get(digest)
+                if name not in self.data_sets:
+                    raise ValueError(f"no data set {name} is registered")
+                if attempts < 1 or new.event.count != 1:
+                    raise ValueError("it reserves no attempts of one charge each")
+                if before is not None and (before.live or not before.same(new)):
+                    raise ValueError(f"plan {digest[:8]} had reserved before")
+                self.reservations[digest] = new
+            case _:
+                raise ValueError("it reserves nothing")
+
+    def _free(self, body: Mapping[str, Json]) -> None:
+        match body:
+            case {"digest": str(digest), "reason": str(reason)}:
+                if not self.reservations[digest].live:
+                    raise ValueError(f"plan {digest[:8]} held no reservation")
+                self.reservations[digest] = replace(self.reservations[digest], freed=reason)
+            case _:
+                raise ValueError("it frees nothing")
+
+    def _charged(self, entry: Entry, charged: Mapping[str, int]) -> str:
+        """The digest of a charge that its plan's reservation covers.
+
+        Raises:
+            LedgerCorrupt: it covers none such.
+        """
+        digest = str(entry.body["digest"])
+        reservation = self.reservations.get(digest)
+        if reservation is None or not reservation.live:
+            raise _foreign(entry, f"plan {digest[:8]} held no reservation")
+        if not reservation.is_of(entry.body["event"]):
+            raise _foreign(entry, f"plan {digest[:8]} had reserved another event")
+        if charged.get(digest, 0) >= reservation.attempts:
+            raise _foreign(entry, f"plan {digest[:8]} had charged all that it reserved")
+        return digest
+
+
+def _foreign(entry: Entry, why: str) -> LedgerCorrupt:
+    return LedgerCorrupt(f"ledger entry {entry.seq} ({entry.kind}) cannot stand where it does: {why}. {ADVICE}")

@@ -1,0 +1,279 @@
+"""`undertone node policy | receive | pending | approve | withdraw`: which plans a site takes part in."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from datetime import date, datetime
+from pathlib import Path
+
+import click
+
+from undertone.core.bounds import PLAN_BYTES, SIGNATURE_BYTES
+from undertone.core.config import Section
+from undertone.core.durable import storage_errors
+from undertone.core.progress import reporting
+from undertone.core.text import shown
+from undertone.errors import FolderError, InputError, NotApproved, PlanChanged, Refused
+from undertone.study.plan import Plan
+from undertone_cli.console import Bars, lines, out
+from undertone_client.approval.approvals import approvals, utc_now
+from undertone_client.approval.approving import approve, free_expired, withdraw
+from undertone_client.approval.books import LedgerBooks
+from undertone_client.approval.checks import check_plan
+from undertone_client.approval.pending import Pending, drop_pending, keep_pending, read_plan, request_path, waiting
+from undertone_client.approval.proposing import Proposal, propose, requested, write_request
+from undertone_client.site.folder import SiteDir
+from undertone_client.site.violations import violations
+
+_PREFIX = re.compile(r"[0-9a-f]{8,64}")
+_TYPED = 8
+_RAW_SIGNATURE = 64
+_OPENSSL = ("openssl", "pkeyutl", "-sign", "-rawin", "-inkey", "KEY.pem")
+site_dir = click.argument("site_dir", type=click.Path(path_type=Path))
+
+
+@click.command("policy")
+@site_dir
+@click.argument("plan", required=False, type=click.Path(path_type=Path))
+def policy(site_dir: Path, plan: Path | None) -> None:
+    """Explain each key of policy.toml and its value; with a PLAN, name all of it that the policy does not allow.
+
+    Anything that policy.toml does not say is refused. Exit code 3 where the plan violates something.
+
+    Example: undertone node policy /srv/undertone/site plan.json
+    """
+    site = SiteDir(site_dir)
+    if plan is None:
+        _explain(site.policy)
+        return
+    asked = Plan.from_bytes(_read(plan, PLAN_BYTES))
+    found = violations(asked, site.policy)
+    for one in found:
+        _say(f"{one.key}\n  the plan says    {one.plan}\n  the policy says  {one.policy}\n  {one.remedy}")
+    if found:
+        raise NotApproved(f"policy.toml of {site.config.site} does not allow plan {asked.digest[:8]}, as said above")
+    _say(f"policy.toml of {site.config.site} allows plan {asked.digest[:8]} of the study {asked.study}")
+
+
+@click.command("receive")
+@site_dir
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.argument("signature", type=click.Path(path_type=Path))
+def receive(site_dir: Path, plan: Path, signature: Path) -> None:
+    """Let a plan wait for approval: PLAN is its plan.json, SIGNATURE the coordinator's plan.sig.
+
+    Plans also come with the first message of a coordinator that policy.toml names.
+
+    Example: undertone node receive /srv/undertone/site plan.json plan.sig
+    """
+    site, data = SiteDir(site_dir), _read(plan, PLAN_BYTES)
+    Plan.from_bytes(data)
+    digest = keep_pending(site, data, _read(signature, SIGNATURE_BYTES).decode("ascii", "replace").strip())
+    _say(f"plan {digest[:_TYPED]} waits; look at it with: undertone node approve {site_dir} {digest[:_TYPED]}")
+
+
+@click.command("pending")
+@site_dir
+@click.option("--drop", metavar="DIGEST", help="Remove this plan from what waits.")
+def pending(site_dir: Path, drop: str | None) -> None:
+    """List the plans that wait for approval, and those that were approved.
+
+    Example: undertone node pending /srv/undertone/site
+    """
+    site, now = SiteDir(site_dir), utc_now()
+    if drop is not None:
+        digest = _whole(drop, [one.digest for one in waiting(site)])
+        drop_pending(site, digest)
+        _say(f"plan {digest[:_TYPED]} waits no longer")
+        return
+    for one in waiting(site):
+        _say(f"waits      {one.digest[:_TYPED]}  {_about(site, one)}")
+    for approval in approvals(site):
+        document = approval.document
+        state = "withdrawn" if approval.withdrawn else "expired" if approval.expired(now) else "approved"
+        study = approval.plan_approved().study
+        _say(
+            f"{state:<10} {document.digest[:_TYPED]}  study {study}, asked by {document.coordinator}, data set "
+            f"{document.data_set}, until {document.until}, by {shown(document.operator)}"
+        )
+
+
+@click.command("approve")
+@site_dir
+@click.argument("digest")
+@click.option("--data", required=True, metavar="NAME", help="The data set whose images are used.")
+@click.option("--operator", required=True, help="The name of the person who approves; it is kept.")
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Its last day, UTC; by default the policy's longest.")
+@click.option("--yes-digest", metavar="DIGEST8", help="The first 8 digits of the digest, instead of typing them.")
+@click.option("--print-request", is_flag=True, help="Approve nothing: write the document that an approver signs.")
+@click.option("--signature", type=click.Path(path_type=Path), help="An approver's signature over that document.")
+def approve_command(
+    site_dir: Path,
+    digest: str,
+    data: str,
+    operator: str,
+    until: datetime | None,
+    yes_digest: str | None,
+    print_request: bool,
+    signature: Path | None,
+) -> None:
+    """Show what a plan would do, in words for a board, and approve it; DIGEST may be its first 8 digits.
+
+    The plan's epsilon is recomputed first, and all of it is held against policy.toml. Then its records are registered
+    and its attempts reserved in the data set's budget: all of it, or nothing.
+
+    Where policy.toml names approvers, one of them signs: --print-request writes the document, --signature brings the
+    signature over it (64 bytes of Ed25519, or their hexadecimal digits).
+
+    Example: undertone node approve /srv/undertone/site 3f2a9c1b --data chest --operator "A. Operator"
+    """
+    site, now = SiteDir(site_dir), utc_now()
+    books = LedgerBooks(site.ledger)
+    digest = _whole(digest, [one.digest for one in waiting(site)])
+    with Bars() as bars, reporting(bars):
+        free_expired(site, books, now)
+        if signature is not None:
+            proposal = requested(site, digest, data, now)
+            approval = approve(site, proposal, books, now, _signature(signature))
+            _approved(proposal, f"signed by {approval.approver}")
+            return
+        proposal = propose(site, digest, data, operator, _day(until), books, now)
+    _say(proposal.document.page)
+    if print_request:
+        _print_request(site, proposal)
+        return
+    if site.policy.approvers:
+        raise NotApproved(
+            f"policy.toml names approvers ({', '.join(site.policy.approvers)}): one of them must sign; write what they "
+            "sign with --print-request, then bring the signature with --signature"
+        )
+    _confirm(digest, yes_digest)
+    with Bars() as bars, reporting(bars):
+        approve(site, proposal, books, now)
+    _approved(proposal, f"by {operator}")
+
+
+def withdraw_plan(site_dir: Path, digest: str) -> None:
+    """Withdraw an approved plan, given by at least the first 8 digits of its digest.
+
+    Raises:
+        NotApproved: there is no approval of it.
+    """
+    site = SiteDir(site_dir)
+    found = _whole(digest, [approval.document.digest for approval in approvals(site)], "was approved")
+    withdraw(site, found, LedgerBooks(site.ledger), utc_now())
+    _say(
+        f"plan {found[:_TYPED]} is withdrawn for good: this node answers it no more, and the budget that it has not "
+        "charged is free. What was sent stays in what was released"
+    )
+
+
+@click.command("withdraw")
+@site_dir
+@click.argument("digest")
+def withdraw_command(site_dir: Path, digest: str) -> None:
+    """Withdraw an approved plan for good: the node answers it no more, and what it has not charged is free again.
+
+    Example: undertone node withdraw /srv/undertone/site 3f2a9c1b
+    """
+    withdraw_plan(site_dir, digest)
+
+
+COMMANDS = (policy, receive, pending, approve_command, withdraw_command)
+
+
+def _explain(settings: Section) -> None:
+    """Each key of a policy, what it is for and what it says."""
+    for key, field in type(settings).model_fields.items():
+        value = getattr(settings, key)
+        said = "nothing, so nothing is allowed" if value in (None, [], {}) else shown(str(value), 2000)
+        if key in ("approvers", "federation") and value in (None, {}):
+            said = "none"
+        _say(f"{key}\n  {field.description}\n  now: {said}\n")
+
+
+def _about(site: SiteDir, waits: Pending) -> str:
+    """A line about a plan that waits, whatever its bytes are."""
+    who = f"from {waits.coordinator or 'nobody that policy.toml names'}"
+    try:
+        plan = read_plan(waits)
+    except PlanChanged as error:
+        return f"{who}: cannot be approved: {error}"
+    try:
+        check_plan(site, plan)
+    except Refused as error:
+        return f"study {plan.study}, {who}: cannot be approved: {error}"
+    return f"study {plan.study}, {who}"
+
+
+def _print_request(site: SiteDir, proposal: Proposal) -> None:
+    document = write_request(site, proposal)
+    path = request_path(site, document.digest)
+    lines(
+        [
+            ("to be signed by one of", ", ".join(site.policy.approvers) or "nobody: policy.toml names no approver"),
+            ("the document", path),
+            ("for example with", shlex.join([*_OPENSSL, "-in", str(path), "-out", "approval.sig"])),
+        ]
+    )
+
+
+def _confirm(digest: str, given: str | None) -> None:
+    """Insist on the first digits of the digest, so that nobody approves another plan than the one he read.
+
+    Raises:
+        InputError: other digits.
+    """
+    typed = given if given is not None else click.prompt(f"To approve, type the first {_TYPED} digits of the digest")
+    if typed.strip() != digest[:_TYPED]:
+        raise InputError(
+            f"{shown(typed, _TYPED)} are not the first {_TYPED} digits of the digest; nothing was approved"
+        )
+
+
+def _approved(proposal: Proposal, by: str) -> None:
+    document = proposal.document
+    _say(f"plan {document.digest[:_TYPED]} is approved until {document.until} (UTC), {by}")
+
+
+def _whole(digest: str, known: Sequence[str], how: str = "waits") -> str:
+    """The one known digest that begins so.
+
+    Raises:
+        InputError: none does, or several.
+    """
+    if not _PREFIX.fullmatch(digest):
+        raise InputError(f"{shown(digest, 80)} is no digest; give at least its first {_TYPED} digits")
+    found = [one for one in known if one.startswith(digest)]
+    if len(found) != 1:
+        raise InputError(
+            f"{len(found) or 'no'} plan that {how} begins with {digest}; `undertone node pending` lists them"
+        )
+    return found[0]
+
+
+def _signature(path: Path) -> str:
+    """Hexadecimal; a file of 64 bytes is taken as they are."""
+    data = _read(path, SIGNATURE_BYTES)
+    return data.hex() if len(data) == _RAW_SIGNATURE else data.decode("ascii", "replace").strip()
+
+
+def _day(until: datetime | None) -> date | None:
+    return None if until is None else until.date()
+
+
+def _read(path: Path, most: int) -> bytes:
+    """A file of at most so many bytes.
+
+    Raises:
+        FolderError: it cannot be read, or is longer.
+    """
+    with storage_errors(path), path.open("rb") as stream:
+        data = stream.read(most + 1)
+    if len(data) > most:
+        raise FolderError(f"{path} has more than {most} bytes; name the file that the coordinator wrote")
+    return data
+
+
+def _say(text: str) -> None:
+    out.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,199 @@
+"""`undertone node policy | receive | pending | approve | withdraw`, from a plan's file to an answered request."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tests.support.approvals import DATA
+from tests.support.runs import call
+from tests.support.world import World, secure
+from undertone.core.keys import public_hex
+from undertone_client.approval.approvals import approval_of, approvals
+from undertone_client.approval.books import LedgerBooks
+from undertone_client.site.datasets import data_sets
+from undertone_client.site.folder import SiteDir
+from undertone_client.site.policy import Policy
+
+Make = Callable[..., World]
+
+
+class Desk:
+    """The operator of north at a terminal; the coordinator has sent plan.json and plan.sig."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.folder, self.digest = world, world.sites["north"], world.plan.digest
+        for name in ("approved", "registered"):
+            shutil.rmtree(self.folder / name)
+        LedgerBooks(self.folder / "ledger.sqlite").free(self.digest, "withdrawn")
+        self.plan, self.signature = world.folder / "plan.json", world.folder / "plan.sig"
+        self.plan.write_bytes(world.plan.as_bytes())
+        self.signature.write_text(world.run.signature() + "\n", encoding="ascii")
+
+    def says(self, command: str, *more: Any) -> Result:
+        return call("node", command, self.folder, *more)
+
+    def receive(self) -> Result:
+        return self.says("receive", self.plan, self.signature)
+
+    def approve(self, *more: Any, digest: str = "") -> Result:
+        return self.says("approve", digest or self.digest[:8], "--data", DATA, "--operator", "A. Operator", *more)
+
+    def committed(self) -> float:
+        data = data_sets(self.folder)[DATA]
+        return LedgerBooks(self.folder / "ledger.sqlite").standing(data).committed
+
+
+@pytest.fixture
+def desk(make_world: Make) -> Desk:
+    return Desk(make_world(aggregation=secure(3), sampling_rate=0.5, rounds=2, max_attempts=3))
+
+
+def flat(result: Result) -> str:
+    return " ".join(result.output.split())
+
+
+def refused(result: Result, code: int, *words: str) -> None:
+    assert result.exit_code == code, result.output
+    assert all(word in flat(result) for word in words), result.output
+    assert "Traceback" not in result.output
+
+
+def test_from_a_file_to_an_answer_and_back(desk: Desk) -> None:
+    refused(desk.approve(), 2, "no plan that waits begins with")
+    assert f"plan {desk.digest[:8]} waits" in flat(desk.receive())
+    assert f"waits {desk.digest[:8]} study dummy-study, from hub" in flat(desk.says("pending"))
+    result = desk.approve("--yes-digest", desk.digest[:8])
+    assert result.exit_code == 0, result.output
+    for heading in ("WHO ASKS", "WHAT LEAVES THIS SITE", "WHAT IT TAKES FROM THE BUDGET", "HOW LONG IT HOLDS"):
+        assert heading in result.output
+    assert f"plan {desk.digest[:8]} is approved until" in flat(result)
+    approval = approval_of(SiteDir(desk.folder), desk.digest)
+    assert approval is not None
+    assert approval.document.page.strip() in result.output
+    assert desk.committed() > 0
+    assert "A. Operator" in flat(desk.says("pending"))
+    refused(desk.says("withdraw", "0" * 8), 2, "no plan that was approved begins with 00000000")
+    assert "is withdrawn for good" in flat(desk.says("withdraw", desk.digest[:8]))
+    assert desk.committed() == 0
+    assert f"withdrawn {desk.digest[:8]}" in flat(desk.says("pending"))
+    assert desk.receive().exit_code == 0
+    refused(desk.approve("--yes-digest", desk.digest[:8]), 3, "NotApproved", "was withdrawn for good")
+
+
+@pytest.mark.parametrize("typed", ["00000000", "", "y", "yes"])
+def test_other_digits_than_those_of_the_page_approve_nothing(desk: Desk, typed: str) -> None:
+    desk.receive()
+    refused(desk.approve("--yes-digest", typed), 2, "InputError", "nothing was approved")
+    assert approvals(SiteDir(desk.folder)) == []
+    assert desk.committed() == 0
+
+
+def test_who_is_asked_types_the_digits(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.receive()
+    asked: list[str] = []
+
+    def prompt(text: str) -> str:
+        asked.append(text)
+        return f" {desk.digest[:8]} "
+
+    monkeypatch.setattr("undertone_cli.commands.node_plans.click.prompt", prompt)
+    assert desk.approve().exit_code == 0
+    assert asked == ["To approve, type the first 8 digits of the digest"]
+
+
+@pytest.mark.parametrize("form", ["raw", "hexadecimal"])
+def test_an_approver_signs_what_was_printed(desk: Desk, form: str) -> None:
+    dean = Ed25519PrivateKey.generate()
+    desk.world.allow("north", approvers={"dean": public_hex(dean)})
+    desk.receive()
+    refused(desk.approve("--yes-digest", desk.digest[:8]), 3, "NotApproved", "one of them must sign")
+    printed = desk.approve("--print-request")
+    assert printed.exit_code == 0, printed.output
+    request = desk.folder / "pending" / f"{desk.digest}.request"
+    assert str(request) in flat(printed)
+    assert "openssl pkeyutl -sign -rawin -inkey KEY.pem" in flat(printed)
+    path = desk.world.folder / "approval.sig"
+    path.write_bytes(b"\x00" * 64)
+    refused(desk.approve("--signature", path), 3, "NotApproved", "none of them has signed")
+    assert approvals(SiteDir(desk.folder)) == []
+    signature = dean.sign(request.read_bytes())
+    path.write_bytes(signature if form == "raw" else signature.hex().encode() + b"\n")
+    assert "signed by dean" in flat(desk.approve("--signature", path))
+    assert desk.committed() > 0
+
+
+def test_a_policy_is_explained_key_by_key(desk: Desk) -> None:
+    result = desk.says("policy")
+    assert result.exit_code == 0
+    for key, field in Policy.model_fields.items():
+        assert key in result.output
+        assert " ".join((field.description or "").split()) in flat(result)
+    assert f"allows plan {desk.digest[:8]}" in flat(desk.says("policy", desk.plan))
+    desk.world.allow("north", methods=[], fewest_sites=None)
+    assert "methods Methods that a study may use" in flat(desk.says("policy"))
+    assert "nothing, so nothing is allowed" in desk.says("policy").output
+    refused(
+        desk.says("policy", desk.plan),
+        3,
+        "methods the plan says dummy the policy says nothing",
+        "fewest_sites the plan says 3",
+        "NotApproved",
+    )
+
+
+def test_a_plan_beyond_the_policy_is_refused_with_every_reason(desk: Desk) -> None:
+    desk.receive()
+    desk.world.allow("north", methods=[], largest_rounds=1)
+    result = desk.approve("--yes-digest", desk.digest[:8])
+    refused(result, 3, "NotApproved", "methods: the plan says dummy", "largest_rounds: the plan says 2 rounds")
+    assert "cannot be approved: north does not allow plan" in flat(desk.says("pending"))
+
+
+def test_what_is_received_is_looked_at(desk: Desk) -> None:
+    desk.plan.write_text("{}")
+    refused(desk.receive(), 3, "PlanChanged")
+    desk.plan.write_bytes(b"x" * ((1 << 20) + 1))
+    refused(desk.receive(), 2, "FolderError", "more than")
+    desk.plan.unlink()
+    refused(desk.receive(), 2, "FolderError")
+    desk.plan.write_bytes(desk.world.plan.as_bytes())
+    desk.signature.write_text("ab" * 64)
+    refused(desk.receive(), 3, "NotApproved", "by no coordinator")
+    assert not list(desk.folder.glob("pending/*"))
+
+
+def test_a_plan_is_dropped(desk: Desk) -> None:
+    desk.receive()
+    assert "waits no longer" in flat(desk.says("pending", "--drop", desk.digest[:8]))
+    assert desk.says("pending").output == ""
+    refused(desk.says("pending", "--drop", "zz"), 2, "is no digest")
+
+
+def test_a_last_day_beyond_the_policy_is_refused(desk: Desk) -> None:
+    desk.receive()
+    refused(desk.approve("--until", "2999-01-01"), 2, "name a day up to")
+    refused(desk.approve("--until", "2001-01-01"), 2, "name a day up to")
+
+
+def test_the_same_data_set_holds_no_second_plan_beyond_its_cap(desk: Desk) -> None:
+    """The cap is just what the first plan takes; the second is named another way and asks for no less."""
+    desk.receive()
+    assert desk.approve("--yes-digest", desk.digest[:8]).exit_code == 0
+    plan = desk.world.plan.model_copy(update={"study": "renamed"})
+    desk.plan.write_bytes(plan.as_bytes())
+    signature = desk.world.signed(plan)["signature"]
+    shutil.rmtree(desk.world.sites["east"] / "approved")
+    (desk.folder / "approved" / f"{plan.digest}.json").unlink()
+    desk.signature.write_text(signature)
+    desk.receive()
+    refused(desk.approve("--yes-digest", plan.digest[:8], digest=plan.digest), 3, "BudgetExceeded")
+
+
+def test_a_file_of_a_folder_that_is_no_site_is_named(tmp_path: Path) -> None:
+    for command, more in {"pending": [], "policy": [], "withdraw": ["0" * 8]}.items():
+        refused(call("node", command, tmp_path, *more), 2, "FolderError", "is no SITE_DIR")

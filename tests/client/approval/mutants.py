@@ -1,0 +1,286 @@
+"""Take one check out of approval, see its test turn red: `python -m tests.client.approval.mutants [WORD]`.
+
+Each mutant names the test that guards it. Not collected by pytest: it takes minutes.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.secagg.mutants import copied, first_red_test
+
+APPROVAL, SITE = "client/undertone_client/approval", "client/undertone_client/site"
+APPROVING, PENDING = "client/approval/test_approving.py", "client/approval/test_pending.py"
+POLICY, PAGE, COMMANDS = "client/site/test_policy.py", "client/approval/test_page.py", "cli/test_node_plans.py"
+_TIGHTENED = f"{APPROVING}::test_a_policy_that_was_tightened_stops_an_approved_plan"
+_WRONG = f"{APPROVING}::test_what_is_wrong_is_found_before_a_person_is_asked"
+_NAMED = f"{POLICY}::test_what_the_policy_does_not_allow_is_named"
+
+# (check, file, text that must be there once, what takes its place, the test that turns red)
+MUTANTS: list[tuple[str, str, str, str, str]] = [
+    # The policy
+    ("methods", f"{SITE}/violations.py", "if plan.method.name not in policy.methods:", "if False:", _NAMED),
+    ("models", f"{SITE}/violations.py", "if model not in policy.models:", "if False:", _NAMED),
+    ("noise", f"{SITE}/violations.py", "if noise not in policy.noise:", "if False:", _NAMED),
+    ("largest p", f"{SITE}/violations.py", "privacy.sampling_rate > rate", "False", _NAMED),
+    ("largest T", f"{SITE}/violations.py", "privacy.max_attempts > sums", "privacy.rounds > sums", _NAMED),
+    ("fewest sites", f"{SITE}/violations.py", "plan.quorum < policy.fewest_sites", "False", _NAMED),
+    (
+        "sites of the smallest sum",
+        f"{SITE}/violations.py",
+        "plan.quorum < policy.fewest_sites",
+        "len(plan.cohort.units) < policy.fewest_sites",
+        _NAMED,
+    ),
+    ("fewest patients", f"{SITE}/violations.py", "patients < policy.fewest_patients", "False", _NAMED),
+    ("images are no patients", f"{SITE}/violations.py", 'units if unit == "patient" else 0', "units", _NAMED),
+    ("t - c", f"{SITE}/violations.py", "plan.noise_shares < policy.fewest_honest_shares", "False", _NAMED),
+    ("free rosters", f"{SITE}/violations.py", "plan.free_rosters and not policy.allow_free_rosters", "False", _NAMED),
+    (
+        "plain",
+        f"{SITE}/violations.py",
+        'plan.aggregation.mode == "plain" and not policy.allow_plain',
+        "False",
+        _NAMED,
+    ),
+    (
+        "absent is refused",
+        f"{SITE}/violations.py",
+        "rate is None or privacy.sampling_rate > rate",
+        "rate is not None and privacy.sampling_rate > rate",
+        f"{POLICY}::test_an_empty_policy_allows_nothing_of_a_plan",
+    ),
+    (
+        "one key, one name",
+        f"{SITE}/policy.py",
+        "if len(set(keys)) < len(keys):",
+        "if False:",
+        f"{POLICY}::test_one_key_under_two_names_is_refused",
+    ),
+    (
+        "signed by a known coordinator",
+        f"{SITE}/policy.py",
+        "                continue\n",
+        "                pass\n",
+        f"{POLICY}::test_each_of_several_coordinators_is_known_by_its_own_key",
+    ),
+    ("violations end an approval", f"{APPROVAL}/checks.py", "    check_policy(plan,", "    (plan,", _WRONG),
+    ("policy with every request", f"{APPROVAL}/checks.py", "    check_policy(plan,", "    (plan,", _TIGHTENED),
+    # What a plan claims and counts
+    ("claim", f"{APPROVAL}/checks.py", "    check_claim(plan)\n", "", _WRONG),
+    ("version", f"{APPROVAL}/checks.py", "    plan.check_version()\n", "", _WRONG),
+    ("code", f"{APPROVAL}/checks.py", "    check_package(plan.package_sha256)\n", "", _WRONG),
+    ("roster", f"{APPROVAL}/checks.py", "if site.config.site not in plan.cohort.units:", "if False:", _WRONG),
+    ("unit for life", f"{APPROVAL}/checks.py", "if wanted != (data.unit, data.unit_column):", "if False:", _WRONG),
+    ("published figure", f"{APPROVAL}/checks.py", "if figure != data.publish:", "if False:", _WRONG),
+    # Approvals
+    (
+        "withdrawn",
+        f"{APPROVAL}/approvals.py",
+        "    if approval.withdrawn:\n        raise",
+        "    if False:\n        raise",
+        f"{APPROVING}::test_a_withdrawn_plan_is_refused_for_good",
+    ),
+    (
+        "withdrawn for good",
+        f"{APPROVAL}/proposing.py",
+        "if before.withdrawn:",
+        "if False:",
+        f"{APPROVING}::test_a_withdrawn_plan_is_refused_for_good",
+    ),
+    (
+        "looked at again",
+        f"{APPROVAL}/approving.py",
+        "        check_undecided(site, document.digest, now)\n",
+        "",
+        f"{APPROVING}::test_a_plan_withdrawn_while_a_person_reads_is_not_approved",
+    ),
+    (
+        "expired",
+        f"{APPROVAL}/approvals.py",
+        "if approval.expired(now):",
+        "if False:",
+        f"{APPROVING}::test_an_approval_holds_to_the_end_of_its_last_day",
+    ),
+    (
+        "the whole last day",
+        f"{APPROVAL}/approvals.py",
+        "date() > self.document.last_day",
+        "date() >= self.document.last_day",
+        f"{APPROVING}::test_an_approval_holds_to_the_end_of_its_last_day",
+    ),
+    (
+        "longest approval",
+        f"{APPROVAL}/proposing.py",
+        "not today <= until <= last",
+        "until < today",
+        f"{APPROVING}::test_what_the_operator_says_is_checked",
+    ),
+    (
+        "the coordinator that asked",
+        f"{APPROVAL}/approvals.py",
+        "if site.policy.coordinators.get(coordinator) != document.coordinator_key:",
+        "if False:",
+        f"{APPROVING}::test_another_coordinator_cannot_use_an_approval",
+    ),
+    (
+        "sealed",
+        f"{APPROVAL}/approvals.py",
+        "good = hmac.compare_digest(seal, _seal(site, content))",
+        "good = True",
+        f"{APPROVING}::test_an_approval_of_another_site_is_none",
+    ),
+    (
+        "of this plan",
+        f"{APPROVAL}/approvals.py",
+        "approval.document.digest != digest",
+        "False",
+        f"{APPROVING}::test_no_byte_of_an_approval_can_change",
+    ),
+    (
+        "reserved before it is approved",
+        f"{APPROVAL}/approving.py",
+        "        books.reserve(proposal.plan, document.data_set)\n",
+        "",
+        f"{APPROVING}::test_an_approved_plan_is_answered",
+    ),
+    (
+        "registered before it is reserved",
+        f"{APPROVAL}/approving.py",
+        "        register(site, proposal.plan, say)\n        books.reserve(proposal.plan, document.data_set)\n",
+        "        books.reserve(proposal.plan, document.data_set)\n        register(site, proposal.plan, say)\n",
+        f"{APPROVING}::test_bad_records_end_an_approval_before_anything_is_reserved",
+    ),
+    (
+        "refused before it is free",
+        f"{APPROVAL}/approving.py",
+        "        approval = approval_of(site, digest)\n",
+        '        books.free(digest, "withdrawn")\n        approval = approval_of(site, digest)\n',
+        f"{APPROVING}::test_a_node_refuses_before_the_budget_is_free",
+    ),
+    # Approvers
+    (
+        "an approver signs",
+        f"{APPROVAL}/approving.py",
+        'approver_of(site.policy, document, signature) if site.policy.approvers else ""',
+        '""',
+        f"{APPROVING}::test_without_a_named_approvers_signature_nothing_is_approved",
+    ),
+    (
+        "over the whole document",
+        f"{APPROVAL}/approvals.py",
+        "bytes.fromhex(signature), document.as_bytes()",
+        "bytes.fromhex(signature), document.digest.encode()",
+        f"{APPROVING}::test_without_a_named_approvers_signature_nothing_is_approved",
+    ),
+    (
+        "approver with every request",
+        f"{APPROVAL}/approvals.py",
+        "    if site.policy.approvers:\n",
+        "    if False:\n",
+        f"{APPROVING}::test_an_approver_who_left_takes_what_he_signed_with_him",
+    ),
+    (
+        "request of this plan",
+        f"{APPROVAL}/proposing.py",
+        "if (document.site, document.digest) != (site.config.site, digest) or asker != (",
+        "if asker != (",
+        f"{APPROVING}::test_a_request_that_was_changed_is_refused_whoever_signed_it",
+    ),
+    (
+        "the command asks for the signature",
+        "deployments/undertone_cli/commands/node_plans.py",
+        "    if site.policy.approvers:\n        raise",
+        "    if False:\n        raise",
+        f"{COMMANDS}::test_an_approver_signs_what_was_printed",
+    ),
+    (
+        "digits of the digest",
+        "deployments/undertone_cli/commands/node_plans.py",
+        "if typed.strip() != digest[:_TYPED]:",
+        "if False:",
+        f"{COMMANDS}::test_other_digits_than_those_of_the_page_approve_nothing",
+    ),
+    # Plans that wait
+    (
+        "bounded",
+        f"{APPROVAL}/pending.py",
+        "if waiting.count(coordinator) >= MOST_PENDING:",
+        "if False:",
+        f"{PENDING}::test_each_coordinator_has_room_for_so_many_and_none_is_dropped",
+    ),
+    (
+        "each coordinator its own room",
+        f"{APPROVAL}/pending.py",
+        "waiting.count(coordinator) >= MOST_PENDING",
+        "len(waiting) >= MOST_PENDING",
+        f"{PENDING}::test_each_coordinator_has_room_for_so_many_and_none_is_dropped",
+    ),
+    (
+        "longest plan",
+        f"{APPROVAL}/pending.py",
+        "if len(plan) > PLAN_BYTES:",
+        "if False:",
+        f"{PENDING}::test_what_is_too_long_for_a_plan_is_not_kept",
+    ),
+    (
+        "the plan that was signed",
+        f"{APPROVAL}/pending.py",
+        "if sha256_hex(plan) != digest:",
+        "if False:",
+        f"{APPROVING}::test_a_plan_that_was_changed_where_it_waits_is_not_approved",
+    ),
+    (
+        "a full disk makes no fault",
+        "client/undertone_client/node.py",
+        "except (FolderError, NotApproved) as error:",
+        "except NotApproved as error:",
+        f"{PENDING}::test_a_disk_that_is_full_makes_no_fault",
+    ),
+    (
+        "kept for a person",
+        "client/undertone_client/node.py",
+        "            self._keep_pending(request)\n",
+        "",
+        f"{PENDING}::test_the_first_message_of_a_known_coordinator_leaves_its_plan",
+    ),
+    # The page
+    (
+        "quoted",
+        f"{APPROVAL}/page.py",
+        "{shown(plan.model.base)}",
+        "{plan.model.base}",
+        f"{PAGE}::test_what_a_coordinator_wrote_adds_no_lines_and_no_colours",
+    ),
+    (
+        "rounded up",
+        f"{APPROVAL}/page.py",
+        'return f"{ceil(epsilon * 1000) / 1000:.3f}"',
+        'return f"{epsilon:.3f}"',
+        f"{PAGE}::test_the_columns_of_figures_are_rounded_to_the_safe_side",
+    ),
+    (
+        "best guess",
+        f"{APPROVAL}/page.py",
+        "(1 + delta * exp(-epsilon)) / (1 + exp(-epsilon))",
+        "0.5 + 0.2 * epsilon / (1 + epsilon)",
+        f"{PAGE}::test_nobody_guesses_better_than_the_page_says",
+    ),
+]
+
+
+def main() -> int:
+    """Print a line for each mutant; 1 where one survived."""
+    word, survived = sys.argv[1] if len(sys.argv) > 1 else "", 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = copied(Path(name))
+        for check, file, old, new, test in MUTANTS:
+            if word in check or word in file:
+                red = first_red_test(folder, [f"tests/{test}"], file, old, new)
+                survived += not red
+                print(f"| {check} | {file} | {red or 'SURVIVED'} |", flush=True)
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
