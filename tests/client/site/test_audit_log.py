@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from undertone.core.canonical import canonical_json
 from undertone.errors import AuditLogCorrupt, FolderError, MechanismViolation
 from undertone_client.site import audit_log as module
 from undertone_client.site.audit_chain import GENESIS, LONGEST_LINE, verify_chain
@@ -125,6 +127,10 @@ HOSTILE = [
     "/srv/images/scan-0001.png",
     "images\\scan-0001.png",
     "../x",
+    "Ada/scan-0001.png",
+    "Ada\\scan-0001.png",
+    "Ada\nLovelace",
+    "Ada\tLovelace",
     "",
     "x" * 5000,
     "{}",
@@ -327,7 +333,7 @@ def test_lines_that_were_removed_or_swapped_are_found(site: Path, monkeypatch: p
     kept = data.splitlines(keepends=True)
     for wrong in (kept[:1] + kept[2:], [kept[0], kept[2], kept[1], *kept[3:]], kept[:-1], kept + kept[-1:], kept[1:]):
         path.write_bytes(b"".join(wrong))
-        with pytest.raises(AuditLogCorrupt, match=r"audit-00000[12]\.jsonl, line"):
+        with pytest.raises(AuditLogCorrupt, match=r"audit-00000[12]\.jsonl, line \d has the number \d+; \d was expected"):
             verify_chain(site)
     path.write_bytes(data)
     assert verify_chain(site).lines == len(every)
@@ -370,8 +376,21 @@ def test_what_is_no_line_at_all_is_named(site: Path, line: bytes) -> None:
 def test_another_spelling_of_a_line_is_a_change(site: Path) -> None:
     fill(site)
     (path,) = files(site)
-    path.write_bytes(path.read_bytes().replace(b'":', b'": ', 1))
-    with pytest.raises(AuditLogCorrupt, match="line 1"):
+    *kept, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*kept, last.replace(b'":', b'": ', 1)]))
+    with pytest.raises(AuditLogCorrupt, match=r"audit-000001\.jsonl, line 6 is not a line"):
+        verify_chain(site)
+
+
+def test_a_log_opens_at_the_head_of_a_file_alone(site: Path) -> None:
+    """Whoever can write there can compute hashes, and still may not put one log into another."""
+    fill(site, 1)
+    (path,) = files(site)
+    last = path.read_bytes().splitlines()[-1]
+    forged = json.loads(last) | {"event": "log opened", "facts": {"log": 2, "site": "east"}, "number": 3}
+    with path.open("ab") as stream:
+        stream.write(canonical_json(forged | {"previous": sha256(last).hexdigest()}) + b"\n")
+    with pytest.raises(AuditLogCorrupt, match="line 3 opens a log in the middle"):
         verify_chain(site)
 
 
@@ -501,6 +520,14 @@ def test_threads_and_processes_append_one_at_a_time(site: Path, monkeypatch: pyt
         "    log = AuditLog(Path(sys.argv[1]))\n"
         "    log.append('attempt charged', digest='ab' * 32, data_set='x', round=n, attempt=1)\n"
     )
+    end = module._end
+
+    def slow(path: Path) -> Any:
+        found = end(path)
+        time.sleep(0.002)  # what another one may not use to write
+        return found
+
+    monkeypatch.setattr(module, "_end", slow)
     others = [subprocess.Popen([sys.executable, "-c", script, str(site)]) for _ in range(2)]
     threads = [threading.Thread(target=fill, args=(site, 15)) for _ in range(3)]
     for thread in threads:
@@ -518,5 +545,12 @@ def test_a_process_that_stopped_while_it_wrote_is_not_waited_for_long(
     monkeypatch.setattr(module, "_WAIT_SECONDS", 0.05)
     with log_of(site)._alone(), pytest.raises(FolderError, match="another process"):
         log_of(site).append("plan withdrawn", digest=DIGEST)
-    log_of(site).append("plan withdrawn", digest=DIGEST)
+    monkeypatch.setattr(module, "_WAIT_SECONDS", 10.0)
+    with log_of(site)._alone():
+        waiting = threading.Thread(target=fill, args=(site, 1))
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        assert verify_chain(site).lines == 2
+    waiting.join()
     assert verify_chain(site).lines == 3
