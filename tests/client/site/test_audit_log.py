@@ -333,7 +333,9 @@ def test_lines_that_were_removed_or_swapped_are_found(site: Path, monkeypatch: p
     kept = data.splitlines(keepends=True)
     for wrong in (kept[:1] + kept[2:], [kept[0], kept[2], kept[1], *kept[3:]], kept[:-1], kept + kept[-1:], kept[1:]):
         path.write_bytes(b"".join(wrong))
-        with pytest.raises(AuditLogCorrupt, match=r"audit-00000[12]\.jsonl, line \d has the number \d+; \d was expected"):
+        with pytest.raises(
+            AuditLogCorrupt, match=r"audit-00000[12]\.jsonl, line \d has the number \d+; \d was expected"
+        ):
             verify_chain(site)
     path.write_bytes(data)
     assert verify_chain(site).lines == len(every)
