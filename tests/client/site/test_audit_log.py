@@ -66,7 +66,7 @@ def site(tmp_path: Path) -> Path:
     return folder
 
 
-def log_of(site: Path) -> AuditLog:
+def log_of(site: Path) -> Any:
     return AuditLog(site, lambda: NOON)
 
 
@@ -86,7 +86,7 @@ def fill(site: Path, rounds: int = 5) -> None:
 def test_every_event_is_written_with_its_facts_and_its_time(site: Path) -> None:
     assert set(GOOD) == set(EVENTS) - {"log opened"} == set(KINDS) - {"log opened"}
     for event, facts in GOOD.items():
-        log_of(site).append(event, **facts)  # type: ignore[arg-type]
+        log_of(site).append(event, **facts)
     first, *others = lines(site)
     assert first["event"] == "log opened"
     assert first["facts"] == {"log": 1, "site": "north"}
@@ -159,7 +159,7 @@ def test_each_fact_of_each_event_refuses_what_is_of_another_type(site: Path, eve
             if value == 0 and name == "epsilon" and not isinstance(value, bool):
                 continue
             with pytest.raises(MechanismViolation, match=name) as raised:
-                log_of(site).append(event, **(GOOD[event] | {name: value}))  # type: ignore[arg-type]
+                log_of(site).append(event, **(GOOD[event] | {name: value}))
             assert "scan-0001" not in str(raised.value)
             assert "patient-1" not in str(raised.value)
             assert str(raised.value).isprintable()
@@ -170,21 +170,21 @@ def test_each_fact_of_each_event_refuses_what_is_of_another_type(site: Path, eve
 def test_no_event_takes_a_fact_that_it_does_not_have(site: Path, event: str) -> None:
     for name in ("path", "file", "unit_id", "patient", "records", "units", "count", "reason", "patient-1\n"):
         with pytest.raises(MechanismViolation) as raised:
-            log_of(site).append(event, **(GOOD[event] | {name: 1}))  # type: ignore[arg-type]
+            log_of(site).append(event, **(GOOD[event] | {name: 1}))
         assert "patient-1" not in str(raised.value)
     for name in GOOD[event]:
         short = {key: value for key, value in GOOD[event].items() if key != name}
         if name in ("expires", "approver") or (name == "operator" and event != "plan approved"):
-            log_of(site).append(event, **short)  # type: ignore[arg-type]
+            log_of(site).append(event, **short)
         else:
             with pytest.raises(MechanismViolation, match=name):
-                log_of(site).append(event, **short)  # type: ignore[arg-type]
+                log_of(site).append(event, **short)
 
 
 def test_no_other_event_is_written(site: Path) -> None:
     for event in ("log opened", "zero row", "", "plan approved\n", "PLAN APPROVED"):
         with pytest.raises(MechanismViolation):
-            log_of(site).append(event, site="north", log=1)  # type: ignore[arg-type]
+            log_of(site).append(event, site="north", log=1)
     assert not (site / "audit").exists()
 
 
@@ -215,7 +215,7 @@ def test_whatever_is_accepted_is_one_printable_line(event: str, data: st.DataObj
     name = data.draw(st.sampled_from(sorted(GOOD[event])))
     value = data.draw(st.text(max_size=120) | st.integers() | st.floats() | st.none())
     try:
-        written = checked(event, GOOD[event] | {name: value})  # type: ignore[arg-type]
+        written = checked(event, GOOD[event] | {name: value})
     except MechanismViolation:
         return
     for text in written.values():
@@ -226,7 +226,7 @@ def test_the_longest_line_is_bounded(site: Path) -> None:
     for event, facts in GOOD.items():
         name = {"data_set": "x" * 63, "operator": "\U00020000" * 100}
         longest = {key: name.get(key, value) for key, value in facts.items()}
-        log_of(site).append(event, **longest)  # type: ignore[arg-type]
+        log_of(site).append(event, **longest)
     assert max(map(len, files(site)[0].read_bytes().splitlines())) < LONGEST_LINE
 
 
@@ -487,13 +487,13 @@ def test_an_operators_command_stops_and_an_answer_goes_on(
             stream.write(b"rubbish\n")
     with caplog.at_level(logging.ERROR, "undertone.node"):
         if event in ANSWERS:
-            log_of(site).append(event, **GOOD[event])  # type: ignore[arg-type]
+            log_of(site).append(event, **GOOD[event])
             (record,) = caplog.records
             assert f'"{event}" is missing from the audit log' in record.getMessage()
             assert record.getMessage().isprintable()
         else:
             with pytest.raises((FolderError, AuditLogCorrupt, TimeoutError)):
-                log_of(site).append(event, **GOOD[event])  # type: ignore[arg-type]
+                log_of(site).append(event, **GOOD[event])
     if how == "full":
         monkeypatch.undo()
         assert verify_chain(site).cut
