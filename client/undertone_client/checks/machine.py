@@ -1,5 +1,6 @@
 """Checks of the machine: its clock, its disk, its devices."""
 
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
 from math import ceil, prod, sqrt
@@ -40,8 +41,17 @@ def _own_files(folder: Path) -> list[Path]:
     return sorted(path for place in (folder, folder / AUDIT) if place.is_dir() for path in place.iterdir())
 
 
+def _stat(path: Path) -> os.stat_result | None:
+    """None where a node at work has just removed the file."""
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None
+
+
 def _time_of(path: Path) -> datetime:
-    return datetime.fromtimestamp(path.lstat().st_mtime, UTC)
+    found = _stat(path)
+    return datetime.fromtimestamp(found.st_mtime if found else 0, UTC)
 
 
 def disk(inspection: Inspection) -> Verdict:
@@ -93,7 +103,8 @@ def _latent_shape(pinned: PinnedBase) -> tuple[int, int, int]:
 
 def _on_disk(folder: Path) -> int:
     """Bytes that the files of a folder take, holes left out."""
-    return sum(path.lstat().st_blocks * _BLOCK for path in folder.rglob("*")) if folder.is_dir() else 0
+    found = [_stat(path) for path in folder.rglob("*")] if folder.is_dir() else []
+    return sum(one.st_blocks * _BLOCK for one in found if one)
 
 
 def device(inspection: Inspection) -> Verdict:

@@ -454,6 +454,35 @@ def test_a_first_line_is_there_whole_or_not_at_all(site: Path, monkeypatch: pyte
     assert verify_chain(site).lines == 2
 
 
+APPENDING = """
+import sys
+from pathlib import Path
+from undertone_client.site.audit_log import AuditLog
+for round_ in range(1, 10**6):
+    AuditLog(Path(sys.argv[1])).append("attempt charged", digest="ab" * 32, data_set="x", round=round_, attempt=1)
+    print(round_, flush=True)
+"""
+
+
+def test_whoever_is_killed_while_appending_loses_no_line_that_was_confirmed(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kill in range(4):
+        before = verify_chain(site).lines if kill else 0
+        with subprocess.Popen(
+            [sys.executable, "-c", APPENDING, str(site)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            for _ in range(7 + kill):
+                process.stdout.readline()
+            process.kill()
+            confirmed = 7 + kill + len(process.stdout.readlines())
+        found = verify_chain(site)
+        assert found.lines >= before + confirmed
+        fill(site, 1)
+        assert verify_chain(site).lines > found.lines
+
+
 # --- where the log cannot be written ----------------------------------------------------------------
 
 
