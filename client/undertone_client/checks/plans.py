@@ -58,7 +58,7 @@ def device_memory(inspection: Inspection) -> Verdict:
         try:
             dry_run(inspection.site, pinned, method)
         except ModelError as error:
-            sentence = f"one unit of {name} does not fit on a device of this site"
+            sentence = f"one unit of {name} cannot be computed on the devices of this site"
             return failed("device memory", sentence, "--details says what would fit", [str(error)])
     if inspection.lacking:
         return warned("device memory", LACKING, GIVE_PLAN)

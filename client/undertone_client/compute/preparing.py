@@ -261,7 +261,11 @@ def dry_run(site: SiteDir, pinned: PinnedBase, method: Method) -> None:
     Raises:
         ModelError: a device is not there, or one unit does not fit; the message says what would.
     """
-    config, files, state = site.config, digest_of(dict(pinned.files)), method.initial_state(pinned)
+    config, files, state = (
+        site.config,
+        digest_of(dict(pinned.files)),
+        method.initial_state(pinned)[: method.layout(pinned).size],
+    )
 
     def worker(device: str, base: LoadedBase, of: Method) -> Worker[Any]:
         if isinstance(of, SummingMethod) and of.sums(pinned):
@@ -274,7 +278,7 @@ def dry_run(site: SiteDir, pinned: PinnedBase, method: Method) -> None:
         base = _loaded(pinned.reference, pinned.revision, device, files, method.name)
         tried = worker(device, base, method)
         tried.lighter = [(advice, worker(device, base, less)) for advice, less in method.lighter()]
-        tried.settle("a dry run", "auto", 1)
+        tried.insist_on_one()
 
 
 def _unheard(_text: str) -> None:

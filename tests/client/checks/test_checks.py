@@ -209,10 +209,10 @@ def test_device_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for made in ("rows", "clipped_sum"):
         monkeypatch.setattr(DummyMethod, made, too_large)
     monkeypatch.setattr("undertone_client.compute.workers.free_memory", lambda _: None)
-    found = says("device memory", inspect(world), "FAIL", f"one unit of plan {world.plan.digest[:8]} does not fit")
+    found = says("device memory", inspect(world), "FAIL", f"one unit of plan {world.plan.digest[:8]} cannot be")
     assert "does not fit into the memory of cuda:0" in found.details[0]
     summing = changed(world.plan, method=changed(world.plan.method, options={"summing": True}))
-    says("device memory", inspect(world, summing), "FAIL", "does not fit")
+    says("device memory", inspect(world, summing), "FAIL", "cannot be computed")
 
 
 def test_device_memory_of_a_study_that_is_no_plan_yet(world: World, dummy_base: Path) -> None:
