@@ -32,7 +32,8 @@ Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # Letters and what stands between them in names and e-mail addresses: no slash, no control character, no line's end.
 Person = Annotated[str, Field(pattern=rf"^\p{{L}}[\p{{L}}\p{{M}}\p{{Nd}} .,'’@()+_-]{{0,{_PERSON - 1}}}$")]
 Verdict = Annotated[str, AfterValidator(_refusal)]
-Time = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
+# A day, or a second of it, UTC.
+Time = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?$")]
 Published = Annotated[int, Field(ge=1, le=bounds.UNITS)]
 Attempt = Annotated[int, Field(ge=1, le=bounds.ATTEMPTS)]
 Epsilon = Annotated[float, Field(ge=0, le=bounds.EPSILON)]

@@ -106,6 +106,14 @@ def test_any_tool_can_recompute_the_chain(site: Path) -> None:
     assert not found.cut
 
 
+def test_an_approval_ends_with_a_day_or_a_second_and_nothing_else(site: Path) -> None:
+    for expires in ("2027-01-01", "2027-01-01T00:00:00Z"):
+        log_of(site).append("plan approved", **(GOOD["plan approved"] | {"expires": expires}))
+    for wrong in ("2027-01-01T", "2027-01-01T00:00:00", "2027-01-01 00:00:00Z", "x2027-01-01", "2027-01-01Z", "soon"):
+        with pytest.raises(MechanismViolation, match="expires"):
+            log_of(site).append("plan approved", **(GOOD["plan approved"] | {"expires": wrong}))
+
+
 def test_times_are_utc_whatever_the_clock_says(site: Path) -> None:
     east = datetime(2026, 6, 1, 0, 30, tzinfo=timezone(timedelta(hours=9)))
     AuditLog(site, lambda: east).append("plan expired", digest=DIGEST)
@@ -259,13 +267,20 @@ def test_what_was_written_is_never_changed(site: Path, monkeypatch: pytest.Monke
 def test_each_line_is_flushed_before_append_returns(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log_of(site).append("plan expired", digest=DIGEST)
     flushed: list[bytes] = []
-    real = os.fsync
+    opened: dict[int, Path] = {}
+    real_open, real_sync = os.open, os.fsync
 
-    def watched(descriptor: int) -> None:
-        flushed.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).read_bytes())
-        real(descriptor)
+    def watched_open(path: Path, *how: int) -> int:
+        descriptor = real_open(path, *how)
+        opened[descriptor] = path
+        return descriptor
 
-    monkeypatch.setattr(module.os, "fsync", watched)
+    def watched_sync(descriptor: int) -> None:
+        flushed.append(opened[descriptor].read_bytes())
+        real_sync(descriptor)
+
+    monkeypatch.setattr(module.os, "open", watched_open)
+    monkeypatch.setattr(module.os, "fsync", watched_sync)
     log_of(site).append("plan expired", digest="ef" * 32)
     assert flushed == [files(site)[0].read_bytes()]
     assert b"ef" * 32 in flushed[0]
