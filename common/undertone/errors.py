@@ -22,6 +22,7 @@
         |-- LedgerCorrupt          the ledger's chain is broken, or it was restored from an old copy
         |   `-- LedgerRestored     a site's ledger is an older copy than one that has answered before
         |-- LedgerUnavailable      the ledger cannot be read or written now (locked, disk full)
+        |-- AuditLogCorrupt        the audit log's chain is broken, or it lacks the line that somebody kept
         |-- NotVerified            a release is not what its statement says
         |   `-- UnfitWeights       its weights are not what the plan releases: names, shapes, float32, finite
         `-- SecureAggregationError masks or shares cannot be trusted; the session ended, nothing was revealed
@@ -128,6 +129,10 @@ class LedgerRestored(LedgerCorrupt):
 
 class LedgerUnavailable(Refused):
     """The ledger cannot be read or written now."""
+
+
+class AuditLogCorrupt(Refused):
+    """The audit log's chain is broken, or it lacks the line that somebody kept."""
 
 
 class NotVerified(Refused):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import ceil
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +33,14 @@ from undertone_client.compute.log_limit import limited
 from undertone_client.compute.row_worker import Row, RowWorker
 from undertone_client.compute.sum_worker import Sum, SumMaker, SumWorker
 from undertone_client.compute.summing import AttemptSum
-from undertone_client.compute.workers import side_by_side, turns
+from undertone_client.compute.workers import Worker, side_by_side, turns
 from undertone_client.registration.registered import present, registered
 from undertone_client.site.attempt_store import AttemptKey, AttemptStore
 from undertone_client.site.folder import SiteDir
 
 State = NDArray[np.float32]
+# A grid on which the clip norm is 1; which one it is costs no memory.
+_DRY_SCALE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -250,3 +253,33 @@ def _clipped_sum(
     batch: Sequence[UnitRecords | None],
 ) -> Sum:
     return method.clipped_sum(base, state, batch, scale=scale, clip_units=clip_units)
+
+
+def dry_run(site: SiteDir, pinned: PinnedBase, method: Method) -> None:
+    """One step of one unit of no one's on each of the site's devices, without coins, records or a plan.
+
+    Raises:
+        ModelError: a device is not there, or one unit does not fit; the message says what would.
+    """
+    config, files, state = (
+        site.config,
+        digest_of(dict(pinned.files)),
+        method.initial_state(pinned)[: method.layout(pinned).size],
+    )
+
+    def worker(device: str, base: LoadedBase, of: Method) -> Worker[Any]:
+        if isinstance(of, SummingMethod) and of.sums(pinned):
+            make = partial(_clipped_sum, of, state, _DRY_SCALE, _DRY_SCALE)
+            return SumWorker(device, config.dtype, base, _unheard, make=make)
+        return RowWorker(device, config.dtype, base, _unheard, make=partial(_rows, of, state))
+
+    for device in choose(config.device):
+        check_dtype(device, config.dtype)
+        base = _loaded(pinned.reference, pinned.revision, device, files, method.name)
+        tried = worker(device, base, method)
+        tried.lighter = [(advice, worker(device, base, less)) for advice, less in method.lighter()]
+        tried.insist_on_one()
+
+
+def _unheard(_text: str) -> None:
+    """A dry run writes no line in node.log."""

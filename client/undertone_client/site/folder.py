@@ -10,6 +10,7 @@ state.sqlite    coins and finished rows of attempts in progress
 ledger.sqlite   what was spent on this site's data
 node.log        refusals, and records that became zero rows; what is older is in node.log.1, and no more is kept
 strangers.log   requests that were refused before the coordinator's signature was seen to hold; one older file too
+audit/          what was decided here, when and by whom: hash-chained, never rewritten (`audit_log.py`)
 cache/          latents of the site's images
 pending/        plans of known coordinators that wait for a person to approve them
 approved/       for each approved plan what was approved, by whom and until when
