@@ -4,13 +4,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.support.forgery import changed_plan
 from tests.support.studies import study_with
-from tests.support.world import World, make_plan, secure
+from tests.support.world import World, data_of, make_plan, secure
 from undertone.errors import PlanChanged, StudyError, UnderstatedClaim
 from undertone.methods.release_format import Description
 from undertone.models.pinned import PinnedBase
@@ -150,7 +151,7 @@ def test_a_site_registers_no_record_for_a_claim_that_is_too_low(make_world: Make
     site = SiteDir(world.sites["north"])
     before = sorted((site.folder / "registered").iterdir())
     with pytest.raises(UnderstatedClaim):
-        register(site, lower(world.plan))
+        register(site, lower(world.plan), data_of(site))
     assert sorted((site.folder / "registered").iterdir()) == before
 
 
@@ -159,10 +160,10 @@ def test_a_registration_that_is_there_does_not_hide_the_claim(
 ) -> None:
     world = make_world()
     site = SiteDir(world.sites["north"])
-    assert register(site, world.plan).records
+    assert register(site, world.plan, data_of(site)).records
     monkeypatch.setattr("undertone.study.claim.epsilons", lambda *_: (50.0, 60.0))
     with pytest.raises(UnderstatedClaim):
-        register(site, world.plan)
+        register(site, world.plan, data_of(site))
 
 
 @pytest.mark.parametrize("kind", ["prepare", "plain_input"])
@@ -194,7 +195,7 @@ def test_simulate_checks_before_a_run_is_written(
     false = lower(make_plan(dummy_base, SITES))
     for name in ("_check_roster", "_check_all_images"):
         monkeypatch.setattr(simulate_command, name, lambda *_: None)
-    monkeypatch.setattr(simulate_command, "resolve", lambda *_, **__: false)
+    monkeypatch.setattr(simulate_command, "resolved", lambda *_, **__: SimpleNamespace(plan=false))
     study: Any = None
     machine: Any = None
     with pytest.raises(UnderstatedClaim):

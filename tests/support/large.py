@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.support.dummy import DummyBase, DummyMethod, make_dummy_base
-from tests.support.world import World, make_plan
+from tests.support.world import World, data_of, describe_data, make_plan
 from undertone.core.keys import public_hex
 from undertone.methods.registry import METHODS
 from undertone.privacy.entropy import OsEntropy
@@ -68,14 +68,15 @@ def measure(folder: Path, count: int) -> dict[str, object]:
     plan = make_plan(make_dummy_base(folder / "base"), {"north": count, "east": count})
     world = World(folder, plan, RunFolder.create(folder / "run", plan, {"setting": "test"}))
     policy = Policy(coordinator=public_hex(world.run.key()), approved=[plan.digest], allow_plain=True)
-    config = NodeConfig(site="north", data=str((folder / "data").resolve()), micro_batch=256)
+    config = NodeConfig(site="north", micro_batch=256)
     site = create_site(folder / "north", config, policy, OsEntropy())
     world.sites["north"] = site.folder
     begun = peak_mib()
     steps = {
         "write": lambda: write_large_folder(folder / "data", count),
+        "describe": lambda: describe_data(site, (folder / "data").resolve(), plan),
         "check": lambda: check_site(site),
-        "register": lambda: register(site, plan),
+        "register": lambda: register(site, plan, data_of(site)),
         "prepare": lambda: world.ask("prepare"),
         "prepare again": lambda: world.ask("prepare"),
         "plain_input": lambda: world.ask("plain_input"),

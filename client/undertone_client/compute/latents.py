@@ -1,12 +1,13 @@
 """Latents of a site's images, encoded once and kept on the site's disk.
 
-    latents-<key>.npy        [records, c, h, w] float32
-    latents-<key>.seals.npy  for each record its file's length and time, and a digest of both and of its latents
+    NAME/latents-<records>-<model>.npy        [records, c, h, w] float32
+    NAME/latents-<records>-<model>.seals.npy  for each record its file's length and time, and a digest of both and of
+                                              its latents
 
-The key is a digest of the autoencoder, the size and the records' names. Each record is sealed by itself: a
-file that changed, latents that were damaged, or a write that a kill cut short leave a seal that does not fit, and
-that record alone is encoded anew. So nothing is lost by stopping, and nothing need be flushed in any order.
-A record that cannot be read is not sealed and becomes a zero row (PRIVACY 17).
+NAME is the data set's. The one key is a digest of the records' names, the other of the autoencoder and the size. Each
+record is sealed by itself: a file that changed, latents that were damaged, or a write that a kill cut short leave a
+seal that does not fit, and that record alone is encoded anew. So nothing is lost by stopping, and nothing need be
+flushed in any order. A record that cannot be read is not sealed and becomes a zero row (PRIVACY 17).
 """
 
 import hashlib
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.core.canonical import Json, digest_of
+from undertone.core.durable import storage_errors
 from undertone.core.failpoints import reached
 from undertone.data.images import read_images
 from undertone.data.records import RecordTable, moved
@@ -28,6 +30,8 @@ from undertone.models.base import LoadedBase
 from undertone.models.pinned import PinnedBase
 from undertone.privacy.unit_randomness import row_generator
 from undertone_client.compute.disk_array import DiskArray
+from undertone_client.site.datasets import DataSet
+from undertone_client.site.folder import SiteDir
 
 _BATCH = 16
 _DECODER = "images/2"  # another word where `images.py` makes other pixels of the same file
@@ -78,7 +82,7 @@ def cached_latents(
     """
     _check_encoder(base)
     present = _without_moved(table, present, log)
-    name = f"latents-{_key(table, pinned)[:16]}"
+    name = f"{_stem(table)}-{_model_key(pinned)[:16]}"
     latents = DiskArray(cache / f"{name}.npy", (len(table.records), *base.latent_shape), "<f4")
     seals = DiskArray(cache / f"{name}.seals.npy", (len(table.records), 4), "<i8")
     wanted, kept = _stamps(table, present), seals.read(range(len(table.records)))
@@ -99,6 +103,36 @@ def cached_latents(
         seals.sync()
         reached("latents/durable")
     return Latents(latents, good)
+
+
+def cache_of(site: SiteDir, data: DataSet) -> Path:
+    """The folder of a data set's latents, made where it is missing."""
+    folder = site.cache / data.name
+    with storage_errors(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def erase_latents(cache: Path, table: RecordTable, positions: list[int]) -> int:
+    """Put zeros in the place of what every model made of some records of a table, durably.
+
+    Returns:
+        how many files with latents were changed.
+
+    Raises:
+        FolderError: a file cannot be written.
+    """
+    files = latent_files(cache, table)
+    for path in files:
+        array = DiskArray.found(path)
+        array.write(positions, np.zeros((len(positions), *array.shape[1:]), dtype=array.dtype))
+        array.sync()
+    return sum(not path.name.endswith(".seals.npy") for path in files)
+
+
+def latent_files(cache: Path, table: RecordTable) -> list[Path]:
+    """The files with latents, and their seals, of this table's records."""
+    return sorted(cache.glob(f"{_stem(table)}-*.npy"))
 
 
 def _check_encoder(base: LoadedBase) -> None:
@@ -179,8 +213,13 @@ def _sealed(stamps: Seals, positions: NDArray[np.intp], latents: NDArray[np.floa
     return seals
 
 
-def _key(table: RecordTable, pinned: PinnedBase) -> str:
-    """Changes with how images are decoded, the autoencoder, the size of the images, or the records' names."""
+def _stem(table: RecordTable) -> str:
+    """Changes with the records' names."""
     files: list[Json] = [record.file for record in table.records]
+    return f"latents-{digest_of(files)[:16]}"
+
+
+def _model_key(pinned: PinnedBase) -> str:
+    """Changes with how images are decoded, the autoencoder, or the size of the images."""
     vae: list[Json] = [[name, digest] for name, digest in pinned.files.items() if name.startswith("vae/")]
-    return digest_of([_DECODER, vae, pinned.image_size, files])
+    return digest_of([_DECODER, vae, pinned.image_size])

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import click
 
+from undertone.core import bounds
 from undertone.core.durable import exclusively, part_of
 from undertone.core.keys import public_hex
 from undertone.core.progress import reporter, reporting
 from undertone.core.unit import SITE_NAME
-from undertone.data.records import bad_images, refuse, write_metadata
+from undertone.data.records import RecordTable, bad_images, refuse, write_metadata
 from undertone.errors import DataError, FolderError, InputError, PlanChanged, StudyError
 from undertone.models.devices import AUTO, Device, choose
 from undertone.models.pinned import pin
@@ -31,6 +32,8 @@ from undertone_cli.site_logs import quoting_sites
 from undertone_cli.split import SiteData, split
 from undertone_client.registration.registered import register
 from undertone_client.site.config import NodeConfig
+from undertone_client.site.datasets import DataSet, new_data_set
+from undertone_client.site.enrol import describe_data_set
 from undertone_client.site.folder import create_site
 from undertone_client.site.policy import Policy
 from undertone_server.run_folder import RunFolder, refuse_existing
@@ -147,21 +150,34 @@ def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteD
     for site, share in shares.items():
         config = NodeConfig(
             site=site,
-            data=str(share.training.root),
-            metadata="metadata.csv",
-            ids_as_written=machine.ids_as_written,
             device=machine.device if isinstance(machine.device, str) else list(machine.device),
             keep_rows=bool(share.holdout.records) and plan.privacy.rounds == 1,  # for the diagnostics' mean
         )
         folder = create_site(part / "sites" / site, config, policy, OsEntropy())
         write_metadata(part / "sites" / site / "metadata.csv", share.training.records)
-        register(
-            folder, plan, lambda _line: None
-        )  # was said for the whole folder; from here on a bad record is a zero row (PRIVACY 17)
+        data = _data_set(share.training, plan, site, machine)
+        describe_data_set(folder, data, share.training)
+        # What is to be said was said for the whole folder; from here on a bad record is a zero row (PRIVACY 17).
+        register(folder, plan, data, lambda _line: None)
         if share.holdout.records:
             (part / "holdout" / site).mkdir(parents=True)
             write_metadata(part / "holdout" / site / "metadata.csv", share.holdout.records)
     federate(run, [part / "sites" / site for site in shares])
+
+
+def _data_set(table: RecordTable, plan: Plan, site: str, machine: Machine) -> DataSet:
+    """A simulated site's one data set; its cap is the largest there is, for a simulation spends nobody's budget."""
+    return new_data_set(
+        name="data",
+        folder=str(table.root),
+        metadata="metadata.csv",
+        unit=plan.privacy.unit,
+        unit_column=plan.data.unit_column,
+        ids_as_written=machine.ids_as_written,
+        publish=plan.cohort.units[site],
+        epsilon=bounds.EPSILON,
+        delta=plan.privacy.delta,
+    )
 
 
 def _check_same_study(study_file: Path, folder: Path) -> None:
