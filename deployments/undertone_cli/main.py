@@ -23,7 +23,7 @@ COMMANDS = {
     "verify": ("undertone_cli.commands.verify", "Check a release: files, signatures, ledger, epsilon."),
     "pretrain": ("undertone_cli.commands.pretrain", "Make a base model of one's own from public images."),
     "model": ("undertone_cli.commands.model", "Put a base model on this machine; the one command that goes online."),
-    "node": ("undertone_cli.commands.node", "For a site: check its data."),
+    "node": ("undertone_cli.commands.node", "For a site: its folder, its data, people who leave."),
     "demo": ("undertone_cli.commands.demo", "Four sites adapt one model to real handwritten digits."),
 }
 
