@@ -1,7 +1,6 @@
 """`undertone node init`: a site's own folder, its keys and an empty ledger."""
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from undertone.core.keys import public_hex
 from undertone.core.unit import is_site_name
 from undertone.errors import InputError
 from undertone.privacy.entropy import OsEntropy
-from undertone_cli.console import lines, out
+from undertone_cli.console import lines, out, typed
 from undertone_client.site.config import NodeConfig
 from undertone_client.site.folder import SiteDir, create_site
 from undertone_client.site.policy import Policy
@@ -64,8 +63,8 @@ def command(site_dir: Path, site: str | None, coordinators: tuple[str, ...]) -> 
 
     Example: undertone node init /srv/undertone/site --site north --coordinator 3f...c1
     """
-    name = site or _asked("--site", "name of this site (small letters, digits, - and _)")
-    keys = coordinators or tuple(_asked("--coordinator", "the coordinator's public key").split())
+    name = site or typed("--site", "name of this site (small letters, digits, - and _)")
+    keys = coordinators or tuple(typed("--coordinator", "the coordinator's public key").split())
     made = init_site(site_dir, name, keys)
     out.print(f"{made.config.site}: {made.folder} is made, readable by you alone", soft_wrap=True, markup=False)
     lines(
@@ -75,11 +74,3 @@ def command(site_dir: Path, site: str | None, coordinators: tuple[str, ...]) -> 
             ("add its images", f"undertone node data add {made.folder} NAME FOLDER ..."),
         ]
     )
-
-
-def _asked(option: str, what: str) -> str:
-    """What a person types, or an error that names the option where nobody can be asked."""
-    if not sys.stdin.isatty():
-        raise InputError(f"{option} is missing: {what}")
-    answer: str = click.prompt(what)
-    return answer.strip()

@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 
 from undertone.core.text import shown
-from undertone.errors import InputError
-from undertone_cli.console import out
+from undertone_cli.console import confirmed, out
 from undertone_client.compute.erasing import Withdrawn, forget_study, study_called, withdraw_unit
 from undertone_client.registration.units import Meaning, meanings
 from undertone_client.site.folder import SiteDir
@@ -32,7 +31,8 @@ def withdraw(site_dir: Path, unit: str, name: str, yes: bool) -> None:
     site = SiteDir(site_dir)
     (meaning,) = meanings(site, unit, name)
     _show(meaning)
-    _ask(f"withdraw it from {name} for ever?", yes)
+    if not yes:
+        confirmed(f"Withdraw it from {name} for ever?")
     done = withdraw_unit(site, name, unit)
     _say("withdrawn: its records are never read again" if done.new else "it was withdrawn before; deleted once more")
     _say(f"deleted: latents in {done.files} files of the cache, {done.rows} rows of attempts that are under way")
@@ -52,7 +52,8 @@ def forget(site_dir: Path, study_digest: str, yes: bool) -> None:
     site = SiteDir(site_dir)
     found = study_called(site, study_digest)
     _say(f"{shown(found.study)} ({found.plan_digest}), {len(found.table.records)} records of {found.data.name}")
-    _ask("delete what is kept of it? The node then answers it no more", yes)
+    if not yes:
+        confirmed("Delete what is kept of it? The node then answers it no more.")
     done = forget_study(site, found.plan_digest)
     latents = "its latents" if done.latents else "no latents, for there are none or another study uses them"
     _say(
@@ -98,16 +99,6 @@ def _remains(done: Withdrawn) -> None:
         "what remains beside: a MAC of the id, which keeps it out; charges in the ledger; lines of node.log from "
         "before; its images and lines of metadata, which are yours to delete; your backups"
     )
-
-
-def _ask(question: str, yes: bool) -> None:
-    """Go on if a person says so.
-
-    Raises:
-        InputError: nobody did.
-    """
-    if not yes and not click.confirm(question):
-        raise InputError("nothing was changed; say --yes where nobody can be asked")
 
 
 def _say(text: str) -> None:
