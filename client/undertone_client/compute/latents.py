@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.core.canonical import Json, digest_of
-from undertone.core.durable import storage_errors
 from undertone.core.failpoints import reached
 from undertone.data.images import read_images
 from undertone.data.records import RecordTable, moved
@@ -30,8 +29,7 @@ from undertone.models.base import LoadedBase
 from undertone.models.pinned import PinnedBase
 from undertone.privacy.unit_randomness import row_generator
 from undertone_client.compute.disk_array import DiskArray
-from undertone_client.site.datasets import DataSet
-from undertone_client.site.folder import SiteDir
+from undertone_client.compute.latent_files import stem_of
 
 _BATCH = 16
 _DECODER = "images/2"  # another word where `images.py` makes other pixels of the same file
@@ -82,7 +80,7 @@ def cached_latents(
     """
     _check_encoder(base)
     present = _without_moved(table, present, log)
-    name = f"{_stem(table)}-{_model_key(pinned)[:16]}"
+    name = f"{stem_of(table)}-{_model_key(pinned)[:16]}"
     latents = DiskArray(cache / f"{name}.npy", (len(table.records), *base.latent_shape), "<f4")
     seals = DiskArray(cache / f"{name}.seals.npy", (len(table.records), 4), "<i8")
     wanted, kept = _stamps(table, present), seals.read(range(len(table.records)))
@@ -103,36 +101,6 @@ def cached_latents(
         seals.sync()
         reached("latents/durable")
     return Latents(latents, good)
-
-
-def cache_of(site: SiteDir, data: DataSet) -> Path:
-    """The folder of a data set's latents, made where it is missing."""
-    folder = site.cache / data.name
-    with storage_errors(folder):
-        folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
-
-
-def erase_latents(cache: Path, table: RecordTable, positions: list[int]) -> int:
-    """Put zeros in the place of what every model made of some records of a table, durably.
-
-    Returns:
-        how many files with latents were changed.
-
-    Raises:
-        FolderError: a file cannot be written.
-    """
-    files = latent_files(cache, table)
-    for path in files:
-        array = DiskArray.found(path)
-        array.write(positions, np.zeros((len(positions), *array.shape[1:]), dtype=array.dtype))
-        array.sync()
-    return sum(not path.name.endswith(".seals.npy") for path in files)
-
-
-def latent_files(cache: Path, table: RecordTable) -> list[Path]:
-    """The files with latents, and their seals, of this table's records."""
-    return sorted(cache.glob(f"{_stem(table)}-*.npy"))
 
 
 def _check_encoder(base: LoadedBase) -> None:
@@ -211,12 +179,6 @@ def _sealed(stamps: Seals, positions: NDArray[np.intp], latents: NDArray[np.floa
         digest = hashlib.sha256(stamp.tobytes() + values.tobytes()).digest()[:16]
         seals[place, _DIGEST] = np.frombuffer(digest, dtype="<i8")
     return seals
-
-
-def _stem(table: RecordTable) -> str:
-    """Changes with the records' names."""
-    files: list[Json] = [record.file for record in table.records]
-    return f"latents-{digest_of(files)[:16]}"
 
 
 def _model_key(pinned: PinnedBase) -> str:

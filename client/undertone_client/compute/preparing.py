@@ -27,7 +27,8 @@ from undertone.privacy.entropy import Entropy, poisson_sample
 from undertone.privacy.unit_randomness import row_generator, row_key
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
-from undertone_client.compute.latents import Latents, cache_of, cached_latents, erase_latents
+from undertone_client.compute.latent_files import cache_of, erase_latents
+from undertone_client.compute.latents import Latents, cached_latents
 from undertone_client.compute.log_limit import limited
 from undertone_client.compute.row_worker import Row, RowWorker
 from undertone_client.compute.sum_worker import Sum, SumMaker, SumWorker

@@ -17,7 +17,7 @@ from undertone.errors import DataError, FolderError, InputError, NotApproved, Un
 from undertone.privacy.ledger import Ledger
 from undertone_client.compute import erasing, summing
 from undertone_client.compute.erasing import Withdrawn, forget_study, study_called, withdraw_unit
-from undertone_client.compute.latents import latent_files
+from undertone_client.compute.latent_files import latent_files
 from undertone_client.registration.checking import check_site
 from undertone_client.registration.registered import register, registered, registration_of
 from undertone_client.registration.units import meanings
