@@ -32,7 +32,7 @@ from undertone_client.registration.remarks import remarks
 from undertone_client.site.datasets import DataSet, data_set
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.tombstones import withdrawn_from
-from undertone_client.site.unit_index import UnitIndex, holds, read_index
+from undertone_client.site.unit_index import UnitIndex, listed_mac, read_index
 
 FOLDER = "registered"
 
@@ -120,13 +120,14 @@ def _index_for(site: SiteDir, plan: Plan, data: DataSet) -> UnitIndex:
 
 
 def _refuse_new(site: SiteDir, data: DataSet, index: UnitIndex, found: RecordTable) -> None:
-    """Insist that every unit went through the checks of `node data add` or `update`: other data sets may have it."""
+    """Insist that every record went through `node data add` or `update`: another data set may have its unit or file."""
     secret = site.secret()
-    new = [unit for unit in found.units() if not holds(index, data, secret, unit)]
+    new = [record for record in found.records if listed_mac(secret, record) not in index.listed]
     if new:
         raise DataError(
-            f"{len(new)} units are listed that data set {data.name} does not have yet, the first {shown(new[0])}; "
-            f"`undertone node data update {shown(str(site.folder))} {data.name}` checks them and lets them join"
+            f"{len(new)} records are listed that data set {data.name} does not have yet, the first at "
+            f"{found.place(new[0])}; `undertone node data update {shown(str(site.folder))} {data.name}` checks them, and "
+            "they join"
         )
 
 

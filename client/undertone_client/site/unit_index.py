@@ -12,7 +12,7 @@ from pathlib import Path
 
 from undertone.core.canonical import Json, canonical_json
 from undertone.core.durable import storage_errors
-from undertone.data.records import RecordTable
+from undertone.data.records import Record, RecordTable
 from undertone.data.unit_ids import folded
 from undertone.errors import DataError, UnitChanged
 from undertone_client.site.datasets import FOLDER, DataSet
@@ -20,18 +20,26 @@ from undertone_client.site.folder import SiteDir
 from undertone_client.site.sealed import mac, read_sealed, write_sealed
 
 _DOMAIN = b"undertone/1/unit index\0"
-_UNIT, _ALIKE, _FILE = b"unit", b"alike", b"file"
+_UNIT, _ALIKE, _FILE, _LISTED = b"unit", b"alike", b"file", b"listed"
 _MAC_BYTES = 32
 Macs = frozenset[bytes]
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """MAC -> what it stands for, for the operator's eyes: ids as written, ids whose spellings are one, files' bytes."""
+    """MAC -> what it stands for, for the operator's eyes.
+
+    Attributes:
+        spelled: ids as they are written.
+        alike: ids whose spellings are one.
+        files: bytes of files.
+        listed: names of files, each with its unit's id.
+    """
 
     spelled: dict[bytes, str]
     alike: dict[bytes, str]
     files: dict[bytes, str]
+    listed: dict[bytes, str]
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class UnitIndex:
     spelled: Macs
     alike: Macs
     files: Macs
+    listed: Macs
     units: int
     records: int
 
@@ -50,12 +59,13 @@ class UnitIndex:
             self.spelled | found.spelled.keys(),
             self.alike | found.alike.keys(),
             self.files | found.files.keys(),
+            self.listed | found.listed.keys(),
             len(table.units()),
             len(table.records),
         )
 
 
-EMPTY = UnitIndex(frozenset(), frozenset(), frozenset(), 0, 0)
+EMPTY = UnitIndex(frozenset(), frozenset(), frozenset(), frozenset(), 0, 0)
 
 
 def fingerprints(table: RecordTable, secret: bytes, progress: Callable[[int], None]) -> Fingerprints:
@@ -64,11 +74,12 @@ def fingerprints(table: RecordTable, secret: bytes, progress: Callable[[int], No
     Raises:
         DataError: names a file that cannot be read.
     """
-    found = Fingerprints({}, {}, {})
+    found = Fingerprints({}, {}, {}, {})
     for unit in table.units():
         found.spelled[spelled_mac(secret, unit)] = unit
         found.alike[mac(secret, _DOMAIN, _ALIKE, _bytes(folded(unit)))] = unit
     for record in table.records:
+        found.listed[listed_mac(secret, record)] = record.file
         found.files.setdefault(mac(secret, _DOMAIN, _FILE, _digest(table.root / record.file)), record.file)
         progress(1)
     return found
@@ -77,6 +88,11 @@ def fingerprints(table: RecordTable, secret: bytes, progress: Callable[[int], No
 def spelled_mac(secret: bytes, unit: str) -> bytes:
     """The MAC under which an id stands in an index as it is written."""
     return mac(secret, _DOMAIN, _UNIT, _bytes(unit))
+
+
+def listed_mac(secret: bytes, record: Record) -> bytes:
+    """The MAC under which a record stands in an index: its file's name and its unit."""
+    return mac(secret, _DOMAIN, _LISTED, _bytes(record.file), _bytes(record.unit))
 
 
 def holds(index: UnitIndex, data: DataSet, secret: bytes, unit: str) -> bool:
@@ -92,7 +108,7 @@ def write_index(site: SiteDir, data: DataSet, index: UnitIndex) -> None:
     Raises:
         FolderError: it cannot be written.
     """
-    parts = [sorted(macs) for macs in (index.spelled, index.alike, index.files)]
+    parts = [sorted(macs) for macs in (index.spelled, index.alike, index.files, index.listed)]
     ever: list[Json] = [len(part) for part in parts]
     head = _fixed(data) | {"now": [index.units, index.records], "ever": ever}
     with storage_errors(site.folder):
@@ -125,8 +141,8 @@ def read_index(site: SiteDir, data: DataSet) -> UnitIndex:
             )
         )
         start += count * _MAC_BYTES
-    spelled, alike, files = parts
-    return UnitIndex(spelled, alike, files, *head["now"])
+    spelled, alike, files, listed = parts
+    return UnitIndex(spelled, alike, files, listed, *head["now"])
 
 
 def path_of(site: SiteDir, name: str) -> Path:

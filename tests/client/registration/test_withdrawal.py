@@ -315,12 +315,25 @@ def test_a_plan_with_another_unit_is_refused(make_world: Make, unit: str, column
         register(north(world), other, data_of(north(world)))
 
 
+@pytest.mark.parametrize("patient", ["patient-8", "patient-0"])
+def test_an_image_that_did_not_go_through_the_checks_is_not_registered(make_world: Make, patient: str) -> None:
+    world = make_world()
+    (name,) = write_images(world.folder / "data" / "north", 1, first=90)
+    with metadata(world).open("a", encoding="utf-8") as stream:
+        stream.write(f"{name},{patient},mass\n")
+    with pytest.raises(DataError, match=r"1 records are listed that .* does not have yet, the first at .*csv, line 8"):
+        again(world)
+    update_data_set(north(world), "data")
+    table = register(north(world), world.plan, data_of(north(world)))
+    assert len(table.records) == 7
+
+
 def test_who_did_not_go_through_the_checks_is_not_registered(make_world: Make) -> None:
     world = make_world()
     lines = metadata(world).read_text(encoding="utf-8").replace("patient-1", "patient-8")
     metadata(world).write_text(lines, encoding="utf-8")
     with pytest.raises(
-        DataError, match=r"1 units are listed that data set data does not have yet, the first patient-8"
+        DataError, match=r"2 records are listed that data set data does not have yet, the first at .*csv, line 4"
     ):
         again(world)
     update_data_set(north(world), "data")

@@ -194,6 +194,13 @@ def test_spellings_are_two_people_where_both_data_sets_say_so(site: SiteDir, tmp
     add(site, "skin", other, ids_as_written=True)
 
 
+def test_they_are_one_where_the_first_data_set_does_not_say_so(site: SiteDir, tmp_path: Path) -> None:
+    add(site, "chest", patients(tmp_path / "a", 5))
+    other = renamed(patients(tmp_path / "b", 5, first=100), "patient-101", "PATIENT-1")
+    with pytest.raises(SharedRecords, match="shares units"):
+        add(site, "skin", other, ids_as_written=True)
+
+
 def test_few_of_many_shared_units_are_named(site: SiteDir, tmp_path: Path) -> None:
     add(site, "chest", patients(tmp_path / "a", 9), publish=9)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
@@ -348,6 +355,23 @@ def test_a_data_set_is_described_once(site: SiteDir, tmp_path: Path) -> None:
         add(site, "chest", patients(tmp_path / "b", 5, first=100), books)
     assert (site.folder / "datasets" / "chest.index").read_bytes() == before
     assert books.caps == {"chest": (8.0, 1e-6)}
+
+
+def test_nobody_describes_another_over_it(site: SiteDir, tmp_path: Path) -> None:
+    """Not even who does not come by `add`: the index would lose who was there."""
+    add(site, "chest", patients(tmp_path / "a", 5))
+    before = (site.folder / "datasets" / "chest.index").read_bytes()
+    other = described("chest", patients(tmp_path / "b", 5, first=100))
+    with pytest.raises(FolderError, match="never changed"):
+        enrol.describe_data_set(site, other, enrol.read_table(site, other)[0])
+    assert (site.folder / "datasets" / "chest.index").read_bytes() == before
+
+
+def test_an_index_outlives_a_description_that_was_removed_by_hand(site: SiteDir, tmp_path: Path) -> None:
+    add(site, "chest", patients(tmp_path / "a", 5))
+    (site.folder / "datasets" / "chest.toml").unlink()
+    add(site, "chest", patients(tmp_path / "b", 5, first=100))
+    assert len(read_index(site, data_set(site.folder, "chest")).spelled) == 10
 
 
 @pytest.mark.parametrize("dies", ["before the description", "before the cap"])
