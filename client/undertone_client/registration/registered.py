@@ -126,8 +126,7 @@ def _refuse_new(site: SiteDir, data: DataSet, index: UnitIndex, found: RecordTab
     if new:
         raise DataError(
             f"{len(new)} records are listed that data set {data.name} does not have yet, the first at "
-            f"{found.place(new[0])}; `undertone node data update {shown(str(site.folder))} {data.name}` checks them, and "
-            "they join"
+            f"{found.place(new[0])}; `undertone node data update {shown(str(site.folder))} {data.name}` checks them"
         )
 
 

@@ -351,8 +351,10 @@ def test_a_data_set_is_described_once(site: SiteDir, tmp_path: Path) -> None:
     for changes in ({"epsilon": 9.0}, {"unit": "record", "unit_column": None, "publish": 10}, {"publish": 6}):
         with pytest.raises(FolderError, match="never changed"):
             add(site, "chest", folder, books, **changes)
+    other = patients(tmp_path / "b", 5, first=100)
+    (other / "images" / "scan-0103.png").write_bytes(b"none")  # said before hours of decoding
     with pytest.raises(FolderError, match="never changed"):
-        add(site, "chest", patients(tmp_path / "b", 5, first=100), books)
+        add(site, "chest", other, books)
     assert (site.folder / "datasets" / "chest.index").read_bytes() == before
     assert books.caps == {"chest": (8.0, 1e-6)}
 
