@@ -15,6 +15,8 @@
         |-- UnderstatedClaim       the plan claims a lower epsilon than its mechanism gives
         |-- TooFewSites            fewer sites answered than the plan needs
         |   `-- AttemptVoid        the sites of the study's list did not all answer; another attempt may follow
+        |-- UnitChanged            a data set's units would be counted in another way than was fixed for life
+        |-- SharedRecords          a data set shares units or files with another one of its site
         |-- MechanismViolation     a bound, a type or a noise level is not what the plan says
         |-- ProtocolError          a message is malformed, or speaks another version
         |-- ReplayedAttempt        this (study, round, attempt) was charged or answered before
@@ -101,6 +103,14 @@ class TooFewSites(Refused):
 
 class AttemptVoid(TooFewSites):
     """Vectors left and their sum was not opened: the attempt counts, and another may follow."""
+
+
+class UnitChanged(Refused):
+    """A study, or a data set's file, counts its units in another way than was fixed when it was added (PRIVACY 13)."""
+
+
+class SharedRecords(Refused):
+    """A data set shares units or files with another one of its site: they would be counted twice (PRIVACY 13)."""
 
 
 class MechanismViolation(Refused):

@@ -33,7 +33,6 @@ _LONGEST = 4000
     multiple=True,
     help="A plan.json to check the site for; repeatable.",
 )
-@click.option("--ids-as-written", is_flag=True, help="Unit ids that look alike are different people.")
 @click.option("--device-memory", is_flag=True, help="Try one unit of each plan and of the study on random data; slow.")
 @click.option("--details", is_flag=True, help="Name every bad record, and all figures: for the operator's eyes alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -41,7 +40,6 @@ def check(
     site_dir: Path,
     study: Path | None,
     plans: Sequence[Path],
-    ids_as_written: bool,
     device_memory: bool,
     details: bool,
     as_json: bool,
@@ -65,7 +63,6 @@ def check(
             datetime.now(UTC),
             [Plan.from_bytes(read_bytes(path)) for path in plans],
             None if study is None else load_study(study),
-            ids_as_written,
         )
         verdicts = []
         for verdict in run({**CHECKS, **SLOW} if device_memory else CHECKS, inspection):

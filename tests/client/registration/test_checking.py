@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.support.runs import call
 from tests.support.studies import study_with, write_study
-from tests.support.world import World
+from tests.support.world import World, describe_data
 from undertone_client.registration.checking import check_site
 from undertone_client.site.folder import SiteDir
 
@@ -53,7 +53,7 @@ def test_a_clean_site(world: World) -> None:
     result = call("node", "check", world.sites["north"], "--details")
     assert result.exit_code == 0, result.output
     assert "north: 12 records of 6 units, 1 approved plans" in result.stdout
-    assert "checking images (12)" in result.stderr
+    assert "checking images of data (12)" in result.stderr
 
 
 def test_every_bad_record_is_named_with_file_and_line(world: World) -> None:
@@ -85,13 +85,13 @@ def test_a_study_adds_its_columns(world: World, tmp_path: Path) -> None:
     assert 'has no column "age"' in result.stdout
 
 
-def test_without_plan_or_study_files_and_images_are_checked(world: World) -> None:
+def test_without_plan_or_study_what_the_data_set_needs_is_checked(world: World) -> None:
     (registration,) = (world.sites["north"] / "registered").iterdir()
     registration.unlink()
     assert not check_site(SiteDir(world.sites["north"])).problems
     spoil(world)
     problems = check_site(SiteDir(world.sites["north"])).problems
-    assert len(problems) == 4  # a patient without an id is no problem of files
+    assert len(problems) == 5  # the data set itself says which column names a patient
     metadata = data(world) / "metadata.csv"
     metadata.unlink()
     rows = [json.dumps(row) for row in world.records["north"]]
@@ -165,6 +165,9 @@ def test_hidden_files_of_a_folder_without_metadata_are_counted(world: World) -> 
     (registration,) = (world.sites["north"] / "registered").iterdir()
     registration.unlink()
     (data(world) / "metadata.csv").unlink()
+    for path in (world.sites["north"] / "datasets").iterdir():
+        path.unlink()
+    describe_data(SiteDir(world.sites["north"]), data(world), world.plan, unit="record", unit_column=None)
     (data(world) / "__MACOSX").mkdir()
     for name in ("._scan-0000.png", "__MACOSX/scan-0000.png", "images/.DS_Store"):
         (data(world) / name).write_bytes(b"\0\5\x16\7")
