@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support.failpoints import Killed, at
-from tests.support.site_budget import DELTA, SUM, data_set, first_plan, new_ledger, varied, whole_cap
-from tests.support.world import World
+from tests.support.site_budget import DELTA, SUM, UNITS, data_set, new_ledger, varied, whole_cap
+from tests.support.world import World, make_plan
 from undertone.core.keys import PLAN_DOMAIN, public_hex, sign
 from undertone.errors import (
     BudgetExceeded,
@@ -41,7 +41,7 @@ Make = Callable[..., World]
 def plan(dummy_base: Path, dummy_method: None) -> Plan:
     """Four attempts at two rounds."""
     del dummy_method
-    return first_plan(dummy_base, rounds=2, max_attempts=4, sigma=4096, sampling_rate=0.9)
+    return make_plan(dummy_base, UNITS, rounds=2, max_attempts=4, sigma=4096, sampling_rate=0.9)
 
 
 @pytest.fixture
