@@ -201,8 +201,10 @@ class Interleavings(RuleBasedStateMachine):
         budget = Budget.of(self.ledger, self.data)
         assert {study.digest for study in budget.studies if study.freed is None} == self.live
         assert all(study.attempts - study.charged == self.left[study.digest] for study in budget.studies)
-        if self.accountant.charges:
-            assert 0 <= budget.spent - float(self.accountant.finds()) < 1e-9
+        wanted = +self.wanted(*self.live)
+        for figure, also in ((budget.spent, Counter()), (budget.committed, wanted)):
+            if self.accountant.charges or also:
+                assert 0 <= figure - float(self.accountant.finds(also)) < 1e-9
 
     def teardown(self) -> None:
         """No approved study starves: all charge all they may, the last approved first, and the cap holds."""
