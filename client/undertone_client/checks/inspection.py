@@ -11,6 +11,7 @@ from pathlib import Path
 
 from undertone.core.unit import Unit
 from undertone.data.records import read_good_records
+from undertone.errors import DataError
 from undertone.models.pinned import PinnedBase, pin
 from undertone.study.plan import Plan
 from undertone.study.schema import Study
@@ -111,7 +112,10 @@ class Inspection:
     @staticmethod
     def _units(root: Path, unit: Unit, column: str | None, metadata: Path | None, as_written: bool) -> int:
         """How many units a folder's good records have; what is wrong with the others is the data check's business."""
-        return len(read_good_records(root, unit, column, "", metadata, lambda _problem: None, as_written).units())
+        try:
+            return len(read_good_records(root, unit, column, "", metadata, lambda _problem: None, as_written).units())
+        except DataError:
+            return 0
 
 
 def approved(site: SiteDir) -> Sequence[str]:
