@@ -104,8 +104,8 @@ def _kept_rows(run: RunFolder, plan: Plan) -> NDArray[np.float64]:
     """The rows that the simulated nodes kept, un-noised, [units, d]."""
     rows: list[NDArray[np.float32]] = []
     for folder in sorted((run.folder / "sites").iterdir()):
-        with AttemptStore(SiteDir(folder).attempt_store) as state:
-            rows += state.rows((plan.digest, 1, 1)).values()
+        with AttemptStore(SiteDir(folder).attempt_store) as store:
+            rows += store.rows((plan.digest, 1, 1)).values()
     return np.array(rows, dtype=np.float64)
 
 

@@ -40,7 +40,6 @@ TORCH = {
     "undertone/models/base.py",
     "undertone/models/tokens.py",
     "undertone/methods/losses.py",
-    "undertone/methods/times.py",
     "undertone/methods/gradient/trained.py",
     "undertone/methods/gradient/unit_gradients.py",
     "undertone/methods/ldm/blocks.py",

@@ -54,7 +54,7 @@ def resolved_offline(folder: Path, text: str) -> bool:
     return done.returncode == 0
 
 
-@pytest.mark.parametrize("module", ["main", "engines", "simulate", "inprocess", "ray_engine"])
+@pytest.mark.parametrize("module", ["main", "engines.choice", "commands.simulate", "engines.inprocess", "engines.ray"])
 def test_run_time_installation_is_off_wherever_we_start_flower(module: str) -> None:
     """Whatever the environment says: Flower's own reading of it, in a process of its own."""
     script = (

@@ -224,7 +224,7 @@ def test_check_and_registration_say_what_is_left_out(make_world: Any) -> None:
     write_images(world.folder / "data" / "north", 1, first=90)
     result = call("node", "check", site)
     assert result.exit_code == 0, result.output
-    assert "north: 1 image below" in result.stdout
+    assert "WARN 1 image below" in result.stdout
     assert "images/scan-0090.png" in result.stdout
     next((site / "registered").iterdir()).unlink()
     said: list[str] = []

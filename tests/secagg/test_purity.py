@@ -10,30 +10,18 @@ import pytest
 import undertone.secagg
 
 FOLDER = Path(undertone.secagg.__file__).parent
-PURE = (
-    "encoding",
-    "federation",
-    "messages",
-    "node",
-    "parameters",
-    "party",
-    "reconstruction",
-    "sealing",
-    "server",
-    "shamir",
-    "stored_state",
-    "survivors",
-    "transcript",
-)
+# Masks come from a kernel that uses threads; the federation is read by both parties and stands in another room.
+ACTS = {"prg.py"}
+PURE = [path for path in sorted(FOLDER.glob("*.py")) if path.name not in ACTS] + [FOLDER.parent / "core/federation.py"]
 ALLOWED = {
     *("collections", "dataclasses", "functools", "hashlib", "itertools", "json", "math", "re", "types", "typing"),
     *("cryptography", "numpy", "undertone"),
 }
 
 
-@pytest.mark.parametrize("module", PURE)
-def test_a_module_imports_nothing_that_acts(module):
-    tree = ast.parse((FOLDER / f"{module}.py").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("path", PURE, ids=lambda path: path.stem)
+def test_a_module_imports_nothing_that_acts(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

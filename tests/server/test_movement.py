@@ -80,4 +80,4 @@ def test_a_plan_as_json_warns_beside_it(delta: float, warned: bool, tiny_base: P
     planned = call("plan", study, "--json")
     assert planned.exit_code == 0
     assert Plan.from_bytes(planned.stdout.strip().encode()).privacy.delta == delta
-    assert ("WARNING: Delta" in planned.stderr) is warned
+    assert ("WARNING: The plan's delta" in planned.stderr) is warned

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -194,7 +195,7 @@ def test_simulate_checks_before_a_run_is_written(
     false = lower(make_plan(dummy_base, SITES))
     for name in ("_check_roster", "_check_all_images"):
         monkeypatch.setattr(simulate_command, name, lambda *_: None)
-    monkeypatch.setattr(simulate_command, "resolve", lambda *_, **__: false)
+    monkeypatch.setattr(simulate_command, "resolved", lambda *_, **__: SimpleNamespace(plan=false))
     study: Any = None
     machine: Any = None
     with pytest.raises(UnderstatedClaim):
@@ -207,7 +208,7 @@ def test_plan_prints_no_table_for_it(tmp_path: Path, dummy_base: Path, monkeypat
 
     false = lower(make_plan(dummy_base, SITES))
     monkeypatch.setattr(plan_command, "load_study", lambda _: None)
-    monkeypatch.setattr(plan_command, "resolve", lambda _: false)
+    monkeypatch.setattr(plan_command, "resolved", lambda _: SimpleNamespace(plan=false))
     result = call("plan", tmp_path / "study.toml")
     assert result.exit_code == 3
     assert "UnderstatedClaim" in result.stderr

@@ -49,7 +49,8 @@ def rows(dummy_method: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 def drawable_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dummy base whose images of 32 pixels are large enough for public drawings."""
     base = make_dummy_base(tmp_path_factory.mktemp("base") / "dummy")
-    (base / "unet" / "config.json").write_text(json.dumps({"sample_size": 8, "cross_attention_dim": 4}))
+    settings = base / "unet" / "config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"sample_size": 8}))
     return base
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from undertone.methods.registry import METHODS
-from undertone.study.schema import Study
+from undertone.methods.registry import METHODS, method_for
+from undertone.study.schema import Study, load_study
+from undertone_cli.commands.demo import STUDY as DEMO
 
 PAGE = (Path(__file__).parents[2] / "docs" / "study.md").read_text(encoding="utf-8")
 # "`privacy.epsilon`, `.delta`" names two keys of one table.
@@ -43,3 +44,8 @@ def test_defaults_are_those_of_the_code(method: str, part: int) -> None:
     for key in fields.keys() & stated.keys():
         default = fields[key].default
         assert stated[key].strip("`") == (f'"{default}"' if isinstance(default, str) else f"{default:g}"), key
+
+
+def test_the_demos_study_is_one() -> None:
+    study = load_study(DEMO)
+    assert method_for(study.method.name, study.method.options).token == "<digits>"

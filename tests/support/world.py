@@ -207,8 +207,8 @@ class World:
             return [(charge.round, charge.attempt) for charge in ledger.charges(self.plan.digest)]
 
     def rows(self, site: str = "north", round_: int = 1, attempt: int = 1) -> dict[str, NDArray[np.float32]]:
-        with AttemptStore(self.sites[site] / "state.sqlite") as state:
-            return state.rows((self.plan.digest, round_, attempt))
+        with AttemptStore(self.sites[site] / "state.sqlite") as store:
+            return store.rows((self.plan.digest, round_, attempt))
 
     def round_folder(self, round_: int = 1) -> Path:
         return self.run.checkpoints / f"round-{round_:06d}"

@@ -1,4 +1,4 @@
-"""Steps 2 to 4 of the mechanism: from rows to the site's clamped sum, in memory that does not grow with the site."""
+"""From an attempt's finished rows to the site's clamped sum, in memory that does not grow with the site (PRIVACY 4)."""
 
 from undertone.errors import ProtocolError
 from undertone.privacy.quantise import site_sum_of_blocks, site_sum_of_integers
@@ -9,6 +9,8 @@ from undertone_client.site.attempt_store import AttemptKey, AttemptStore
 
 def site_total(plan: Plan, attempt: AttemptKey, state_digest: str, store: AttemptStore) -> ClippedSum:
     """Clip, quantise and sum the rows of exactly the units that the coins chose; or clamp their sum, where it is kept.
+
+    These are steps 2 to 4 of the mechanism (docs/ARCHITECTURE.md).
 
     Args:
         plan: the approved plan.

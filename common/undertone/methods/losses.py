@@ -7,11 +7,15 @@ The forward process is x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) epsilon (Ho et 
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from diffusers import DDPMScheduler
+from numpy.typing import NDArray
 from torch import Tensor
 
 from undertone.errors import ModelError
 from undertone.models.interface import Base
+
+_GOLDEN = (5**0.5 - 1) / 2
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 Loss = Callable[[DDPMScheduler, Predict, Tensor, Tensor, Tensor], Tensor]
@@ -72,3 +76,14 @@ def drop_captions(captions: Sequence[str], rate: float, generator: np.random.Gen
     `generator` is the unit's own. It is asked once for each caption, whatever the rate.
     """
     return ["" if generator.random() < rate else caption for caption in captions]
+
+
+def stratified(phase: NDArray[np.float64] | float, index: NDArray[np.int64] | int) -> NDArray[np.float64]:
+    """Fractions in [0, 1): the golden-ratio sequence from `phase`, which covers the interval evenly in few steps."""
+    return np.asarray((phase + index * _GOLDEN) % 1.0, dtype=np.float64)
+
+
+def timesteps(base: Base, fractions: NDArray[np.float64], min_time: float) -> Tensor:
+    """Fractions [n] in [0, 1) -> timesteps [n] in [min_time T, T), on the base's device."""
+    count = int(base.schedule.config.num_train_timesteps)
+    return torch.from_numpy(((min_time + (1 - min_time) * fractions) * count).astype(np.int64)).to(base.device)

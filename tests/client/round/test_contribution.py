@@ -49,42 +49,42 @@ def test_one_unit_more_moves_the_sum_by_delta_wherever_the_blocks_end() -> None:
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> AttemptStore:
+def store(tmp_path: Path) -> AttemptStore:
     return AttemptStore(tmp_path / "state.sqlite")
 
 
-def test_rows_come_some_at_a_time_and_all_of_them(state: AttemptStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_come_some_at_a_time_and_all_of_them(store: AttemptStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("undertone_client.site.attempt_store._VALUES_AT_ONCE", 40)
     rows = np.arange(130, dtype=np.float32).reshape(26, 5)
-    state.keep_rows(ATTEMPT, [(f"u{number}", row) for number, row in enumerate(rows)])
-    state.keep_rows((ATTEMPT[0], 2, 1), [("other", np.zeros(5, dtype=np.float32))])
-    blocks = list(state.row_blocks(ATTEMPT, 5))
+    store.keep_rows(ATTEMPT, [(f"u{number}", row) for number, row in enumerate(rows)])
+    store.keep_rows((ATTEMPT[0], 2, 1), [("other", np.zeros(5, dtype=np.float32))])
+    blocks = list(store.row_blocks(ATTEMPT, 5))
     assert [block.shape for block in blocks] == [(8, 5)] * 3 + [(2, 5)]
     assert sorted(np.concatenate(blocks).tolist()) == rows.tolist()
-    assert state.finished(ATTEMPT) == {f"u{number}" for number in range(26)}
-    assert len(list(state.row_blocks(ATTEMPT, 5))) == len(list(state.row_blocks(ATTEMPT, 5)))
+    assert store.finished(ATTEMPT) == {f"u{number}" for number in range(26)}
+    assert len(list(store.row_blocks(ATTEMPT, 5))) == len(list(store.row_blocks(ATTEMPT, 5)))
 
 
-def test_a_row_of_another_length_is_refused(state: AttemptStore) -> None:
-    state.keep_rows(ATTEMPT, [("a", np.zeros(4, dtype=np.float32)), ("b", np.zeros(6, dtype=np.float32))])
+def test_a_row_of_another_length_is_refused(store: AttemptStore) -> None:
+    store.keep_rows(ATTEMPT, [("a", np.zeros(4, dtype=np.float32)), ("b", np.zeros(6, dtype=np.float32))])
     with pytest.raises(FolderError, match=r"state\.sqlite is damaged"):
-        list(state.row_blocks(ATTEMPT, 5))
+        list(store.row_blocks(ATTEMPT, 5))
 
 
 def test_exactly_the_chosen_units_are_summed(make_world: Callable[..., World]) -> None:
     world = make_world()
     attempt, digest = (world.plan.digest, 1, 1), state_sha256(np.zeros(14, dtype=np.float32))
     with (
-        AttemptStore(world.sites["north"] / "state.sqlite") as state,
+        AttemptStore(world.sites["north"] / "state.sqlite") as store,
         pytest.raises(ProtocolError, match="not prepared"),
     ):
-        site_total(world.plan, attempt, digest, state)
+        site_total(world.plan, attempt, digest, store)
     world.ask("prepare")
-    with AttemptStore(world.sites["north"] / "state.sqlite") as state:
-        assert site_total(world.plan, attempt, digest, state).values.any()
-        state.keep_rows(attempt, [("stranger", np.ones(14, dtype=np.float32))])
+    with AttemptStore(world.sites["north"] / "state.sqlite") as store:
+        assert site_total(world.plan, attempt, digest, store).values.any()
+        store.keep_rows(attempt, [("stranger", np.ones(14, dtype=np.float32))])
         with pytest.raises(ProtocolError, match="not prepared"):
-            site_total(world.plan, attempt, digest, state)
-        state._run("DELETE FROM rows WHERE unit IN (?, ?)", [("stranger", "patient-0")])
+            site_total(world.plan, attempt, digest, store)
+        store._run("DELETE FROM rows WHERE unit IN (?, ?)", [("stranger", "patient-0")])
         with pytest.raises(ProtocolError, match="not prepared"):
-            site_total(world.plan, attempt, digest, state)
+            site_total(world.plan, attempt, digest, store)

@@ -147,12 +147,12 @@ def test_a_site_that_did_not_clamp_drops_out_where_its_vector_is_seen(
 def test_words_of_a_node_are_within_its_clamp(make_world: Make) -> None:
     world = make_world()
     world.ask("prepare")
-    with AttemptStore(world.sites["north"] / "state.sqlite") as state:
+    with AttemptStore(world.sites["north"] / "state.sqlite") as store:
         key = (world.plan.digest, 1, 1)
-        unit = next(iter(state.rows(key)))
-        state.forget(key)
-        state.keep_sample(key, state_sha256(START), [unit])
-        state.keep_rows(key, [(unit, np.full(DIMENSION, 1e30, dtype=np.float32))])
+        unit = next(iter(store.rows(key)))
+        store.forget(key)
+        store.keep_sample(key, state_sha256(START), [unit])
+        store.keep_rows(key, [(unit, np.full(DIMENSION, 1e30, dtype=np.float32))])
     words = world.ask("plain_input").words
     assert words is not None
     assert np.linalg.norm(from_ring(words, 1, world.plan.grid.site_clamp)) <= world.plan.privacy.sensitivity

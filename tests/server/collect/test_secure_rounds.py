@@ -424,7 +424,7 @@ SHARES = {"noise": "distributed", "max_attempts": 2}
 @pytest.fixture
 def noise_shares(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """Every noise share that a node draws."""
-    from undertone_client import noise_share
+    from undertone_client.round import noise_share
 
     original, drawn = noise_share.discrete_gaussian, []
 

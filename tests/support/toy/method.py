@@ -34,6 +34,7 @@ class ChannelShift:
     options_type: ClassVar[type[Section]] = ShiftOptions
     one_shot: ClassVar[bool] = False
     alignment: ClassVar[float] = 1.0
+    few_drawings: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = TEXT_TO_IMAGE
     release_format: ClassVar[ReleaseFormat] = SHIFT_FILE
 
@@ -63,10 +64,20 @@ class ChannelShift:
         """No shift."""
         return np.zeros(self.layout(base).size, dtype=np.float32)
 
-    def public_clip_norm(self, base: PinnedBase, caption: str) -> float:
+    @property
+    def passes(self) -> int:
+        """None: the base computes nothing."""
+        return 0
+
+    def public_lengths(self, base: Base, caption: str, count: int) -> NDArray[np.float64]:
         """Latents are scaled to a deviation of one."""
         del caption
-        return float(np.sqrt(self.layout(base).size))
+        return np.full(count, np.sqrt(self.layout(base.pinned).size))
+
+    def reach(self, clip_norm: float, length: float) -> float | None:
+        """None: the strength is free."""
+        del clip_norm, length
+        return None
 
     def entering(self, records: int, generator: np.random.Generator) -> Sequence[int]:
         """All of them."""

@@ -11,9 +11,8 @@ from torch import Tensor
 from undertone.gradients.engine import LossPerRow, UnitBatch
 from undertone.methods.gradient.options import GradientOptions
 from undertone.methods.gradient.trained import Trained
-from undertone.methods.losses import denoising_loss, drop_captions
+from undertone.methods.losses import denoising_loss, drop_captions, stratified, timesteps
 from undertone.methods.protocol import UnitRecords, blank_unit
-from undertone.methods.times import golden_fractions, timesteps
 from undertone.models.interface import Base
 
 
@@ -89,7 +88,7 @@ def _draw(unit: UnitRecords, options: GradientOptions) -> _Drawn:
     chosen = np.arange(min(len(unit.captions), options.records))  # the node chose those that enter
     records = np.repeat(chosen[np.arange(options.records) % len(chosen)], options.draws)
     epsilon = generator.standard_normal((rows, *unit.inputs.shape[1:]), dtype=np.float32)
-    fractions = golden_fractions(generator.random(), np.arange(rows))
+    fractions = stratified(generator.random(), np.arange(rows))
     captions = drop_captions([unit.captions[index] for index in records], options.caption_dropout, generator)
     times_used = np.bincount(records, minlength=len(unit.captions))
     return _Drawn(unit.inputs[records], epsilon, fractions, captions, 1.0 / (len(chosen) * times_used[records]))

@@ -14,9 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from undertone.methods.losses import denoising_loss
+from undertone.methods.losses import denoising_loss, stratified, timesteps
 from undertone.methods.protocol import UnitRecords
-from undertone.methods.times import golden_fractions, timesteps
 from undertone.models.interface import Base
 from undertone.models.tokens import RowTokens
 
@@ -63,7 +62,7 @@ def invert(
         for step in range(settings.steps):
             adam.param_groups[0]["lr"] = settings.learning_rate * (1 - 0.9 * step / max(settings.steps - 1, 1))
             latents, noise, picked = _draw(units, ids, step)
-            times = timesteps(base, golden_fractions(phases, step), settings.min_time)
+            times = timesteps(base, stratified(phases, step), settings.min_time)
             text = base.pipeline.text_encoder(picked)[0]
             loss = denoising_loss(base, latents.to(base.device), noise.to(base.device), times, text)
             (rows.grad,) = torch.autograd.grad(loss.sum(), rows)
