@@ -217,6 +217,20 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         f"{PENDING}::test_each_coordinator_has_room_for_so_many_and_none_is_dropped",
     ),
     (
+        "first come",
+        f"{APPROVAL}/pending.py",
+        "if signers.get(digest):",
+        "if False:",
+        f"{PENDING}::test_a_plan_that_waits_stays_the_plan_of_who_sent_it_first",
+    ),
+    (
+        "the node frees what expired",
+        "client/undertone_client/node.py",
+        "            self._free_expired()\n",
+        "            pass\n",
+        f"{COMMANDS}::test_a_node_frees_what_expired",
+    ),
+    (
         "longest plan",
         f"{APPROVAL}/pending.py",
         "if len(plan) > PLAN_BYTES:",
