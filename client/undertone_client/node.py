@@ -63,9 +63,13 @@ class Node:
         self._now = now
 
     def handle(self, request: Request) -> Reply:
-        """Answer or refuse; what a refusal says never depends on a record (PRIVACY 17)."""
+        """Answer or refuse; what a refusal says never depends on a record (PRIVACY 17).
+
+        Settings and policy are read anew: what the operator changed a moment ago holds for this request.
+        """
         log = self.site.log_stranger
         try:
+            self.site = SiteDir(self.site.folder)
             signed = self._signed(request)
             log = self.site.log
             answer, ledger_head = self._answer(request, *signed)

@@ -224,6 +224,13 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         f"{PENDING}::test_a_plan_that_waits_stays_the_plan_of_who_sent_it_first",
     ),
     (
+        "the policy of now",
+        "client/undertone_client/node.py",
+        "            self.site = SiteDir(self.site.folder)\n",
+        "",
+        f"{APPROVING}::test_a_node_that_runs_on_knows_the_policy_of_now",
+    ),
+    (
         "the node frees what expired",
         "client/undertone_client/node.py",
         "            self._free_expired()\n",
