@@ -133,8 +133,8 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "of this plan",
         f"{APPROVAL}/approvals.py",
-        "approval.document.digest != digest",
-        "False",
+        " or approval.document.digest != digest or sha256_hex(approval.plan.encode()) != digest",
+        "",
         f"{APPROVING}::test_no_byte_of_an_approval_can_change",
     ),
     (
