@@ -22,6 +22,7 @@ from undertone_client.site.datasets import data_sets
 from undertone_client.site.folder import SiteDir
 
 Make = Callable[..., World]
+HUB, OTHER = f"hub={KEY}", "cd" * 32
 
 
 @pytest.fixture
@@ -50,23 +51,30 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 
 
 def test_init_makes_a_site_and_says_what_comes_next(tmp_path: Path) -> None:
-    result = call("node", "init", tmp_path / "site", "--site", "north", "--coordinator", KEY)
+    result = call("node", "init", tmp_path / "site", "--site", "north", "--coordinator", HUB)
     assert result.exit_code == 0, result.output
     site = SiteDir(tmp_path / "site")
     assert site.config.site == "north"
-    assert KEY in (site.folder / "policy.toml").read_text(encoding="utf-8")
-    assert f"this site's public key: {public_hex(site.identity())}" in result.stdout
+    assert site.policy.coordinators == {"hub": KEY}
     assert "undertone node data add" in result.stdout
+    several = ("--coordinator", HUB, "--coordinator", f"spoke={OTHER}")
+    assert call("node", "init", tmp_path / "second", "--site", "north", *several).exit_code == 0
+    assert SiteDir(tmp_path / "second").policy.coordinators == {"hub": KEY, "spoke": OTHER}
+    assert f"this site's public key: {public_hex(site.identity())}" in result.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--coordinator", KEY], "--site is missing"),
+        (["--coordinator", HUB], "--site is missing"),
         (["--site", "north"], "--coordinator is missing"),
-        (["--site", "North Site", "--coordinator", KEY], "cannot name a site"),
-        (["--site", "north", "--coordinator", "xyz"], "--coordinator xyz is no key"),
-        (["--site", "north", "--coordinator", KEY.upper()], "is no key"),
+        (["--site", "North Site", "--coordinator", HUB], "cannot name a site"),
+        (["--site", "north", "--coordinator", "hub=xyz"], "--coordinator hub=xyz is not NAME=KEY"),
+        (["--site", "north", "--coordinator", KEY], "is not NAME=KEY"),
+        (["--site", "north", "--coordinator", HUB.upper()], "is not NAME=KEY"),
+        (["--site", "north", "--coordinator", f"hub={KEY.upper()}"], "is not NAME=KEY"),
+        (["--site", "north", "--coordinator", HUB, "--coordinator", f"hub={OTHER}"], "stands there twice"),
+        (["--site", "north", "--coordinator", HUB, "--coordinator", f"spoke={KEY}"], "stands there twice"),
     ],
 )
 def test_init_says_what_it_needs(tmp_path: Path, arguments: list[str], says: str) -> None:
@@ -77,7 +85,7 @@ def test_init_says_what_it_needs(tmp_path: Path, arguments: list[str], says: str
 
 
 def test_init_overwrites_nothing(tmp_path: Path) -> None:
-    arguments = ("node", "init", tmp_path / "site", "--site", "north", "--coordinator", KEY)
+    arguments = ("node", "init", tmp_path / "site", "--site", "north", "--coordinator", HUB)
     call(*arguments)
     secret = SiteDir(tmp_path / "site").secret()
     result = call(*arguments)
@@ -87,11 +95,11 @@ def test_init_overwrites_nothing(tmp_path: Path) -> None:
 
 
 def test_init_asks_for_what_was_left_out(tmp_path: Path, terminal: Callable[..., Result]) -> None:
-    result = terminal(f"north\n{KEY}\n", "node", "init", tmp_path / "site")
+    result = terminal(f"north\n{HUB}\n", "node", "init", tmp_path / "site")
     assert result.exit_code == 0, result.output
     assert "name of this site" in result.stderr
     assert SiteDir(tmp_path / "site").config.site == "north"
-    result = terminal("east\n", "node", "init", tmp_path / "east", "--coordinator", KEY)
+    result = terminal("east\n", "node", "init", tmp_path / "east", "--coordinator", HUB)
     assert result.exit_code == 0, result.output
     assert SiteDir(tmp_path / "east").config.site == "east"
 
@@ -101,7 +109,7 @@ def test_init_at_a_real_terminal(tmp_path: Path) -> None:
     words = [sys.executable, "-c", MAIN, "node", "init", str(tmp_path / "site")]
     with subprocess.Popen(words, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         os.close(theirs)
-        os.write(ours, f"north\n{KEY}\n".encode())
+        os.write(ours, f"north\n{HUB}\n".encode())
         out, err = process.communicate(timeout=120)
     os.close(ours)
     assert process.returncode == 0, (out, err)
@@ -113,7 +121,7 @@ def test_init_at_a_real_terminal(tmp_path: Path) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    call("node", "init", tmp_path / "site", "--site", "north", "--coordinator", KEY)
+    call("node", "init", tmp_path / "site", "--site", "north", "--coordinator", HUB)
     return tmp_path / "site"
 
 
@@ -209,6 +217,15 @@ def test_a_unit_is_withdrawn_after_a_question(make_world: Make, terminal: Callab
     assert again.exit_code == 0, again.output
     assert "it was withdrawn before" in again.stdout
     assert "data: patient patient-1 (withdrawn)" in call("node", "unit-of", site, "patient-1").stdout
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["abcdef12", "--unit", "patient-1"], ["--unit", "patient-1"], ["--data", "data"]]
+)
+def test_a_withdrawal_is_of_a_plan_or_of_a_unit(make_world: Make, words: list[str]) -> None:
+    result = call("node", "withdraw", make_world().sites["north"], *words, "--yes")
+    assert result.exit_code == 2
+    assert "say which: the DIGEST of a plan, or --unit ID together with --data NAME" in result.stderr
 
 
 def test_an_unknown_unit_is_no_withdrawal(make_world: Make) -> None:

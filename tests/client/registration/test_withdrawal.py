@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.approvals import approved
 from tests.support.dummy import DummyBase
 from tests.support.entropy import InsecureTestEntropy
 from tests.support.failpoints import Killed, at, meanwhile
@@ -141,6 +142,7 @@ def test_the_rest_of_a_site_answers_as_if_the_unit_had_no_image(make_world: Make
     for leaves in (True, False):
         world = make_world(summing=summing)
         (north(world).folder / "secret.key").write_bytes(bytes(32))
+        approved(north(world), world.plan)
         shutil.rmtree(north(world).folder / "datasets")
         describe_data(north(world), world.folder / "data" / "north", world.plan)
         if leaves:
@@ -277,6 +279,9 @@ def test_node_check_looks_at_no_withdrawn_image(make_world: Make) -> None:
     withdraw_unit(north(world), "data", "patient-1")
     checked = check_site(north(world))
     assert (checked.problems, checked.records, checked.units) == ([], 4, 2)
+    lines = metadata(world).read_text(encoding="utf-8").splitlines()
+    metadata(world).write_text("\n".join(line for line in lines if "patient-1" not in line), encoding="utf-8")
+    assert check_site(north(world)).problems == [], "it is meant to be missing"
 
 
 # --- registrations name their data set --------------------------------------------------------------

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.approvals import DATA, HUB, approved
 from tests.support.failpoints import Killed, at
 from tests.support.site_budget import DELTA, SUM, UNITS, data_set, new_ledger, varied, whole_cap
-from tests.support.world import World, make_plan
+from tests.support.world import World, data_of, make_plan
 from undertone.core.keys import PLAN_DOMAIN, public_hex, sign
 from undertone.errors import (
     BudgetExceeded,
@@ -182,12 +183,13 @@ def test_another_coordinators_study_meets_the_budget_that_an_earlier_one_used_up
     other = varied(world.plan, "another")
     run = RunFolder.create(world.folder / "other", other, {})
     policy = site.folder / "policy.toml"
-    text = policy.read_text().replace(site.policy.coordinator, public_hex(run.key()))
-    policy.write_text(text.replace("approved = [", f'approved = ["{other.digest}", '))
+    policy.write_text(policy.read_text().replace(site.policy.coordinators[HUB], public_hex(run.key())))
+    site = SiteDir(site.folder)
+    approved(site, other)
     with Ledger.open(site.ledger) as ledger, pytest.raises(BudgetExceeded):
-        reserve(ledger, other, "images")
+        reserve(ledger, other, DATA)
     signed = {"plan": other.as_bytes(), "signature": sign(run.key(), PLAN_DOMAIN, other.digest)}
-    register(site, other)
+    register(site, other, data_of(site))
     assert world.ask("prepare", **signed).message == ""
     reply = world.ask("plain_input", **signed)
     assert (reply.error, reply.words) == ("NotApproved", None)
