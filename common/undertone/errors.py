@@ -15,6 +15,8 @@
         |-- UnderstatedClaim       the plan claims a lower epsilon than its mechanism gives
         |-- TooFewSites            fewer sites answered than the plan needs
         |   `-- AttemptVoid        the sites of the study's list did not all answer; another attempt may follow
+        |-- UnitChanged            a data set's units would be counted in another way than was fixed for life
+        |-- SharedRecords          a data set shares units or files with another one of its site
         |-- MechanismViolation     a bound, a type or a noise level is not what the plan says
         |-- ProtocolError          a message is malformed, or speaks another version
         |-- ReplayedAttempt        this (study, round, attempt) was charged or answered before
@@ -22,6 +24,7 @@
         |-- LedgerCorrupt          the ledger's chain is broken, or it was restored from an old copy
         |   `-- LedgerRestored     a site's ledger is an older copy than one that has answered before
         |-- LedgerUnavailable      the ledger cannot be read or written now (locked, disk full)
+        |-- AuditLogCorrupt        the audit log's chain is broken, or it lacks the line that somebody kept
         |-- NotVerified            a release is not what its statement says
         |   `-- UnfitWeights       its weights are not what the plan releases: names, shapes, float32, finite
         `-- SecureAggregationError masks or shares cannot be trusted; the session ended, nothing was revealed
@@ -102,6 +105,14 @@ class AttemptVoid(TooFewSites):
     """Vectors left and their sum was not opened: the attempt counts, and another may follow."""
 
 
+class UnitChanged(Refused):
+    """A study, or a data set's file, counts its units in another way than was fixed when it was added (PRIVACY 13)."""
+
+
+class SharedRecords(Refused):
+    """A data set shares units or files with another one of its site: they would be counted twice (PRIVACY 13)."""
+
+
 class MechanismViolation(Refused):
     """A bound, a type or a noise level is not what the plan says."""
 
@@ -128,6 +139,10 @@ class LedgerRestored(LedgerCorrupt):
 
 class LedgerUnavailable(Refused):
     """The ledger cannot be read or written now."""
+
+
+class AuditLogCorrupt(Refused):
+    """The audit log's chain is broken, or it lacks the line that somebody kept."""
 
 
 class NotVerified(Refused):

@@ -1,10 +1,12 @@
 """What a person at a terminal sees: bars, tables, one line for an error."""
 
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -19,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from undertone.core.text import shown
+from undertone.errors import InputError
 
 # Whoever wrote a text, it moves no cursor and sets no colour: no escape sequences, no markup, no emoji codes.
 out = Console(emoji=False)
@@ -79,6 +82,30 @@ def resumable(folder: Path, again: Sequence[str]) -> Iterator[None]:
         else:
             err.print(Text("nothing was written: give the same command again"), soft_wrap=True, highlight=False)
         raise
+
+
+def typed(option: str, what: str) -> str:
+    """What a person types where an option was left out.
+
+    Raises:
+        InputError: nobody is at a terminal; names the option.
+    """
+    if not sys.stdin.isatty():
+        raise InputError(f"{option} is missing: {what}")
+    answer: str = click.prompt(what, err=True)
+    return answer.strip()
+
+
+def confirmed(question: str) -> None:
+    """Go on if a person at a terminal says so.
+
+    Raises:
+        InputError: nobody is there, or the answer is no.
+    """
+    if not sys.stdin.isatty():
+        raise InputError(f"{question} Nobody can be asked here, so nothing was changed; say --yes if it is meant")
+    if not click.confirm(question, err=True):
+        raise InputError("nothing was changed")
 
 
 def lines(rows: Sequence[tuple[str, object]]) -> None:

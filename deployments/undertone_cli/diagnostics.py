@@ -23,6 +23,7 @@ from undertone.public_images.procedural import draw
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
 from undertone_client.site.attempt_store import AttemptStore
+from undertone_client.site.datasets import data_sets
 from undertone_client.site.folder import SiteDir
 from undertone_server.run_folder import RunFolder
 
@@ -113,15 +114,15 @@ def _pixels(run: RunFolder, plan: Plan, half: str, size: int) -> NDArray[np.uint
     """All images of one half (`sites` or `holdout`), [n, size, size, 3]."""
     images: list[NDArray[np.uint8]] = []
     for folder in sorted((run.folder / half).iterdir()):
-        config = SiteDir(run.folder / "sites" / folder.name).config
-        root = Path(config.data)
+        (data,) = data_sets(run.folder / "sites" / folder.name).values()
+        root = Path(data.folder)
         table: RecordTable = read_records(
             root,
             plan.privacy.unit,
             plan.data.unit_column,
             plan.data.caption,
             folder / "metadata.csv",
-            config.ids_as_written,
+            data.ids_as_written,
         )
         images += [load_image(root / record.file, size) for record in table.records]
     return np.stack(images)

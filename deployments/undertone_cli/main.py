@@ -23,7 +23,8 @@ COMMANDS = {
     "verify": ("undertone_cli.commands.verify", "Check a release: files, signatures, ledger, epsilon."),
     "pretrain": ("undertone_cli.commands.pretrain", "Make a base model of one's own from public images."),
     "model": ("undertone_cli.commands.model", "Put a base model on this machine; the one command that goes online."),
-    "node": ("undertone_cli.commands.node", "For a site: its policy, plans to approve, budget, data."),
+    "node": ("undertone_cli.commands.node", "For a site: its data, policy, plans to approve, budget, readiness."),
+    "log": ("undertone_cli.commands.log", "For a site: verify its audit log."),
     "demo": ("undertone_cli.commands.demo", "Four sites adapt one model to real handwritten digits."),
 }
 

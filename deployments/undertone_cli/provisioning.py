@@ -5,21 +5,22 @@ from pathlib import Path
 
 from undertone.core.federation import Federation
 from undertone.core.keys import public_hex
+from undertone.data.records import RecordTable
 from undertone.models.pinned import files_digest
-from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
 from undertone_client.approval.approvals import utc_now
 from undertone_client.approval.approving import approve
 from undertone_client.approval.books import LedgerBooks
 from undertone_client.approval.pending import keep_pending
 from undertone_client.approval.proposing import propose
-from undertone_client.site.budget import price, register_cap
-from undertone_client.site.datasets import DataSet, write_data_set
+from undertone_client.site import budget
+from undertone_client.site.datasets import DataSet, new_data_set
+from undertone_client.site.enrol import enrol
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.policy import LONGEST_DAYS, Policy
 from undertone_server.run_folder import RunFolder
 
-_COORDINATOR, _DATA_SET, _OPERATOR = "simulation", "images", "undertone simulate"
+_COORDINATOR, _DATA_SET, _OPERATOR = "simulation", "data", "undertone simulate"
 
 
 def federate(run: RunFolder, folders: Iterable[Path]) -> Federation:
@@ -63,26 +64,32 @@ def narrowest_policy(plan: Plan, coordinator: str) -> Policy:
     )
 
 
-def give_data_set(site: SiteDir, plan: Plan) -> DataSet:
-    """Describe the images of a simulated site, with a cap that is what the plan takes, and register it.
+def give_data_set(site: SiteDir, plan: Plan, table: RecordTable, *, ids_as_written: bool) -> DataSet:
+    """Give a simulated site its one data set, with a cap that is what the plan takes.
+
+    Its images were checked for the whole folder, and its public figure is the plan's.
+
+    Args:
+        site: of the simulation.
+        plan: of the simulation.
+        table: the site's records, which its metadata.csv lists.
+        ids_as_written: whether unit ids that look alike are different people.
 
     Raises:
         InputError: no cap holds the plan.
     """
-    data = DataSet(
+    data = new_data_set(
         name=_DATA_SET,
-        folder=site.config.data,
-        metadata=site.config.metadata,
+        folder=str(table.root),
+        metadata="metadata.csv",
         unit=plan.privacy.unit,
         unit_column=plan.data.unit_column,
-        ids_as_written=site.config.ids_as_written,
+        ids_as_written=ids_as_written,
         publish=plan.cohort.units[site.config.site],
-        epsilon=price(plan),
+        epsilon=budget.price(plan),
         delta=plan.privacy.delta,
     )
-    write_data_set(site.folder, data)
-    with Ledger.open(site.ledger) as ledger:
-        register_cap(ledger, data)
+    enrol(site, data, table, budget)
     return data
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.dummy import DIMENSION, DummyMethod
 from tests.support.entropy import InsecureTestEntropy
 from tests.support.failpoints import Killed, kill_before
-from tests.support.world import START, World, oracle_row
+from tests.support.world import START, World, data_of, oracle_row
 from undertone import PROTOCOL
 from undertone.core.canonical import digest_of
 from undertone.core.keys import PLAN_DOMAIN, create_key, sign
@@ -325,7 +325,7 @@ def test_a_policy_can_list_the_models_it_takes(make_world: Make) -> None:
     (path,) = (world.sites["north"] / "registered").iterdir()
     path.unlink()
     with pytest.raises(NotApproved, match="does not take the base model"):
-        register(SiteDir(world.sites["north"]), world.plan)
+        register(SiteDir(world.sites["north"]), world.plan, data_of(world.sites["north"]))
     assert not path.exists()
     world.allow("north", models=[])
     assert world.ask("prepare").error == "NotApproved"

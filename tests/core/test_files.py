@@ -29,6 +29,7 @@ from undertone.errors import FolderError, MechanismViolation, NotApproved
 from undertone.models.layout import Layout
 from undertone.privacy.entropy import OsEntropy
 from undertone_client.site.config import NodeConfig
+from undertone_client.site.datasets import DataSet, data_sets, new_data_set, write_data_set
 from undertone_client.site.folder import SiteDir, create_site
 from undertone_client.site.policy import Policy
 from undertone_client.site.settings_file import settings_toml
@@ -185,42 +186,63 @@ POLICY = Policy(coordinators={"hub": "ab" * 32}, methods=["dp-lora"], largest_sa
     "data", ['with "quotes"', "back\\slash", "tab\t", "ünïcode/ä", "new\nline", "\x7f", "\U0001f600\u2028"]
 )
 def test_a_sites_settings_survive_any_path(tmp_path: Path, data: str) -> None:
-    config = NodeConfig(site="north", data=data, micro_batch=3, keep_rows=True)
+    config = NodeConfig(site="north", micro_batch=3, keep_rows=True)
     site = create_site(tmp_path / "site", config, POLICY, OsEntropy())
     assert (site.config, site.policy) == (config, POLICY)
     assert SiteDir(tmp_path / "site").config == config
+    described = data_of(data)
+    write_data_set(site.folder, described)
+    assert data_sets(site.folder) == {"data": described}
 
 
 texts = st.text(max_size=30) | st.text("\x00\x1f\x7f\x80\x85\u2028\ufeff\U0001f600\"'\\\n\r#", max_size=12)
 
 
+def data_of(folder: str, metadata: str | None = None) -> DataSet:
+    return new_data_set(
+        name="data", folder=folder, metadata=metadata, unit="record", publish=210, epsilon=2.5, delta=1e-05
+    )
+
+
 @given(data=texts, metadata=texts, devices=st.lists(texts, max_size=3))
 def test_settings_read_back_as_the_text_they_were(data: str, metadata: str, devices: list[str]) -> None:
-    config = NodeConfig(site="north", data=data, metadata=metadata, device=devices)
+    described, config = data_of(data, metadata), NodeConfig(site="north", device=devices)
+    assert DataSet.model_validate(tomllib.loads(settings_toml(described).decode())) == described
     assert NodeConfig.model_validate(tomllib.loads(settings_toml(config).decode())) == config
+
+
+def test_settings_explain_themselves() -> None:
+    """Above each key stands what its model says, and a key without a value is said to be there."""
+    text = settings_toml(data_of("images")).decode()
+    assert "# metadata is not set" in text
+    for key, field in DataSet.model_fields.items():
+        assert field.description, key
+        assert field.description[:40] in text
+    assert all(field.description for field in NodeConfig.model_fields.values())
+    assert max(map(len, text.splitlines())) <= 100
 
 
 @given(st.binary(max_size=20) | st.binary(max_size=6).map(lambda end: "\U0001f600/ä".encode() + end))
 def test_any_name_of_the_file_system_is_kept_or_refused_by_name(name: bytes) -> None:
     """What is not UTF-8 reaches Python as lone surrogates, for which TOML has no spelling."""
-    config = NodeConfig(site="north", data=os.fsdecode(name))
     try:
         name.decode()
     except UnicodeDecodeError:
-        with pytest.raises(FolderError, match=r"data = .* is not UTF-8"):
-            settings_toml(config)
+        with pytest.raises(FolderError, match=r"folder = .* is not UTF-8"):
+            data_of(os.fsdecode(name))
     else:
-        assert tomllib.loads(settings_toml(config).decode())["data"] == os.fsdecode(name)
+        described = settings_toml(data_of(os.fsdecode(name)))
+        assert tomllib.loads(described.decode())["folder"] == os.fsdecode(name)
 
 
 def test_a_site_whose_settings_cannot_be_written_is_not_begun(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="not UTF-8"):
-        create_site(tmp_path / "site", NodeConfig(site="north", data="a\udcff"), POLICY, OsEntropy())
+        create_site(tmp_path / "site", NodeConfig(site="north", device="a\udcff"), POLICY, OsEntropy())
     assert not (tmp_path / "site").exists()
 
 
 def test_a_site_folder_is_never_replaced(tmp_path: Path) -> None:
-    config = NodeConfig(site="north", data="data")
+    config = NodeConfig(site="north")
     site = create_site(tmp_path / "site", config, POLICY, OsEntropy())
     secret = site.secret()
     assert len(secret) == 32
@@ -243,14 +265,14 @@ def test_a_site_folder_is_never_replaced(tmp_path: Path) -> None:
     ],
 )
 def test_a_policy_that_is_not_one_is_refused(tmp_path: Path, text: str) -> None:
-    create_site(tmp_path / "site", NodeConfig(site="north", data="data"), POLICY, OsEntropy())
+    create_site(tmp_path / "site", NodeConfig(site="north"), POLICY, OsEntropy())
     (tmp_path / "site" / "policy.toml").write_text(text, encoding="utf-8")
     with pytest.raises(FolderError, match=r"policy\.toml"):
         SiteDir(tmp_path / "site")
 
 
 def test_a_log_that_cannot_be_written_makes_no_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    site = create_site(tmp_path / "site", NodeConfig(site="north", data="data"), POLICY, OsEntropy())
+    site = create_site(tmp_path / "site", NodeConfig(site="north"), POLICY, OsEntropy())
     (site.folder / "node.log").mkdir()
     site.log("zero row: patient-1")
     assert "zero row: patient-1" in caplog.text

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.images import write_folder, write_images
 from tests.support.runs import call
+from tests.support.world import data_of
 from undertone.core.config import read_tables
 from undertone.data.metadata import rows_by_line
 from undertone.data.records import RecordTable, read_records
@@ -228,7 +229,7 @@ def test_check_and_registration_say_what_is_left_out(make_world: Any) -> None:
     assert "images/scan-0090.png" in result.stdout
     next((site / "registered").iterdir()).unlink()
     said: list[str] = []
-    register(SiteDir(site), world.plan, said.append)
+    register(SiteDir(site), world.plan, data_of(site), said.append)
     assert [line for line in said if "images/scan-0090.png" in line]
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.support.images import write_csv, write_images
 from tests.support.runs import call
 from tests.support.studies import study_with, write_study
-from tests.support.world import World
+from tests.support.world import World, data_of, describe_data
 from undertone.data.records import RecordTable, read_records
 from undertone.errors import DataError
 from undertone_client.registration.registered import register, registered
@@ -98,7 +98,6 @@ def test_ids_that_look_alike_are_asked_about(tmp_path: Path, one: str, other: st
     for spelling in (one, other):
         assert f'"{ascii(spelling)[1:-1]}"' in message
     assert "--ids-as-written" in message
-    assert "ids_as_written = true" in message
     assert set(read(folder, ids_as_written=True).units()) == {one.strip(), "zz", other.strip()}
 
 
@@ -135,10 +134,12 @@ def respell(world: World) -> None:
     path.write_text(path.read_text(encoding="utf-8").replace("patient-0", "PATIENT-0", 1), encoding="utf-8")
 
 
-def say_as_written(site: Path) -> None:
-    text = (site / "node.toml").read_text(encoding="utf-8")
-    assert "ids_as_written = false" in text
-    (site / "node.toml").write_text(text.replace("ids_as_written = false", "ids_as_written = true"), encoding="utf-8")
+def say_as_written(world: World) -> None:
+    """The data set is another one, added with --ids-as-written."""
+    site = SiteDir(world.sites["north"])
+    for path in (site.folder / "datasets").iterdir():
+        path.unlink()
+    describe_data(site, world.folder / "data" / "north", world.plan, ids_as_written=True)
 
 
 def test_node_check_takes_ids_as_written(make_world: Any, study: Path) -> None:
@@ -149,11 +150,10 @@ def test_node_check_takes_ids_as_written(make_world: Any, study: Path) -> None:
     asked = call("node", "check", site, "--study", study)
     assert asked.exit_code == 2
     assert '"PATIENT-0" and "patient-0"' in asked.stdout
-    meant = call("node", "check", site, "--study", study, "--ids-as-written")
+    say_as_written(world)
+    meant = call("node", "check", site, "--study", study)
     assert meant.exit_code == 0, meant.output
     assert "8 records of 5 units" in meant.stdout
-    say_as_written(site)
-    assert call("node", "check", site, "--study", study).exit_code == 0
 
 
 def test_registering_asks_too(make_world: Any) -> None:
@@ -162,7 +162,7 @@ def test_registering_asks_too(make_world: Any) -> None:
     next((site / "registered").iterdir()).unlink()
     respell(world)
     with pytest.raises(DataError, match="--ids-as-written"):
-        register(SiteDir(site), plan)
+        register(SiteDir(site), plan, data_of(site))
     assert registered(SiteDir(site), plan) is None
-    say_as_written(site)
-    assert len(register(SiteDir(site), plan).units()) == 5
+    say_as_written(world)
+    assert len(register(SiteDir(site), plan, data_of(site)).units()) == 5

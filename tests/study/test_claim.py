@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.forgery import changed_plan
 from tests.support.studies import study_with
-from tests.support.world import World, make_plan, secure
+from tests.support.world import World, data_of, make_plan, secure
 from undertone.errors import PlanChanged, StudyError, UnderstatedClaim
 from undertone.methods.release_format import Description
 from undertone.models.pinned import PinnedBase
@@ -151,7 +151,7 @@ def test_a_site_registers_no_record_for_a_claim_that_is_too_low(make_world: Make
     site = SiteDir(world.sites["north"])
     before = sorted((site.folder / "registered").iterdir())
     with pytest.raises(UnderstatedClaim):
-        register(site, lower(world.plan))
+        register(site, lower(world.plan), data_of(site))
     assert sorted((site.folder / "registered").iterdir()) == before
 
 
@@ -160,10 +160,10 @@ def test_a_registration_that_is_there_does_not_hide_the_claim(
 ) -> None:
     world = make_world()
     site = SiteDir(world.sites["north"])
-    assert register(site, world.plan).records
+    assert register(site, world.plan, data_of(site)).records
     monkeypatch.setattr("undertone.study.claim.epsilons", lambda *_: (50.0, 60.0))
     with pytest.raises(UnderstatedClaim):
-        register(site, world.plan)
+        register(site, world.plan, data_of(site))
 
 
 @pytest.mark.parametrize("kind", ["prepare", "plain_input"])

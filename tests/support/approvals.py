@@ -11,11 +11,12 @@ from undertone.study.plan import Plan
 from undertone_client.approval.approvals import Approval, ApprovalDocument, keep_approval
 from undertone_client.approval.books import Standing
 from undertone_client.site.budget import price, register_cap, reserve
-from undertone_client.site.datasets import DataSet, write_data_set
+from undertone_client.site.datasets import DataSet
+from undertone_client.site.enrol import describe_data_set, read_table
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.policy import Policy
 
-HUB, DATA, OPERATOR = "hub", "scans", "A. Operator"
+HUB, DATA, OPERATOR = "hub", "data", "A. Operator"
 NOON = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
 FOR_EVER = date(9999, 12, 31)
 CAP = 10.0
@@ -55,7 +56,7 @@ def data_set_for(plan: Plan, site: str, folder: Path) -> DataSet:
 def give_budget(site: SiteDir, plan: Plan, folder: Path) -> None:
     """The data set, with a cap that is just what the plan takes, and its reservation."""
     data = data_set_for(plan, site.config.site, folder)
-    write_data_set(site.folder, data)
+    describe_data_set(site, data, read_table(site, data)[0])
     with Ledger.open(site.ledger) as ledger:
         register_cap(ledger, data)
         reserve(ledger, plan, data.name)

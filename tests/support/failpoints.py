@@ -54,6 +54,17 @@ def at(name: str = "", count: int = 1) -> Iterator[Trace]:
         failpoints._handlers.remove(trace)
 
 
+@contextmanager
+def meanwhile(name: str, act: Callable[[], None], count: int = 1) -> Iterator[Trace]:
+    """Within, the `count`-th hit of `name` does `act`, as another process would at this moment."""
+    trace = Trace(name, count, act)
+    failpoints._handlers.append(trace)
+    try:
+        yield trace
+    finally:
+        failpoints._handlers.remove(trace)
+
+
 def kill_this_process() -> None:
     """SIGKILL, as the machine's own killer would send it: no handler, no clean-up, no flush."""
     os.kill(os.getpid(), signal.SIGKILL)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from tests.support.images import write_folder
 from tests.support.studies import study_with, write_study
+from tests.support.world import data_of
 from undertone.core.captions import fill_caption
 from undertone.data.images import load_image
 from undertone.methods.protocol import UnitRecords
@@ -65,7 +66,7 @@ def centralised(run: Path) -> list[NDArray[np.float32]]:
 
 def units_of(folder: Path, plan: Plan, base: Any, round_: int) -> list[UnitRecords]:
     site, method = SiteDir(folder), planned_method(plan, pin(plan.model.base))
-    table, units = register(site, plan), []
+    table, units = register(site, plan, data_of(site)), []
     for unit, positions in table.units().items():
         key = row_key(site.secret(), plan.digest, round_, 1, unit)
         generator = row_generator(key)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.support.approvals import approved, give_budget, wide_policy
 from tests.support.dummy import DummyBase, DummyMethod, make_dummy_base
-from tests.support.world import World, make_plan
+from tests.support.world import World, data_of, make_plan
 from undertone.core.keys import public_hex
 from undertone.methods.registry import METHODS
 from undertone.privacy.entropy import OsEntropy
@@ -68,16 +68,16 @@ def measure(folder: Path, count: int) -> dict[str, object]:
     plan = make_plan(make_dummy_base(folder / "base"), {"north": count, "east": count})
     world = World(folder, plan, RunFolder.create(folder / "run", plan, {"setting": "test"}))
     policy = wide_policy(plan, public_hex(world.run.key()))
-    config = NodeConfig(site="north", data=str((folder / "data").resolve()), micro_batch=256)
+    config = NodeConfig(site="north", micro_batch=256)
     site = create_site(folder / "north", config, policy, OsEntropy())
     world.sites["north"] = site.folder
-    give_budget(site, plan, folder / "data")
     approved(site, plan)
     begun = peak_mib()
     steps = {
         "write": lambda: write_large_folder(folder / "data", count),
+        "describe": lambda: give_budget(site, plan, (folder / "data").resolve()),
         "check": lambda: check_site(site),
-        "register": lambda: register(site, plan),
+        "register": lambda: register(site, plan, data_of(site)),
         "prepare": lambda: world.ask("prepare"),
         "prepare again": lambda: world.ask("prepare"),
         "plain_input": lambda: world.ask("plain_input"),

@@ -14,6 +14,7 @@ from tests.support.approvals import approved, give_budget, wide_policy
 from tests.support.dummy import DIMENSION, SIZE, DummyBase, DummyMethod, DummyOptions
 from tests.support.images import write_folder
 from undertone import PROTOCOL, __version__
+from undertone.core import bounds
 from undertone.core.code_digest import package_sha256
 from undertone.core.keys import PLAN_DOMAIN, public_hex, sign
 from undertone.data.images import load_image
@@ -36,6 +37,8 @@ from undertone_client.node import Node
 from undertone_client.registration.registered import register
 from undertone_client.site.attempt_store import AttemptStore
 from undertone_client.site.config import NodeConfig
+from undertone_client.site.datasets import DataSet, data_set
+from undertone_client.site.enrol import describe_data_set, read_table
 from undertone_client.site.folder import SiteDir, create_site
 from undertone_client.site.policy import Policy
 from undertone_client.site.settings_file import settings_toml
@@ -244,13 +247,34 @@ def build_world(
     for index, (site, count) in enumerate(sizes.items()):
         data = folder / "data" / site
         world.records[site] = write_folder(data, count, first=100 * index)
-        config = NodeConfig(site=site, data=str(data), micro_batch=micro_batch, keep_rows=keep_rows)
+        config = NodeConfig(site=site, micro_batch=micro_batch, keep_rows=keep_rows)
         world.sites[site] = create_site(folder / "sites" / site, config, policy, OsEntropy()).folder
         give_budget(SiteDir(world.sites[site]), plan, data)
-        register(SiteDir(world.sites[site]), plan)
+        register(SiteDir(world.sites[site]), plan, data_of(world.sites[site]))
         approved(SiteDir(world.sites[site]), plan)
     federate(world.run, world.sites.values())
     return world
+
+
+def describe_data(site: SiteDir, folder: Path, plan: Plan, **changes: Any) -> DataSet:
+    """A site's data set "data", which counts the plan's units, as `simulate` makes it."""
+    values = {
+        "name": "data",
+        "folder": str(folder),
+        "unit": plan.privacy.unit,
+        "unit_column": plan.data.unit_column,
+        "publish": plan.cohort.units.get(site.config.site, 1),
+        "epsilon": bounds.EPSILON,
+        "delta": 1e-5,
+    }
+    data = DataSet(**(values | changes))
+    describe_data_set(site, data, read_table(site, data)[0])
+    return data
+
+
+def data_of(site: Path | SiteDir, name: str = "data") -> DataSet:
+    """The data set of a SITE_DIR."""
+    return data_set(site if isinstance(site, Path) else site.folder, name)
 
 
 def oracle_row(world: World, site: str, patient: str) -> np.ndarray:

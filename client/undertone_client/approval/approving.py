@@ -23,6 +23,7 @@ from undertone_client.approval.books import Books
 from undertone_client.approval.pending import drop_pending
 from undertone_client.approval.proposing import Proposal, check_undecided
 from undertone_client.registration.registered import register
+from undertone_client.site.datasets import data_set
 from undertone_client.site.folder import SiteDir
 
 
@@ -54,7 +55,7 @@ def approve(
     approver = approver_of(site.policy, document, signature) if site.policy.approvers else ""
     with _alone(site):
         check_undecided(site, document.digest, now)
-        register(site, proposal.plan, say)
+        register(site, proposal.plan, data_set(site.folder, document.data_set), say)
         books.reserve(proposal.plan, document.data_set)
         approval = Approval(
             document=document,

@@ -31,6 +31,21 @@ class DiskArray:
         except OSError as error:
             raise self._cannot("opened", error) from None
 
+    @classmethod
+    def found(cls, path: Path) -> "DiskArray":
+        """The array that is there, whatever its shape.
+
+        Raises:
+            FolderError: the file is no array.
+        """
+        try:
+            with path.open("rb") as stream:
+                npy.read_magic(stream)
+                shape, _, dtype = npy.read_array_header_1_0(stream)
+        except (OSError, ValueError) as error:
+            raise FolderError(f"{path} cannot be read: {error}; delete it, it is made anew") from None
+        return cls(path, shape, dtype)
+
     def read(self, indices: Sequence[int] | NDArray[np.intp]) -> NDArray[Any]:
         """The items at `indices`, [k, ...].
 

@@ -1,12 +1,13 @@
 """Latents of a site's images, encoded once and kept on the site's disk.
 
-    latents-<key>.npy        [records, c, h, w] float32
-    latents-<key>.seals.npy  for each record its file's length and time, and a digest of both and of its latents
+    NAME/latents-<records>-<model>.npy        [records, c, h, w] float32
+    NAME/latents-<records>-<model>.seals.npy  for each record its file's length and time, and a digest of both and of
+                                              its latents
 
-The key is a digest of the autoencoder, the size and the records' names. Each record is sealed by itself: a
-file that changed, latents that were damaged, or a write that a kill cut short leave a seal that does not fit, and
-that record alone is encoded anew. So nothing is lost by stopping, and nothing need be flushed in any order.
-A record that cannot be read is not sealed and becomes a zero row (PRIVACY 17).
+NAME is the data set's. The one key is a digest of the records' names, the other of the autoencoder and the size. Each
+record is sealed by itself: a file that changed, latents that were damaged, or a write that a kill cut short leave a
+seal that does not fit, and that record alone is encoded anew. So nothing is lost by stopping, and nothing need be
+flushed in any order. A record that cannot be read is not sealed and becomes a zero row (PRIVACY 17).
 """
 
 import hashlib
@@ -28,6 +29,7 @@ from undertone.models.base import LoadedBase
 from undertone.models.pinned import PinnedBase
 from undertone.privacy.unit_randomness import row_generator
 from undertone_client.compute.disk_array import DiskArray
+from undertone_client.compute.latent_files import stem_of
 
 _BATCH = 16
 _DECODER = "images/2"  # another word where `images.py` makes other pixels of the same file
@@ -78,7 +80,7 @@ def cached_latents(
     """
     _check_encoder(base)
     present = _without_moved(table, present, log)
-    name = f"latents-{_key(table, pinned)[:16]}"
+    name = f"{stem_of(table)}-{_model_key(pinned)[:16]}"
     latents = DiskArray(cache / f"{name}.npy", (len(table.records), *base.latent_shape), "<f4")
     seals = DiskArray(cache / f"{name}.seals.npy", (len(table.records), 4), "<i8")
     wanted, kept = _stamps(table, present), seals.read(range(len(table.records)))
@@ -179,8 +181,7 @@ def _sealed(stamps: Seals, positions: NDArray[np.intp], latents: NDArray[np.floa
     return seals
 
 
-def _key(table: RecordTable, pinned: PinnedBase) -> str:
-    """Changes with how images are decoded, the autoencoder, the size of the images, or the records' names."""
-    files: list[Json] = [record.file for record in table.records]
+def _model_key(pinned: PinnedBase) -> str:
+    """Changes with how images are decoded, the autoencoder, or the size of the images."""
     vae: list[Json] = [[name, digest] for name, digest in pinned.files.items() if name.startswith("vae/")]
-    return digest_of([_DECODER, vae, pinned.image_size, files])
+    return digest_of([_DECODER, vae, pinned.image_size])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import ceil
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,17 +28,20 @@ from undertone.privacy.entropy import Entropy, poisson_sample
 from undertone.privacy.unit_randomness import row_generator, row_key
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
+from undertone_client.compute.latent_files import cache_of, erase_latents
 from undertone_client.compute.latents import Latents, cached_latents
 from undertone_client.compute.log_limit import limited
 from undertone_client.compute.row_worker import Row, RowWorker
 from undertone_client.compute.sum_worker import Sum, SumMaker, SumWorker
 from undertone_client.compute.summing import AttemptSum
-from undertone_client.compute.workers import side_by_side, turns
-from undertone_client.registration.registered import present, registered
+from undertone_client.compute.workers import Worker, side_by_side, turns
+from undertone_client.registration.registered import Registration, present, registration_of, withdrawn_units
 from undertone_client.site.attempt_store import AttemptKey, AttemptStore
 from undertone_client.site.folder import SiteDir
 
 State = NDArray[np.float32]
+# A grid on which the clip norm is 1; which one it is costs no memory.
+_DRY_SCALE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -53,33 +57,36 @@ class Preparation:
 
     def run(self) -> None:
         """Draw the coins once, then compute every sampled unit's row that is not on disk yet."""
-        plan, table = self.plan, self._registered()
+        plan, registration = self.plan, self._registered()
         pinned = pin(plan.model.base, plan.model.revision)
         # Before the coins: whether a site can take part must not depend on how they fell.
         check_pins(pinned, plan.model.files)
-        method, units, files = planned_method(plan, pinned), table.units(), digest_of(dict(pinned.files))
+        method, files = planned_method(plan, pinned), digest_of(dict(pinned.files))
+        units = registration.table.units()
         if isinstance(method, SummingMethod) and method.sums(pinned):
             adding = self._sum_workers(method, files)
             chosen = self._sampled(units)
-            self._sum_rows(chosen, adding, self._reader(chosen, method, table, pinned, adding[0].base))
+            self._sum_rows(chosen, adding, self._reader(chosen, method, registration, pinned, adding[0].base))
         else:
             workers = self._row_workers(method, files)
             chosen = self._sampled(units)
             done = self.store.finished(self.attempt)
             missing = [unit for unit in chosen if unit not in done]
             if missing:
-                self._keep_rows(missing, workers, self._reader(missing, method, table, pinned, workers[0].base))
+                self._keep_rows(missing, workers, self._reader(missing, method, registration, pinned, workers[0].base))
+            # Last, so that whoever was withdrawn while rows were computed is a zero row too.
+            self.store.zero_rows(self.attempt, sorted(withdrawn_units(self.site, registration)))
 
-    def _registered(self) -> RecordTable:
+    def _registered(self) -> Registration:
         """The records as they were when a person approved the plan; a request alone registers nothing (PRIVACY 17).
 
         Raises:
             NotApproved: none were.
         """
-        table = registered(self.site, self.plan)
-        if table is None:
+        registration = registration_of(self.site, self.plan)
+        if registration is None:
             raise NotApproved(f"{self.site.config.site} has registered no records for this plan; approve it again")
-        return table
+        return registration
 
     def _keep_rows(self, missing: list[str], workers: list[RowWorker], read: "_Reader") -> None:
         """Each unit's row, block by block."""
@@ -92,7 +99,7 @@ class Preparation:
             for turn in turns(workers, missing):
                 for rows in side_by_side(workers, turn, work):
                     reached("preparing/rows computed")
-                    kept = [(unit, self._or_zero(unit, row)) for unit, row in rows.items()]
+                    kept = [(unit, self._or_zero(unit, row, read.withdrawn)) for unit, row in rows.items()]
                     self.store.keep_rows(self.attempt, kept)
                     reached("preparing/rows durable")
                     progress(len(rows))
@@ -159,26 +166,32 @@ class Preparation:
             reached("preparing/coins durable")
         return chosen
 
-    def _or_zero(self, unit: str, row: Row | None) -> Row:
-        """The row; a zero row and a log line for a unit that has none (PRIVACY 17)."""
+    def _or_zero(self, unit: str, row: Row | None, withdrawn: frozenset[str]) -> Row:
+        """The row; a zero row and a log line for a unit that has none (PRIVACY 17), no line for one that withdrew."""
         if row is not None and np.isfinite(row).all():
             return row
-        self.site.log(f"zero row: {unit} has no finite row, or could not be computed")
+        if unit not in withdrawn:
+            self.site.log(f"zero row: {unit} has no finite row, or could not be computed")
         return np.zeros(self.plan.method.dimension, dtype=np.float32)
 
     def _reader(
-        self, needed: list[str], method: Method, table: RecordTable, pinned: PinnedBase, base: LoadedBase
+        self, needed: list[str], method: Method, registration: Registration, pinned: PinnedBase, base: LoadedBase
     ) -> "_Reader":
         """Reads units whose records are still what was registered; the others have none (PRIVACY 17)."""
+        table, gone = registration.table, withdrawn_units(self.site, registration)
         plan, units, checked = self.plan, table.units(), np.zeros(len(table.records), dtype=np.bool_)
         checked[[index for unit in needed for index in units[unit]]] = True
         label = f"{self.site.config.site}: reading images"
         with limited(self.site.log) as log, reporter().task(label, len(table.records)) as progress:
             listed = present(table, plan.privacy.unit, plan.data.unit_column, log)
-            for index in np.flatnonzero(~listed):
+            staying = np.array([record.unit not in gone for record in table.records], dtype=np.bool_)
+            for index in np.flatnonzero(~listed & staying):
                 log(f"zero row: {table.source} no longer lists {table.records[index].file} with its unit")
-            latents = cached_latents(self.site.cache, table, listed, checked, pinned, base, log, progress)
-        return _Reader(self, method, table, units, latents)
+            cache = cache_of(self.site, registration.data)
+            if gone:  # what a process that ran through the withdrawal wrote after it
+                erase_latents(cache, table, np.flatnonzero(~staying).tolist())
+            latents = cached_latents(cache, table, listed & staying, checked, pinned, base, log, progress)
+        return _Reader(self, method, table, units, latents, gone)
 
 
 @dataclass(frozen=True)
@@ -190,6 +203,7 @@ class _Reader:
     table: RecordTable
     units: dict[str, list[int]]
     latents: Latents
+    withdrawn: frozenset[str]
 
     def unit(self, unit: str) -> UnitRecords | None:
         """The unit's records with randomness of its own; None, and a line in node.log, where there are none.
@@ -200,6 +214,8 @@ class _Reader:
             FolderError: the cache of latents cannot be read.
         """
         log = self.preparation.site.log
+        if unit in self.withdrawn:
+            return None  # and no line: node.log names nobody who withdrew
         try:
             found = self._read(unit)
         except FolderError:
@@ -250,3 +266,33 @@ def _clipped_sum(
     batch: Sequence[UnitRecords | None],
 ) -> Sum:
     return method.clipped_sum(base, state, batch, scale=scale, clip_units=clip_units)
+
+
+def dry_run(site: SiteDir, pinned: PinnedBase, method: Method) -> None:
+    """One step of one unit of no one's on each of the site's devices, without coins, records or a plan.
+
+    Raises:
+        ModelError: a device is not there, or one unit does not fit; the message says what would.
+    """
+    config, files, state = (
+        site.config,
+        digest_of(dict(pinned.files)),
+        method.initial_state(pinned)[: method.layout(pinned).size],
+    )
+
+    def worker(device: str, base: LoadedBase, of: Method) -> Worker[Any]:
+        if isinstance(of, SummingMethod) and of.sums(pinned):
+            make = partial(_clipped_sum, of, state, _DRY_SCALE, _DRY_SCALE)
+            return SumWorker(device, config.dtype, base, _unheard, make=make)
+        return RowWorker(device, config.dtype, base, _unheard, make=partial(_rows, of, state))
+
+    for device in choose(config.device):
+        check_dtype(device, config.dtype)
+        base = _loaded(pinned.reference, pinned.revision, device, files, method.name)
+        tried = worker(device, base, method)
+        tried.lighter = [(advice, worker(device, base, less)) for advice, less in method.lighter()]
+        tried.insist_on_one()
+
+
+def _unheard(_text: str) -> None:
+    """A dry run writes no line in node.log."""

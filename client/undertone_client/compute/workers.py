@@ -120,6 +120,15 @@ class Worker(ABC, Generic[FoundT]):
             for unit in part:
                 yield [unit], self._tried([unit])
 
+    def insist_on_one(self) -> None:
+        """A dry run of one unit on random data.
+
+        Raises:
+            ModelError: it does not fit; the message says what would.
+        """
+        if not self._fits(1):
+            raise ModelError(self._too_large())
+
     def _tried(self, units: Sequence[UnitRecords]) -> FoundT | None:
         """The work, or None where anything failed; every try draws from the start of a unit's randomness."""
         try:
@@ -141,17 +150,13 @@ class Worker(ABC, Generic[FoundT]):
         """On a processor by the bytes that one unit's step makes, elsewhere by doubling until memory ends."""
         fitting = 1
         if self.device == CPU:
-            most = min(most, installed() // 2 // max(allocated_by(self._insist_on_one), 1))
+            most = min(most, installed() // 2 // max(allocated_by(self.insist_on_one), 1))
             fitting = 1 << max(most.bit_length() - 1, 0)
         else:
-            self._insist_on_one()
+            self.insist_on_one()
             while fitting < most and self._fits(2 * fitting):
                 fitting *= 2
         self.batch_size = fitting
-
-    def _insist_on_one(self) -> None:
-        if not self._fits(1):
-            raise ModelError(self._too_large())
 
     def _too_large(self) -> str:
         """What to say where one unit does not fit: which lighter study would."""

@@ -14,15 +14,16 @@ from undertone.data.metadata import Problem
 from undertone.data.records import Record, RecordTable, moved, read_good_records
 from undertone.errors import DataError
 from undertone.study.schema import Study
-from undertone_client.registration.registered import Registration, places, present, registrations
+from undertone_client.registration.registered import Registration, present, registrations, withdrawn_units
 from undertone_client.registration.remarks import remarks
+from undertone_client.site.datasets import DataSet, data_sets
 from undertone_client.site.folder import SiteDir
+from undertone_client.site.tombstones import withdrawn_from
 
 # Decoding costs the same whatever size comes out of it.
 _SIZE = 32
 _FEWEST_LEVELS, _LISTED = 16, 20  # 4 of 8 bits: labels of a mask, or a depth that the file does not say
 Reading = tuple[Unit, str | None, str]
-_WITHOUT_STUDY: Reading = ("record", None, "")  # no column needs to be there
 
 
 @dataclass
@@ -36,51 +37,60 @@ class Checked:
     remarks: list[str] = field(default_factory=list)
 
 
-def check_site(site: SiteDir, study: Study | None = None, ids_as_written: bool = False) -> Checked:
-    """Read the metadata strictly, decode every image, and look for every registered record.
+def check_site(site: SiteDir, study: Study | None = None) -> Checked:
+    """Read each data set's metadata strictly, decode every image, and look for every registered record.
+
+    Units that were withdrawn are not looked at.
 
     Args:
         site: the SITE_DIR.
-        study: whose unit column and caption must be there; by default those of the plans that are registered
-            here; where there are none, files and images alone are checked.
-        ids_as_written: whether ids that look alike are different people, as node.toml may say too.
+        study: whose unit column and caption must be there; by default the data set's own, and the captions of the
+            plans that are registered here.
 
     Raises:
         FolderError: a registration is damaged.
     """
     known, checked = registrations(site), Checked()
     checked.registrations = len(known)
-    as_written = ids_as_written or site.config.ids_as_written
-    tables = [_read(site, reading, checked, as_written) for reading in _readings(study, known)]
-    table = max(tables, key=lambda found: len(found.records))
-    captions = [caption for _, _, caption in _readings(study, known)]
-    found = (line for table, caption in zip(tables, captions, strict=True) for line in remarks(table, caption))
-    checked.remarks += found
-    with reporter().task(f"{site.config.site}: checking images", len(table.records)) as progress:
-        _check_images(table, checked, progress)
-    checked.records, checked.units = len(table.records), max(len(found.units()) for found in tables)
+    for data in data_sets(site.folder).values():
+        _check_data_set(site, data, study, [item for item in known if item.data.name == data.name], checked)
     for registration in known:
-        checked.problems += _lost(registration)
+        checked.problems += _lost(site, registration)
     checked.problems = list(dict.fromkeys(checked.problems))  # two plans may read one line the same way
     checked.remarks = list(dict.fromkeys(checked.remarks))
     return checked
 
 
-def _readings(study: Study | None, known: list[Registration]) -> list[Reading]:
+def _check_data_set(
+    site: SiteDir, data: DataSet, study: Study | None, known: list[Registration], checked: Checked
+) -> None:
+    readings = _readings(data, study, known)
+    tables = [_read(site, data, reading, checked) for reading in readings]
+    table = max(tables, key=lambda found: len(found.records))
+    for read, (_, _, caption) in zip(tables, readings, strict=True):
+        checked.remarks += remarks(read, caption)
+    with reporter().task(f"{site.config.site}: checking images of {data.name}", len(table.records)) as progress:
+        _check_images(table, checked, progress)
+    checked.records += len(table.records)
+    checked.units += max(len(found.units()) for found in tables)
+
+
+def _readings(data: DataSet, study: Study | None, known: list[Registration]) -> list[Reading]:
     if study is not None:
         return [(study.privacy.unit, study.data.unit_column, study.data.caption)]
     readings: list[Reading] = [(item.unit, item.unit_column, item.caption) for item in known]
-    return list(dict.fromkeys(readings)) or [_WITHOUT_STUDY]
+    return list(dict.fromkeys(readings)) or [(data.unit, data.unit_column, "")]
 
 
-def _read(site: SiteDir, reading: Reading, checked: Checked, ids_as_written: bool) -> RecordTable:
-    root, metadata = places(site)
+def _read(site: SiteDir, data: DataSet, reading: Reading, checked: Checked) -> RecordTable:
+    root, metadata = data.places(site.folder)
+    gone = withdrawn_from(site, data)
     try:
-        table = read_good_records(root, *reading, metadata, checked.problems.append, ids_as_written)
+        table = read_good_records(root, *reading, metadata, checked.problems.append, data.ids_as_written)
         checked.remarks += table.skipped()
-        return table
+        return table.where(lambda record: not gone(record.unit))
     except DataError as error:
-        checked.problems.append(Problem(site.config.site, str(error)))
+        checked.problems.append(Problem(f"{site.config.site}, data set {data.name}", str(error)))
         return RecordTable(root, ())
 
 
@@ -107,9 +117,12 @@ def _almost_flat(table: RecordTable, record: Record, image: NDArray[np.uint8], l
     )
 
 
-def _lost(registration: Registration) -> list[Problem]:
-    """Registered records that are zero rows now: the metadata no longer list them, or a link was changed."""
-    table, plan = registration.table, registration.plan_digest[:8]
+def _lost(site: SiteDir, registration: Registration) -> list[Problem]:
+    """Registered records that are zero rows now: the metadata no longer list them, or a link was changed.
+
+    Those of withdrawn units are meant to be.
+    """
+    table, plan, gone = registration.table, registration.plan_digest[:8], withdrawn_units(site, registration)
     listed = present(table, registration.unit, registration.unit_column, lambda _text: None)
     lost = [(index, "is no longer listed with its unit") for index in np.flatnonzero(~listed).tolist()]
     lost += [(index, "leads to another file than when it was registered") for index in moved(table) if listed[index]]
@@ -119,4 +132,5 @@ def _lost(registration: Registration) -> list[Problem]:
             f"{shown(table.records[index].file)} of plan {plan} {why}: a zero row",
         )
         for index, why in lost
+        if table.records[index].unit not in gone
     ]

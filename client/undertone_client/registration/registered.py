@@ -1,12 +1,12 @@
 """The records of an approved plan, written down once and kept (PRIVACY 3, 17).
 
-Approving a plan reads the site's metadata strictly and names everything that is wrong. What was good is registered in
-SITE_DIR/registered/<plan digest>.jsonl: file, unit and the columns of the caption. From then on the node works from
-that, and coins fall over the registered units alone. A registered record counts as long as its own line still lists its
-file with its unit, the name leads to the file it led to then, and the image can be read. Else it is missing, its unit
-goes on without it, and a unit with no record left is a zero row. Each record is judged by its own line and its own
-file: nothing that happens to one can reach another, so a damaged, emptied or vanished file stays as invisible outside
-as a withdrawn patient.
+Approving a plan reads its data set's metadata strictly and names everything that is wrong. What was good is registered
+in SITE_DIR/registered/<plan digest>.jsonl: the data set, and file, unit and the columns of the caption. From then on
+the node works from that, and coins fall over the registered units alone. A registered record counts as long as its own
+line still lists its file with its unit, the name leads to the file it led to then, the image can be read, and its unit
+was not withdrawn. Else it is missing, its unit goes on without it, and a unit with no record left is a zero row. Each
+record is judged by its own line and its own file: nothing that happens to one can reach another, so a damaged, emptied
+or vanished file stays as invisible outside as a withdrawn patient.
 """
 
 import json
@@ -25,11 +25,14 @@ from undertone.core.text import shown
 from undertone.core.unit import Unit
 from undertone.data.metadata import Problem, rows_by_line
 from undertone.data.records import Record, RecordTable, key_of, read_records, refuse
-from undertone.errors import FolderError
+from undertone.errors import DataError, FolderError, NotApproved, UnitChanged
 from undertone.study.claim import check_claim
 from undertone.study.plan import Plan
 from undertone_client.registration.remarks import remarks
+from undertone_client.site.datasets import DataSet, data_set
 from undertone_client.site.folder import SiteDir
+from undertone_client.site.tombstones import withdrawn_from
+from undertone_client.site.unit_index import UnitIndex, listed_mac, read_index
 
 FOLDER = "registered"
 
@@ -39,34 +42,51 @@ class Registration:
     """The records of one plan, and how the plan reads them."""
 
     plan_digest: str
+    study: str
+    data: DataSet
     unit: Unit
     unit_column: str | None
     caption: str
     table: RecordTable
 
 
-def register(site: SiteDir, plan: Plan, say: Callable[[str], None] | None = None) -> RecordTable:
-    """Read the site's metadata strictly and register its records for a plan; a registration is never replaced.
+def register(site: SiteDir, plan: Plan, data: DataSet, say: Callable[[str], None] | None = None) -> RecordTable:
+    """Read a data set's metadata strictly and register its records for a plan; a registration is never replaced.
+
+    Units that were withdrawn stay out, whatever the metadata list.
 
     Args:
         site: the SITE_DIR.
         plan: the approved plan.
+        data: the data set that the approval names.
         say: is told what is no error: images that no line lists, say; by default the reporter.
 
     Raises:
         DataError: what is wrong with which line; nothing was registered.
-        NotApproved: the site does not take the plan's base model.
+        NotApproved: the site does not take the plan's base model, or registered another data set for this plan.
+        UnitChanged: the plan counts other units than the data set was added with.
         FolderError: the registration cannot be written, or the one that is there is damaged.
         UnderstatedClaim: the plan claims less than it costs; nothing was registered.
     """
     check_claim(plan)
-    earlier = registered(site, plan)
+    index = _index_for(site, plan, data)
+    earlier = registration_of(site, plan)
     if earlier is not None:
-        return earlier
+        if earlier.data.name != data.name:
+            raise NotApproved(
+                f"plan {plan.digest[:8]} has the records of {earlier.data.name} here, not of {data.name}; "
+                f"`undertone node forget` it first"
+            )
+        return earlier.table
     site.check_model(plan.model.files)
     unit, column, caption = plan.privacy.unit, plan.data.unit_column, plan.data.caption
-    root, metadata = places(site)
-    found = read_records(root, unit, column, caption, metadata, site.config.ids_as_written)
+    root, metadata = data.places(site.folder)
+    listed = read_records(root, unit, column, caption, metadata, data.ids_as_written)
+    gone = withdrawn_from(site, data)
+    found = listed.where(lambda record: not gone(record.unit))
+    if not found.records:
+        raise DataError(f"all units of data set {data.name} were withdrawn; there is nothing to register")
+    _refuse_new(site, data, index, found)
     for line in remarks(found, caption):
         (say or reporter().line)(f"{site.config.site}: {line}")
     fields = caption_columns(caption)
@@ -81,8 +101,33 @@ def register(site: SiteDir, plan: Plan, say: Callable[[str], None] | None = None
         sync(site.folder)
     except OSError as error:
         raise FolderError(f"{site.folder / FOLDER} cannot be made: {error.strerror}") from None
-    write_durable(_path(site, plan), _as_bytes(table, plan))
+    made = Registration(plan.digest, plan.study, data, unit, column, caption, table)
+    write_durable(path_of(site, plan.digest), _as_bytes(made))
     return table
+
+
+def _index_for(site: SiteDir, plan: Plan, data: DataSet) -> UnitIndex:
+    """The data set's index; insists that the plan counts the units that the data set's budget counts (PRIVACY 13)."""
+    index = read_index(site, data)  # refuses where the data set's own file was changed
+    if (plan.privacy.unit, plan.data.unit_column) != (data.unit, data.unit_column):
+        column = f" by {shown(plan.data.unit_column)}" if plan.data.unit_column else ""
+        own = f" by {shown(data.unit_column)}" if data.unit_column else ""
+        raise UnitChanged(
+            f"plan {plan.digest[:8]} protects each {plan.privacy.unit}{column}, data set {data.name} each "
+            f"{data.unit}{own}: its budget counts these for life; take another data set, or refuse the plan"
+        )
+    return index
+
+
+def _refuse_new(site: SiteDir, data: DataSet, index: UnitIndex, found: RecordTable) -> None:
+    """Insist that every record went through `node data add` or `update`: another data set may have its unit or file."""
+    secret = site.secret()
+    new = [record for record in found.records if listed_mac(secret, record) not in index.listed]
+    if new:
+        raise DataError(
+            f"{len(new)} records are listed that data set {data.name} does not have yet, the first at "
+            f"{found.place(new[0])}; `undertone node data update {shown(str(site.folder))} {data.name}` checks them"
+        )
 
 
 def registered(site: SiteDir, plan: Plan) -> RecordTable | None:
@@ -91,8 +136,18 @@ def registered(site: SiteDir, plan: Plan) -> RecordTable | None:
     Raises:
         FolderError: the registration is damaged.
     """
-    path = _path(site, plan)
-    return _read(site, path).table if path.exists() else None
+    found = registration_of(site, plan)
+    return None if found is None else found.table
+
+
+def registration_of(site: SiteDir, plan: Plan) -> Registration | None:
+    """What is registered for a plan, or None before that.
+
+    Raises:
+        FolderError: the registration is damaged.
+    """
+    path = path_of(site, plan.digest)
+    return _read(site, path) if path.exists() else None
 
 
 def registrations(site: SiteDir) -> list[Registration]:
@@ -102,6 +157,16 @@ def registrations(site: SiteDir) -> list[Registration]:
         FolderError: a registration is damaged.
     """
     return [_read(site, path) for path in sorted((site.folder / FOLDER).glob("*.jsonl"))]
+
+
+def withdrawn_units(site: SiteDir, registration: Registration) -> frozenset[str]:
+    """The registered units that were withdrawn since: their rows are zero from here on.
+
+    Raises:
+        FolderError: the tombstones are damaged.
+    """
+    gone = withdrawn_from(site, registration.data)
+    return frozenset(unit for unit in registration.table.units() if gone(unit))
 
 
 def present(table: RecordTable, unit: Unit, unit_column: str | None, log: Callable[[str], None]) -> NDArray[np.bool_]:
@@ -123,26 +188,29 @@ def present(table: RecordTable, unit: Unit, unit_column: str | None, log: Callab
     return listed
 
 
-def places(site: SiteDir) -> tuple[Path, Path | None]:
-    """The folder of a site's images, and its metadata file where node.toml names one."""
-    config = site.config
-    return site.folder / config.data, site.folder / config.metadata if config.metadata else None
+def rewrite(site: SiteDir, registration: Registration, table: RecordTable) -> None:
+    """Put other words in the place of a registration's: files, units and their order stay, and so do cached latents."""
+    write_durable(path_of(site, registration.plan_digest), _as_bytes(replace(registration, table=table)))
 
 
 def _read(site: SiteDir, path: Path) -> Registration:
     try:
-        data = path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise FolderError(f"{path} cannot be read: {error.strerror}") from None
-    head, *lines, seal, rest = data.split(b"\n") if data.count(b"\n") >= 2 else [b"", b"", b""]
-    body = data[: len(data) - len(seal) - 1]
+    head, *lines, seal, rest = content.split(b"\n") if content.count(b"\n") >= 2 else [b"", b"", b""]
+    body = content[: len(content) - len(seal) - 1]
     if rest or seal != sha256_hex(body).encode():
         raise FolderError(f"{path} is damaged; restore it from your backup, or plan the study anew")
-    values, (root, metadata) = json.loads(head), places(site)
+    values = json.loads(head)
+    data = data_set(site.folder, values["data_set"])
+    root, metadata = data.places(site.folder)
     # The file that was registered, whatever lies beside it today (PRIVACY 17).
     source = metadata or root / values["metadata"] if values["metadata"] else None
     table = RecordTable(root, tuple(_record(json.loads(line)) for line in lines), source)
-    return Registration(values["plan"], values["unit"], values["unit_column"], values["caption"], table)
+    return Registration(
+        values["plan"], values["study"], data, values["unit"], values["unit_column"], values["caption"], table
+    )
 
 
 def _spans(table: RecordTable) -> set[tuple[int, int]]:
@@ -153,19 +221,23 @@ def _not_alone(table: RecordTable, record: Record) -> Problem:
     return Problem(table.place(record), f"{shown(record.file)} cannot be read by its own line; write it anew")
 
 
-def _path(site: SiteDir, plan: Plan) -> Path:
-    return site.folder / FOLDER / f"{plan.digest}.jsonl"
+def path_of(site: SiteDir, digest: str) -> Path:
+    """Where the registration of a plan lies."""
+    return site.folder / FOLDER / f"{digest}.jsonl"
 
 
-def _as_bytes(table: RecordTable, plan: Plan) -> bytes:
+def _as_bytes(registration: Registration) -> bytes:
     """A head, a line for each record, and the SHA-256 of both."""
+    table = registration.table
     lines = [
         canonical_json(
             {
-                "plan": plan.digest,
-                "unit": plan.privacy.unit,
-                "unit_column": plan.data.unit_column,
-                "caption": plan.data.caption,
+                "plan": registration.plan_digest,
+                "study": registration.study,
+                "data_set": registration.data.name,
+                "unit": registration.unit,
+                "unit_column": registration.unit_column,
+                "caption": registration.caption,
                 "metadata": table.source.name if table.source else "",
             }
         )

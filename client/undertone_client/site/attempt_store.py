@@ -168,6 +168,57 @@ class AttemptStore:
             raise _damaged(self._path)
         return {unit: np.frombuffer(blob, dtype="<f4").astype(np.float32) for unit, blob in found}
 
+    def zero_rows(self, attempt: AttemptKey, units: Sequence[str]) -> None:
+        """Make the finished rows of units that were withdrawn zero rows; those of others stay."""
+        statement = (
+            "UPDATE rows SET row = zeroblob(length(row)) WHERE digest = ? AND round = ? AND attempt = ? AND unit = ?"
+        )
+        if units:
+            self._run(statement, [(*attempt, unit) for unit in units])
+
+    def withdraw(self, digest: str, units: Sequence[str]) -> tuple[int, int]:
+        """Make the rows of units zero rows in all attempts of a study, and drop its unfinished sums, which begin anew.
+
+        Returns:
+            how many rows there were; how many finished sums stay: whose rows are in a sum cannot be told from it.
+        """
+        found, finished = 0, 0
+        for attempt in self._attempts(digest):
+            found += len(self.finished(attempt) & set(units))
+            self.zero_rows(attempt, units)
+            if self.holds_sum(attempt):
+                if self._sum_is_finished(attempt):
+                    finished += 1
+                else:
+                    self._sum_of(attempt).unlink(missing_ok=True)
+        return found, finished
+
+    def forget_study(self, digest: str) -> int:
+        """Drop coins, rows and sums of all attempts of a study; how many attempts there were."""
+        attempts = self._attempts(digest)
+        for attempt in attempts:
+            self.forget(attempt)
+        return len(attempts)
+
+    def _attempts(self, digest: str) -> list[AttemptKey]:
+        """Those of a study that coins fell for and that were not forgotten."""
+        query = "SELECT digest, round, attempt FROM samples WHERE digest = ? ORDER BY round, attempt"
+        with _explained(self._path):
+            return [(str(key), int(round_), int(number)) for key, round_, number in self._db.execute(query, (digest,))]
+
+    def _sum_is_finished(self, attempt: AttemptKey) -> bool:
+        """Whether the rows of all chosen units are in the sum that is kept."""
+        with _explained(self._path):
+            (units,) = self._db.execute(
+                "SELECT units FROM samples WHERE digest = ? AND round = ? AND attempt = ?", attempt
+            ).fetchone()
+        chosen, words = len(json.loads(units)), 4
+        try:
+            found = read_array(self._sum_of(attempt))
+        except FolderError:
+            return False
+        return bool(np.all(found[words : words + chosen] != 0))
+
     def forget(self, attempt: AttemptKey) -> None:
         """Drop the coins' outcome and rows, or sum, of an attempt that was answered."""
         kept = self._sum_of(attempt)

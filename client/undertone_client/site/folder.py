@@ -1,6 +1,6 @@
 """SITE_DIR: everything a node owns, in one folder.
 
-node.toml       where the data lie, device, speed settings: none of it enters the plan
+node.toml       device, speed settings: none of it enters the plan
 policy.toml     what the site allows: coordinators, methods, base models, the least of sites and patients, approvers
 secret.key      the node's secret, from which rows draw their randomness (0600)
 identity.key    the site's Ed25519 key: who it is to the other sites (0600)
@@ -10,13 +10,16 @@ state.sqlite    coins and finished rows of attempts in progress
 ledger.sqlite   what was spent on this site's data
 node.log        refusals, and records that became zero rows; what is older is in node.log.1, and no more is kept
 strangers.log   requests that were refused before the coordinator's signature was seen to hold; one older file too
-cache/          latents of the site's images
+audit/          what was decided here, when and by whom: hash-chained, never rewritten (`audit_log.py`)
+cache/          latents of the site's images, a folder for each data set
+datasets/       for each data set where it lies, its unit, published figure and cap; and who was withdrawn
 pending/        plans of known coordinators that wait for a person to approve them
 approved/       for each approved plan what was approved, by whom and until when
 registered/     for each approved plan its records as they were found good
 """
 
 import logging
+import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -153,33 +156,56 @@ class SiteDir:
 
 
 def create_site(folder: Path, config: NodeConfig, policy: Policy, entropy: Entropy) -> SiteDir:
-    """Make a SITE_DIR with a fresh secret and an empty ledger.
+    """Make a SITE_DIR with a fresh secret, a fresh identity and an empty ledger; node.toml comes last.
+
+    An empty folder, such as a volume that was mounted for it, is filled; nothing is ever overwritten.
 
     Raises:
-        FolderError: the folder is there already, or cannot be written; or a setting cannot be written as TOML.
+        FolderError: something is there already, or cannot be written; or a setting cannot be written as TOML.
     """
     settings, allowed = settings_toml(config), settings_toml(policy)
+    mounted = _is_empty(folder)
     try:
-        folder.mkdir(parents=True, mode=0o700)
+        folder.mkdir(parents=True, mode=0o700, exist_ok=mounted)
+        folder.chmod(0o700)
     except FileExistsError:
-        raise FolderError(f"{folder} exists already; a node's folder is never overwritten") from None
+        raise FolderError(
+            f"{folder} exists already, and a node's folder is never overwritten; name another. Where making it was "
+            "interrupted it has no node.toml: then remove it first"
+        ) from None
     except OSError as error:
         raise FolderError(f"{folder} cannot be made: {error.strerror}; make room or fix the rights") from None
+    try:
+        _fill(folder, config.site, settings, allowed, entropy)
+    except BaseException:
+        if not mounted:  # nobody else can have written here: the folder was made in this call
+            shutil.rmtree(folder)
+        raise
+    return SiteDir(folder)
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder is there with nothing in it, such as a volume that was mounted."""
     with storage_errors(folder):
-        (folder / "cache").mkdir()
+        return folder.is_dir() and next(folder.iterdir(), None) is None
+
+
+def _fill(folder: Path, site: str, settings: bytes, allowed: bytes, entropy: Entropy) -> None:
+    with storage_errors(folder):  # a second process in the same empty folder ends here
+        for name in ("cache", "datasets"):
+            (folder / name).mkdir(mode=0o700)
     write_secret(folder / "secret.key", entropy.bytes(32))
     create_key(folder / "identity.key")
-    write_durable(folder / "node.toml", settings)
+    Ledger.create(folder / "ledger.sqlite", {"role": "node", "site": site}).close()
     write_durable(folder / "policy.toml", allowed)
-    Ledger.create(folder / "ledger.sqlite", {"role": "node", "site": config.site}).close()
-    return SiteDir(folder)
+    write_durable(folder / "node.toml", settings)
 
 
 def _read(path: Path, model: type[_ConfigT]) -> _ConfigT:
     if not path.is_file():
         raise FolderError(
-            f"{path.parent} is no SITE_DIR: it has no {path.name}. A SITE_DIR is a node's own folder, such as "
-            "RUN/sites/NAME of a simulation; the images lie where its node.toml says"
+            f"{path.parent} is no SITE_DIR: it has no {path.name}. A SITE_DIR is a node's own folder, which `undertone "
+            "node init` makes, or RUN/sites/NAME of a simulation; the images lie where its data sets say"
         )
     try:
         return parse_tables(model, read_tables(path), str(path))

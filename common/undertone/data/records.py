@@ -231,8 +231,8 @@ def metadata_of(root: Path, metadata: Path | None) -> Path | None:
     there = [name for name in METADATA_NAMES if is_file(root / name)]
     if len(there) > 1:
         raise DataError(
-            f"{root} has {' and '.join(there)}, and only one can be read: remove one, or name the right one: metadata "
-            "in node.toml, --metadata of simulate"
+            f"{root} has {' and '.join(there)}, and only one can be read: remove one, or name the right one: "
+            "--metadata of simulate and of node data add"
         )
     if there:
         return root / there[0]

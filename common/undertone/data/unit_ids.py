@@ -67,7 +67,7 @@ def alike(units: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
             yield (
                 where,
                 f'"{_escaped(other)}" and "{_escaped(unit)}" look alike ({there} has the first): one patient needs one '
-                "spelling; where they are two people, say --ids-as-written, or ids_as_written = true in node.toml",
+                "spelling; where they are two people, say --ids-as-written",
             )
 
 

@@ -1,16 +1,10 @@
 """`undertone node`: what a site's operator does."""
 
-from pathlib import Path
-
 import click
 
-from undertone.core.progress import reporting
-from undertone.errors import DataError
-from undertone.study.schema import load_study
-from undertone_cli.commands import node_ledger, node_plans
-from undertone_cli.console import Bars, out
-from undertone_client.registration.checking import check_site
-from undertone_client.site.folder import SiteDir
+from undertone_cli.commands import node_data, node_init, node_ledger, node_plans, node_units, node_withdraw
+from undertone_cli.commands.node_check import check
+from undertone_client.site import budget
 
 
 @click.group("node")
@@ -18,34 +12,12 @@ def command() -> None:
     """What a site's operator does with its SITE_DIR."""
 
 
+command.add_command(node_init.command)
+command.add_command(node_data.data_commands(budget))
+command.add_command(check)
 command.add_command(node_ledger.command)
 for _plans in node_plans.COMMANDS:
     command.add_command(_plans)
-
-
-@command.command("check")
-@click.argument("site_dir", type=click.Path(path_type=Path))
-@click.option("--study", type=click.Path(path_type=Path), help="Check the columns that this STUDY.toml needs, too.")
-@click.option("--ids-as-written", is_flag=True, help="Unit ids that look alike are different people.")
-def check(site_dir: Path, study: Path | None, ids_as_written: bool) -> None:
-    """Name every bad record of a site: each line of its metadata, each image, each record of an approved plan.
-
-    Run it before you approve a plan: what is wrong then can be repaired. After approval a bad record is a zero
-    row, which nobody outside can see; this command is how you find it. Nothing is written, nothing is sent.
-
-    Lines that begin with WARN name what is accepted and may be wrong: images with almost no range, hidden files that
-    were skipped, images that no line lists, empty columns of the caption. Exit code 2 where a record is bad.
-
-    Example: undertone node check /srv/undertone/site --study study.toml
-    """
-    with Bars() as bars, reporting(bars):
-        site = SiteDir(site_dir)
-        checked = check_site(site, None if study is None else load_study(study), ids_as_written)
-    for remark in checked.remarks:
-        out.print(f"WARN {remark}", soft_wrap=True, markup=False, highlight=False)
-    for problem in checked.problems:
-        out.print(str(problem), soft_wrap=True, markup=False, highlight=False)
-    units = f" of {checked.units} units" if study or checked.registrations else ""
-    out.print(f"{site.config.site}: {checked.records} records{units}, {checked.registrations} approved plans")
-    if checked.problems:
-        raise DataError(f"{len(checked.problems)} problems at {site.config.site}, named above; repair or remove them")
+command.add_command(node_withdraw.command)
+for _units in (node_units.forget, node_units.unit_of):
+    command.add_command(_units)

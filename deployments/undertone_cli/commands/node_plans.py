@@ -1,4 +1,4 @@
-"""`undertone node policy | receive | pending | approve | withdraw`: which plans a site takes part in."""
+"""`undertone node policy | receive | pending | approve`, and `withdraw DIGEST`: which plans a site takes part in."""
 
 import re
 import shlex
@@ -169,18 +169,7 @@ def withdraw_plan(site_dir: Path, digest: str) -> None:
     )
 
 
-@click.command("withdraw")
-@site_dir
-@click.argument("digest")
-def withdraw_command(site_dir: Path, digest: str) -> None:
-    """Withdraw an approved plan for good: the node answers it no more, and what it has not charged is free again.
-
-    Example: undertone node withdraw /srv/undertone/site 3f2a9c1b
-    """
-    withdraw_plan(site_dir, digest)
-
-
-COMMANDS = (policy, receive, pending, approve_command, withdraw_command)
+COMMANDS = (policy, receive, pending, approve_command)
 
 
 def _explain(settings: Section) -> None:

@@ -139,15 +139,12 @@ def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteD
     for site, share in shares.items():
         config = NodeConfig(
             site=site,
-            data=str(share.training.root),
-            metadata="metadata.csv",
-            ids_as_written=machine.ids_as_written,
             device=machine.device if isinstance(machine.device, str) else list(machine.device),
             keep_rows=bool(share.holdout.records) and plan.privacy.rounds == 1,  # for the diagnostics' mean
         )
         created = create_site(part / "sites" / site, config, policy, OsEntropy())
         write_metadata(created.folder / "metadata.csv", share.training.records)
-        give_data_set(created, plan)
+        give_data_set(created, plan, share.training, ids_as_written=machine.ids_as_written)
         if share.holdout.records:
             (part / "holdout" / site).mkdir(parents=True)
             write_metadata(part / "holdout" / site / "metadata.csv", share.holdout.records)

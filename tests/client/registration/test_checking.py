@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from tests.support.runs import call
 from tests.support.studies import study_with, write_study
-from tests.support.world import World
+from tests.support.world import World, describe_data
 from undertone_client.registration.checking import check_site
 from undertone_client.site.folder import SiteDir
 
@@ -28,6 +29,14 @@ def data(world: World) -> Path:
     return world.folder / "data" / "north"
 
 
+def details(printed: str, check: str) -> list[str]:
+    """What --details says of one check, a line each."""
+    lines = printed.splitlines()
+    start = next(index for index, line in enumerate(lines) if line.split(": ")[0].endswith(f" {check}"))
+    found = takewhile(lambda line: line.startswith("     "), lines[start + 1 :])
+    return [line.strip() for line in found if not line.startswith("     remedy: ")]
+
+
 def spoil(world: World) -> None:
     """Three bad lines, a bad image, a missing one."""
     path = data(world) / "metadata.csv"
@@ -41,17 +50,17 @@ def spoil(world: World) -> None:
 
 
 def test_a_clean_site(world: World) -> None:
-    result = call("node", "check", world.sites["north"])
+    result = call("node", "check", world.sites["north"], "--details")
     assert result.exit_code == 0, result.output
     assert "north: 12 records of 6 units, 1 approved plans" in result.stdout
-    assert "checking images (12)" in result.stderr
+    assert "checking images of data (12)" in result.stderr
 
 
 def test_every_bad_record_is_named_with_file_and_line(world: World) -> None:
     spoil(world)
-    result = call("node", "check", world.sites["north"])
+    result = call("node", "check", world.sites["north"], "--details")
     assert result.exit_code == 2
-    named = result.stdout.splitlines()
+    named = details(result.stdout, "data")
     expected = [
         ["metadata.csv, line 3: not the number of columns"],
         ["metadata.csv, line 5: no patient_id for images/scan-0003.png"],
@@ -63,26 +72,26 @@ def test_every_bad_record_is_named_with_file_and_line(world: World) -> None:
     ]
     for words in expected:
         assert any(all(word in line for word in words) for line in named), (words, named)
-    assert len(named) == len(expected) + 2
+    assert len(named) == len(expected) + 2  # the warning and the sum
     assert named[0].startswith("WARN 1 image below")  # the line that lists it cannot be read
     assert "images/scan-0001.png" in named[0]
-    assert result.stderr.splitlines()[-1].startswith("DataError: 7 problems at north")
+    assert "FAIL data: " in result.stdout
 
 
 def test_a_study_adds_its_columns(world: World, tmp_path: Path) -> None:
     study = write_study(tmp_path / "study.toml", study_with({"data.caption": "a {token}, {age}"}))
-    result = call("node", "check", world.sites["north"], "--study", study)
+    result = call("node", "check", world.sites["north"], "--study", study, "--details")
     assert result.exit_code == 2
     assert 'has no column "age"' in result.stdout
 
 
-def test_without_plan_or_study_files_and_images_are_checked(world: World) -> None:
+def test_without_plan_or_study_what_the_data_set_needs_is_checked(world: World) -> None:
     (registration,) = (world.sites["north"] / "registered").iterdir()
     registration.unlink()
     assert not check_site(SiteDir(world.sites["north"])).problems
     spoil(world)
     problems = check_site(SiteDir(world.sites["north"])).problems
-    assert len(problems) == 4  # a patient without an id is no problem of files
+    assert len(problems) == 5  # the data set itself says which column names a patient
     metadata = data(world) / "metadata.csv"
     metadata.unlink()
     rows = [json.dumps(row) for row in world.records["north"]]
@@ -119,9 +128,10 @@ ALMOST_FLAT = {
 @pytest.mark.parametrize("kind", ALMOST_FLAT)
 def test_an_image_with_almost_no_range_is_a_warning_and_no_problem(world: World, kind: str) -> None:
     overwrite(world, 3, ALMOST_FLAT[kind])
-    result = call("node", "check", world.sites["north"])
+    result = call("node", "check", world.sites["north"], "--details")
     assert result.exit_code == 0, result.output
-    (warning,) = [line for line in result.stdout.splitlines() if line.startswith("WARN ")]
+    assert "WARN data: " in result.stdout
+    (warning,) = [line for line in details(result.stdout, "data") if line.startswith("WARN ")]
     assert "metadata.csv, line 5: images/scan-0003.png has almost no range" in warning
     assert "12 records of 6 units" in result.stdout
 
@@ -155,10 +165,13 @@ def test_hidden_files_of_a_folder_without_metadata_are_counted(world: World) -> 
     (registration,) = (world.sites["north"] / "registered").iterdir()
     registration.unlink()
     (data(world) / "metadata.csv").unlink()
+    for path in (world.sites["north"] / "datasets").iterdir():
+        path.unlink()
+    describe_data(SiteDir(world.sites["north"]), data(world), world.plan, unit="record", unit_column=None)
     (data(world) / "__MACOSX").mkdir()
     for name in ("._scan-0000.png", "__MACOSX/scan-0000.png", "images/.DS_Store"):
         (data(world) / name).write_bytes(b"\0\5\x16\7")
-    result = call("node", "check", world.sites["north"])
+    result = call("node", "check", world.sites["north"], "--details")
     assert result.exit_code == 0, result.output
     assert f"WARN {data(world)}: 3 hidden or system files skipped" in result.stdout
     assert "north: 12 records" in result.stdout
@@ -172,7 +185,7 @@ def test_what_cannot_be_checked_at_all(world: World, wrong: str) -> None:
         (data(world) / "metadata.csv").write_bytes(b"")
     else:
         (world.sites["north"] / "node.toml").unlink()
-    result = call("node", "check", world.sites["north"])
+    result = call("node", "check", world.sites["north"], "--details")
     assert result.exit_code == 2
     assert "Traceback" not in result.output
     assert not isinstance(result.exception, UnicodeError | ValueError | KeyError)
@@ -181,5 +194,5 @@ def test_what_cannot_be_checked_at_all(world: World, wrong: str) -> None:
 def test_checking_writes_nothing(world: World) -> None:
     spoil(world)
     before = {path: path.read_bytes() for path in world.folder.rglob("*") if path.is_file()}
-    call("node", "check", world.sites["north"])
+    call("node", "check", world.sites["north"], "--details")
     assert {path: path.read_bytes() for path in world.folder.rglob("*") if path.is_file()} == before

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.support.dummy import DIMENSION
 from tests.support.entropy import InsecureTestEntropy
-from tests.support.world import World, oracle_row
+from tests.support.world import World, data_of, oracle_row
 from undertone.data.metadata import LONGEST_LINE
 from undertone.errors import DataError, FolderError
 from undertone.wire.messages import Reply
@@ -204,7 +204,7 @@ def test_a_link_that_changes_its_target_after_registration_is_a_zero_row(make_wo
     store = metadata(world).parent / "store.png"
     image(world, 2).rename(store)
     image(world, 2).symlink_to(store)
-    table = register(site, world.plan)
+    table = register(site, world.plan, data_of(site))
     assert [record.target for record in table.records[1:4]] == ["", "store.png", ""]
     assert registered(site, world.plan) == table
     world.ask("prepare")
@@ -237,7 +237,7 @@ def test_values_over_several_lines_are_found_again(make_world: Make) -> None:
     site = SiteDir(world.sites["north"])
     (site.folder / "registered" / f"{world.plan.digest}.jsonl").unlink()
     change_line(3, lambda line: line.replace("clear", '"clear,\nor ""nearly"""'))(world)
-    table = register(site, world.plan)
+    table = register(site, world.plan, data_of(site))
     assert table.records[1].columns == {"finding": 'clear,\nor "nearly"'}
     assert [record.lines for record in table.records[:3]] == [(2, 2), (3, 4), (5, 5)]
     world.ask("prepare")
@@ -262,7 +262,7 @@ def test_jsonl_is_judged_line_by_line_too(make_world: Make) -> None:
     lines = [json.dumps(row) for row in world.records["north"]]
     path = metadata(world).with_suffix(".jsonl")
     path.write_text("\n".join(lines), encoding="utf-8")
-    register(site, world.plan)
+    register(site, world.plan, data_of(site))
     lines[2:4] = ["[" * 100_000, '{"file_name": NaN}']
     path.write_text("\n".join(lines), encoding="utf-8")
     world.ask("prepare")
@@ -285,7 +285,7 @@ def test_a_registration_is_kept_whatever_the_metadata_say_later(make_world: Make
     site = SiteDir(world.sites["north"])
     before = registered(site, world.plan)
     FAULTS["a new patient"][0](world)
-    assert register(site, world.plan) == before == registered(site, world.plan)
+    assert register(site, world.plan, data_of(site)) == before == registered(site, world.plan)
 
 
 def test_only_the_columns_of_the_caption_are_kept(make_world: Make) -> None:
@@ -317,7 +317,7 @@ def test_bad_metadata_are_named_where_they_are_to_be_registered(make_world: Make
     path.unlink()
     FAULTS["a row too short"][0](world)
     with pytest.raises(DataError, match=r"2 records cannot be used; the first: .*metadata\.csv, line 4"):
-        register(site, world.plan)
+        register(site, world.plan, data_of(site))
     assert not path.exists()
 
 

@@ -1,0 +1,110 @@
+"""What is looked at: a site, the plans at hand, the time; and what several checks need, read once.
+
+This module alone reads which plans a site has approved and what its policy asks of a study's size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+
+from undertone.data.records import read_good_records
+from undertone.errors import DataError
+from undertone.models.pinned import PinnedBase, pin
+from undertone.study.plan import Plan
+from undertone.study.schema import Study
+from undertone_client.approval.approvals import approvals
+from undertone_client.checks.verdict import Verdict, passed
+from undertone_client.registration.checking import Checked, check_site
+from undertone_client.site.datasets import DataSet, data_sets
+from undertone_client.site.folder import SiteDir
+from undertone_client.site.tombstones import withdrawn_from
+
+
+@dataclass(frozen=True)
+class Published:
+    """A public figure N_i, the data set whose it is, and how many units there are."""
+
+    whose: str
+    units: int
+    found: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One site, looked at once.
+
+    Attributes:
+        site: the SITE_DIR.
+        now: the machine's time, UTC.
+        given: plans that may be approved, beside those that are.
+        study: a STUDY.toml whose columns and device memory are wanted, too.
+    """
+
+    site: SiteDir
+    now: datetime
+    given: Sequence[Plan] = ()
+    study: Study | None = None
+    _pinned: dict[tuple[str, str | None], PinnedBase] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def plans(self) -> Sequence[Plan]:
+        """Those that the site answers, and those that were given.
+
+        Raises:
+            FolderError: an approval is damaged.
+        """
+        held = {plan.digest: plan for plan in (*approved_plans(self.site, self.now), *self.given)}
+        return list(held.values())
+
+    def pinned(self, reference: str, revision: str | None) -> PinnedBase:
+        """A base model, hashed once.
+
+        Raises:
+            ModelError: see `pin`.
+        """
+        key = (reference, revision)
+        if key not in self._pinned:
+            self._pinned[key] = pin(reference, revision)
+        return self._pinned[key]
+
+    @cached_property
+    def data(self) -> Checked:
+        """The site's data, read strictly and decoded.
+
+        Raises:
+            FolderError: a registration is damaged.
+        """
+        return check_site(self.site, self.study)
+
+    @cached_property
+    def published(self) -> Sequence[Published]:
+        """Each data set's public figure beside what is there."""
+        return [Published(name, data.publish, self._units(data)) for name, data in data_sets(self.site.folder).items()]
+
+    def _units(self, data: DataSet) -> int:
+        """How many units its good records have; what is wrong with the others is the data check's business."""
+        root, metadata = data.places(self.site.folder)
+        try:
+            found = read_good_records(
+                root, data.unit, data.unit_column, "", metadata, lambda _problem: None, data.ids_as_written
+            )
+        except DataError:
+            return 0
+        gone = withdrawn_from(self.site, data)
+        return len(found.where(lambda record: not gone(record.unit)).units())
+
+
+def approved_plans(site: SiteDir, now: datetime) -> Sequence[Plan]:
+    """The plans that a site answers."""
+    held = [approval for approval in approvals(site) if not approval.withdrawn and not approval.expired(now)]
+    return [approval.plan_approved() for approval in held]
+
+
+def of_plans(inspection: Inspection, name: str, faults: Sequence[Verdict], good: str) -> Verdict:
+    """The verdict of a check that looks at each plan: the first fault."""
+    if faults:
+        return max(faults, key=lambda fault: fault.status == "FAIL")
+    if not inspection.plans:
+        return passed(name, "no plan is approved yet")
+    return passed(name, good)

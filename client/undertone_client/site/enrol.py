@@ -1,0 +1,163 @@
+"""Data sets enter a site, and grow: what was found is checked, indexed and given its budget (PRIVACY 6, 13, 17).
+
+Everything here happens before a plan is approved, so it may name files and ids, to the operator alone.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from undertone.core.durable import exclusively
+from undertone.core.progress import reporter
+from undertone.data.records import RecordTable, bad_images, read_records, refuse
+from undertone.errors import DataError, FolderError
+from undertone.privacy.ledger import Ledger
+from undertone_client.site.datasets import FOLDER, DataSet, data_set, data_sets, write_data_set
+from undertone_client.site.folder import SiteDir
+from undertone_client.site.overlap import refuse_overlap
+from undertone_client.site.published import check_near, check_round
+from undertone_client.site.tombstones import withdrawn_from
+from undertone_client.site.unit_index import EMPTY, UnitIndex, fingerprints, path_of, read_index, write_index
+
+# Decoding costs the same whatever size comes out of it.
+_SIZE = 32
+
+
+class Books(Protocol):
+    """The part of the site's budget that a new data set needs."""
+
+    def register_cap(self, ledger: Ledger, data: DataSet) -> None:
+        """Enter a data set with its cap, durably; refuses a second one of its name."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a data set holds now, for the operator alone.
+
+    Attributes:
+        table: its records, without those of withdrawn units.
+        joined: units that it never had before.
+        gone: units that it had once and that are not listed now; withdrawn ones are among them.
+        gone_files: files that it had once, as they were, and has no more.
+        withdrawn: units that the metadata still list and that stay out.
+    """
+
+    table: RecordTable
+    joined: int
+    gone: int
+    gone_files: int
+    withdrawn: int
+
+    @property
+    def units(self) -> int:
+        """How many units there are now."""
+        return len(self.table.units())
+
+
+def add_data_set(site: SiteDir, data: DataSet, books: Books) -> Found:
+    """Read the metadata strictly, decode every image once, refuse overlap, and enter the data set with its cap.
+
+    Raises:
+        InputError: the published figure is not round, or far from the count.
+        DataError: what is wrong with which record; nothing was written.
+        SharedRecords: another data set of this site has some of the units or files.
+        FolderError: there is a data set of that name.
+    """
+    check_round(data.publish)
+    with exclusively(site.folder / FOLDER):
+        _refuse_other(site, data)
+        table, withdrawn = read_table(site, data)
+        check_near(data.publish, len(table.units()))
+        check_images(site, table)
+        enrol(site, data, table, books)
+    return Found(table, len(table.units()), 0, 0, withdrawn)
+
+
+def enrol(site: SiteDir, data: DataSet, table: RecordTable, books: Books) -> None:
+    """Give a budget to a data set whose records were found good.
+
+    Raises:
+        SharedRecords: another data set of this site has some of the units or files.
+        FolderError: there is another data set of that name.
+    """
+    describe_data_set(site, data, table)
+    with Ledger.open(site.ledger) as ledger:
+        books.register_cap(ledger, data)
+
+
+def describe_data_set(site: SiteDir, data: DataSet, table: RecordTable) -> None:
+    """Index and describe a data set; its cap must follow.
+
+    The index is durable first and the cap last. So whatever dies in between leaves no data set whose units are not
+    known, and none with two budgets, and the same command goes on. Raises as `enrol`.
+    """
+    there = _refuse_other(site, data)
+    _grow(site, data, table, read_index(site, data) if path_of(site, data.name).exists() else EMPTY)
+    if not there:
+        write_data_set(site.folder, data)
+
+
+def update_data_set(site: SiteDir, name: str) -> Found:
+    """Let new records join a data set: later plans register them; the budget, and what was published, stay.
+
+    Raises:
+        InputError: there is no such data set.
+        DataError: what is wrong with which record; nothing was changed.
+        SharedRecords: another data set of this site has some of the units or files.
+        UnitChanged: its file says another unit than it was added with.
+    """
+    data = data_set(site.folder, name)
+    with exclusively(site.folder / FOLDER):
+        index = read_index(site, data)
+        table, withdrawn = read_table(site, data)
+        check_images(site, table)
+        grown, files = _grow(site, data, table, index)
+    units = len(table.units())
+    joined, gone = len(grown.spelled) - len(index.spelled), len(grown.spelled) - units
+    return Found(table, joined, gone, len(grown.files) - files, withdrawn)
+
+
+def read_table(site: SiteDir, data: DataSet) -> tuple[RecordTable, int]:
+    """A data set's records without those of withdrawn units, and how many such units the metadata list.
+
+    Raises:
+        DataError: what is wrong with which line.
+    """
+    root, metadata = data.places(site.folder)
+    table = read_records(root, data.unit, data.unit_column, "", metadata, data.ids_as_written)
+    gone = withdrawn_from(site, data)
+    out = {unit for unit in table.units() if gone(unit)}
+    kept = table.where(lambda record: record.unit not in out) if out else table
+    if not kept.records:
+        raise DataError(f"all units that {table.source or root} lists were withdrawn; nothing is left to read")
+    return kept, len(out)
+
+
+def check_images(site: SiteDir, table: RecordTable) -> None:
+    """Decode every image once.
+
+    Raises:
+        DataError: names those that cannot be read.
+    """
+    with reporter().task(f"{site.config.site}: checking images", len(table.records)) as progress:
+        refuse(list(bad_images(table, _SIZE, progress)))
+
+
+def _refuse_other(site: SiteDir, data: DataSet) -> bool:
+    """Whether this very data set is described already; another one of its name is refused."""
+    known = data_sets(site.folder).get(data.name)
+    if known is not None and known != data:
+        raise FolderError(
+            f"{site.folder} has a data set {data.name} already, and its unit and cap are never changed. For new "
+            "records say `undertone node data update`; other images are another data set, with a name of its own"
+        )
+    return known is not None
+
+
+def _grow(site: SiteDir, data: DataSet, table: RecordTable, index: UnitIndex) -> tuple[UnitIndex, int]:
+    """Refuse overlap, then seal the index with what was found; the index, and how many different files there are."""
+    with reporter().task(f"{site.config.site}: comparing files", len(table.records)) as progress:
+        found = fingerprints(table, site.secret(), progress)
+    refuse_overlap(site, data, found)
+    grown = index.with_more(found, table)
+    write_index(site, data, grown)
+    return grown, len(found.files)

@@ -1,0 +1,55 @@
+"""datasets/withdrawn.jsonl: the units that are never read again.
+
+Each line names a data set, and a unit by a MAC under the node's secret: who withdrew is not kept in clear. The file is
+sealed, only grows, and is asked whenever records are read, so metadata that list a unit again bring nothing back.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from undertone.core.canonical import canonical_json
+from undertone_client.site.datasets import FOLDER, DataSet
+from undertone_client.site.folder import SiteDir
+from undertone_client.site.sealed import mac, read_sealed, write_sealed
+
+_DOMAIN = b"undertone/1/withdrawn\0"
+
+
+def withdraw(site: SiteDir, data: DataSet, unit: str) -> bool:
+    """Put up a unit's tombstone, durably; False where it stood before.
+
+    Raises:
+        FolderError: the file is damaged or cannot be written.
+    """
+    secret, standing = site.secret(), _lines(site)
+    line = _line(secret, data, unit)
+    if line in standing:
+        return False
+    write_sealed(_path(site), secret, _DOMAIN, b"".join(one + b"\n" for one in [*standing, line]))
+    return True
+
+
+def withdrawn_from(site: SiteDir, data: DataSet) -> Callable[[str], bool]:
+    """Tells of a unit of a data set, by its id, whether it was withdrawn.
+
+    Raises:
+        FolderError: the file is damaged.
+    """
+    secret = site.secret()
+    standing = frozenset(line for line in _lines(site) if json.loads(line)["data_set"] == data.name)
+    return lambda unit: bool(standing) and _line(secret, data, unit) in standing
+
+
+def _line(secret: bytes, data: DataSet, unit: str) -> bytes:
+    named = mac(secret, _DOMAIN, data.name.encode(), data.same(unit).encode("utf-8", "surrogatepass"))
+    return canonical_json({"data_set": data.name, "unit": named.hex()})
+
+
+def _lines(site: SiteDir) -> list[bytes]:
+    path = _path(site)
+    return read_sealed(path, site.secret(), _DOMAIN).splitlines() if path.exists() else []
+
+
+def _path(site: SiteDir) -> Path:
+    return site.folder / FOLDER / "withdrawn.jsonl"

@@ -1,0 +1,84 @@
+"""`undertone node init`: a site's own folder, its keys and an empty ledger."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from undertone.core.keys import public_hex
+from undertone.core.text import shown
+from undertone.core.unit import is_site_name
+from undertone.errors import InputError
+from undertone.privacy.entropy import OsEntropy
+from undertone_cli.console import lines, out, typed
+from undertone_client.site.config import NodeConfig
+from undertone_client.site.folder import SiteDir, create_site
+from undertone_client.site.policy import Policy
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+def init_site(folder: Path, site: str, coordinators: Sequence[str]) -> SiteDir:
+    """Make a SITE_DIR whose policy names these coordinators and allows nothing else.
+
+    Args:
+        folder: must not exist, or be empty.
+        site: the site's name.
+        coordinators: those that may ask, each NAME=KEY with a public key of 64 hexadecimal digits.
+
+    Raises:
+        InputError: a name or a key that is none.
+        FolderError: something is there already, or the folder cannot be made.
+    """
+    if not is_site_name(site):
+        raise InputError(f'--site "{site}" cannot name a site: use small letters, digits, - and _, at most 63')
+    return create_site(folder, NodeConfig(site=site), policy_for(coordinators), OsEntropy())
+
+
+def policy_for(coordinators: Sequence[str]) -> Policy:
+    """A policy that knows these coordinators and, beside that, allows nothing.
+
+    Raises:
+        InputError: names a key that is none, or that stands there twice.
+    """
+    named: dict[str, str] = {}
+    for text in coordinators:
+        name, _, key = text.rpartition("=")
+        if not _KEY.fullmatch(key) or not is_site_name(name):
+            raise InputError(
+                f"--coordinator {shown(text)} is not NAME=KEY: a name of yours, and a key of 64 digits, 0 to 9 and "
+                "a to f; ask the coordinator for it"
+            )
+        if name in named or key in named.values():
+            raise InputError(f"--coordinator {shown(text)}: that name or that key stands there twice")
+        named[name] = key
+    return Policy(coordinators=named)
+
+
+@click.command("init")
+@click.argument("site_dir", type=click.Path(path_type=Path))
+@click.option("--site", help="The site's name, as studies have it.")
+@click.option(
+    "--coordinator", "coordinators", multiple=True, metavar="NAME=KEY", help="Who may ask, and the public key."
+)
+def command(site_dir: Path, site: str | None, coordinators: tuple[str, ...]) -> None:
+    """Make a SITE_DIR: keys, an empty ledger, node.toml, and a policy.toml that allows nothing yet.
+
+    Every key of both files is explained in the file. What is not said is asked for where a person sits at a terminal.
+    Nothing is overwritten. Keep a backup of the whole folder: secret.key, identity.key and ledger.sqlite cannot be made
+    anew.
+
+    Example: undertone node init /srv/undertone/site --site north --coordinator hub=3f...c1
+    """
+    name = site or typed("--site", "name of this site (small letters, digits, - and _)")
+    keys = coordinators or tuple(typed("--coordinator", "coordinators, each NAME=KEY").split())
+    made = init_site(site_dir, name, keys)
+    out.print(f"{made.config.site}: {made.folder} is made, readable by you alone", soft_wrap=True, markup=False)
+    lines(
+        [
+            ("tell the coordinator this site's public key", public_hex(made.identity())),
+            ("say what the site allows", made.folder / "policy.toml"),
+            ("add its images", f"undertone node data add {made.folder} NAME FOLDER ..."),
+        ]
+    )

@@ -1,0 +1,39 @@
+"""The dry run of `node check --device-memory` with each genuine method on the embedded base."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from undertone.errors import ModelError
+from undertone.methods.registry import METHODS, method_for
+from undertone.models.pinned import pin
+from undertone_client.compute import workers
+from undertone_client.compute.preparing import dry_run
+
+
+def site(device: str = "cpu", dtype: str = "float32") -> Any:
+    """A dry run needs a site's settings and nothing else of it: no folder, so that nothing can be written."""
+    return SimpleNamespace(config=SimpleNamespace(device=device, dtype=dtype))
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_unit_of_each_method_fits(name: str, dtype: str) -> None:
+    dry_run(site(dtype=dtype), pin("embedded:tiny"), method_for(name, {}))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_where_it_does_not_the_message_says_what_would(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    heaviest: list[Any] = []
+    fits = workers.Worker._fits
+
+    def only_lighter(self: Any, batch_size: int) -> bool:
+        heaviest.append(self)
+        return self is not heaviest[0] and fits(self, batch_size)
+
+    monkeypatch.setattr(workers.Worker, "_fits", only_lighter)
+    lighter = method_for(name, {}).lighter()
+    with pytest.raises(ModelError, match="does not fit into the memory of cpu") as raised:
+        dry_run(site(), pin("embedded:tiny"), method_for(name, {}))
+    assert any(advice in str(raised.value) for advice, _ in lighter) == bool(lighter)
