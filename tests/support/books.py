@@ -30,7 +30,7 @@ class BooksInMemory:
 
 
 def fresh_site(folder: Path) -> SiteDir:
-    return create_site(folder, NodeConfig(site="north"), Policy(coordinator=KEY), OsEntropy())
+    return create_site(folder, NodeConfig(site="north"), Policy(coordinators={"hub": KEY}), OsEntropy())
 
 
 def patients(folder: Path, count: int, first: int = 0) -> Path:
