@@ -147,8 +147,8 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "registered before it is reserved",
         f"{APPROVAL}/approving.py",
-        "        register(site, proposal.plan, say)\n        books.reserve(proposal.plan, document.data_set)\n",
-        "        books.reserve(proposal.plan, document.data_set)\n        register(site, proposal.plan, say)\n",
+        "        register(site, proposal.plan,",
+        "        books.reserve(proposal.plan, document.data_set)\n        register(site, proposal.plan,",
         f"{APPROVING}::test_bad_records_end_an_approval_before_anything_is_reserved",
     ),
     (

@@ -115,12 +115,12 @@ WRONG: dict[str, tuple[Change, type[Exception], str]] = {
             | {"data": {"unit_column": None, "caption": "a {token}"}}
         ),
         NotApproved,
-        "protects each record, the data set scans each patient that the column patient_id names, which is fixed for",
+        f"protects each record, the data set {DATA} each patient that the column patient_id names, which is fixed for",
     ),
     "another unit column": (
         lambda office: changed(office.world.plan, "data", "unit_column", value="finding"),
         NotApproved,
-        "the column finding names, the data set scans each patient that the column patient_id names",
+        f"the column finding names, the data set {DATA} each patient that the column patient_id names",
     ),
     "a caption that is none": (
         lambda office: changed(office.world.plan, "data", "caption", value="a {token"),
