@@ -109,17 +109,17 @@ class Node:
         """The answer, and this site's ledger head."""
         if request.kind == "hello":
             return Answer(body=prove(self.site.identity(), self.site.config.site, request.body)), ""
-        plan, secret = self._approved_plan(request, digest, coordinator), self.site.secret()
+        (plan, data_set), secret = self._approved_plan(request, digest, coordinator), self.site.secret()
         with Ledger.open(self.site.ledger) as ledger, AttemptStore(self.site.attempt_store) as store:
             refuse_older(ledger, secret, request.ledger_heads.get(self.site.config.site, ""))
             if request.kind in ("prepare", "plain_input", "masked_input"):
                 _refuse_replay(ledger, plan, request)
-            attempt = SiteAttempt(self.site, plan, request, ledger, store, self._entropy)
+            attempt = SiteAttempt(self.site, plan, request, ledger, store, self._entropy, data_set)
             answer = attempt.plain() if plan.aggregation.mode == "plain" else attempt.secure()
             return answer, ledger_head_of(secret, ledger.head)
 
-    def _approved_plan(self, request: Request, digest: str, coordinator: str) -> Plan:
-        """The request's plan of this signed digest, once everything about it is what this site approved and allows.
+    def _approved_plan(self, request: Request, digest: str, coordinator: str) -> tuple[Plan, str]:
+        """The request's plan and its data set, once everything about it is what this site approved and allows.
 
         Raises:
             NotApproved, PlanChanged: names what differs.
@@ -137,7 +137,7 @@ class Node:
         check_data_set(self.site, plan, approval.document.data_set)
         if not (1 <= request.round <= plan.privacy.rounds and 1 <= request.attempt <= plan.privacy.max_attempts):
             raise PlanChanged(f"round {request.round}, attempt {request.attempt} is not in the plan")
-        return plan
+        return plan, approval.document.data_set
 
     def _keep_pending(self, request: Request) -> None:
         """Keep a plan for a person to look at, if there is room; the request is refused in any case."""

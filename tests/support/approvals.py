@@ -103,8 +103,8 @@ class MemoryBooks:
             raise BudgetExceeded(f"{data_set} has nothing left")
         self.reserved[plan.digest] = self.prices.get(plan.digest, 1.25)
 
-    def free(self, digest: str, reason: str) -> None:
+    def free(self, digest: str, reason: str) -> bool:
         self.calls.append((reason, digest))
         if ("reserve", digest) not in self.calls:
             raise NotApproved(f"plan {digest[:8]} has reserved nothing")
-        self.reserved.pop(digest, None)
+        return self.reserved.pop(digest, None) is not None

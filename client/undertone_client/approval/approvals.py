@@ -23,6 +23,7 @@ from undertone.core.durable import read_bytes, storage_errors, sync, write_durab
 from undertone.core.unit import SiteName
 from undertone.errors import FolderError, NotApproved
 from undertone.study.plan import Plan
+from undertone_client.site.audit_events import Person
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.policy import Digest, Policy, PublicKey
 
@@ -59,7 +60,7 @@ class ApprovalDocument(Section):
     coordinator: SiteName
     coordinator_key: PublicKey
     data_set: SiteName
-    operator: str = Field(min_length=1, max_length=bounds.NAME)
+    operator: Person
     until: str = Field(pattern=r"^\d{4}-\d\d-\d\d$")
     page: str = Field(max_length=LONGEST_PAGE)
 

@@ -23,6 +23,7 @@ from undertone_client.approval.books import Books
 from undertone_client.approval.pending import drop_pending
 from undertone_client.approval.proposing import Proposal, check_undecided
 from undertone_client.registration.registered import register
+from undertone_client.site.audit_log import AuditLog
 from undertone_client.site.datasets import data_set
 from undertone_client.site.folder import SiteDir
 
@@ -64,6 +65,19 @@ def approve(
             approver=approver,
             signature=signature if approver else "",
         )
+        plan = proposal.plan
+        AuditLog(site.folder).append(
+            "plan approved",
+            digest=document.digest,
+            coordinator=document.coordinator_key,
+            data_set=document.data_set,
+            operator=document.operator,
+            epsilon=plan.privacy.epsilon,
+            delta=plan.privacy.delta,
+            max_attempts=plan.privacy.max_attempts,
+            expires=document.until,
+            approver=site.policy.approvers[approver] if approver else None,
+        )
         keep_approval(site, approval)
         drop_pending(site, document.digest)
     return approval
@@ -81,6 +95,7 @@ def withdraw(site: SiteDir, digest: str, books: Books, now: datetime) -> None:
     with _alone(site):
         approval = approval_of(site, digest)
         if approval is not None and not approval.withdrawn:
+            AuditLog(site.folder).append("plan withdrawn", digest=digest)
             keep_approval(site, approval.model_copy(update={"withdrawn": _time(now)}))
         books.free(digest, "withdrawn")
 
@@ -90,7 +105,8 @@ def free_expired(site: SiteDir, books: Books, now: datetime) -> list[Approval]:
     with _alone(site):
         expired = [approval for approval in approvals(site) if approval.expired(now) and not approval.withdrawn]
         for approval in expired:
-            books.free(approval.document.digest, "expired")
+            if books.free(approval.document.digest, "expired"):
+                AuditLog(site.folder).append("plan expired", digest=approval.document.digest)
     return expired
 
 

@@ -45,8 +45,8 @@ class Books(Protocol):
             BudgetExceeded: it does not fit.
         """
 
-    def free(self, digest: str, reason: str) -> None:
-        """Give back what a plan has not charged, durably; a second time changes nothing.
+    def free(self, digest: str, reason: str) -> bool:
+        """Give back what a plan has not charged, durably; a second time changes nothing, and is False.
 
         Raises:
             NotApproved: it never reserved anything.
@@ -74,7 +74,7 @@ class LedgerBooks:
         with Ledger.open(self.path) as ledger:
             budget.reserve(ledger, plan, data_set)
 
-    def free(self, digest: str, reason: str) -> None:
+    def free(self, digest: str, reason: str) -> bool:
         """As `Books.free`."""
         with Ledger.open(self.path) as ledger:
-            budget.free(ledger, digest, reason)
+            return budget.free(ledger, digest, reason)

@@ -12,6 +12,7 @@ from undertone.core.canonical import sha256_hex
 from undertone.core.durable import exclusively, read_bytes, storage_errors, sync, write_durable
 from undertone.errors import FolderError, NotApproved, ProtocolError
 from undertone.study.plan import Plan
+from undertone_client.site.audit_log import AuditLog
 from undertone_client.site.folder import SiteDir
 
 FOLDER = "pending"
@@ -64,6 +65,8 @@ def keep_pending(site: SiteDir, plan: bytes, signature: str) -> str:
         # The plan last: a signature alone is nothing that waits.
         write_durable(folder / f"{digest}.sig", signature.encode())
         write_durable(_plan(site, digest), plan)
+        key = site.policy.coordinators[coordinator]
+        AuditLog(site.folder).append("plan pending", digest=digest, coordinator=key)
     return digest
 
 

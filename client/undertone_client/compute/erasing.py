@@ -16,6 +16,7 @@ from undertone_client.registration.registered import Registration, path_of, regi
 from undertone_client.registration.units import Meaning, meanings
 from undertone_client.site import tombstones
 from undertone_client.site.attempt_store import AttemptStore
+from undertone_client.site.audit_log import AuditLog
 from undertone_client.site.datasets import FOLDER
 from undertone_client.site.folder import SiteDir
 
@@ -62,6 +63,7 @@ def withdraw_unit(site: SiteDir, name: str, text: str) -> Withdrawn:
     """
     with exclusively(site.folder / FOLDER), AttemptStore(site.attempt_store) as store:
         (meaning,) = meanings(site, text, name)
+        AuditLog(site.folder).append("unit withdrawn", data_set=name)
         new = tombstones.withdraw(site, meaning.data, meaning.unit)
         files, rows, sums = 0, 0, 0
         for registration, places in meaning.held:
@@ -106,6 +108,7 @@ def forget_study(site: SiteDir, digest: str) -> Forgotten:
     with exclusively(site.folder / FOLDER):
         registration = study_called(site, digest)
         digest = registration.plan_digest
+        AuditLog(site.folder).append("study forgotten", digest=digest)
         with storage_errors(site.folder):
             sessions = list(site.sessions.glob(f"{digest[:16]}-*"))
             for path in sessions:

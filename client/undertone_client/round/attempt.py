@@ -20,6 +20,7 @@ from undertone_client.round.contribution import site_total
 from undertone_client.round.noise_share import add_noise_share
 from undertone_client.round.session import SiteSession
 from undertone_client.site.attempt_store import AttemptKey, AttemptStore
+from undertone_client.site.audit_log import AuditLog
 from undertone_client.site.budget import charge
 from undertone_client.site.folder import SiteDir
 
@@ -42,6 +43,7 @@ class SiteAttempt:
     ledger: Ledger
     store: AttemptStore
     entropy: Entropy
+    data_set: str
 
     def plain(self) -> Answer:
         """Prepare, then plain_input: the coordinator sees this site's sum.
@@ -107,6 +109,13 @@ class SiteAttempt:
         reached("node/before charge")
         receipt = charge(self.ledger, self.plan, self.request.round, self.request.attempt, commitment)
         reached("node/charge durable")
+        AuditLog(self.site.folder).append(
+            "attempt charged",
+            digest=self.plan.digest,
+            data_set=self.data_set,
+            round=self.request.round,
+            attempt=self.request.attempt,
+        )
         return receipt
 
     def _leaving(self, answer: Answer) -> Answer:

@@ -66,8 +66,8 @@ def reserve(ledger: Ledger, plan: Plan, data_set: str) -> None:
         )
 
 
-def free(ledger: Ledger, digest: str, reason: str) -> None:
-    """Give back what a plan has not charged; what it has stays charged. A second time changes nothing.
+def free(ledger: Ledger, digest: str, reason: str) -> bool:
+    """Give back what a plan has not charged; what it has stays charged. A second time changes nothing, and is False.
 
     Args:
         ledger: of the site.
@@ -87,8 +87,11 @@ def free(ledger: Ledger, digest: str, reason: str) -> None:
             raise NotApproved(f"plan {digest[:8]} has reserved nothing at this site; there is nothing to free")
         accounts.filter(before.data_set).free(digest)
 
-    with suppress(_Done):
+    try:
         ledger.append(FREE, {"digest": digest, "reason": shown(reason, bounds.TEXT)}, allowed)
+    except _Done:
+        return False
+    return True
 
 
 def lose(ledger: Ledger, reason: str) -> None:

@@ -11,6 +11,7 @@ from undertone.core.progress import reporter
 from undertone.data.records import RecordTable, bad_images, read_records, refuse
 from undertone.errors import DataError, FolderError
 from undertone.privacy.ledger import Ledger
+from undertone_client.site.audit_log import AuditLog
 from undertone_client.site.datasets import FOLDER, DataSet, data_set, data_sets, write_data_set
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.overlap import refuse_overlap
@@ -80,6 +81,14 @@ def enrol(site: SiteDir, data: DataSet, table: RecordTable, books: Books) -> Non
         FolderError: there is another data set of that name.
     """
     describe_data_set(site, data, table)
+    AuditLog(site.folder).append(
+        "data set added",
+        data_set=data.name,
+        unit=data.unit,
+        published=data.publish,
+        epsilon=data.epsilon,
+        delta=data.delta,
+    )
     with Ledger.open(site.ledger) as ledger:
         books.register_cap(ledger, data)
 
@@ -110,6 +119,7 @@ def update_data_set(site: SiteDir, name: str) -> Found:
         index = read_index(site, data)
         table, withdrawn = read_table(site, data)
         check_images(site, table)
+        AuditLog(site.folder).append("data set updated", data_set=name)
         grown, files = _grow(site, data, table, index)
     units = len(table.units())
     joined, gone = len(grown.spelled) - len(index.spelled), len(grown.spelled) - units

@@ -12,6 +12,7 @@ from undertone.core.unit import is_site_name
 from undertone.errors import InputError
 from undertone.privacy.entropy import OsEntropy
 from undertone_cli.console import lines, out, typed
+from undertone_client.site.audit_log import AuditLog
 from undertone_client.site.config import NodeConfig
 from undertone_client.site.folder import SiteDir, create_site
 from undertone_client.site.policy import Policy
@@ -33,7 +34,9 @@ def init_site(folder: Path, site: str, coordinators: Sequence[str]) -> SiteDir:
     """
     if not is_site_name(site):
         raise InputError(f'--site "{site}" cannot name a site: use small letters, digits, - and _, at most 63')
-    return create_site(folder, NodeConfig(site=site), policy_for(coordinators), OsEntropy())
+    made = create_site(folder, NodeConfig(site=site), policy_for(coordinators), OsEntropy())
+    AuditLog(made.folder).append("site made", key=public_hex(made.identity()))
+    return made
 
 
 def policy_for(coordinators: Sequence[str]) -> Policy:

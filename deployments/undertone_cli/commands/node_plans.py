@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from undertone_client.approval.books import LedgerBooks
 from undertone_client.approval.checks import check_plan
 from undertone_client.approval.pending import Pending, drop_pending, keep_pending, read_plan, request_path, waiting
 from undertone_client.approval.proposing import Proposal, propose, requested, write_request
+from undertone_client.site.audit_log import AuditLog
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.violations import violations
 
@@ -134,11 +135,11 @@ def approve_command(
         free_expired(site, books, now)
         if signature is not None:
             _refuse_until(until)
-            proposal = requested(site, digest, data, now)
+            proposal = _recorded(site, digest, lambda: requested(site, digest, data, now))
             approval = approve(site, proposal, books, now, _signature(signature))
             _approved(proposal, f"signed by {approval.approver}")
             return
-        proposal = propose(site, digest, data, operator, _day(until), books, now)
+        proposal = _recorded(site, digest, lambda: propose(site, digest, data, operator, _day(until), books, now))
     _say(proposal.document.page)
     if print_request:
         _print_request(site, proposal)
@@ -219,6 +220,18 @@ def _confirm(digest: str, given: str | None) -> None:
         raise InputError(
             f"{shown(typed, _TYPED)} are not the first {_TYPED} digits of the digest; nothing was approved"
         )
+
+
+def _recorded(site: SiteDir, digest: str, work: Callable[[], Proposal]) -> Proposal:
+    """What a person asked to see; a plan that the site refuses stands in the audit log with the error's name."""
+    try:
+        return work()
+    except Refused as error:
+        waits = next(one for one in waiting(site) if one.digest == digest)
+        key = site.policy.coordinators.get(waits.coordinator)
+        if key is not None:
+            AuditLog(site.folder).append("plan refused", digest=digest, coordinator=key, verdict=type(error).__name__)
+        raise
 
 
 def _approved(proposal: Proposal, by: str) -> None:

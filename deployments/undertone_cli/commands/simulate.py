@@ -29,6 +29,7 @@ from undertone_cli.engines.choice import ENGINES, IN_PROCESS, check_engine, run_
 from undertone_cli.provisioning import approve_simulated, federate, give_data_set, narrowest_policy
 from undertone_cli.site_logs import quoting_sites
 from undertone_cli.split import SiteData, split
+from undertone_client.site.audit_log import AuditLog
 from undertone_client.site.config import NodeConfig
 from undertone_client.site.folder import SiteDir, create_site
 from undertone_server.run_folder import RunFolder, refuse_existing
@@ -143,6 +144,7 @@ def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteD
             keep_rows=bool(share.holdout.records) and plan.privacy.rounds == 1,  # for the diagnostics' mean
         )
         created = create_site(part / "sites" / site, config, policy, OsEntropy())
+        AuditLog(created.folder).append("site made", key=public_hex(created.identity()))
         write_metadata(created.folder / "metadata.csv", share.training.records)
         give_data_set(created, plan, share.training, ids_as_written=machine.ids_as_written)
         if share.holdout.records:
