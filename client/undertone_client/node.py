@@ -17,6 +17,7 @@ from undertone.errors import (
     NotApproved,
     PlanChanged,
     ProtocolError,
+    Refused,
     ReplayedAttempt,
     SecureAggregationError,
     TooFewSites,
@@ -30,6 +31,8 @@ from undertone.study.plan import Plan
 from undertone.wire.hello import prove
 from undertone.wire.messages import LARGEST_PLAN, SITE_FAULT, Reply, Request, Words
 from undertone_client.approval.approvals import Clock, approval_of, check_approval, utc_now
+from undertone_client.approval.approving import free_expired
+from undertone_client.approval.books import LedgerBooks
 from undertone_client.approval.checks import check_data_set, check_plan
 from undertone_client.approval.pending import keep_pending
 from undertone_client.round.attempt import Answer, SiteAttempt
@@ -60,9 +63,13 @@ class Node:
         self._now = now
 
     def handle(self, request: Request) -> Reply:
-        """Answer or refuse; what a refusal says never depends on a record (PRIVACY 17)."""
+        """Answer or refuse; what a refusal says never depends on a record (PRIVACY 17).
+
+        Settings and policy are read anew: what the operator changed a moment ago holds for this request.
+        """
         log = self.site.log_stranger
         try:
+            self.site = SiteDir(self.site.folder)
             signed = self._signed(request)
             log = self.site.log
             answer, ledger_head = self._answer(request, *signed)
@@ -122,6 +129,8 @@ class Node:
         if approval is None:
             self._keep_pending(request)
             raise NotApproved(f"plan {digest[:8]} is not approved at {self.site.config.site}")
+        if approval.expired(self._now()):
+            self._free_expired()
         check_approval(self.site, approval, coordinator, self._now())
         plan = Plan.from_bytes(request.plan)
         check_plan(self.site, plan)
@@ -136,6 +145,13 @@ class Node:
             keep_pending(self.site, request.plan, request.signature)
         except (FolderError, NotApproved) as error:
             self.site.log(f"a plan was not kept: {error}")
+
+    def _free_expired(self) -> None:
+        """Free what approvals whose time is over have not charged; the request is refused in any case."""
+        try:
+            free_expired(self.site, LedgerBooks(self.site.ledger), self._now())
+        except (FolderError, Refused) as error:
+            self.site.log(f"the budget of expired approvals is not freed yet: {error}")
 
 
 def _on_wire(vector: MaskedVector | None) -> Words | None:

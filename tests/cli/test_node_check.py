@@ -14,8 +14,10 @@ from PIL import Image
 
 from tests.support.runs import call
 from tests.support.world import World
+from undertone_cli.commands import node_check
 from undertone_client.checks import inspection
 from undertone_client.checks.registry import CHECKS
+from undertone_client.checks.verdict import passed
 from undertone_client.site.audit_log import AuditLog
 
 Make = Callable[..., World]
@@ -111,6 +113,14 @@ def test_json(on_cpu: World) -> None:
         one for one in json.loads(check(on_cpu, "--json", "--details").stdout)["checks"] if one["name"] == "data"
     ]
     assert any("scan-0003.png" in line for line in data["details"])
+
+
+def test_details_move_no_cursor(on_cpu: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = passed("looks", "fine", ["a model in \x1b[2J\nFAIL keys: [red]no[/red]"])
+    monkeypatch.setattr(node_check, "CHECKS", {"looks": lambda _: looks})
+    assert check(on_cpu, "--details").stdout == (
+        "PASS looks: fine\n     a model in \\x1b[2J\\nFAIL keys: [red]no[/red]\nnorth: PASS\n"
+    )
 
 
 def test_device_memory_is_tried_where_it_is_asked_for(on_cpu: World) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.support.approvals import DATA
 from tests.support.runs import call
 from tests.support.world import World, secure
+from undertone.core.durable import exclusively
 from undertone.core.keys import public_hex
 from undertone_client.approval.approvals import approval_of, approvals
 from undertone_client.approval.books import LedgerBooks
+from undertone_client.node import Node
 from undertone_client.site.datasets import data_sets
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.policy import Policy
@@ -121,6 +124,7 @@ def test_an_approver_signs_what_was_printed(desk: Desk, form: str) -> None:
     path.write_bytes(b"\x00" * 64)
     refused(desk.approve("--signature", path), 3, "NotApproved", "none of them has signed")
     assert approvals(SiteDir(desk.folder)) == []
+    refused(desk.approve("--signature", path, "--until", "2999-01-01"), 2, "leave --until out")
     signature = dean.sign(request.read_bytes())
     path.write_bytes(signature if form == "raw" else signature.hex().encode() + b"\n")
     assert "signed by dean" in flat(desk.approve("--signature", path))
@@ -178,6 +182,19 @@ def test_a_last_day_beyond_the_policy_is_refused(desk: Desk) -> None:
     desk.receive()
     refused(desk.approve("--until", "2999-01-01"), 2, "name a day up to")
     refused(desk.approve("--until", "2001-01-01"), 2, "name a day up to")
+
+
+def test_a_node_frees_what_expired(desk: Desk) -> None:
+    desk.receive()
+    desk.approve("--yes-digest", desk.digest[:8])
+    assert desk.committed() > 0
+    late = datetime.now(UTC) + timedelta(days=91)
+    with exclusively(desk.folder / "approved"):  # somebody approves just now: freed by the next request
+        reply = Node(desk.folder, now=lambda: late).handle(desk.world.request())
+    assert (reply.error, desk.committed() > 0) == ("NotApproved", True)
+    reply = Node(desk.folder, now=lambda: late).handle(desk.world.request())
+    assert (reply.error, "held until" in reply.message) == ("NotApproved", True)
+    assert desk.committed() == 0
 
 
 def test_the_same_data_set_holds_no_second_plan_beyond_its_cap(desk: Desk) -> None:

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.support.world import make_plan
 from undertone.privacy.cap import suggested
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.renyi import spend
@@ -13,15 +12,11 @@ from undertone_client.site.datasets import DataSet
 
 DELTA = 1e-5
 SUM = "c3" * 32
-
-
-def first_plan(base: Path, **privacy: Any) -> Plan:
-    """A plan of three sites; `varied` makes others of it."""
-    return make_plan(base, {"north": 3, "east": 2, "south": 2}, **privacy)
+UNITS = {"north": 3, "east": 2, "south": 2}
 
 
 def varied(plan: Plan, study: str = "dummy-study", **privacy: Any) -> Plan:
-    """The same plan but for its name and these figures; its claim is that of the first one, and not looked at here."""
+    """The same plan but for its name and these figures; its claim is the first one's, and not looked at here."""
     return plan.model_copy(update={"study": study, "privacy": plan.privacy.model_copy(update=privacy)})
 
 

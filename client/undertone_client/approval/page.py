@@ -210,8 +210,7 @@ def _who_else(asked: Asked) -> Iterator[str]:
     total = sum(plan.cohort.units.values())
     yield from _wrapped(
         f"{len(others)} other {'site' if len(others) == 1 else 'sites'}: {named}. With this one they publish "
-        f"{total:,} {asked.many}. A sum is used if at least {plan.quorum} of the {len(plan.cohort.units)} sites are in "
-        "it."
+        f"{total:,} {asked.many}. A sum is used if {_enough(plan)} in it."
     )
     if plan.aggregation.mode == "secagg" and asked.federation is None:
         yield from _wrapped(
@@ -224,6 +223,12 @@ def _who_else(asked: Asked) -> Iterator[str]:
             "each key is the hospital's own is what whoever pinned it has made sure of."
         )
         yield f"  federation.json         {asked.federation}"
+
+
+def _enough(plan: Plan) -> str:
+    """How many sites must be in a sum."""
+    sites = len(plan.cohort.units)
+    return f"all {sites} sites are" if plan.quorum == sites else f"at least {plan.quorum} of the {sites} sites are"
 
 
 def _trust(plan: Plan) -> Iterator[str]:

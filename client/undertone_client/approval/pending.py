@@ -34,9 +34,10 @@ class Pending:
 
 
 def keep_pending(site: SiteDir, plan: bytes, signature: str) -> str:
-    """Keep a plan that a known coordinator signed, and return its digest; once more for the same plan is no fault.
+    """Keep a plan that a known coordinator signed, and return its digest.
 
-    The bytes are not read: what they hold is looked at when a person asks.
+    The bytes are not read: what they hold is looked at when a person asks. A plan that waits already stays the plan of
+    the coordinator that sent it first.
 
     Raises:
         ProtocolError: longer than any plan.
@@ -51,7 +52,10 @@ def keep_pending(site: SiteDir, plan: bytes, signature: str) -> str:
         folder.mkdir(mode=0o700, exist_ok=True)
         sync(site.folder)
     with exclusively(folder):
-        waiting = [name for waits, name in _signers(site).items() if waits != digest]
+        signers = _signers(site)
+        if signers.get(digest):
+            return digest
+        waiting = [name for waits, name in signers.items() if waits != digest]
         if waiting.count(coordinator) >= MOST_PENDING:
             raise NotApproved(
                 f"{MOST_PENDING} plans of {coordinator} wait at {site.config.site} already; its operator approves them "

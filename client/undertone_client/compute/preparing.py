@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import ceil
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +33,7 @@ from undertone_client.compute.log_limit import limited
 from undertone_client.compute.row_worker import Row, RowWorker
 from undertone_client.compute.sum_worker import Sum, SumMaker, SumWorker
 from undertone_client.compute.summing import AttemptSum
-from undertone_client.compute.workers import Worker, side_by_side, turns
+from undertone_client.compute.workers import side_by_side, turns
 from undertone_client.registration.registered import Registration, present, registration_of, withdrawn_units
 from undertone_client.site.attempt_store import AttemptKey, AttemptStore
 from undertone_client.site.folder import SiteDir
@@ -274,24 +273,25 @@ def dry_run(site: SiteDir, pinned: PinnedBase, method: Method) -> None:
     Raises:
         ModelError: a device is not there, or one unit does not fit; the message says what would.
     """
-    config, files, state = (
-        site.config,
-        digest_of(dict(pinned.files)),
-        method.initial_state(pinned)[: method.layout(pinned).size],
-    )
-
-    def worker(device: str, base: LoadedBase, of: Method) -> Worker[Any]:
-        if isinstance(of, SummingMethod) and of.sums(pinned):
-            make = partial(_clipped_sum, of, state, _DRY_SCALE, _DRY_SCALE)
-            return SumWorker(device, config.dtype, base, _unheard, make=make)
-        return RowWorker(device, config.dtype, base, _unheard, make=partial(_rows, of, state))
-
+    config, files = site.config, digest_of(dict(pinned.files))
+    state = method.initial_state(pinned)[: method.layout(pinned).size]
     for device in choose(config.device):
         check_dtype(device, config.dtype)
-        base = _loaded(pinned.reference, pinned.revision, device, files, method.name)
-        tried = worker(device, base, method)
-        tried.lighter = [(advice, worker(device, base, less)) for advice, less in method.lighter()]
-        tried.insist_on_one()
+        where = (device, config.dtype, _loaded(pinned.reference, pinned.revision, device, files, method.name), _unheard)
+        if isinstance(method, SummingMethod) and method.sums(pinned):
+            sums = SumWorker(*where, make=partial(_clipped_sum, method, state, _DRY_SCALE, _DRY_SCALE))
+            sums.lighter = [
+                (advice, replace(sums, make=partial(_clipped_sum, less, state, _DRY_SCALE, _DRY_SCALE)))
+                for advice, less in method.lighter()
+                if isinstance(less, SummingMethod)
+            ]
+            sums.insist_on_one()
+        else:
+            rows = RowWorker(*where, make=partial(_rows, method, state))
+            rows.lighter = [
+                (advice, replace(rows, make=partial(_rows, less, state))) for advice, less in method.lighter()
+            ]
+            rows.insist_on_one()
 
 
 def _unheard(_text: str) -> None:

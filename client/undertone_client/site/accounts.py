@@ -1,10 +1,11 @@
 """What a site's ledger says of its data sets: caps, reservations, charges. Nothing of it is kept anywhere else.
 
-Three kinds of entries stand beside the charges, whose data set follows from the reservation of their plan:
+Four kinds of entries stand beside the charges, whose data set follows from the reservation of their plan:
 
     "data set"  {name, unit, unit_column, cap}        once for each data set; the cap with its weights, for ever
     "reserve"   {digest, data_set, event, attempts}   at approval: all that the plan may charge
     "free"      {digest, reason}                      end, withdrawal or expiry: what it did not charge is free again
+    "lost"      {reason}                              charges are missing: all that is reserved counts as charged
 
 Entries are read strictly. One that could not have been written after those before it means that somebody else wrote
 it, and then nothing is charged at all: a budget that was misread cannot be given back.
@@ -22,7 +23,7 @@ from undertone.privacy.chain import ADVICE, Entry
 from undertone.privacy.filter import Approved, Filter
 from undertone.privacy.renyi import NOTHING, Vector, plus
 
-DATA_SET, RESERVE, FREE, CHARGE = "data set", "reserve", "free", "charge"
+DATA_SET, RESERVE, FREE, LOST, CHARGE = "data set", "reserve", "free", "lost", "charge"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Reservation:
         data_set: that it draws on.
         event: of one attempt; its count is 1.
         attempts: how many charges were reserved.
-        charged: how many were made; a void attempt whose vector left is one of them.
+        charged: how many were made, or count as made; a void attempt whose vector left is one of them.
         freed: why the rest was given back; None while the plan may still charge.
     """
 
@@ -118,19 +119,22 @@ class Accounts:
         Raises:
             LedgerCorrupt: an entry is malformed, or cannot follow those before it.
         """
-        accounts, charged = cls(), dict[str, int]()
-        readers = {DATA_SET: accounts._register, RESERVE: accounts._reserve, FREE: accounts._free}
+        accounts = cls()
+        readers = {
+            DATA_SET: accounts._register,
+            RESERVE: accounts._reserve,
+            FREE: accounts._free,
+            LOST: accounts._lose,
+            CHARGE: accounts._charge,
+        }
         for entry in entries:
-            if entry.kind == CHARGE:
-                digest = accounts._charged(entry, charged)
-                charged[digest] = charged.get(digest, 0) + 1
-            elif entry.kind in readers:
+            if entry.kind in readers:
                 try:
                     readers[entry.kind](entry.body)
                 except (KeyError, TypeError, ValueError, InputError, MechanismViolation) as error:
-                    raise _foreign(entry, str(error) or type(error).__name__) from error
-        for digest, count in charged.items():
-            accounts.reservations[digest] = replace(accounts.reservations[digest], charged=count)
+                    raise LedgerCorrupt(
+                        f"ledger entry {entry.seq} ({entry.kind}) cannot stand where it does: {error}. {ADVICE}"
+                    ) from error
         return accounts
 
     def filter(self, data_set: str) -> Filter:
@@ -180,35 +184,35 @@ class Accounts:
                     raise ValueError("it reserves no attempts of one charge each")
                 if before is not None and (before.live or not before.same(new)):
                     raise ValueError(f"plan {digest[:8]} had reserved before")
-                self.reservations[digest] = new
+                self.reservations[digest] = replace(new, charged=before.charged if before else 0)
             case _:
                 raise ValueError("it reserves nothing")
 
     def _free(self, body: Mapping[str, Json]) -> None:
         match body:
             case {"digest": str(digest), "reason": str(reason)}:
-                if not self.reservations[digest].live:
+                held = self.reservations.get(digest)
+                if held is None or not held.live:
                     raise ValueError(f"plan {digest[:8]} held no reservation")
-                self.reservations[digest] = replace(self.reservations[digest], freed=reason)
+                self.reservations[digest] = replace(held, freed=reason)
             case _:
                 raise ValueError("it frees nothing")
 
-    def _charged(self, entry: Entry, charged: Mapping[str, int]) -> str:
-        """The digest of a charge that its plan's reservation covers.
+    def _lose(self, body: Mapping[str, Json]) -> None:
+        match body:
+            case {"reason": str(reason)}:
+                for digest, held in self.reservations.items():
+                    if held.live:
+                        self.reservations[digest] = replace(held, charged=held.attempts, freed=reason)
+            case _:
+                raise ValueError("it gives no reason")
 
-        Raises:
-            LedgerCorrupt: it covers none such.
-        """
-        digest = str(entry.body["digest"])
-        reservation = self.reservations.get(digest)
-        if reservation is None or not reservation.live:
-            raise _foreign(entry, f"plan {digest[:8]} held no reservation")
-        if not reservation.is_of(entry.body["event"]):
-            raise _foreign(entry, f"plan {digest[:8]} had reserved another event")
-        if charged.get(digest, 0) >= reservation.attempts:
-            raise _foreign(entry, f"plan {digest[:8]} had charged all that it reserved")
-        return digest
-
-
-def _foreign(entry: Entry, why: str) -> LedgerCorrupt:
-    return LedgerCorrupt(f"ledger entry {entry.seq} ({entry.kind}) cannot stand where it does: {why}. {ADVICE}")
+    def _charge(self, body: Mapping[str, Json]) -> None:
+        held = self.reservations.get(str(body["digest"]))
+        if held is None or not held.live:
+            raise ValueError(f"plan {str(body['digest'])[:8]} held no reservation")
+        if not held.is_of(body["event"]):
+            raise ValueError(f"plan {held.digest[:8]} had reserved another event")
+        if held.charged >= held.attempts:
+            raise ValueError(f"plan {held.digest[:8]} had charged all that it reserved")
+        self.reservations[held.digest] = replace(held, charged=held.charged + 1)

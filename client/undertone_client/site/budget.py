@@ -21,7 +21,7 @@ from undertone.privacy.chain import Entry
 from undertone.privacy.ledger import Ledger, Receipt
 from undertone.privacy.renyi import draw, minus
 from undertone.study.plan import Plan
-from undertone_client.site.accounts import DATA_SET, FREE, RESERVE, Accounts, Registered, Reservation
+from undertone_client.site.accounts import DATA_SET, FREE, LOST, RESERVE, Accounts, Registered, Reservation
 from undertone_client.site.datasets import DataSet
 
 
@@ -89,6 +89,14 @@ def free(ledger: Ledger, digest: str, reason: str) -> None:
 
     with suppress(_Done):
         ledger.append(FREE, {"digest": digest, "reason": shown(reason, bounds.TEXT)}, allowed)
+
+
+def lose(ledger: Ledger, reason: str) -> None:
+    """Charges are missing in this ledger and cannot be had back: all that is reserved now counts as charged.
+
+    No plan that holds a reservation charges any more.
+    """
+    ledger.append(LOST, {"reason": shown(reason, bounds.TEXT)}, _check_readable)
 
 
 def charge(ledger: Ledger, plan: Plan, round_: int, attempt: int, commitment: str) -> Receipt:
@@ -243,6 +251,10 @@ def _study(cap: Cap, reservation: Reservation) -> StudyBudget:
 
 def _registered(data: DataSet) -> Registered:
     return Registered(data.name, data.unit, data.unit_column, Cap.register(data.epsilon, data.delta))
+
+
+def _check_readable(entries: Sequence[Entry]) -> None:
+    Accounts.read(entries)
 
 
 def _wanted(plan: Plan, data_set: str) -> Reservation:

@@ -14,19 +14,19 @@ from undertone.core.text import shown
 from undertone.errors import FolderError, LedgerRestored
 from undertone.privacy.ledger import Ledger
 from undertone_cli.console import lines, out, table
-from undertone_client.site.budget import Budget, StudyBudget
+from undertone_client.site.budget import Budget, StudyBudget, lose
 from undertone_client.site.folder import SiteDir
 
 _HEAD = re.compile(r"[0-9a-f]{64}")
 _LARGEST_HEAD_FILE = 1000
 AFTER_A_RESTORE = (
-    "What has happened: the ledger was put back from a backup, or replaced, and charges are missing in it. Budgets in "
-    "it are too large until they are back.\n"
-    "What to do now: 1. Stop the node, and approve, withdraw and end nothing. 2. Keep this ledger.sqlite as evidence. "
-    "3. Put back the newest copy whose head is the one in the file, and ask again with --expect-head. 4. Where no such "
-    "copy is left: put back the newest there is, approve every plan again that was approved since (the audit log names "
-    "them), for the same data sets, and never end or withdraw one of them, nor any that was approved then: what they "
-    "have reserved is at least what they charged. Begin a new head file, and note down why."
+    "So it is an older copy, or another ledger: charges may be missing in it, and what it says is left is too much. "
+    "What to do: (1) stop the node; approve, withdraw and end nothing; keep this ledger.sqlite as evidence. (2) Put "
+    "back the newest copy whose head is the one in the file, and ask again with --expect-head. (3) Where no such copy "
+    "is left, put back the newest there is, and approve again, for the same data sets, every plan that was approved "
+    "since (the audit log names them); then say `undertone node ledger SITE_DIR --lost REASON`: all that is reserved "
+    "counts as charged, which is at least what was. Where one of those plans no longer fits, that data set is used up: "
+    "approve nothing for it any more. (4) Begin a new head file."
 )
 BESIDE = "spent, reserved and left are readings at the cap's delta; they do not add up, and are no claims"
 
@@ -37,23 +37,33 @@ BESIDE = "spent, reserved and left are readings at the cap's delta; they do not 
 @click.option("--export", type=click.Path(path_type=Path), help="Write a consistent copy of the ledger to a new file.")
 @click.option("--expect-head", type=click.Path(path_type=Path), help="Insist that the head in this file is in it.")
 @click.option("--write-head", type=click.Path(path_type=Path), help="Keep the newest head in this file.")
+@click.option("--lost", metavar="REASON", help="Charges are missing for good: all that is reserved counts as charged.")
 def command(
-    site_dir: Path, as_json: bool, export: Path | None, expect_head: Path | None, write_head: Path | None
+    site_dir: Path,
+    as_json: bool,
+    export: Path | None,
+    expect_head: Path | None,
+    write_head: Path | None,
+    lost: str | None,
 ) -> None:
     """Show the budget of each data set: cap, spent, reserved, left, and by study; verify the ledger's chain.
 
     Cutting off the end of a ledger, or putting an old copy back, breaks no chain. So let your backups keep the newest
     head in a file on another machine: --write-head after each backup, --expect-head after each restore. --write-head
     replaces a file only where the head in it is in the ledger. Exit code 3 where the ledger is damaged, or an older
-    copy.
+    copy; what to do then is said.
+
+    --lost is for a restore whose newest copy is gone. It cannot be undone, and ends every study under way.
 
     Example: undertone node ledger /srv/undertone/site --expect-head /backup/head --export /backup/ledger-1.sqlite
     """
     site = SiteDir(site_dir)
-    with Ledger.open(site.ledger, read_only=True) as ledger:
+    with Ledger.open(site.ledger, read_only=lost is None) as ledger:
         for kept in (expect_head, write_head if write_head and write_head.exists() else None):
             if kept is not None:
                 _refuse_older(ledger, kept)
+        if lost is not None:
+            lose(ledger, lost)
         budgets = Budget.of_all(ledger)
         if export is not None:
             _export(ledger, export)

@@ -133,6 +133,7 @@ def approve_command(
     with Bars() as bars, reporting(bars):
         free_expired(site, books, now)
         if signature is not None:
+            _refuse_until(until)
             proposal = requested(site, digest, data, now)
             approval = approve(site, proposal, books, now, _signature(signature))
             _approved(proposal, f"signed by {approval.approver}")
@@ -245,6 +246,12 @@ def _signature(path: Path) -> str:
     """Hexadecimal; a file of 64 bytes is taken as they are."""
     data = _read(path, SIGNATURE_BYTES)
     return data.hex() if len(data) == _RAW_SIGNATURE else data.decode("ascii", "replace").strip()
+
+
+def _refuse_until(until: datetime | None) -> None:
+    """Raise InputError where a last day comes with a signature, which covers the one in the document."""
+    if until is not None:
+        raise InputError("the last day is in the document that was signed; leave --until out, or write a new request")
 
 
 def _day(until: datetime | None) -> date | None:

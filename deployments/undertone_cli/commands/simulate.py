@@ -30,7 +30,7 @@ from undertone_cli.provisioning import approve_simulated, federate, give_data_se
 from undertone_cli.site_logs import quoting_sites
 from undertone_cli.split import SiteData, split
 from undertone_client.site.config import NodeConfig
-from undertone_client.site.folder import create_site
+from undertone_client.site.folder import SiteDir, create_site
 from undertone_server.run_folder import RunFolder, refuse_existing
 
 
@@ -142,14 +142,16 @@ def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteD
             device=machine.device if isinstance(machine.device, str) else list(machine.device),
             keep_rows=bool(share.holdout.records) and plan.privacy.rounds == 1,  # for the diagnostics' mean
         )
-        folder = create_site(part / "sites" / site, config, policy, OsEntropy())
-        write_metadata(part / "sites" / site / "metadata.csv", share.training.records)
-        give_data_set(folder, plan, share.training, ids_as_written=machine.ids_as_written)
-        approve_simulated(folder, plan, run.signature())
+        created = create_site(part / "sites" / site, config, policy, OsEntropy())
+        write_metadata(created.folder / "metadata.csv", share.training.records)
+        give_data_set(created, plan, share.training, ids_as_written=machine.ids_as_written)
         if share.holdout.records:
             (part / "holdout" / site).mkdir(parents=True)
             write_metadata(part / "holdout" / site / "metadata.csv", share.holdout.records)
-    federate(run, [part / "sites" / site for site in shares])
+    folders = [part / "sites" / site for site in shares]
+    federate(run, folders)
+    for folder in folders:
+        approve_simulated(SiteDir(folder), plan, run.signature())
 
 
 def _check_same_study(study_file: Path, folder: Path) -> None:

@@ -19,7 +19,7 @@ def command(release: Path, coordinator: str | None) -> None:
 
     Exit code 3 and the name of the file where something does not hold. Without --coordinator the release is only
     checked against the key it carries, which anybody can make: the first line says so, and the exit code is 4. A site
-    has the key as `coordinator` in its policy.toml, the coordinator in RUN/federation.json.
+    has the key among `coordinators` in its policy.toml, the coordinator in RUN/federation.json.
     """
     found = verify(release, coordinator)
     if found.signer_checked:

@@ -133,8 +133,8 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "of this plan",
         f"{APPROVAL}/approvals.py",
-        "approval.document.digest != digest",
-        "False",
+        " or approval.document.digest != digest or sha256_hex(approval.plan.encode()) != digest",
+        "",
         f"{APPROVING}::test_no_byte_of_an_approval_can_change",
     ),
     (
@@ -215,6 +215,27 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         "waiting.count(coordinator) >= MOST_PENDING",
         "len(waiting) >= MOST_PENDING",
         f"{PENDING}::test_each_coordinator_has_room_for_so_many_and_none_is_dropped",
+    ),
+    (
+        "first come",
+        f"{APPROVAL}/pending.py",
+        "if signers.get(digest):",
+        "if False:",
+        f"{PENDING}::test_a_plan_that_waits_stays_the_plan_of_who_sent_it_first",
+    ),
+    (
+        "the policy of now",
+        "client/undertone_client/node.py",
+        "            self.site = SiteDir(self.site.folder)\n",
+        "",
+        f"{APPROVING}::test_a_node_that_runs_on_knows_the_policy_of_now",
+    ),
+    (
+        "the node frees what expired",
+        "client/undertone_client/node.py",
+        "            self._free_expired()\n",
+        "            pass\n",
+        f"{COMMANDS}::test_a_node_frees_what_expired",
     ),
     (
         "longest plan",

@@ -365,6 +365,21 @@ def test_a_policy_that_was_tightened_stops_an_approved_plan(secure_office: Offic
     assert (code, f": {key}: the plan says" in message) == ("NotApproved", True)
 
 
+def test_a_node_that_runs_on_knows_the_policy_of_now(office: Office) -> None:
+    office.arrives()
+    office.approve()
+    node, request = office.node(), office.world.request()
+    assert node.handle(request).error == ""
+    office.world.allow("north", methods=[])
+    assert node.handle(request).error == "NotApproved"
+    (office.site.folder / "policy.toml").write_text("allow = everything", encoding="utf-8")
+    reply = node.handle(request)
+    assert (reply.error, reply.message) == (
+        "SiteFault",
+        "the site cannot take part now; its operator finds why in node.log",
+    )
+
+
 def test_a_data_set_that_changed_its_unit_stops_an_approved_plan(office: Office) -> None:
     office.arrives()
     office.approve()

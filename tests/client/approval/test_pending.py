@@ -95,6 +95,16 @@ def test_each_coordinator_has_room_for_so_many_and_none_is_dropped(office: Offic
     assert len(waiting(office.site)) == MOST_PENDING + 1
 
 
+def test_a_plan_that_waits_stays_the_plan_of_who_sent_it_first(office: Office) -> None:
+    lab = second_coordinator(office)
+    office.arrives()
+    keep_pending(office.site, office.world.plan.as_bytes(), sign(lab, PLAN_DOMAIN, office.digest))
+    assert [one.coordinator for one in waiting(office.site)] == ["hub"]
+    office.world.allow("north", coordinators={"lab": public_hex(lab)})
+    keep_pending(office.site, office.world.plan.as_bytes(), sign(lab, PLAN_DOMAIN, office.digest))
+    assert [one.coordinator for one in waiting(office.site)] == ["lab"]  # the first is nobody now
+
+
 def test_what_is_too_long_for_a_plan_is_not_kept(office: Office) -> None:
     data = b" " * (PLAN_BYTES + 1)
     with pytest.raises(ProtocolError, match="is not kept"):

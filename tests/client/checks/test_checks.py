@@ -340,7 +340,8 @@ def test_a_data_set_without_a_unit_is_far_from_any_figure(world: World) -> None:
     (empty / "images").mkdir(parents=True)
     (empty / "metadata.csv").write_text("file_name,patient_id\n", encoding="utf-8")
     (folder / "xray.toml").write_text(DATA_SET.format(folder=empty, publish=1), encoding="utf-8")
-    assert verdict("units", inspect(world)).status == "FAIL"
+    found = says("units", inspect(world), "FAIL", "published for xray is far from what is there")
+    assert found.details == ("xray: 1 published, 0 found",)
 
 
 def test_nothing_published(world: World) -> None:

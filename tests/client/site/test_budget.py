@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.approvals import DATA, HUB, approved
 from tests.support.failpoints import Killed, at
-from tests.support.site_budget import DELTA, SUM, data_set, first_plan, new_ledger, varied, whole_cap
-from tests.support.world import World, data_of
+from tests.support.site_budget import DELTA, SUM, UNITS, data_set, new_ledger, varied, whole_cap
+from tests.support.world import World, data_of, make_plan
 from undertone.core.keys import PLAN_DOMAIN, public_hex, sign
 from undertone.errors import (
     BudgetExceeded,
@@ -30,7 +30,7 @@ from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
 from undertone_client.registration.registered import register
 from undertone_client.site.accounts import Accounts
-from undertone_client.site.budget import Budget, charge, free, price, register_cap, reserve
+from undertone_client.site.budget import Budget, charge, free, lose, price, register_cap, reserve
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.rollback import ledger_head_of, refuse_older
 from undertone_server.run_folder import RunFolder
@@ -42,7 +42,7 @@ Make = Callable[..., World]
 def plan(dummy_base: Path, dummy_method: None) -> Plan:
     """Four attempts at two rounds."""
     del dummy_method
-    return first_plan(dummy_base, rounds=2, max_attempts=4, sigma=4096, sampling_rate=0.9)
+    return make_plan(dummy_base, UNITS, rounds=2, max_attempts=4, sigma=4096, sampling_rate=0.9)
 
 
 @pytest.fixture
@@ -388,7 +388,7 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     ),
     "freed, never reserved": (
         lambda ledger, plan: ledger.append("free", {"digest": plan.digest, "reason": "ended"}),
-        "free",
+        "held no reservation",
     ),
     "freed twice": (
         lambda ledger, plan: (
@@ -398,6 +398,7 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
         ),
         "held no reservation",
     ),
+    "nothing lost": (lambda ledger, _: ledger.append("lost", {}), "gives no reason"),
     "no end": (lambda ledger, _: ledger.append("free", {}), "frees nothing"),
     "a charge past the reservation": (
         lambda ledger, plan: ledger.charge(plan.digest, 1, 1, plan.event, SUM, 4),
@@ -466,6 +467,38 @@ def test_an_older_copy_of_the_ledger_is_refused_before_it_gives_a_budget_out_twi
     with pytest.raises(LedgerCorrupt, match="old copy"):
         Ledger.open(tmp_path / "backup", expect_head=head)
     refuse_older(ledger, secret, ledger_head_of(secret, head))
+
+
+def test_where_charges_are_lost_for_good_all_that_is_reserved_counts_as_charged(tmp_path: Path, plan: Plan) -> None:
+    """An older copy is all there is: it never says less than what was charged."""
+    ended, begun, since = (varied(plan, name) for name in ("ended", "begun", "since"))
+    with new_ledger(tmp_path / "ledger.sqlite") as ledger:
+        register_cap(ledger, data_set(whole_cap(ended, begun, since)))
+        for each in (ended, begun):
+            reserve(ledger, each, "chest")
+        charge(ledger, ended, 1, 1, SUM)
+        free(ledger, ended.digest, "ended")
+        ledger.copy_to(tmp_path / "backup")
+        reserve(ledger, since, "chest")
+        for each in (begun, begun, since):
+            charge(ledger, each, 2, 1 + len(ledger.charges(each.digest)), SUM)
+        truth = Budget.of_all(ledger)[0]
+    with Ledger.open(tmp_path / "backup") as ledger:
+        assert Budget.of_all(ledger)[0].spent < truth.spent
+        reserve(ledger, since, "chest")
+        lose(ledger, "the disk of the node broke")
+        (budget,) = Budget.of_all(ledger)
+        assert truth.spent < budget.spent == budget.committed == truth.committed
+        assert [study.charged for study in budget.studies] == [1, 4, 4]
+        assert [study.freed for study in budget.studies] == ["ended", *["the disk of the node broke"] * 2]
+        for each in (begun, since):
+            free(ledger, each.digest, "expired")
+            with pytest.raises(NotApproved, match="holds no reservation"):
+                charge(ledger, each, 1, 4, SUM)
+            reserve(ledger, each, "chest")
+            with pytest.raises(BudgetExceeded, match="reserved 4 charges of this kind and 5"):
+                charge(ledger, each, 1, 4, SUM)
+        assert Budget.of_all(ledger)[0].spent == budget.spent
 
 
 # --- several processes ------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.support.auditor import read_chain
 from tests.support.budget import SlowAccountant, fields
 from tests.support.failpoints import Killed, at
-from tests.support.site_budget import SUM, data_set, first_plan, new_ledger, varied
+from tests.support.site_budget import SUM, UNITS, data_set, new_ledger, varied
+from tests.support.world import make_plan
 from undertone.errors import BudgetExceeded, LedgerCorrupt, LedgerRestored, NotApproved, ReplayedAttempt
 from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
@@ -43,7 +44,7 @@ KINDS: list[dict[str, Any]] = [
 def plan(dummy_base: Path) -> Plan:
     """Whose rounds may be answered several times, so that an attempt can be void."""
     aggregation = {"mode": "secagg", "threshold": 3, "colluders": 1}
-    Interleavings.plan = first_plan(dummy_base, aggregation=aggregation)
+    Interleavings.plan = make_plan(dummy_base, UNITS, aggregation=aggregation)
     return Interleavings.plan
 
 
@@ -200,8 +201,10 @@ class Interleavings(RuleBasedStateMachine):
         budget = Budget.of(self.ledger, self.data)
         assert {study.digest for study in budget.studies if study.freed is None} == self.live
         assert all(study.attempts - study.charged == self.left[study.digest] for study in budget.studies)
-        if self.accountant.charges:
-            assert 0 <= budget.spent - float(self.accountant.finds()) < 1e-9
+        wanted = +self.wanted(*self.live)
+        for figure, also in ((budget.spent, Counter()), (budget.committed, wanted)):
+            if self.accountant.charges or also:
+                assert 0 <= figure - float(self.accountant.finds(also)) < 1e-9
 
     def teardown(self) -> None:
         """No approved study starves: all charge all they may, the last approved first, and the cap holds."""
