@@ -39,7 +39,7 @@ def world(make_world: Make) -> World:
 
 
 def inspect(world: World, *plans: Plan, **changes: Any) -> Inspection:
-    values: dict[str, Any] = {"now": NOW, "plans": plans or (world.plan,)} | changes
+    values: dict[str, Any] = {"now": NOW, "given": plans or (world.plan,)} | changes
     return Inspection(SiteDir(world.sites["north"]), **values)
 
 
