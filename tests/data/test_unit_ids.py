@@ -147,11 +147,11 @@ def test_node_check_takes_ids_as_written(make_world: Any, study: Path) -> None:
     site = world.sites["north"]
     next((site / "registered").iterdir()).unlink()
     respell(world)
-    asked = call("node", "check", site, "--study", study)
+    asked = call("node", "check", site, "--study", study, "--details")
     assert asked.exit_code == 2
     assert '"PATIENT-0" and "patient-0"' in asked.stdout
     say_as_written(world)
-    meant = call("node", "check", site, "--study", study)
+    meant = call("node", "check", site, "--study", study, "--details")
     assert meant.exit_code == 0, meant.output
     assert "8 records of 5 units" in meant.stdout
 

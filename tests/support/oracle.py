@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def site_total(
     folder: Path, plan: Plan, coins: KeyedEntropy, state: NDArray[np.float32], round_: int, attempt: int
 ) -> NDArray[np.int64]:
     """One site's sum of clipped integer rows, one image and one patient at a time."""
-    data = Path(json.loads((folder / "node.toml").read_text("utf-8").split("data = ")[1].splitlines()[0]))
+    data = Path(tomllib.loads((folder / "datasets" / "data.toml").read_text("utf-8"))["folder"])
     with (data / "metadata.csv").open(newline="", encoding="utf-8") as stream:
         files: dict[str, list[str]] = {}
         for row in sorted(csv.DictReader(stream), key=lambda row: row["file_name"]):
