@@ -54,7 +54,7 @@ def test_it_shows_cap_spent_reserved_and_left_by_data_set_and_study(site: Path) 
         images, chest = Budget.of_all(ledger)
         head, entries = ledger.head, len(ledger.entries())
     assert f"ledger verified: {entries} entries head: {head}" in text
-    assert "data set images: budget of each patient, for ever, at delta 1e-05" in text
+    assert "data set data: budget of each patient, for ever, at delta 1e-05" in text
     assert "data set chest: budget of each patient" in text
     assert f"cap: epsilon {chest.epsilon:g}" in text
     for figure in (chest.spent, chest.reserved, chest.committed, images.reserved):
@@ -74,7 +74,7 @@ def test_json_says_the_same_in_full(site: Path) -> None:
     with Ledger.open(site / "ledger.sqlite", read_only=True) as ledger:
         chest, head = Budget.of_all(ledger)[1], ledger.head
     assert (found["verified"], found["head"]) == (True, head)
-    assert [each["name"] for each in found["data_sets"]] == ["images", "chest"]
+    assert [each["name"] for each in found["data_sets"]] == ["data", "chest"]
     shown = found["data_sets"][1]
     assert (shown["spent"], shown["reserved"], shown["left"]) == (chest.spent, chest.reserved, chest.left)
     assert (shown["studies"][0]["study"], shown["studies"][0]["coordinator"]) == ("first", "university")
