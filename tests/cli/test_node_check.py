@@ -44,7 +44,7 @@ PASS code: the installed code is what the plans at hand name
 PASS base models: each base model is here, byte for byte as pinned
 PASS device: cpu: there, and computes in float32
 PASS data: every record can be read
-PASS units: what is published is within a quarter of what is there; the policy sets no minimum
+PASS units: what is published is within a quarter of what is there; the plans at hand meet fewest_patients
 PASS disk: the disk of SITE_DIR has room enough for the plans at hand
 north: PASS
 """
@@ -60,8 +60,8 @@ PASS base models: each base model is here, byte for byte as pinned
 PASS device: cpu: there, and computes in float32
 FAIL data: there are records that cannot be read, are not listed well, or changed since they were registered
      remedy: repair or remove them before you approve a plan; --details names them
-PASS units: no figure is published yet
-PASS disk: the disk of SITE_DIR has room enough
+PASS units: what is published is within a quarter of what is there; the plans at hand meet fewest_patients
+PASS disk: the disk of SITE_DIR has room enough for the plans at hand
 north: FAIL
 """
 

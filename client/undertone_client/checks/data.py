@@ -1,12 +1,12 @@
 """Checks of a site's data: can it be read, and is it about as much as was published?"""
 
-from collections.abc import Sequence
-
 from undertone_client.checks.inspection import Inspection, Published
 from undertone_client.checks.verdict import Verdict, failed, passed, warned
+from undertone_client.site.violations import violations
 
 # How far a public round figure may be from what is there: a quarter is rounding, a factor of two is another cohort.
 _NEAR, _FAR = 1.25, 2.0
+_MINIMUM = "fewest_patients"
 
 
 def data(inspection: Inspection) -> Verdict:
@@ -26,14 +26,14 @@ def data(inspection: Inspection) -> Verdict:
 
 
 def units(inspection: Inspection) -> Verdict:
-    """Published figures against what is there, and plans against the policy's minimum."""
+    """Published figures against what is there, and the patients of plans at hand against the policy's fewest."""
     found = inspection.published
     details = [f"{one.whose}: {one.units} published, {one.found} found" for one in found]
-    fewest = inspection.site.policy.fewest_patients
     for plan in inspection.plans:
-        if fewest is not None and sum(plan.cohort.units.values()) < fewest:
-            sentence = f"the published figures of plan {plan.digest[:8]} are below the policy's minimum"
-            return failed("units", sentence, "refuse the plan, or change the minimum in policy.toml", details)
+        few = [str(one) for one in violations(plan, inspection.site.policy) if one.key == _MINIMUM]
+        if few:
+            sentence = f"plan {plan.digest[:8]} does not meet {_MINIMUM} of policy.toml"
+            return failed("units", sentence, f"refuse the plan, or change {_MINIMUM}", [*details, *few])
     far = [one.whose for one in found if not one.found or _factor(one) > _FAR]
     if far:
         sentence = f"the figure published for {far[0]} is far from what is there"
@@ -42,16 +42,15 @@ def units(inspection: Inspection) -> Verdict:
     if off:
         sentence = f"the figure published for {off[0]} is not within a quarter of what is there"
         return warned("units", sentence, "publish a new round figure with the next study", details)
-    return passed("units", _good(found, fewest), details)
+    return passed("units", _good(inspection), details)
 
 
 def _factor(one: Published) -> float:
     return max(one.units, one.found) / max(min(one.units, one.found), 1)
 
 
-def _good(found: Sequence[Published], fewest: int | None) -> str:
-    if not found:
+def _good(inspection: Inspection) -> str:
+    if not inspection.published:
         return "no figure is published yet"
-    return "what is published is within a quarter of what is there" + (
-        ", and above the policy's minimum" if fewest is not None else "; the policy sets no minimum"
-    )
+    met = f"; the plans at hand meet {_MINIMUM}" if inspection.plans else ""
+    return f"what is published is within a quarter of what is there{met}"

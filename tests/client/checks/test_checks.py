@@ -12,21 +12,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.approvals import approved
 from tests.support.dummy import DummyMethod
 from tests.support.studies import study_with
-from tests.support.world import World
+from tests.support.world import World, data_of
 from undertone.models import devices
 from undertone.study.plan import Plan
 from undertone.study.schema import parse_study
-from undertone_client.checks import inspection as inspection_module
+from undertone_client.approval.approvals import approval_of, keep_approval
 from undertone_client.checks import machine
 from undertone_client.checks.inspection import Inspection
 from undertone_client.checks.registry import CHECKS, SLOW, run
 from undertone_client.checks.verdict import Verdict, worst
 from undertone_client.compute import preparing
+from undertone_client.compute.erasing import withdraw_unit
 from undertone_client.site.audit_log import AuditLog
+from undertone_client.site.datasets import DataSet, write_data_set
 from undertone_client.site.folder import SiteDir
-from undertone_client.site.policy import Policy
 
 Make = Callable[..., World]
 NOW = datetime.now(UTC)
@@ -166,6 +168,7 @@ def test_rows_that_are_kept_need_room_in_each_round_and_sums_little(
     settings(world, "node.toml", "keep_rows = true", "keep_rows = false")
     says("disk", inspect(world, many), "PASS")
     summing = changed(world.plan, method=changed(world.plan.method, options={"summing": True}))
+    no_plan(world)
     (found,) = verdict("disk", inspect(world, summing)).details
     assert f"about {46 * (4 * 16 + 32) + 2 * 8 * 14} needed" in found
 
@@ -218,14 +221,18 @@ def test_device_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_device_memory_of_a_study_that_is_no_plan_yet(world: World, dummy_base: Path) -> None:
     study = parse_study(study_with({"data": {"unit_column": "patient_id"}}, str(dummy_base)))
-    settings(world, "policy.toml", f'"{world.plan.digest}"', "")
+    no_plan(world)
     says("device memory", inspect(world, given=(), study=study), "PASS", "one unit fits")
     found = says("device memory", inspect(world, given=()), "WARN", "no plan and no study to try")
     assert "--study" in found.remedy
 
 
-def test_device_memory_says_which_plans_are_not_at_hand(world: World) -> None:
-    says("device memory", inspect(world, given=()), "WARN", "not at hand")
+def test_device_memory_and_disk_of_the_plans_that_the_site_has_approved(world: World) -> None:
+    larger = changed(world.plan, study="larger")
+    approved(SiteDir(world.sites["north"]), larger)
+    says("device memory", inspect(world, given=()), "PASS", "one unit fits")
+    (found,) = says("disk", inspect(world, given=()), "PASS").details
+    assert f"about {2 * needed(world)} needed" in found
 
 
 def test_a_dry_run_writes_nothing(world: World) -> None:
@@ -254,8 +261,7 @@ def test_base_models(world: World, dummy_base: Path, tmp_path: Path) -> None:
     says("base models", inspect(world, world.plan, there), "FAIL", "is another one here")
     (copied / "model_index.json").unlink()
     says("base models", inspect(world, world.plan, there), "FAIL", "is not here, or not whole")
-    path = world.sites["north"] / "policy.toml"
-    path.write_text(path.read_text(encoding="utf-8") + f'models = ["{"ab" * 32}"]\n', encoding="utf-8")
+    world.allow("north", models=["ab" * 32])
     says("base models", inspect(world), "FAIL", "policy.toml does not take")
 
 
@@ -264,6 +270,17 @@ def test_a_plan_that_was_approved_need_not_be_given_and_a_site_may_have_none(wor
     assert [plan.digest for plan in inspect(world, given=()).plans] == [world.plan.digest]
     assert says(name, inspect(world, given=()), "PASS", "").sentence != "no plan is approved yet"
     says(name, no_plan(world), "PASS", "no plan is approved yet")
+
+
+def test_a_plan_whose_approval_is_over_is_not_at_hand(world: World) -> None:
+    site = SiteDir(world.sites["north"])
+    approved(site, world.plan, until=NOW.date())
+    assert list(inspect(world, given=()).plans) == [world.plan]
+    assert list(inspect(world, given=(), now=NOW + timedelta(days=1)).plans) == []
+    approval = approval_of(site, world.plan.digest)
+    assert approval is not None
+    keep_approval(site, approval.model_copy(update={"withdrawn": "2026-11-29T12:00:00Z"}))
+    assert list(inspect(world, given=()).plans) == []
 
 
 # --- data -------------------------------------------------------------------------------------------------
@@ -278,15 +295,6 @@ def test_data(world: World) -> None:
     found = says("data", inspect(world), "FAIL", "cannot be read")
     assert any("scan-0003.png" in line for line in found.details)
     assert found.details[-1] == "north: 46 records of 23 units, 1 approved plans"
-
-
-def published(world: World, figure: int) -> Plan:
-    """The same plan with another figure; what is registered stays."""
-    path = next((world.sites["north"] / "registered").iterdir())
-    cohort = changed(world.plan.cohort, units={"north": figure, "east": 2})
-    plan = changed(world.plan, cohort=cohort)
-    (path.with_name(f"{plan.digest}.jsonl")).write_bytes(path.read_bytes())
-    return plan
 
 
 @pytest.mark.parametrize(
@@ -304,61 +312,62 @@ def published(world: World, figure: int) -> Plan:
         (1, "FAIL"),
     ],
 )
-def test_units_against_a_plans_figure(world: World, figure: int, status: str) -> None:
-    plan = published(world, figure)
-    found = says("units", inspect(world, plan), status)
-    assert found.details == (f"{plan.digest[:8]}: {figure} published, 23 found",)
+def test_units_against_a_data_sets_figure(world: World, figure: int, status: str) -> None:
+    settings(world, "datasets/data.toml", "publish = 23", f"publish = {figure}")
+    found = says("units", inspect(world), status, "" if status == "PASS" else "published for data is")
+    assert found.details == (f"data: {figure} published, 23 found",)
 
 
-DATA_SET = """\
-name = "xray"
-folder = "{folder}"
-unit = "patient"
-unit_column = "patient_id"
-publish = {publish}
-epsilon = 8.0
-delta = 1e-5
-"""
+def another_data_set(world: World, folder: Path, publish: int) -> None:
+    values = data_of(world.sites["north"]).model_dump() | {"name": "xray", "folder": str(folder), "publish": publish}
+    write_data_set(world.sites["north"], DataSet.model_validate(values))
 
 
-@pytest.mark.parametrize(("publish", "status"), [(20, "PASS"), (30, "WARN"), (60, "FAIL")])
-def test_units_against_a_data_sets_figure(world: World, publish: int, status: str) -> None:
-    folder = world.sites["north"] / "datasets"
-    folder.mkdir()
-    text = DATA_SET.format(folder=world.folder / "data" / "north", publish=publish)
-    (folder / "xray.toml").write_text(text, encoding="utf-8")
-    found = says("units", inspect(world), status)
-    assert found.details == (f"xray: {publish} published, 23 found",)
-    if status != "PASS":
-        assert "published for xray" in found.sentence
+def test_units_of_each_data_set(world: World) -> None:
+    another_data_set(world, world.folder / "data" / "east", 5)
+    found = says("units", inspect(world), "FAIL", "published for xray is far from what is there")
+    assert found.details == ("data: 23 published, 23 found", "xray: 5 published, 2 found")
 
 
 def test_a_data_set_without_a_unit_is_far_from_any_figure(world: World) -> None:
-    folder = world.sites["north"] / "datasets"
-    folder.mkdir()
     empty = world.folder / "data" / "empty"
     (empty / "images").mkdir(parents=True)
     (empty / "metadata.csv").write_text("file_name,patient_id\n", encoding="utf-8")
-    (folder / "xray.toml").write_text(DATA_SET.format(folder=empty, publish=1), encoding="utf-8")
+    another_data_set(world, empty, 1)
     found = says("units", inspect(world), "FAIL", "published for xray is far from what is there")
-    assert found.details == ("xray: 1 published, 0 found",)
+    assert found.details[1] == "xray: 1 published, 0 found"
+
+
+def test_a_unit_that_was_withdrawn_is_not_found(world: World) -> None:
+    withdraw_unit(SiteDir(world.sites["north"]), "data", "patient-3")
+    assert says("units", inspect(world), "PASS").details == ("data: 23 published, 22 found",)
 
 
 def test_nothing_published(world: World) -> None:
+    (world.sites["north"] / "datasets" / "data.toml").unlink()
     says("units", no_plan(world), "PASS", "no figure is published yet")
 
 
-def test_the_policys_minimum(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    says("units", inspect(world), "PASS", "the policy sets no minimum")
+def test_the_policys_fewest_patients(world: World) -> None:
+    says("units", inspect(world), "PASS", "the plans at hand meet fewest_patients")
+    assert "fewest_patients" not in says("units", no_plan(world), "PASS", "within a quarter").sentence
+    world.allow("north", fewest_patients=25)  # 23 and 2 by the plan's figures
+    says("units", inspect(world), "PASS", "meet fewest_patients")
+    for most in (26, None):
+        world.allow("north", fewest_patients=most)
+        found = says("units", inspect(world), "FAIL", f"plan {world.plan.digest[:8]} does not meet fewest_patients")
+        assert found.details[1].startswith("fewest_patients: the plan says 25 (")
+    approved(SiteDir(world.sites["north"]), world.plan)
+    says("units", inspect(world, given=()), "FAIL", "does not meet fewest_patients")
 
-    def asks(fewest: int) -> None:
-        monkeypatch.setattr(Policy, "model_dump", lambda _self: {"fewest_patients": fewest})
 
-    asks(25)  # 23 and 2 by the plan's figures
-    says("units", inspect(world), "PASS", "above the policy's minimum")
-    asks(26)
-    says("units", inspect(world), "FAIL", "below the policy's minimum")
-    assert inspection_module.fewest_patients(SiteDir(world.sites["north"]).policy) == 26
+def test_units_that_are_no_patients_do_not_count_as_such(world: World) -> None:
+    records = changed(world.plan, privacy=changed(world.plan.privacy, unit="record"))
+    says("units", inspect(world, records), "PASS", "meet fewest_patients")
+    world.allow("north", fewest_patients=1)
+    says("units", inspect(world), "PASS", "meet fewest_patients")
+    found = says("units", inspect(world, records), "FAIL", f"plan {records.digest[:8]} does not meet")
+    assert "its unit is a record" in found.details[1]
 
 
 # --- keys -------------------------------------------------------------------------------------------------
