@@ -1,5 +1,6 @@
 """Nothing that somebody else wrote moves the cursor, sets a colour or fills the screen."""
 
+import importlib
 import io
 
 import pytest
@@ -16,6 +17,8 @@ EVIL = (
 
 
 def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    for module, _ in main.COMMANDS.values():  # else a command that is first loaded within would keep what is patched
+        importlib.import_module(module)
     stream = io.StringIO()
     for name in ("out", "err"):
         monkeypatch.setattr(console, name, Console(file=stream, width=200, color_system=None, emoji=False))

@@ -83,7 +83,7 @@ def test_a_finished_run_is_not_asked_again(make_world: Make, monkeypatch: pytest
     world = make_world()
     final = world.run_rounds()
     asked: list[str] = []
-    monkeypatch.setattr(Node, "_answer", lambda _self, request, _signed: asked.append(request.kind))
+    monkeypatch.setattr(Node, "_answer", lambda _self, request, *_: asked.append(request.kind))
     np.testing.assert_array_equal(world.run_rounds(), final)
     assert set(asked) == {"hello"}
     assert world.charges() == [(1, 1)]
