@@ -6,9 +6,8 @@ Nothing is changed at the site here but pending/DIGEST.request, which holds the 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from undertone.core.bounds import NAME
 from undertone.core.durable import read_bytes, write_durable
 from undertone.errors import FolderError, InputError, NotApproved
 from undertone.study.plan import Plan
@@ -17,7 +16,10 @@ from undertone_client.approval.books import Books
 from undertone_client.approval.checks import check_data_set, check_plan
 from undertone_client.approval.page import Asked, approval_page
 from undertone_client.approval.pending import pending_plan, read_plan, request_path
+from undertone_client.site.audit_events import Person
 from undertone_client.site.folder import SiteDir
+
+_PERSON: TypeAdapter[str] = TypeAdapter(Person)
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,7 @@ def propose(
     check_undecided(site, digest, now)
     check_plan(site, plan)
     data = check_data_set(site, plan, data_set)
-    if not operator.strip() or not operator.isprintable() or len(operator) > NAME:
-        raise InputError(
-            f"--operator takes the name of the person who approves, in plain text of at most {NAME} letters"
-        )
+    _check_person(operator)
     asked = Asked(
         site=name,
         plan=plan,
@@ -145,6 +144,17 @@ def check_undecided(site: SiteDir, digest: str, now: datetime) -> None:
         raise NotApproved(f"plan {digest[:8]} was withdrawn for good; the study must be planned anew")
     if not before.expired(now):
         raise InputError(f"plan {digest[:8]} is approved until {before.document.until}; there is nothing to do")
+
+
+def _check_person(operator: str) -> None:
+    """Raise InputError unless the audit log can hold this person's name."""
+    try:
+        _PERSON.validate_python(operator)
+    except ValidationError:
+        raise InputError(
+            "--operator takes the name of the person who approves, at most 100 characters: a letter, then letters, "
+            "digits, spaces and . , ' @ ( ) + _ -"
+        ) from None
 
 
 def _last_day(site: SiteDir, until: date | None, now: datetime) -> date:

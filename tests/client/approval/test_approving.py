@@ -168,6 +168,8 @@ def test_what_is_wrong_is_found_before_a_person_is_asked(office: Office, case: s
         ({"operator": " "}, InputError, "--operator"),
         ({"operator": "A\nB"}, InputError, "--operator"),
         ({"operator": "A" * 300}, InputError, "--operator"),
+        ({"operator": "Ops/1"}, InputError, "--operator"),
+        ({"operator": "2nd shift"}, InputError, "--operator"),
         ({"until": date(2026, 11, 28)}, InputError, "is over"),
         ({"until": date(2027, 2, 28)}, InputError, "name a day up to 2027-02-27"),
         ({"digest": "0" * 64}, FolderError, "no plan 00000000 waits"),
