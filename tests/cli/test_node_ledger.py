@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.support.approvals import approved
 from tests.support.site_budget import SUM, data_set, varied, whole_cap
 from tests.support.world import World
-from undertone.core.canonical import canonical_json
 from undertone.privacy.ledger import Ledger
 from undertone_cli.main import cli
 from undertone_client.site.budget import Budget, charge, free, register_cap, reserve
+from undertone_client.site.folder import SiteDir
 
 
 def ask(site: Path, *words: str) -> Result:
@@ -39,9 +40,7 @@ def site(make_world: Callable[..., World]) -> Path:
         charge(ledger, plans[0], 1, 1, SUM)
         charge(ledger, plans[1], 1, 1, SUM)
         free(ledger, plans[1].digest, "ended")
-    (site / "approved").mkdir(exist_ok=True)
-    approval = {"plan": plans[0].as_bytes().decode(), "document": {"coordinator": "university"}}
-    (site / "approved" / f"{plans[0].digest}.json").write_bytes(canonical_json(approval))
+    approved(SiteDir(site), plans[0])
     (site / "approved" / f"{plans[1].digest}.json").write_text("{")
     return site
 
@@ -61,7 +60,7 @@ def test_it_shows_cap_spent_reserved_and_left_by_data_set_and_study(site: Path) 
         assert re.search(rf" {figure + 0.0005:.3f}| {figure + 0.001:.3f}", text)
     assert f"left: {int(chest.left * 1000) / 1000:.3f}" in text
     first, second, third = (study.digest[:8] for study in chest.studies)
-    assert re.search(rf"{first} first \W+university\W+1 of 4 .* approved", text)
+    assert re.search(rf"{first} first \W+hub\W+1 of 4 .* approved", text)
     assert re.search(rf"{second} \W+unknown\W+1 of 4 .* ended", text)
     assert re.search(rf"{third} \W+unknown\W+0 of 4 .* approved", text)
     assert "they do not add up" in text
@@ -77,7 +76,7 @@ def test_json_says_the_same_in_full(site: Path) -> None:
     assert [each["name"] for each in found["data_sets"]] == ["data", "chest"]
     shown = found["data_sets"][1]
     assert (shown["spent"], shown["reserved"], shown["left"]) == (chest.spent, chest.reserved, chest.left)
-    assert (shown["studies"][0]["study"], shown["studies"][0]["coordinator"]) == ("first", "university")
+    assert (shown["studies"][0]["study"], shown["studies"][0]["coordinator"]) == ("first", "hub")
     assert (shown["studies"][1]["study"], shown["studies"][1]["freed"]) == ("", "ended")
     assert [study["charged"] for study in shown["studies"]] == [1, 1, 0]
 

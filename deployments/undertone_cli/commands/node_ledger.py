@@ -10,23 +10,24 @@ from pathlib import Path
 import click
 
 from undertone.core.durable import storage_errors, sync, write_durable
-from undertone.core.text import shown
-from undertone.errors import FolderError, LedgerRestored
+from undertone.errors import FolderError, LedgerRestored, PlanChanged
 from undertone.privacy.ledger import Ledger
 from undertone_cli.console import lines, out, table
+from undertone_client.approval.approvals import approval_of
 from undertone_client.site.budget import Budget, StudyBudget, lose
 from undertone_client.site.folder import SiteDir
 
 _HEAD = re.compile(r"[0-9a-f]{64}")
 _LARGEST_HEAD_FILE = 1000
 AFTER_A_RESTORE = (
-    "So it is an older copy, or another ledger: charges may be missing in it, and what it says is left is too much. "
-    "What to do: (1) stop the node; approve, withdraw and end nothing; keep this ledger.sqlite as evidence. (2) Put "
-    "back the newest copy whose head is the one in the file, and ask again with --expect-head. (3) Where no such copy "
-    "is left, put back the newest there is, and approve again, for the same data sets, every plan that was approved "
-    "since (the audit log names them); then say `undertone node ledger SITE_DIR --lost REASON`: all that is reserved "
-    "counts as charged, which is at least what was. Where one of those plans no longer fits, that data set is used up: "
-    "approve nothing for it any more. (4) Begin a new head file."
+    "So it is an older copy, or another ledger: charges may be missing in it, and what it says is left is too "
+    "much. What to do: (1) stop the node; approve, withdraw and end nothing; keep this ledger.sqlite as evidence. "
+    "(2) Put back the newest copy whose head is the one in the file, and ask again with --expect-head. (3) Where "
+    "no such copy is left, put back the newest there is; move approved/DIGEST.json of every plan that was "
+    "approved since to the evidence (the audit log names them), and approve those again for the same data sets; "
+    "then say `undertone node ledger SITE_DIR --lost REASON`: all that is reserved counts as charged, which is at "
+    "least what was. Where one of those plans no longer fits, that data set is used up: approve nothing for it "
+    "any more. (4) Begin a new head file."
 )
 BESIDE = "spent, reserved and left are readings at the cap's delta; they do not add up, and are no claims"
 
@@ -70,7 +71,7 @@ def command(
         if write_head is not None:
             write_durable(write_head, f"{ledger.head}\n".encode())
         entries, head = len(ledger.entries()), ledger.head
-    known = {study.digest: _who(site_dir, study.digest) for budget in budgets for study in budget.studies}
+    known = {study.digest: _who(site, study.digest) for budget in budgets for study in budget.studies}
     if as_json:
         _print_json(budgets, known, entries, head)
     else:
@@ -106,14 +107,13 @@ def _export(ledger: Ledger, path: Path) -> None:
     Ledger.open(path, read_only=True, expect_head=ledger.head).close()
 
 
-def _who(site_dir: Path, digest: str) -> tuple[str, str]:
-    """(study, coordinator) of an approved plan; the ledger knows neither."""
+def _who(site: SiteDir, digest: str) -> tuple[str, str]:
+    """(study, coordinator) of an approved plan, which the ledger does not know; empty where no approval is readable."""
     try:
-        approval = json.loads((site_dir / "approved" / f"{digest}.json").read_bytes())
-        study, coordinator = json.loads(approval["plan"])["study"], approval["document"]["coordinator"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        approval = approval_of(site, digest)
+        return ("", "") if approval is None else (approval.plan_approved().study, approval.document.coordinator)
+    except (FolderError, PlanChanged):
         return "", ""
-    return shown(str(study), 63), shown(str(coordinator), 63)
 
 
 def _print_json(budgets: list[Budget], known: Mapping[str, tuple[str, str]], entries: int, head: str) -> None:
