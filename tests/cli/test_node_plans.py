@@ -15,9 +15,12 @@ from tests.support.runs import call
 from tests.support.world import World, secure
 from undertone.core.durable import exclusively
 from undertone.core.keys import public_hex
+from undertone.errors import FolderError, NotApproved
 from undertone_client.approval.approvals import approval_of, approvals
+from undertone_client.approval.approving import free_expired
 from undertone_client.approval.books import LedgerBooks
 from undertone_client.node import Node
+from undertone_client.registration.registered import registration_of
 from undertone_client.site.datasets import data_sets
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.policy import Policy
@@ -214,3 +217,42 @@ def test_the_same_data_set_holds_no_second_plan_beyond_its_cap(desk: Desk) -> No
 def test_a_file_of_a_folder_that_is_no_site_is_named(tmp_path: Path) -> None:
     for command, more in {"pending": [], "policy": [], "withdraw": ["0" * 8]}.items():
         refused(call("node", command, tmp_path, *more), 2, "FolderError", "is no SITE_DIR")
+
+
+def test_a_signature_where_nobody_is_named_approves_nothing(desk: Desk, tmp_path: Path) -> None:
+    desk.receive()
+    assert desk.approve("--print-request").exit_code == 0
+    (tmp_path / "sig").write_bytes(bytes(64))
+    refused(desk.approve("--signature", tmp_path / "sig"), 2, "which names none")
+    assert not list((desk.folder / "approved").glob("*.json"))
+
+
+def test_a_reservation_whose_approval_was_never_finished_can_be_freed(desk: Desk) -> None:
+    LedgerBooks(desk.folder / "ledger.sqlite").reserve(desk.world.plan, DATA)
+    assert desk.committed() > 0
+    assert desk.says("withdraw", desk.digest[:8]).exit_code == 0
+    assert desk.committed() == 0
+
+
+def test_an_approval_that_the_ledger_does_not_know_stops_no_other(desk: Desk) -> None:
+    """As after a restore: it has expired, and a copy of the ledger from before it holds no reservation of it."""
+    desk.receive()
+    desk.approve("--yes-digest", desk.digest[:8])
+    site = SiteDir(desk.folder)
+
+    class Forgetful(LedgerBooks):
+        def free(self, digest: str, reason: str) -> bool:
+            raise NotApproved(f"{digest} has reserved nothing: {reason}")
+
+    expired = free_expired(site, Forgetful(site.ledger), datetime.now(UTC) + timedelta(days=91))
+    assert [approval.document.digest for approval in expired] == [desk.digest]
+
+
+def test_the_registration_of_another_plan_is_not_believed(desk: Desk) -> None:
+    desk.receive()
+    desk.approve("--yes-digest", desk.digest[:8])
+    other = desk.world.plan.model_copy(update={"study": "another"})
+    path = desk.folder / "registered" / f"{desk.digest}.jsonl"
+    shutil.copyfile(path, path.with_name(f"{other.digest}.jsonl"))
+    with pytest.raises(FolderError, match="is the registration of plan"):
+        registration_of(SiteDir(desk.folder), other)

@@ -7,10 +7,11 @@ first, then the budget is freed.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 
 from undertone.core.durable import exclusively, storage_errors
+from undertone.errors import NotApproved
 from undertone_client.approval.approvals import (
     FOLDER,
     Approval,
@@ -105,8 +106,9 @@ def free_expired(site: SiteDir, books: Books, now: datetime) -> list[Approval]:
     with _alone(site):
         expired = [approval for approval in approvals(site) if approval.expired(now) and not approval.withdrawn]
         for approval in expired:
-            if books.free(approval.document.digest, "expired"):
-                AuditLog(site.folder).append("plan expired", digest=approval.document.digest)
+            with suppress(NotApproved):  # a ledger that was put back to an older copy may not know it
+                if books.free(approval.document.digest, "expired"):
+                    AuditLog(site.folder).append("plan expired", digest=approval.document.digest)
     return expired
 
 

@@ -150,6 +150,13 @@ def registration_of(site: SiteDir, plan: Plan) -> Registration | None:
     return _read(site, path) if path.exists() else None
 
 
+def _own(found: Registration, path: Path) -> Registration:
+    """Insist that a registration is of the plan whose name its file has: another's would read another data set."""
+    if found.plan_digest != path.stem:
+        raise FolderError(f"{path} is the registration of plan {found.plan_digest[:8]}; restore it from your backup")
+    return found
+
+
 def registrations(site: SiteDir) -> list[Registration]:
     """All that is registered at a site.
 
@@ -208,9 +215,10 @@ def _read(site: SiteDir, path: Path) -> Registration:
     # The file that was registered, whatever lies beside it today (PRIVACY 17).
     source = metadata or root / values["metadata"] if values["metadata"] else None
     table = RecordTable(root, tuple(_record(json.loads(line)) for line in lines), source)
-    return Registration(
+    found = Registration(
         values["plan"], values["study"], data, values["unit"], values["unit_column"], values["caption"], table
     )
+    return _own(found, path)
 
 
 def _spans(table: RecordTable) -> set[tuple[int, int]]:

@@ -21,13 +21,14 @@ _HEAD = re.compile(r"[0-9a-f]{64}")
 _LARGEST_HEAD_FILE = 1000
 AFTER_A_RESTORE = (
     "So it is an older copy, or another ledger: charges may be missing in it, and what it says is left is too "
-    "much. What to do: (1) stop the node; approve, withdraw and end nothing; keep this ledger.sqlite as evidence. "
-    "(2) Put back the newest copy whose head is the one in the file, and ask again with --expect-head. (3) Where "
-    "no such copy is left, put back the newest there is; move approved/DIGEST.json of every plan that was "
-    "approved since to the evidence (the audit log names them), and approve those again for the same data sets; "
-    "then say `undertone node ledger SITE_DIR --lost REASON`: all that is reserved counts as charged, which is at "
-    "least what was. Where one of those plans no longer fits, that data set is used up: approve nothing for it "
-    "any more. (4) Begin a new head file."
+    "much. What to do: (1) stop the node; approve, withdraw and end nothing; keep this ledger.sqlite as "
+    "evidence. (2) Put back the newest copy whose head is the one in the file, and ask again with "
+    "--expect-head. (3) Where no such copy is left, put back the newest there is and say `undertone node ledger "
+    "SITE_DIR --lost REASON`: all that is reserved counts as charged, also what has expired meanwhile. Move "
+    "approved/DIGEST.json of every plan that was approved since to the evidence (the audit log names them), "
+    "approve those again for the same data sets, and say --lost once more: together that is at least what was "
+    "charged. Where one of those plans no longer fits, that data set is used up: approve nothing for it any "
+    "more. (4) Begin a new head file."
 )
 BESIDE = "spent, reserved and left are readings at the cap's delta; they do not add up, and are no claims"
 

@@ -14,6 +14,7 @@ from undertone.core.durable import storage_errors
 from undertone.core.progress import reporting
 from undertone.core.text import shown
 from undertone.errors import FolderError, InputError, NotApproved, PlanChanged, Refused
+from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
 from undertone_cli.console import Bars, lines, out
 from undertone_client.approval.approvals import approvals, utc_now
@@ -23,6 +24,7 @@ from undertone_client.approval.checks import check_plan
 from undertone_client.approval.pending import Pending, drop_pending, keep_pending, read_plan, request_path, waiting
 from undertone_client.approval.proposing import Proposal, propose, requested, write_request
 from undertone_client.site.audit_log import AuditLog
+from undertone_client.site.budget import Budget
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.violations import violations
 
@@ -134,6 +136,8 @@ def approve_command(
     with Bars() as bars, reporting(bars):
         free_expired(site, books, now)
         if signature is not None:
+            if not site.policy.approvers:
+                raise InputError("--signature goes with approvers in policy.toml, which names none; leave it out")
             _refuse_until(until)
             proposal = _recorded(site, digest, lambda: requested(site, digest, data, now))
             approval = approve(site, proposal, books, now, _signature(signature))
@@ -158,11 +162,16 @@ def approve_command(
 def withdraw_plan(site_dir: Path, digest: str) -> None:
     """Withdraw an approved plan, given by at least the first 8 digits of its digest.
 
+    One that only holds a reservation, because its approval was never finished, is freed likewise.
+
     Raises:
         NotApproved: there is no approval of it.
     """
     site = SiteDir(site_dir)
-    found = _whole(digest, [approval.document.digest for approval in approvals(site)], "was approved")
+    with Ledger.open(site.ledger, read_only=True) as ledger:
+        held = [study.digest for budget in Budget.of_all(ledger) for study in budget.studies if study.freed is None]
+    known = {*held, *(approval.document.digest for approval in approvals(site))}
+    found = _whole(digest, sorted(known), "was approved")
     withdraw(site, found, LedgerBooks(site.ledger), utc_now())
     _say(
         f"plan {found[:_TYPED]} is withdrawn for good: this node answers it no more, and the budget that it has not "

@@ -544,3 +544,12 @@ def test_of_two_processes_one_gets_the_last_of_the_cap(
         assert len(accounts.reservations) == 1
         assert accounts.filter("chest").figures().committed <= price(plan)
         assert sum(each.charged for each in accounts.reservations.values()) == (4 if act == "charge" else 0)
+
+
+def test_what_is_lost_is_not_freed_by_an_end_that_comes_later(ledger: Ledger, plan: Plan) -> None:
+    """After a restore the charges of a plan that expired meanwhile are what is missing: they count all the same."""
+    reserve(ledger, plan, "chest")
+    committed = Budget.of(ledger, data_set(price(plan))).committed
+    lose(ledger, "the newest copy is gone")
+    assert not free(ledger, plan.digest, "expired")
+    assert Budget.of(ledger, data_set(price(plan))).committed == committed > 0
