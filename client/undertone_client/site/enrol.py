@@ -11,6 +11,7 @@ from undertone.core.progress import reporter
 from undertone.data.records import RecordTable, bad_images, read_records, refuse
 from undertone.errors import DataError, FolderError
 from undertone.privacy.ledger import Ledger
+from undertone_client.site.accounts import Accounts
 from undertone_client.site.audit_log import AuditLog
 from undertone_client.site.datasets import FOLDER, DataSet, data_set, data_sets, write_data_set
 from undertone_client.site.folder import SiteDir
@@ -65,6 +66,7 @@ def add_data_set(site: SiteDir, data: DataSet, books: Books) -> Found:
     """
     check_round(data.publish)
     with exclusively(site.folder / FOLDER):
+        _refuse_lost(site)
         _refuse_other(site, data)
         table, withdrawn = read_table(site, data)
         check_near(data.publish, len(table.units()))
@@ -116,6 +118,7 @@ def update_data_set(site: SiteDir, name: str) -> Found:
     """
     data = data_set(site.folder, name)
     with exclusively(site.folder / FOLDER):
+        _refuse_lost(site)
         index = read_index(site, data)
         table, withdrawn = read_table(site, data)
         check_images(site, table)
@@ -150,6 +153,23 @@ def check_images(site: SiteDir, table: RecordTable) -> None:
     """
     with reporter().task(f"{site.config.site}: checking images", len(table.records)) as progress:
         refuse(list(bad_images(table, _SIZE, progress)))
+
+
+def _refuse_lost(site: SiteDir) -> None:
+    """Insist that each data set of the ledger has its files: without them its units could enter another, with its cap.
+
+    Raises:
+        FolderError: names the first that lacks its description or its index.
+    """
+    with Ledger.open(site.ledger, read_only=True) as ledger:
+        registered = Accounts.read(ledger.entries()).data_sets
+    there = data_sets(site.folder)
+    lost = [name for name in sorted(registered) if name not in there or not path_of(site, name).exists()]
+    if lost:
+        raise FolderError(
+            f"the ledger has the data set {lost[0]}, and {site.folder / FOLDER} lacks its files: nobody would know its "
+            "units, and they could get a second budget. Restore the folder from your backup"
+        )
 
 
 def _refuse_other(site: SiteDir, data: DataSet) -> bool:

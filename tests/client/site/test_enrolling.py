@@ -17,7 +17,7 @@ from undertone.errors import (
     StudyError,
     UnitChanged,
 )
-from undertone_client.site import enrol
+from undertone_client.site import budget, enrol
 from undertone_client.site.datasets import data_set, data_sets, new_data_set
 from undertone_client.site.enrol import add_data_set, update_data_set
 from undertone_client.site.folder import SiteDir
@@ -479,3 +479,18 @@ def test_a_path_that_is_no_text_is_named(tmp_path: Path) -> None:
 def test_add_data_set_needs_its_folder(site: SiteDir, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a folder"):
         add_data_set(site, described("chest", tmp_path / "none"), BooksInMemory())
+
+
+@pytest.mark.parametrize("file", ["chest.toml", "chest.index"])
+def test_a_data_set_whose_files_are_gone_lets_no_other_in(site: SiteDir, tmp_path: Path, file: str) -> None:
+    """The ledger has its cap: without its files its patients would be taken for new ones, with a cap of their own."""
+    folder = patients(tmp_path / "chest", 10)
+    data = new_data_set(
+        name="chest", folder=str(folder), unit="patient", unit_column="patient_id", publish=10, epsilon=2.0, delta=1e-5
+    )
+    add_data_set(site, data, budget)
+    (site.folder / "datasets" / file).unlink()
+    for name in ("again", "chest"):
+        with pytest.raises(FolderError, match="could get a second budget"):
+            add_data_set(site, data.model_copy(update={"name": name}), budget)
+    assert not (site.folder / "datasets" / "again.toml").exists()
