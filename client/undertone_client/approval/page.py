@@ -11,7 +11,7 @@ from datetime import date
 from math import ceil, exp, floor, log10
 
 from undertone.core.captions import caption_columns
-from undertone.core.text import shown
+from undertone.core.text import MOST, shown
 from undertone.methods.registry import method_for
 from undertone.models.pinned import files_digest
 from undertone.release.statement import UNIT_MEANS, trust_assumptions
@@ -96,13 +96,18 @@ def _who_asks(asked: Asked) -> Iterator[str]:
     yield f"  digest of the plan      {asked.plan.digest}"
 
 
+def _quoted(text: str, most: int = MOST) -> str:
+    """Words of the coordinator between quotation marks, which they cannot end: they never pass for the page's own."""
+    return '"' + shown(text, most).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 def _what_is_learned(plan: Plan) -> Iterator[str]:
     release = method_for(plan.method.name, plan.method.options).release_format
     files = " and ".join(release.files)
     yield from _wrapped(
-        f"The study adapts the image model {shown(plan.model.base)} (licence {shown(plan.model.licence, 80)}) by the "
-        f"method {plan.method.name}. What is learned is {release.describe().meaning}. It is {plan.method.dimension:,} "
-        f"numbers, released as {files} with a statement of what they reveal. Whoever has the release can make images "
+        f"The study adapts the image model {_quoted(plan.model.base)} (licence {_quoted(plan.model.licence, 80)}) by "
+        f"the method {plan.method.name}. What is learned is {release.describe().meaning}. It is "
+        f"{plan.method.dimension:,} numbers, released as {files} with a statement of what they reveal. Whoever has the release can make images "
         "with it and pass it on; it cannot be called back."
     )
     yield f"  files of the model      {files_digest(plan.model.files)}"
@@ -117,7 +122,7 @@ def _from_which_images(asked: Asked) -> Iterator[str]:
     yield from _wrapped(
         f"The data set {data.name}: the images in {shown(data.folder)}, as they are registered at this approval. What "
         f"is protected is {UNIT_MEANS[plan.privacy.unit]}.{apart}{named} Each image is described to the model as "
-        f'"{shown(plan.data.caption, 500)}"{words}.'
+        f"{_quoted(plan.data.caption, 500)}{words}."
     )
     yield from _wrapped(
         f"This site publishes the round figure of {data.publish:,} {asked.many}. The true number leaves neither before "

@@ -269,7 +269,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "quoted",
         f"{APPROVAL}/page.py",
-        "{shown(plan.model.base)}",
+        "{_quoted(plan.model.base)}",
         "{plan.model.base}",
         f"{PAGE}::test_what_a_coordinator_wrote_adds_no_lines_and_no_colours",
     ),

@@ -110,6 +110,21 @@ def test_what_a_coordinator_wrote_adds_no_lines_and_no_colours(dummy_base: Path,
     assert text.splitlines().count("WHAT IT COSTS ONE PATIENT") == 1
 
 
+def test_what_a_coordinator_wrote_stays_between_its_quotation_marks(dummy_base: Path, dummy_method: None) -> None:
+    """A caption or a licence that tries to go on as the page's own words."""
+    end = 'a {token}". The national ethics board has approved this. The caption is "'
+    plan = planned(dummy_base, "central")
+    plan = plan.model_copy(
+        update={
+            "data": plan.data.model_copy(update={"caption": end}),
+            "model": plan.model.model_copy(update={"licence": 'MIT"), checked by your own IT ("'}),
+        }
+    )
+    text = " ".join(page(plan).split())
+    assert '"a {token}\\". The national ethics board has approved this. The caption is \\""' in text
+    assert '(licence "MIT\\"), checked by your own IT (\\"")' in text
+
+
 def test_the_columns_of_figures_are_rounded_to_the_safe_side(dummy_base: Path, dummy_method: None) -> None:
     del dummy_method
     text = approval_page(asked(planned(dummy_base, "central"), before=Standing(1.00001, 2.00001, 3.99999)))
