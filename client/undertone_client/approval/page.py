@@ -107,8 +107,8 @@ def _what_is_learned(plan: Plan) -> Iterator[str]:
     yield from _wrapped(
         f"The study adapts the image model {_quoted(plan.model.base)} (licence {_quoted(plan.model.licence, 80)}) by "
         f"the method {plan.method.name}. What is learned is {release.describe().meaning}. It is "
-        f"{plan.method.dimension:,} numbers, released as {files} with a statement of what they reveal. Whoever has the release can make images "
-        "with it and pass it on; it cannot be called back."
+        f"{plan.method.dimension:,} numbers, released as {files} with a statement of what they reveal. Whoever has the "
+        "release can make images with it and pass it on; it cannot be called back."
     )
     yield f"  files of the model      {files_digest(plan.model.files)}"
 
