@@ -10,6 +10,7 @@ from pathlib import Path
 
 from undertone import PROTOCOL
 from undertone.core.canonical import sha256_hex
+from undertone.core.clock import Clock, utc_now
 from undertone.errors import (
     BudgetExceeded,
     FolderError,
@@ -30,7 +31,7 @@ from undertone.secagg.prg import pack24
 from undertone.study.plan import Plan
 from undertone.wire.hello import prove
 from undertone.wire.messages import LARGEST_PLAN, SITE_FAULT, Reply, Request, Words
-from undertone_client.approval.approvals import Clock, approval_of, check_approval, utc_now
+from undertone_client.approval.approvals import approval_of, check_approval
 from undertone_client.approval.approving import free_expired
 from undertone_client.approval.books import LedgerBooks
 from undertone_client.approval.checks import check_data_set, check_plan

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from undertone.core.clock import utc_now
 from undertone.core.federation import Federation
 from undertone.core.keys import public_hex
 from undertone.data.records import RecordTable
 from undertone.models.pinned import files_digest
 from undertone.study.plan import Plan
-from undertone_client.approval.approvals import utc_now
 from undertone_client.approval.approving import approve
 from undertone_client.approval.books import LedgerBooks
 from undertone_client.approval.pending import keep_pending

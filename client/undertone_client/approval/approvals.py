@@ -7,7 +7,6 @@ is answered while its plan has an approval that was not withdrawn and has not ex
 import hashlib
 import hmac
 import json
-from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal
@@ -30,13 +29,6 @@ from undertone_client.site.policy import Digest, Policy, PublicKey
 FOLDER = "approved"
 LONGEST_PAGE = 1 << 17
 _SEAL_DOMAIN = b"undertone/1/approval\x00"
-Clock = Callable[[], datetime]
-"""The time, with its zone."""
-
-
-def utc_now() -> datetime:
-    """The system's time, UTC."""
-    return datetime.now(UTC)
 
 
 class ApprovalDocument(Section):

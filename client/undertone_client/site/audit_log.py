@@ -14,12 +14,13 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 
 from undertone.core.canonical import Json, canonical_json, sha256_hex
+from undertone.core.clock import Clock, utc_now
 from undertone.core.config import read_tables
 from undertone.core.durable import storage_errors, sync, write_durable
 from undertone.core.text import REASON, shown
@@ -34,15 +35,10 @@ _WAIT_SECONDS = 10.0
 _POLL_SECONDS = 0.02
 
 
-def system_clock() -> datetime:
-    """The system's time, UTC."""
-    return datetime.now(UTC)
-
-
 class AuditLog:
     """The audit log of one SITE_DIR, begun with its first line. Usable from several threads and processes."""
 
-    def __init__(self, folder: Path, now: Callable[[], datetime] = system_clock) -> None:
+    def __init__(self, folder: Path, now: Clock = utc_now) -> None:
         """For the SITE_DIR `folder`; nothing is read or written yet."""
         self._site = folder
         self._folder = folder / FOLDER

@@ -21,12 +21,12 @@ registered/     for each approved plan its records as they were found good
 import logging
 import shutil
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from undertone.core.clock import utc_now
 from undertone.core.config import Section, parse_tables, read_tables
 from undertone.core.durable import storage_errors, write_durable
 from undertone.core.federation import Federation, read_federation
@@ -136,7 +136,7 @@ class SiteDir:
             if path.is_file() and path.stat().st_size >= most:
                 path.replace(path.with_name(f"{name}.1"))
             with path.open("a", encoding="utf-8") as stream:
-                stream.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
+                stream.write(f"{utc_now():%Y-%m-%dT%H:%M:%SZ} {line}\n")
         except OSError as error:
             _log.error("%s cannot be written (%s): %s", name, error.strerror, line)
 

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
+from undertone.core.clock import utc_now
 from undertone.core.durable import read_bytes
 from undertone.core.progress import reporting
 from undertone.core.text import shown
@@ -60,7 +60,7 @@ def check(
             watched.enter_context(reporting(watched.enter_context(Bars())))
         inspection = Inspection(
             SiteDir(site_dir),
-            datetime.now(UTC),
+            utc_now(),
             [Plan.from_bytes(read_bytes(path)) for path in plans],
             None if study is None else load_study(study),
         )

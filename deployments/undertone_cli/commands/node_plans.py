@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from undertone.core.bounds import PLAN_BYTES, SIGNATURE_BYTES
+from undertone.core.clock import utc_now
 from undertone.core.config import Section
 from undertone.core.durable import storage_errors
 from undertone.core.progress import reporting
@@ -17,7 +18,7 @@ from undertone.errors import FolderError, InputError, NotApproved, PlanChanged, 
 from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
 from undertone_cli.console import Bars, lines, out
-from undertone_client.approval.approvals import approvals, utc_now
+from undertone_client.approval.approvals import approvals
 from undertone_client.approval.approving import approve, free_expired, withdraw
 from undertone_client.approval.books import LedgerBooks
 from undertone_client.approval.checks import check_plan
