@@ -12,6 +12,7 @@
         |-- UnmovedRelease         samples before and after are the same: nothing would be released but the base
         |-- NotApproved            the site has not approved this plan, coordinator or package
         |-- PlanChanged            the plan is not the one that was signed or started
+        |-- TimingRevealed         how long a site takes would tell what the plan's claim takes as secret
         |-- UnderstatedClaim       the plan claims a lower epsilon than its mechanism gives
         |-- TooFewSites            fewer sites answered than the plan needs
         |   `-- AttemptVoid        the sites of the study's list did not all answer; another attempt may follow
@@ -91,6 +92,10 @@ class NotApproved(Refused):
 
 class PlanChanged(Refused):
     """The plan is not the one that was signed or started."""
+
+
+class TimingRevealed(Refused):
+    """How long a site takes would tell the coordinator how many units it drew, which the claim takes as secret."""
 
 
 class UnderstatedClaim(Refused):

@@ -13,11 +13,16 @@ from tests.support.studies import study_with, write_study
 from undertone.study.plan import FORMATS
 
 FOLDER = Path(__file__).parent / "golden"
+# What the newest format can spell and the one before could not stands in its golden release.
 STUDY = {
-    "method": {"name": "dpagg-ti", "steps": 5},
+    "method": {"name": "dpsgd-ti", "draws": 1, "learning_rate": 0.1},
     "privacy.unit": "record",
     "privacy.epsilon": 4.0,
     "privacy.clip_norm": 1.0,
+    "privacy.rounds": 2,
+    "privacy.sampling_rate": 0.5,
+    "privacy.noise": "distributed",
+    "privacy.ready_seconds_per_unit": 0.001,
     "privacy.allow_noisy": True,
     "data": {"caption": "a {token}"},
     "cohort.units": dict.fromkeys(SITES, 10),

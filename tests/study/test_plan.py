@@ -10,16 +10,20 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from tests.support.studies import study_with
-from tests.support.world import make_plan
+from tests.support.world import make_plan, secure
 from undertone import __version__
 from undertone.core.canonical import canonical_json, sha256_hex
 from undertone.errors import MechanismViolation, NoisyRelease, PlanChanged
 from undertone.study.claim import recompute_epsilon
-from undertone.study.plan import Plan
+from undertone.study.plan import FORMAT, Plan
 from undertone.study.resolve import refuse_noise, resolve, units_for_signal
 from undertone.study.schema import parse_study
+
+SITES = ("north", "east", "south")
+AMPLIFIED = {"sampling_rate": 0.5, "rounds": 2, "max_attempts": 5}
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +163,7 @@ def test_only_the_canonical_spelling_is_read(plan: Plan, spoil: Any) -> None:
         Plan.from_bytes(data)
 
 
-@pytest.mark.parametrize(("number", "message"), [(2, "has format 2; undertone .* reads format 1"), ("1", "format")])
+@pytest.mark.parametrize(("number", "message"), [(3, "has format 3; undertone .* reads format 1, 2"), ("1", "format")])
 def test_a_plan_of_another_format_is_refused_by_its_number_before_anything_else(
     plan: Plan, number: Any, message: str
 ) -> None:
@@ -177,6 +181,60 @@ def test_a_plan_runs_under_its_own_version_alone_and_names_both(plan: Plan) -> N
         plan.model_copy(update={"package": "0.0.1"}).check_version()
     with pytest.raises(PlanChanged, match="protocol 99, this program protocol"):
         plan.model_copy(update={"protocol": 99}).check_version()
+    with pytest.raises(PlanChanged, match=f"the plan has format 1, this program runs format {FORMAT}"):
+        plan.model_copy(update={"format": 1}).check_version()
+
+
+def test_a_plan_of_format_1_is_read_as_it_was_written(plan: Plan) -> None:
+    old = Plan.model_validate(plan.model_dump() | {"format": 1})
+    assert b"rehearsal" not in old.as_bytes()
+    assert b"ready_seconds" not in old.as_bytes()
+    assert Plan.from_bytes(old.as_bytes()) == old
+    for changes in ({"rehearsal": False}, {"privacy": json.loads(plan.as_bytes())["privacy"]}):
+        with pytest.raises(PlanChanged, match="canonical form"):
+            Plan.from_bytes(canonical_json(json.loads(old.as_bytes()) | changes))
+
+
+def test_a_plan_of_format_2_spells_every_key(plan: Plan) -> None:
+    spelled = json.loads(plan.as_bytes())
+    assert (spelled["format"], spelled["rehearsal"], spelled["privacy"]["ready_seconds_per_unit"]) == (2, False, 0.0)
+    del spelled["rehearsal"]
+    with pytest.raises(PlanChanged, match="canonical form"):
+        Plan.from_bytes(canonical_json(spelled))
+
+
+@pytest.mark.parametrize("changes", [{"rehearsal": True}, {"ready_seconds_per_unit": 1.0}])
+def test_format_1_cannot_say_what_it_has_no_words_for(dummy_base: Path, changes: dict[str, Any]) -> None:
+    shared = make_plan(dummy_base, dict.fromkeys(SITES, 10), aggregation=secure(3), noise="distributed", **AMPLIFIED)
+    tables = shared.model_dump() | {"format": 1}
+    where = tables if "rehearsal" in changes else tables["privacy"]
+    where.update(changes)
+    with pytest.raises(ValidationError, match="format 1 has no"):
+        Plan.model_validate(tables)
+
+
+def test_a_rehearsal_is_another_plan(plan: Plan) -> None:
+    rehearsal = plan.model_copy(update={"rehearsal": True})
+    assert Plan.from_bytes(rehearsal.as_bytes()).rehearsal
+    assert rehearsal.digest != plan.digest
+
+
+def test_a_site_is_ready_at_a_public_time_where_its_pace_would_tell_its_coins(dummy_base: Path) -> None:
+    units = {"north": 280, "east": 200, "south": 120}
+
+    def planned(**privacy: Any) -> Plan:
+        return make_plan(dummy_base, units, aggregation=secure(3), **privacy)
+
+    shared = planned(noise="distributed", ready_seconds_per_unit=0.5, **AMPLIFIED)
+    assert [shared.ready_after(site) for site in units] == [140.0, 100.0, 60.0]
+    at_once = planned(noise="distributed", **AMPLIFIED)
+    assert at_once.amplified_at_sites
+    assert at_once.ready_after("north") == 0.0
+    for hidden in ({"noise": "distributed"}, AMPLIFIED):
+        assert not planned(**hidden).amplified_at_sites
+        assert planned(**hidden).ready_after("north") == 0.0
+        with pytest.raises(ValidationError, match="has a time at which a site is ready"):
+            planned(ready_seconds_per_unit=0.5, **hidden)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"protocol":1}', b"{" * 5000])

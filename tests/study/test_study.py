@@ -140,6 +140,14 @@ def test_other_units_take_no_column(unit: str) -> None:
     assert "data.unit_column" in refusal({"privacy.unit": unit})
 
 
+@pytest.mark.parametrize("changes", [{"privacy.noise": "distributed"}, {"privacy.sampling_rate": 0.5}])
+def test_a_public_time_is_set_only_where_it_hides_something(changes: dict[str, object]) -> None:
+    timed = {"privacy.ready_seconds_per_unit": 2, "aggregation": {}}
+    assert "ready_seconds_per_unit goes with" in refusal(changes | timed)
+    both = {"privacy.noise": "distributed", "privacy.sampling_rate": 0.5}
+    assert parse_study(study_with(both | timed)).privacy.ready_seconds_per_unit == 2.0
+
+
 def test_attempts_below_rounds_are_refused() -> None:
     message = refusal({"privacy.rounds": 5, "privacy.max_attempts": 4})
     assert "max_attempts = 4" in message

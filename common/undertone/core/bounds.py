@@ -26,6 +26,8 @@ WORD = (1 << 31) - 1
 """Site clamp and noise margin, which share a word of 32 bits."""
 RATIO = 1e30
 """Noise to signal, and an epsilon that is shown but not claimed."""
+READY_SECONDS = 86_400.0
+"""Of a plan's public time, for each unit of a site."""
 OPTION = 1 << 53
 """The magnitude of a method's numeric option."""
 

@@ -156,8 +156,19 @@ def trust_assumptions(plan: Plan) -> list[Json]:
         f"Hyper-parameters ({', '.join(sorted(plan.method.options))}, clip norm, rounds) are taken as public: if they "
         "were tuned on the private images, that tuning cost budget which is not counted here.",
         "The same people's images in other studies or data sets add to what is revealed: this covers one plan.",
-        "How long a node takes is not protected: it grows with the number of units that were sampled.",
+        _trust_in_timing(plan),
     ]
+
+
+def _trust_in_timing(plan: Plan) -> str:
+    """Who could learn how many units were sampled by looking at a clock (PRIVACY 17, 26)."""
+    seconds = plan.privacy.ready_seconds_per_unit
+    if not seconds:
+        return "How long a node takes is not protected: it grows with the number of units that were sampled."
+    return (
+        "How long a node computes tells the coordinator nothing: each site says that it is ready at a public time, "
+        f"{seconds:g} seconds after it was asked for each unit of its public figure, however many were sampled."
+    )
 
 
 def _trust_in_noise(plan: Plan) -> str:

@@ -24,8 +24,9 @@ from undertone.privacy.stages import PER_ROW, Sensitivity
 from undertone.secagg.thresholds import fault
 from undertone.study.schema import Mode, Rosters
 
-# Of plan.json: what this program reads. Each format is read for ever; only its own version runs a plan.
-FORMATS = (1,)
+# Of plan.json: what this program reads. Each format is read for ever; only its own version runs a plan, of the newest.
+FORMATS = (1, 2)
+FORMAT = max(FORMATS)
 ClipOrigin = Literal["study", "public images"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Text = Annotated[str, Field(max_length=bounds.TEXT)]
@@ -62,6 +63,7 @@ class PlannedPrivacy(Section):
 
     `epsilon` is the claim: by PLD with central noise, by RDP (and then equal to `epsilon_rdp`) with distributed.
     `sigma` is what the claim needs; `sigma_local` is that of a site's noise share, 0 with central noise.
+    `ready_seconds_per_unit` (since format 2): see `Plan.ready_after`.
     """
 
     unit: Unit
@@ -80,6 +82,7 @@ class PlannedPrivacy(Section):
     clip_origin: ClipOrigin
     noise_to_signal: float = Field(ge=0, le=bounds.RATIO)
     allow_noisy: bool
+    ready_seconds_per_unit: float = Field(default=0.0, ge=0, le=bounds.READY_SECONDS)
 
     def event(self, noise_shares: int, dimension: int) -> Event:
         """What one attempt costs; `noise_shares` and `dimension` matter with distributed noise alone."""
@@ -140,9 +143,13 @@ class _Format(BaseModel):
 
 
 class Plan(Section):
-    """A resolved study. Build one with `undertone.study.resolve.resolve`, read one with `Plan.from_bytes`."""
+    """A resolved study. Build one with `undertone.study.resolve.resolve`, read one with `Plan.from_bytes`.
 
-    format: Literal[1] = 1
+    `rehearsal` (since format 2): every message on drawn images, at sites that charge nothing for it. Such a plan is a
+    plan of its own: its digest is another than the study's, so no signature or approval of one is of the other.
+    """
+
+    format: Literal[1, 2] = 2
     protocol: int = Field(ge=0, le=bounds.ATTEMPTS)
     package: str = Field(max_length=bounds.NAME)
     package_sha256: Sha256
@@ -154,6 +161,7 @@ class Plan(Section):
     data: PlannedData
     cohort: PlannedCohort
     aggregation: PlannedAggregation
+    rehearsal: bool = False
 
     def model_post_init(self, _context: object, /) -> None:
         """Check the numbers that must agree with each other.
@@ -169,9 +177,17 @@ class Plan(Section):
             raise ValueError("the roster is smaller than min_sites")
         if self.grid.site_clamp * len(self.cohort.units) + self.grid.noise_margin >= 1 << (self.grid.modulus_bits - 1):
             raise ValueError("the clamped sums of all sites and the noise margin do not fit the modulus")
+        self._check_format()
         self._check_grid()
         self._check_aggregation()
         self._check_noise()
+
+    def _check_format(self) -> None:
+        """What format 1 cannot spell is not in a plan of format 1."""
+        if self.format == 1 and (self.rehearsal or self.privacy.ready_seconds_per_unit):
+            raise ValueError("format 1 has no rehearsals and no time at which a site is ready")
+        if self.privacy.ready_seconds_per_unit and not self.amplified_at_sites:
+            raise ValueError("only distributed noise with a sampling rate below 1 has a time at which a site is ready")
 
     def _check_grid(self) -> None:
         """Delta is s C, and the grid is fine enough for rows of this length."""
@@ -237,6 +253,27 @@ class Plan(Section):
         return privacy.noise == "central" and privacy.sampling_rate == 1 and self.aggregation.rosters == "free"
 
     @property
+    def no_attempt_to_spare(self) -> bool:
+        """Whether a round that breaks once vectors were asked for ends the study: there is one attempt for each."""
+        return self.privacy.max_attempts == self.privacy.rounds
+
+    @property
+    def amplified_at_sites(self) -> bool:
+        """Whether how long a site takes would tell the coordinator what its claim takes as secret (PRIVACY 26).
+
+        With distributed noise the claim holds against the coordinator too, and at p < 1 it counts on coins that only
+        the site knows.
+        """
+        return self.privacy.noise == "distributed" and self.privacy.sampling_rate < 1
+
+    def ready_after(self, site: str) -> float:
+        """Seconds from an accepted `prepare` to the public time at which `site` says that it is ready (PRIVACY 26).
+
+        0 where nothing has to be hidden, or where the plan sets no time: then a site is ready as soon as it is done.
+        """
+        return self.privacy.ready_seconds_per_unit * self.cohort.units[site]
+
+    @property
     def noise_shares(self) -> int:
         """How many noise shares the claim counts: t - c."""
         return self.aggregation.threshold - self.aggregation.colluders
@@ -253,7 +290,10 @@ class Plan(Section):
 
     def as_bytes(self) -> bytes:
         """Canonical JSON: what is hashed, signed and stored."""
-        dumped: Json = self.model_dump(mode="json")
+        dumped: dict[str, Json] = self.model_dump(mode="json")
+        if self.format == 1:
+            del dumped["rehearsal"]
+            dumped["privacy"] = self.privacy.model_dump(mode="json", exclude={"ready_seconds_per_unit"})
         return canonical_json(dumped)
 
     @property
@@ -283,7 +323,7 @@ class Plan(Section):
         return plan
 
     def check_version(self) -> None:
-        """Refuse a plan made for another protocol or package.
+        """Refuse a plan made for another protocol, package or format.
 
         Raises:
             PlanChanged: names both versions.
@@ -292,6 +332,8 @@ class Plan(Section):
             raise PlanChanged(f"the plan speaks protocol {self.protocol}, this program protocol {PROTOCOL}")
         if self.package != __version__:
             raise PlanChanged(f"the plan was made for undertone {self.package}, this is {__version__}")
+        if self.format != FORMAT:
+            raise PlanChanged(f"the plan has format {self.format}, this program runs format {FORMAT}; plan anew")
 
     def denominator(self, sites: tuple[str, ...]) -> float:
         """The product s * p * sum of the public N_i of `sites` (PRIVACY 6).

@@ -306,6 +306,7 @@ def _privacy(
         clip_origin=origin,
         noise_to_signal=length / (method.alignment * grid.clip_norm),
         allow_noisy=wanted.allow_noisy,
+        ready_seconds_per_unit=wanted.ready_seconds_per_unit,
     )
     charges = replace(planned.event(noise.noise_shares, noise.dimension), count=planned.max_attempts)
     epsilon, epsilon_rdp = epsilons(charges, planned.delta)

@@ -41,6 +41,7 @@ class PrivacyTable(Section):
     max_attempts: int | None = Field(default=None, ge=1, le=bounds.ATTEMPTS)
     noise: Literal["central", "distributed"] = "central"
     allow_noisy: bool = False
+    ready_seconds_per_unit: float = Field(default=0.0, ge=0, le=bounds.READY_SECONDS)
 
 
 class DataTable(Section):
@@ -116,8 +117,18 @@ class Study(Section):
             raise ValueError(
                 f"privacy.max_attempts = {privacy.max_attempts} is below privacy.rounds = {privacy.rounds}"
             )
+        self._check_timing()
         self._check_rosters()
         self._check_aggregation()
+
+    def _check_timing(self) -> None:
+        """Raise ValueError where a time is set at which sites are ready and it would hide nothing."""
+        privacy = self.privacy
+        if privacy.ready_seconds_per_unit and (privacy.noise == "central" or privacy.sampling_rate == 1):
+            raise ValueError(
+                'privacy.ready_seconds_per_unit goes with privacy.noise = "distributed" and a sampling_rate below 1; '
+                "elsewhere how long a site takes tells the coordinator nothing that the claim counts on: leave it out"
+            )
 
     def _check_rosters(self) -> None:
         """Raise ValueError where a chain of survivor lists is asked for and would protect nothing."""

@@ -148,7 +148,20 @@ def _noise(plan: Plan) -> list[tuple[str, str]]:
             f"at most {max(cost, SMALLEST_SHOWN):.0e} of epsilon: a sum of noise shares is not quite Gaussian",
         ),
         ("noise margin m", f"{plan.grid.noise_margin} grid units"),
+        *_ready(plan),
     ]
+
+
+def _ready(plan: Plan) -> list[tuple[str, str]]:
+    """When each site says that it is ready, where that could tell how many units it sampled (PRIVACY 26)."""
+    if not plan.amplified_at_sites:
+        return []
+    after = [plan.ready_after(site) for site in plan.cohort.units]
+    if not max(after):
+        return [
+            ("sites are ready", "as soon as they are done: for simulate alone, a site between institutions refuses it")
+        ]
+    return [("sites are ready", f"at a public time, {min(after):.4g} to {max(after):.4g} s after they were asked")]
 
 
 @click.command("plan")
