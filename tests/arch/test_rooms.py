@@ -30,7 +30,7 @@ ROOMS = {
         "pretraining",
     ),
     "undertone_origin": (),
-    "undertone_client": ("site", "registration", "approval", "compute", "checks", "round", "node", "app"),
+    "undertone_client": ("site", "registration", "approval", "compute", "checks", "round", "node", "service", "app"),
     "undertone_server": (
         "run_folder",
         "attempt_ref",
