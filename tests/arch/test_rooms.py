@@ -32,6 +32,7 @@ ROOMS = {
     "undertone_origin": (),
     "undertone_client": ("site", "registration", "approval", "compute", "checks", "round", "node", "service", "app"),
     "undertone_server": (
+        "home",
         "run_folder",
         "attempt_ref",
         "ledger_heads",

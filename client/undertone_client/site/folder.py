@@ -32,6 +32,7 @@ from undertone.core.durable import storage_errors, write_durable
 from undertone.core.federation import Federation, read_federation
 from undertone.core.federation_files import federation_files, write_federation
 from undertone.core.keys import create_key, load_key, write_secret
+from undertone.core.settings_file import settings_toml
 from undertone.core.text import shown
 from undertone.errors import FolderError, NotApproved, StudyError
 from undertone.models.pinned import files_digest
@@ -39,7 +40,6 @@ from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
 from undertone_client.site.config import NodeConfig
 from undertone_client.site.policy import Policy
-from undertone_client.site.settings_file import settings_toml
 
 _ConfigT = TypeVar("_ConfigT", bound=Section)
 _log = logging.getLogger("undertone.node")

@@ -13,13 +13,13 @@ from tests.support.approvals import HUB, OPERATOR
 from tests.support.runs import call
 from tests.support.world import World
 from undertone.core.keys import PLAN_DOMAIN, public_hex, sign
+from undertone.core.settings_file import settings_toml
 from undertone.study.plan import Plan
 from undertone_client.approval.approving import free_expired
 from undertone_client.approval.books import LedgerBooks
 from undertone_client.node import Node
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.policy import Policy
-from undertone_client.site.settings_file import settings_toml
 
 IMAGES, PATIENTS = 50, 25
 ROOMY = ("--cap-epsilon", 100, "--cap-delta", 1e-5)
