@@ -30,7 +30,7 @@ ROOMS = {
         "pretraining",
     ),
     "undertone_origin": (),
-    "undertone_client": ("site", "registration", "approval", "compute", "checks", "round", "node", "app"),
+    "undertone_client": ("site", "registration", "approval", "compute", "checks", "round", "node", "app", "relay"),
     "undertone_server": (
         "run_folder",
         "attempt_ref",
@@ -48,6 +48,8 @@ ROOMS = {
     ),
     "undertone_cli": (
         "console",
+        "lazy",
+        "processes",
         "released",
         "site_logs",
         "provisioning",
