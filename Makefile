@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCHMARKS := $(filter-out benchmarks/contestants.py benchmarks/report.py,$(wildcard benchmarks/*.py))
 
-.PHONY: help install demo test test-all check bench clean
+.PHONY: help install demo test test-all check bench proto clean
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -36,6 +36,9 @@ check: install ## style, types and the architecture tests
 bench: install ## every benchmark, as tables (hours); goes on after one that misses its target, and names it at the end
 	@missed=; for script in $(BENCHMARKS); do $(BIN)/python $$script || missed="$$missed $$script"; done; \
 	if [ -n "$$missed" ]; then echo "missed:$$missed"; exit 1; fi
+
+proto: install ## generate the code of the gRPC messages again, after a change of node.proto
+	cd common && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. undertone/wire/node.proto
 
 clean: ## remove .venv, caches and runs/demo-*; other runs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo-*

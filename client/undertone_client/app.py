@@ -40,6 +40,12 @@ def prepare(message: Message, context: Context) -> Message:
     return _relay("prepare", message, context)
 
 
+@app.query("ready")
+def ready(message: Message, context: Context) -> Message:
+    """Are the rows of the attempt that was prepared there? Yes or no, and no more."""
+    return _relay("ready", message, context)
+
+
 @app.train("plain_input")
 def plain_input(message: Message, context: Context) -> Message:
     """Plain aggregation: the site's vector, once."""

@@ -23,6 +23,7 @@ from undertone.errors import (
     SecureAggregationError,
     TooFewSites,
     UnderstatedClaim,
+    UndertoneError,
 )
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
@@ -31,6 +32,7 @@ from undertone.secagg.prg import pack24
 from undertone.study.plan import Plan
 from undertone.wire.hello import prove
 from undertone.wire.messages import LARGEST_PLAN, SITE_FAULT, Reply, Request, Words
+from undertone.wire.vectors import LARGEST_HEADER
 from undertone_client.approval.approvals import approval_of, check_approval
 from undertone_client.approval.approving import free_expired
 from undertone_client.approval.books import LedgerBooks
@@ -83,6 +85,18 @@ class Node:
         return Reply(
             self.site.config.site, PROTOCOL, words=_on_wire(answer.vector), body=answer.body, ledger_head=ledger_head
         )
+
+    def state_due(self, request: Request) -> int:
+        """The most bytes of a model state that is taken in for this request, before it is handled; 0 for a stranger.
+
+        0 also for a plan that is not approved here: whatever its state is, it is refused.
+        """
+        try:
+            digest = self._signed(request)[0]
+            approved = digest and approval_of(self.site, digest) is not None
+            return Plan.from_bytes(request.plan).method.dimension * 4 + LARGEST_HEADER if approved else 0
+        except UndertoneError:
+            return 0
 
     def _refusal(self, code: str, message: str, log: Callable[[str], None]) -> Reply:
         log(f"refused: {code}: {message}")

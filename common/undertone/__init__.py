@@ -7,4 +7,4 @@ The library half: the mechanism, the models and the methods. The hospital's prog
 __version__ = "0.1.0"
 
 # Carried by every plan and message; a node refuses any other and names both numbers.
-PROTOCOL = 1
+PROTOCOL = 2

@@ -22,6 +22,8 @@
         |-- MechanismViolation     a bound, a type or a noise level is not what the plan says
         |-- ProtocolError          a message is malformed, or speaks another version
         |-- ReplayedAttempt        this (study, round, attempt) was charged or answered before
+        |-- NotPrepared            the rows of this attempt are not ready, or a node that restarted does not know it
+        |-- NodeUnavailable        a site's relay cannot reach its node
         |-- BudgetExceeded         a plan's attempts or a data set's cap are used up
         |-- LedgerCorrupt          the ledger's chain is broken, or it was restored from an old copy
         |   `-- LedgerRestored     a site's ledger is an older copy than one that has answered before
@@ -133,6 +135,14 @@ class ProtocolError(Refused):
 
 class ReplayedAttempt(Refused):
     """This (study, round, attempt) was charged or answered before."""
+
+
+class NotPrepared(Refused):
+    """The rows of this attempt are not ready yet, or this node, restarted, does not know it: prepare it (again)."""
+
+
+class NodeUnavailable(Refused):
+    """A site's relay cannot reach its node, or got no answer that can be read."""
 
 
 class BudgetExceeded(Refused):

@@ -11,12 +11,12 @@ from flwr.app import Message
 
 from undertone import PROTOCOL
 from undertone.core.text import REASON, shown
-from undertone.errors import ProtocolError
+from undertone.errors import NodeUnavailable, ProtocolError
 from undertone.wire.flower import MESSAGE_TYPES, reply_to_records, request_from_records
 from undertone.wire.messages import SITE_FAULT, Kind, Reply, Request
 from undertone_client.relay.runtime_api import Task, error_reply
 
-NODE_AWAY = "the site's node does not answer; its operator finds why in the log of the relay"
+FAULT = "the site's relay cannot answer; its operator finds why in its log"
 _FOREIGN = "this site answers Undertone alone"
 _MALFORMED = "the message is malformed: Flower cannot unpack it"
 _KINDS: dict[str, Kind] = {name: kind for kind, name in MESSAGE_TYPES.items()}
@@ -25,6 +25,7 @@ _BRIEF, _VECTOR = 60.0, 900.0
 DEADLINES: dict[Kind, float] = {
     "hello": _BRIEF,
     "prepare": _VECTOR,
+    "ready": _BRIEF,
     "plain_input": _VECTOR,
     "share_keys": _BRIEF,
     "masked_input": _VECTOR,
@@ -38,7 +39,11 @@ class Asks(Protocol):
     """Whoever brings a request to the node."""
 
     def ask(self, request: Request, timeout: float) -> Reply:
-        """The node's reply; raises where there is none within `timeout` seconds."""
+        """The node's reply.
+
+        Raises:
+            NodeUnavailable: there is none within `timeout` seconds; its text is told to the coordinator.
+        """
         ...
 
 
@@ -63,8 +68,11 @@ def _reply(kind: Kind, message: Message, node: Asks) -> Reply:
         return Reply("", PROTOCOL, error=ProtocolError.__name__, message=str(error))
     try:
         reply = node.ask(request, min(DEADLINES[kind], message.metadata.ttl))
+    except NodeUnavailable as error:
+        _log.error("no answer to %s: %s", kind, error)
+        return Reply("", PROTOCOL, error=NodeUnavailable.__name__, message=str(error))
     except Exception as error:  # noqa: BLE001 - Flower would send the exception's text to the coordinator
         _log.error("no answer to %s: %s", kind, shown(f"{type(error).__name__}: {error}", REASON))
-        return Reply("", PROTOCOL, error=SITE_FAULT, message=NODE_AWAY)
+        return Reply("", PROTOCOL, error=SITE_FAULT, message=FAULT)
     _log.info("answered %s%s", kind, f": refused, {reply.error}" if reply.error else "")
     return reply

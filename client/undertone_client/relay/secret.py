@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from undertone.core.durable import storage_errors
 from undertone.core.keys import write_secret
 from undertone.core.text import shown
 from undertone.core.unit import is_site_name
 from undertone.errors import FolderError, InputError
 from undertone.privacy.entropy import OsEntropy
+from undertone_client.service.place import make_folder
 
 _BYTES = 32
 
@@ -28,8 +28,7 @@ def secret_of(site_dir: Path, coordinator: str) -> Path:
     if not (site_dir / "node.toml").is_file():
         raise FolderError(f"{site_dir} is no SITE_DIR: it has no node.toml; `undertone node init` makes one")
     path = site_dir / "run" / f"superexec-{coordinator}.secret"
-    with storage_errors(path.parent):
-        path.parent.mkdir(mode=0o750, exist_ok=True)
+    make_folder(path)
     if not path.exists():
         write_secret(path, OsEntropy().bytes(_BYTES))
     return path

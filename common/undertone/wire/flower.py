@@ -38,6 +38,7 @@ _T = TypeVar("_T", int, str, bytes, list[object])
 MESSAGE_TYPES: dict[Kind, str] = {
     "hello": "query.hello",
     "prepare": "train.prepare",
+    "ready": "query.ready",
     "plain_input": "train.plain_input",
     "share_keys": "query.share_keys",
     "masked_input": "train.masked_input",

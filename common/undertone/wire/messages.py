@@ -15,9 +15,13 @@ from undertone import errors
 from undertone.core.bounds import PLAN_BYTES, SITES
 from undertone.wire.vectors import Packed
 
-Kind = Literal["hello", "prepare", "plain_input", "share_keys", "masked_input", "consistency_check", "unmasking"]
+Kind = Literal[
+    "hello", "prepare", "ready", "plain_input", "share_keys", "masked_input", "consistency_check", "unmasking"
+]
 Words = NDArray[np.uint32] | NDArray[np.uint8]
 
+YES, NO = b"\1", b"\0"
+"""The answers to `ready`."""
 LARGEST_PLAN = PLAN_BYTES
 LARGEST_BODY = 1 << 18
 """The longest message of secure aggregation, for a thousand sites, has 160 kB."""
@@ -50,8 +54,9 @@ class Request:
     """Coordinator -> node.
 
     hello: who are you? The answer to a challenge in `body` is signed (undertone/wire/hello.py). prepare: draw this
-    attempt's coins and compute the rows, the long part; nothing private leaves. plain_input: under plain aggregation,
-    answer with the site's vector, once. Under secure aggregation the kinds are the rounds of Bonawitz et al. 2017
+    attempt's coins and compute the rows, the long part; nothing private leaves. A node may answer before that is done;
+    ready asks whether it is, and is answered by `YES` or `NO`. plain_input: under plain aggregation, answer
+    with the site's vector, once. Under secure aggregation the kinds are the rounds of Bonawitz et al. 2017
     (docs/secure-aggregation.md): AdvertiseKeys rides on prepare, then share_keys, masked_input (the site's vector,
     once), consistency_check and unmasking.
 

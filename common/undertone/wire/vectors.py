@@ -4,6 +4,7 @@
 header must be the one that `numpy.save` writes for the vector that is due, and exactly that vector's bytes must follow.
 """
 
+import io
 import re
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from undertone.errors import ProtocolError
 
 _STYPE = "numpy.ndarray"
 _ALIGNED = 64
-_LARGEST_HEADER = 512
+LARGEST_HEADER = 512
 # Format version 1.0 (numpy.lib.format), one dimension; at most 10 digits, and a longer vector is never due.
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(?P<size>..)"
@@ -46,6 +47,13 @@ class Packed:
         return read_vector(self.data, dtype, length)
 
 
+def packed(vector: NDArray[Any]) -> Packed:
+    """A vector as it travels."""
+    file = io.BytesIO()
+    np.save(file, vector, allow_pickle=False)
+    return Packed(vector.dtype.name, vector.shape, _STYPE, file.getvalue())
+
+
 def read_vector(data: bytes, dtype: type[_ScalarT], length: int) -> NDArray[_ScalarT]:
     """[length] of `dtype` from the bytes of an npy file; no copy is made, so it is read-only.
 
@@ -64,7 +72,7 @@ def read_vector(data: bytes, dtype: type[_ScalarT], length: int) -> NDArray[_Sca
 
 def _after_header(data: bytes, dtype: "np.dtype[Any]", length: int) -> int:
     """Where the values begin."""
-    found = _HEADER.match(data[:_LARGEST_HEADER])
+    found = _HEADER.match(data[:LARGEST_HEADER])
     if not found or (found["descr"], found["length"]) != (dtype.str.encode(), str(length).encode()):
         raise ProtocolError(f"the header of a vector is not that of {length} values of {dtype.name}")
     if found.end() % _ALIGNED or int.from_bytes(found["size"], "little") != found.end() - found.start("size") - 2:

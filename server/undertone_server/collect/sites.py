@@ -10,7 +10,7 @@ from dataclasses import replace
 from flwr.app import Message
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from undertone import PROTOCOL
 from undertone.core.federation import Federation

@@ -7,6 +7,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ from undertone.errors import InputError, NotApproved
 from undertone.wire.flower import MESSAGE_TYPES, reply_from_records, request_to_records
 from undertone.wire.messages import Due, Kind, Reply, Request
 from undertone_client.relay import answering
-from undertone_client.relay.answering import DEADLINES, NODE_AWAY
+from undertone_client.relay.answering import DEADLINES, FAULT, Asks
 from undertone_client.relay.relay import run_relay
 from undertone_client.relay.runtime_api import RuntimeApi, SuperNodeAway
+from undertone_client.service.client import NodeClient
 
 
 class FakeNode:
@@ -36,7 +38,7 @@ class FakeNode:
 
 
 @contextmanager
-def relaying(address: str, node: FakeNode, secret: bytes = SECRET) -> Iterator[threading.Thread]:
+def relaying(address: str, node: Asks, secret: bytes = SECRET) -> Iterator[threading.Thread]:
     stop = threading.Event()
     thread = threading.Thread(target=run_relay, args=(address, secret, node, stop), daemon=True)
     thread.start()
@@ -95,7 +97,15 @@ def test_a_message_has_no_longer_than_its_sender_waits(site: SuperNode) -> None:
     assert node.asked[0][1] == 7.5
 
 
-def test_a_node_that_does_not_answer_is_a_named_refusal_that_says_nothing_of_this_machine(
+def test_a_node_that_does_not_answer_is_a_named_refusal(site: SuperNode, tmp_path: Path) -> None:
+    with NodeClient(tmp_path / "node.sock") as nobody, relaying(site.address, nobody):
+        site.put("train.prepare", request_to_records(Request("prepare", PROTOCOL)))
+        reply = reply_from_records(site.reply().content, Due())
+    told = "the site's node cannot be reached now (UNAVAILABLE)"
+    assert reply == Reply("", PROTOCOL, error="NodeUnavailable", message=told)
+
+
+def test_what_goes_wrong_here_is_a_refusal_that_says_nothing_of_this_machine(
     site: SuperNode, caplog: pytest.LogCaptureFixture
 ) -> None:
     def away(_: Request) -> Reply:
@@ -104,7 +114,7 @@ def test_a_node_that_does_not_answer_is_a_named_refusal_that_says_nothing_of_thi
     with relaying(site.address, FakeNode(away)), caplog.at_level(logging.INFO, "undertone.relay"):
         site.put("train.prepare", request_to_records(Request("prepare", PROTOCOL)))
         reply = reply_from_records(site.reply().content, Due())
-    assert reply == Reply("", PROTOCOL, error="SiteFault", message=NODE_AWAY)
+    assert reply == Reply("", PROTOCOL, error="SiteFault", message=FAULT)
     assert "no answer to prepare: ConnectionRefusedError: /srv/secret/node.sock: patient 17" in caplog.text
 
 
