@@ -46,7 +46,7 @@ def _serve(api: RuntimeApi, node: Asks, stop: Event) -> None:
         try:
             if not known:
                 api.check_secret()
-                _log.info("the SuperNode knows this relay")
+                _log.info("the SuperNode knows this relay, and refused one without the secret, as its log says")
                 known, pause = True, POLL_SECONDS
             if _one(api, node):
                 continue
