@@ -5,7 +5,9 @@
     |   |-- StudyError             STUDY.toml: a key, a value, a combination
     |   |-- DataError              images, metadata, units
     |   |-- ModelError             the base model: missing parts, wrong files
-    |   `-- FolderError            RUN, RELEASE or output folders
+    |   |-- FolderError            RUN, RELEASE or output folders
+    |   |-- NotInstalled           a library that a command needs; says which extra brings it
+    |   `-- NotConnected           a coordinator does not take this site's SuperNode
     `-- Refused                    exit 3: going on would weaken the guarantee
         |-- NoisyRelease           the release would be mostly noise
         |-- FaintRelease           the release could not move far enough from the base to be seen
@@ -68,6 +70,14 @@ class ModelError(InputError):
 
 class FolderError(InputError):
     """A RUN, RELEASE or output folder."""
+
+
+class NotInstalled(InputError):
+    """A library that a command needs is not installed here."""
+
+
+class NotConnected(InputError):
+    """A coordinator does not take this site's SuperNode."""
 
 
 class Refused(UndertoneError):

@@ -1,14 +1,14 @@
 """The command `undertone`. Each subcommand is one module, imported when it is asked for."""
 
-import importlib
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from undertone import __version__
 from undertone.errors import UndertoneError
+from undertone_cli.lazy import LazyGroup, not_installed
 
 # Libraries' notices are for developers; what a user must know, Undertone says itself.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -16,47 +16,42 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 COMMANDS = {
-    "plan": ("undertone_cli.commands.plan", "What a study will cost: digest, epsilon, sigma, noise-to-signal."),
-    "simulate": ("undertone_cli.commands.simulate", "Run a study with all its sites on this machine."),
-    "generate": ("undertone_cli.commands.generate", "Make images from a release."),
-    "export": ("undertone_cli.commands.export", "Write a release and its base together as one pipeline."),
-    "verify": ("undertone_cli.commands.verify", "Check a release: files, signatures, ledger, epsilon."),
-    "pretrain": ("undertone_cli.commands.pretrain", "Make a base model of one's own from public images."),
-    "model": ("undertone_cli.commands.model", "Put a base model on this machine; the one command that goes online."),
-    "node": ("undertone_cli.commands.node", "For a site: its data, policy, plans to approve, budget, readiness."),
-    "log": ("undertone_cli.commands.log", "For a site: verify its audit log."),
-    "demo": ("undertone_cli.commands.demo", "Four sites adapt one model to real handwritten digits."),
+    "plan": ("undertone_cli.commands.plan:command", "What a study will cost: digest, epsilon, sigma, noise-to-signal."),
+    "simulate": ("undertone_cli.commands.simulate:command", "Run a study with all its sites on this machine."),
+    "generate": ("undertone_cli.commands.generate:command", "Make images from a release."),
+    "export": ("undertone_cli.commands.export:command", "Write a release and its base together as one pipeline."),
+    "verify": ("undertone_cli.commands.verify:command", "Check a release: files, signatures, ledger, epsilon."),
+    "pretrain": ("undertone_cli.commands.pretrain:command", "Make a base model of one's own from public images."),
+    "model": (
+        "undertone_cli.commands.model:command",
+        "Put a base model on this machine; the one command that goes online.",
+    ),
+    "node": ("undertone_cli.commands.node:command", "For a site: its data, policy, plans, budget, and its processes."),
+    "log": ("undertone_cli.commands.log:command", "For a site: verify its audit log."),
+    "demo": ("undertone_cli.commands.demo:command", "Four sites adapt one model to real handwritten digits."),
 }
 
 
-class LazyGroup(click.Group):
-    """Lists commands without importing them; turns errors into one line and an exit code."""
-
-    def list_commands(self, _ctx: click.Context) -> list[str]:
-        """In the order a study takes."""
-        return list(COMMANDS)
-
-    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
-        """Import the command's module."""
-        if name not in COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(COMMANDS[name][0]).command
-        return command
-
-    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list for --help, from the table alone."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+class Commands(LazyGroup):
+    """Turns errors into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
-        """Run a command; 2 for bad input, 3 for a refusal."""
+        """Run a command; 2 for bad input or a library that is not installed, 3 for a refusal."""
         try:
             return super().invoke(ctx)
         except UndertoneError as error:
-            from undertone_cli.console import failed  # not for --help
+            self._end(error)
+        except ModuleNotFoundError as error:
+            missing = not_installed(ctx.invoked_subcommand or "", error)
+            if missing is None:
+                raise
+            self._end(missing)
 
-            failed(type(error).__name__, str(error))
-            sys.exit(error.exit_code)
+    def _end(self, error: UndertoneError) -> NoReturn:
+        from undertone_cli.console import failed  # not for --help
+
+        failed(type(error).__name__, str(error))
+        sys.exit(error.exit_code)
 
 
 def _use_threads(_ctx: click.Context, _option: click.Parameter, threads: int | None) -> None:
@@ -65,7 +60,9 @@ def _use_threads(_ctx: click.Context, _option: click.Parameter, threads: int | N
         os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands, places=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="undertone")
 @click.option(
     "--threads",
@@ -83,3 +80,7 @@ def cli() -> None:
     Exit codes: 0 done, 2 bad input, 3 refused because going on would weaken the guarantee, 4 (of verify without the
     coordinator's key) self-consistent, signer not checked.
     """
+
+
+if __name__ == "__main__":
+    cli(prog_name="undertone")

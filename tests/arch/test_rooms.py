@@ -30,7 +30,18 @@ ROOMS = {
         "pretraining",
     ),
     "undertone_origin": (),
-    "undertone_client": ("site", "registration", "approval", "compute", "checks", "round", "node", "service", "app"),
+    "undertone_client": (
+        "site",
+        "registration",
+        "approval",
+        "compute",
+        "checks",
+        "round",
+        "node",
+        "service",
+        "relay",
+        "app",
+    ),
     "undertone_server": (
         "home",
         "run_folder",
@@ -49,6 +60,8 @@ ROOMS = {
     ),
     "undertone_cli": (
         "console",
+        "lazy",
+        "processes",
         "released",
         "site_logs",
         "provisioning",

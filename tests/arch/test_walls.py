@@ -9,6 +9,7 @@ WALLS: dict[str, set[str]] = {
     "flwr": {
         "undertone/wire/flower.py",
         "undertone_client/app.py",
+        "undertone_client/relay/",
         "undertone_server/app.py",
         "undertone_server/collect/sites.py",
         "undertone_server/run_study.py",
@@ -27,7 +28,7 @@ WALLS: dict[str, set[str]] = {
     "http": set(),
     "urllib": set(),
     "requests": set(),
-    "httpx": set(),
+    "httpx": {"undertone_client/relay/runtime_api.py"},
     "random": set(),
     "secrets": {"undertone_cli/commands/generate.py"},
     "safetensors.numpy": {"undertone_server/release.py"},

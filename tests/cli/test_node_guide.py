@@ -197,7 +197,9 @@ def test_a_word_that_stands_for_nothing_here_is_no_command_of_the_page(guide: Gu
 
 
 def leaves(group: click.Group, *names: str) -> Iterator[str]:
-    for name, command in group.commands.items():
+    ctx = click.Context(group)
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
         if isinstance(command, click.Group):
             yield from leaves(command, *names, name)
         else:

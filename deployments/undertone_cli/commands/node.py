@@ -2,22 +2,25 @@
 
 import click
 
-from undertone_cli.commands import node_data, node_init, node_ledger, node_plans, node_units, node_withdraw
-from undertone_cli.commands.node_check import check
-from undertone_client.site import budget
+from undertone_cli.lazy import LazyGroup
+
+_HERE = "undertone_cli.commands"
+COMMANDS = {
+    "init": (f"{_HERE}.node_init:command", "Make a SITE_DIR: keys, an empty ledger, a policy that allows nothing yet."),
+    "data": (f"{_HERE}.node_data:command", "A site's data sets."),
+    "check": (f"{_HERE}.node_check:check", "Check whether a site is ready for a study."),
+    "relay": (f"{_HERE}.node_relay:command", "Carry messages between a SuperNode and the node; needs no torch."),
+    "ledger": (f"{_HERE}.node_ledger:command", "What was spent, and what is left."),
+    "policy": (f"{_HERE}.node_plans:policy", "What the site allows; what it would refuse of a plan."),
+    "receive": (f"{_HERE}.node_plans:receive", "Take a plan that came another way than by the coordinator's program."),
+    "pending": (f"{_HERE}.node_plans:pending", "Plans that wait for a person."),
+    "approve": (f"{_HERE}.node_plans:approve_command", "Read what a plan does and costs, and approve it."),
+    "withdraw": (f"{_HERE}.node_withdraw:command", "End a plan here, or take one unit out of everything to come."),
+    "forget": (f"{_HERE}.node_units:forget", "Delete what is kept of a study."),
+    "unit-of": (f"{_HERE}.node_units:unit_of", "What a patient's id means here, and what is kept of her."),
+}
 
 
-@click.group("node")
+@click.group("node", cls=LazyGroup, places=COMMANDS)
 def command() -> None:
     """What a site's operator does with its SITE_DIR."""
-
-
-command.add_command(node_init.command)
-command.add_command(node_data.data_commands(budget))
-command.add_command(check)
-command.add_command(node_ledger.command)
-for _plans in node_plans.COMMANDS:
-    command.add_command(_plans)
-command.add_command(node_withdraw.command)
-for _units in (node_units.forget, node_units.unit_of):
-    command.add_command(_units)

@@ -9,6 +9,7 @@ from undertone.core.text import shown
 from undertone.errors import InputError
 from undertone_cli.console import Bars, out, table
 from undertone_client.registration.remarks import remarks
+from undertone_client.site import budget
 from undertone_client.site.datasets import data_sets, new_data_set
 from undertone_client.site.enrol import Books, Found, add_data_set, update_data_set
 from undertone_client.site.folder import SiteDir
@@ -136,3 +137,6 @@ def _counts(found: Found) -> str:
 
 def _say(text: str) -> None:
     out.print(shown(text, 500), soft_wrap=True, markup=False, highlight=False)
+
+
+command = data_commands(budget)
