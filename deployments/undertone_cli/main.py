@@ -29,6 +29,10 @@ COMMANDS = {
     "node": ("undertone_cli.commands.node:command", "For a site: its data, policy, plans, budget, and its processes."),
     "log": ("undertone_cli.commands.log:command", "For a site: verify its audit log."),
     "demo": ("undertone_cli.commands.demo:command", "Four sites adapt one model to real handwritten digits."),
+    "demo-deployment": (
+        "undertone_cli.commands.demo_deployment:command",
+        "A coordinator and five hospitals, each part a process of its own, over TLS.",
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -22,8 +23,8 @@ SITES = {"north": 0.42, "east": 0.28, "south": 0.18, "west": 0.12}
 STUDY = Path(__file__).with_name("demo.toml")
 
 
-def write_digits(folder: Path) -> None:
-    """Write 600 of scikit-learn's 8x8 digit scans (UCI, real handwriting) as four sites' folders of unequal size."""
+def write_digits(folder: Path, shares: Mapping[str, float] = SITES) -> None:
+    """Write 600 of scikit-learn's 8x8 digit scans (UCI, real handwriting) as a folder for each site of `shares`."""
     try:
         from sklearn.datasets import load_digits  # an extra: only the demo needs it
     except ImportError:
@@ -31,8 +32,8 @@ def write_digits(folder: Path) -> None:
             'the demo needs scikit-learn: in your clone, pip install -c constraints.txt ".[demo]"'
         ) from None
     digits = load_digits()
-    ends = np.cumsum([round(IMAGES * share) for share in SITES.values()])
-    for site, start, end in zip(SITES, [0, *ends[:-1]], ends, strict=True):
+    ends = np.cumsum([round(IMAGES * share) for share in shares.values()])
+    for site, start, end in zip(shares, [0, *ends[:-1]], ends, strict=True):
         (folder / site / "images").mkdir(parents=True)
         with (folder / site / "metadata.csv").open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
