@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCHMARKS := $(filter-out benchmarks/contestants.py benchmarks/report.py,$(wildcard benchmarks/*.py))
 
-.PHONY: help install demo test test-all check bench proto clean
+.PHONY: help install demo demo-deployment test test-all check bench proto clean
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -20,6 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install ## four sites adapt one model to real handwritten digits (some minutes)
 	$(BIN)/undertone demo --out runs/demo-$$(date +%Y%m%d-%H%M%S)
+
+demo-deployment: install ## a coordinator and five hospitals over TLS on this machine; needs nginx (apt install nginx-light); DATA=FOLDER for images of yours
+	$(BIN)/undertone demo-deployment --out runs/deployment-$$(date +%Y%m%d-%H%M%S) $(if $(DATA),--data $(DATA))
 
 test: install ## everything but the slow tests
 	$(BIN)/python -m pytest -m "not slow"
@@ -40,5 +43,5 @@ bench: install ## every benchmark, as tables (hours); goes on after one that mis
 proto: install ## generate the code of the gRPC messages again, after a change of node.proto
 	cd common && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. undertone/wire/node.proto
 
-clean: ## remove .venv, caches and runs/demo-*; other runs stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo-*
+clean: ## remove .venv, caches and runs/demo-* and runs/deployment-*; other runs stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo-* runs/deployment-*

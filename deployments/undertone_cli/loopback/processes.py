@@ -77,7 +77,7 @@ class Processes:
         """
         if not quiet:
             reporter().line(f"$ undertone {shlex.join(map(str, words))}")
-        done = subprocess.run(  # noqa: S603 - our own command
+        done = subprocess.run(
             [*UNDERTONE, *map(str, words)],
             env={**self._environment, **(environment or {})},
             stdin=subprocess.DEVNULL,
@@ -95,7 +95,7 @@ class Processes:
     def start(self, name: str, argv: Sequence[object], environment: Mapping[str, str] | None = None) -> None:
         """Start a process, or start it anew after it ended."""
         with (self.folder / f"{name}.log").open("ab") as log:
-            self._running[name] = subprocess.Popen(  # noqa: S603 - as above
+            self._running[name] = subprocess.Popen(
                 [str(word) for word in argv],
                 env={**self._environment, **(environment or {})},
                 stdin=subprocess.DEVNULL,
