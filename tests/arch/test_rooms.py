@@ -59,6 +59,7 @@ ROOMS = {
     ),
     "undertone_cli": (
         "console",
+        "extras",
         "lazy",
         "processes",
         "released",
