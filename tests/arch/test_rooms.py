@@ -40,6 +40,7 @@ ROOMS = {
         "node",
         "service",
         "relay",
+        "supervise",
         "app",
     ),
     "undertone_server": (

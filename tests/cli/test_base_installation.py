@@ -119,12 +119,12 @@ def test_a_command_that_needs_more_says_which_extra_brings_it(base: str, words: 
     )
 
 
-def test_a_library_that_is_missing_later_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_missing_later_is_one_line_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def digits(*_: object) -> None:
         raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn.datasets")
 
     monkeypatch.setattr("undertone_cli.commands.demo.write_digits", digits)
-    done = CliRunner().invoke(cli, ["demo", "--out", "unused"])
+    done = CliRunner().invoke(cli, ["demo", "--out", str(tmp_path / "demo")])
     assert done.exit_code == 2
     assert done.stderr.startswith("NotInstalled: `undertone demo` needs sklearn, which is not installed here: ")
     assert 'constraints.txt ".[demo]"' in done.stderr
