@@ -1,4 +1,4 @@
-"""Groups of commands, each imported when it is asked for; and what to install where its libraries are not there."""
+"""Groups of commands, each imported when it is asked for."""
 
 import importlib
 from collections.abc import Mapping
@@ -6,31 +6,7 @@ from typing import Any
 
 import click
 
-from undertone.errors import NotInstalled
-
-# Which extra brings a library that the base installation lacks. The base is what carries messages: a relay.
-_NODE = (
-    "PIL",
-    "accelerate",
-    "diffusers",
-    "dp_accounting",
-    "huggingface_hub",
-    "peft",
-    "safetensors",
-    "scipy",
-    "tokenizers",
-    "torch",
-    "transformers",
-)
-EXTRAS = dict.fromkeys(_NODE, "node") | {
-    "matplotlib": "coordinator",
-    "tensorboard": "coordinator",
-    "sklearn": "demo",
-    "psutil": "ray",
-    "ray": "ray",
-}
-# A site's commands; all others are a coordinator's, whose extra holds a node's.
-_SITE = ("node", "log")
+from undertone_cli.extras import not_installed
 
 
 class LazyGroup(click.Group):
@@ -48,34 +24,26 @@ class LazyGroup(click.Group):
         """In the order of the table."""
         return list(self._places)
 
-    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
-        """Import the command's module."""
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import the command's module.
+
+        Raises:
+            NotInstalled: it needs a library that an extra brings, and that is not here.
+        """
         if name not in self._places:
             return None
         module, _, attribute = self._places[name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        try:
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            groups = ctx.command_path.split()[1:]  # without the program
+            missing = not_installed(" ".join([*groups, name]), error.name or "")
+            if missing is None:
+                raise
+            raise missing from None
         return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list for --help, from the table alone."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in self._places.items()])
-
-
-def not_installed(command: str, error: ModuleNotFoundError) -> NotInstalled | None:
-    """What to say where a command's library is not there; None where no extra would bring it.
-
-    Args:
-        command: the first word behind `undertone`.
-        error: of Python.
-    """
-    library = (error.name or "").partition(".")[0]
-    extra = EXTRAS.get(library)
-    if extra is None:
-        return None
-    if extra == "node" and command not in _SITE:
-        extra = "demo" if command == "demo" else "coordinator"
-    return NotInstalled(
-        f"`undertone {command}` needs {library}, which is not installed here: pip install -c constraints.txt "
-        f'"undertone-federated[{extra}]", or ".[{extra}]" in a clone'
-    )

@@ -8,7 +8,8 @@ import click
 
 from undertone import __version__
 from undertone.errors import UndertoneError
-from undertone_cli.lazy import LazyGroup, not_installed
+from undertone_cli.extras import not_installed
+from undertone_cli.lazy import LazyGroup
 
 # Libraries' notices are for developers; what a user must know, Undertone says itself.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -46,7 +47,7 @@ class Commands(LazyGroup):
         except UndertoneError as error:
             self._end(error)
         except ModuleNotFoundError as error:
-            missing = not_installed(ctx.invoked_subcommand or "", error)
+            missing = not_installed(ctx.invoked_subcommand or "", error.name or "")
             if missing is None:
                 raise
             self._end(missing)

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -34,3 +35,11 @@ def stopped_by_signals() -> Iterator[Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody uses now."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
+        return port

@@ -40,6 +40,7 @@ ROOMS = {
         "node",
         "service",
         "relay",
+        "supervise",
         "app",
     ),
     "undertone_server": (
@@ -60,6 +61,7 @@ ROOMS = {
     ),
     "undertone_cli": (
         "console",
+        "extras",
         "lazy",
         "processes",
         "released",

@@ -24,7 +24,7 @@ WALLS: dict[str, set[str]] = {
     "opendp": set(),
     "peft": {"undertone/methods/lora/adapters.py"},
     "huggingface_hub": {"undertone/models/pinned.py", "undertone/models/fetching.py"},
-    "socket": set(),
+    "socket": {"undertone_cli/processes.py"},
     "http": set(),
     "urllib": set(),
     "requests": set(),

@@ -38,6 +38,9 @@ PAGE = (Path(__file__).parents[2] / "docs" / "node.md").read_text(encoding="utf-
 UNITS = {"north": 210, "east": 150, "south": 70, "west": 30}
 SIGMA = 3821  # of Delta = 1024: epsilon is 1.000 at delta 1e-5
 _STEP = re.compile(r"^(?:#+ ([^\n]+)| *```(\w+)\n(.*?)^ *```)$", re.MULTILINE | re.DOTALL)
+# Commands that run until they are stopped. Here their options are read; they run in tests/e2e/test_deployed.py and
+# tests/client/supervise.
+RUNS_ON = ("start", "relay")
 _FOLDERS = r"/(?:data|backup|elsewhere)/"
 _CAPITALS = r"[A-Z][A-Z_]+\b"
 
@@ -137,6 +140,8 @@ class Guide:
             self.words["HASH"] = json.loads(call("log", "verify", self.site, "--json").stdout)["newest"]
         answer = self.words.get("DIGEST", "") if " approve " in line else "y"
         _, *arguments = shlex.split(self.meant(line), comments=True)
+        if arguments[:1] == ["node"] and arguments[1] in RUNS_ON:
+            arguments.append("--help")
         return CliRunner().invoke(cli, arguments, input=f"{answer}\n")
 
     def as_on_the_page(self, text: str) -> list[str]:

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from tests.support.deployed import Processes, dummy_app, free_port, processes, start_superlink, submit, wait_until
+from tests.support.deployed import Processes, dummy_app, processes, start_superlink, submit, wait_until
 from tests.support.hand_session import plain_sum
 from tests.support.world import World, secure
 from undertone.wire.messages import Kind, Request
+from undertone_cli.processes import free_port
 from undertone_client.relay.secret import secret_of
 from undertone_client.service.place import socket_of
 from undertone_client.service.server import NodeService, serving

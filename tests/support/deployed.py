@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,17 +14,10 @@ from pathlib import Path
 import psutil
 
 import undertone_cli
+from undertone_cli.processes import free_port
 
 ROOT = Path(undertone_cli.__file__).parents[2]
 BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    """A port of loopback that nobody uses now."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
 
 
 def wait_until(holds: Callable[[], object], what: str, seconds: float = 60.0) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from undertone.core.durable import exclusively
 from undertone.core.keys import public_hex
 from undertone.core.progress import reporting
-from undertone.errors import FolderError, InputError
+from undertone.errors import FolderError
 from undertone.release.verify import verify
 from undertone_cli.commands.simulate import show_result, simulate
 from undertone_cli.console import Bars, out, resumable, table
@@ -25,12 +25,8 @@ STUDY = Path(__file__).with_name("demo.toml")
 
 def write_digits(folder: Path, shares: Mapping[str, float] = SITES) -> None:
     """Write 600 of scikit-learn's 8x8 digit scans (UCI, real handwriting) as a folder for each site of `shares`."""
-    try:
-        from sklearn.datasets import load_digits  # an extra: only the demo needs it
-    except ImportError:
-        raise InputError(
-            'the demo needs scikit-learn: in your clone, pip install -c constraints.txt ".[demo]"'
-        ) from None
+    from sklearn.datasets import load_digits  # an extra: only the demo needs it
+
     digits = load_digits()
     ends = np.cumsum([round(IMAGES * share) for share in shares.values()])
     for site, start, end in zip(shares, [0, *ends[:-1]], ends, strict=True):

@@ -9,6 +9,7 @@ COMMANDS = {
     "init": (f"{_HERE}.node_init:command", "Make a SITE_DIR: keys, an empty ledger, a policy that allows nothing yet."),
     "data": (f"{_HERE}.node_data:command", "A site's data sets."),
     "check": (f"{_HERE}.node_check:check", "Check whether a site is ready for a study."),
+    "start": (f"{_HERE}.node_start:command", "Run a site: its node, and a SuperNode and a relay for each coordinator."),
     "relay": (f"{_HERE}.node_relay:command", "Carry messages between a SuperNode and the node; needs no torch."),
     "ledger": (f"{_HERE}.node_ledger:command", "What was spent, and what is left."),
     "policy": (f"{_HERE}.node_plans:policy", "What the site allows; what it would refuse of a plan."),

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from undertone.errors import InputError
+from undertone_cli.extras import not_installed
 
 IN_PROCESS, RAY = "inprocess", "ray"
 ENGINES = (IN_PROCESS, RAY)
@@ -14,14 +15,15 @@ def check_engine(name: str) -> None:
     """Raise before anything is written where an engine cannot run.
 
     Raises:
-        InputError: no such engine, or Ray is not installed; says what to install.
+        InputError: no such engine.
+        NotInstalled: Ray is not; says what to install.
     """
     if name not in ENGINES:
         raise InputError(f'there is no engine "{name}"; there are {", ".join(ENGINES)}')
-    if name == RAY and not all(find_spec(library) for library in ("ray", "psutil")):
-        raise InputError(
-            '--engine ray needs Ray: in your clone, pip install -c constraints.txt ".[ray]", or leave --engine out'
-        )
+    for library in ("ray", "psutil") if name == RAY else ():
+        missing = None if find_spec(library) else not_installed("simulate --engine ray", library)
+        if missing is not None:
+            raise missing
 
 
 def run_on(engine: str, run: Path, sites: Iterable[Path]) -> None:

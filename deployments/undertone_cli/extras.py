@@ -1,0 +1,48 @@
+"""Which extra of the distribution brings which library, and what is said where one is not installed: in this one place.
+
+The base installation carries messages (`undertone node relay`, `undertone node start`); whatever computes needs more.
+"""
+
+from undertone.errors import NotInstalled
+
+_NODE = (
+    "PIL",
+    "accelerate",
+    "diffusers",
+    "dp_accounting",
+    "huggingface_hub",
+    "peft",
+    "safetensors",
+    "scipy",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+EXTRAS = dict.fromkeys(_NODE, "node") | {
+    "matplotlib": "coordinator",
+    "tensorboard": "coordinator",
+    "sklearn": "demo",
+    "psutil": "ray",
+    "ray": "ray",
+}
+# A site's commands. All others are a coordinator's, whose extra holds a node's; the demo's holds both.
+_SITE = ("node", "log")
+
+
+def not_installed(command: str, library: str) -> NotInstalled | None:
+    """What to say where a library is not there; None for one that no extra brings.
+
+    Args:
+        command: what was asked for, its first word behind `undertone` first.
+        library: the name that Python did not find, with or without its parts.
+    """
+    library, first = library.partition(".")[0], command.partition(" ")[0]
+    extra = EXTRAS.get(library)
+    if extra is None:
+        return None
+    if extra == "node" and first not in _SITE:
+        extra = "demo" if first == "demo" else "coordinator"
+    return NotInstalled(
+        f"`undertone {command}` needs {library}, which is not installed here: in your clone, pip install -c "
+        f'constraints.txt ".[{extra}]"; of a wheel, its file name with [{extra}] behind it'
+    )
