@@ -11,6 +11,7 @@ nginx/              undertone.conf: the server that sites reach; standalone.conf
 runs/               NAME-DIGEST8: a RUN of each study
 """
 
+import os
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +32,14 @@ from undertone_server.home.nginx import server_conf, standalone_conf
 from undertone_server.home.settings import Settings
 
 _SETTINGS = "coordinator.toml"
+_VARIABLE = "UNDERTONE_HOME"
 _MANIFESTS = "[0-9][0-9][0-9][0-9]*.json"
+
+
+def default_folder() -> Path:
+    """Where a COORDINATOR_DIR lies that nobody names: $UNDERTONE_HOME, else ~/.undertone."""
+    named = os.environ.get(_VARIABLE, "")
+    return Path(named) if named else Path.home() / ".undertone"
 
 
 class Home:
@@ -125,6 +133,11 @@ class Home:
             FolderError: the file is missing or damaged.
         """
         return load_key(self.folder / "coordinator.key")
+
+    def key_before(self) -> Ed25519PrivateKey | None:
+        """The signing key before this one, which vouches for it; None where it never was replaced."""
+        path = self.folder / "coordinator.key.before"
+        return load_key(path) if path.is_file() else None
 
     def federation(self) -> Federation:
         """The newest manifest, whether or not it has expired.
