@@ -185,15 +185,33 @@ class SiteDir:
         """flower.key."""
         return self.folder / "flower.key"
 
+    @property
+    def keys(self) -> tuple[Path, Path]:
+        """identity.key and flower.key."""
+        return self.folder / "identity.key", self.flower_key
+
+    @property
+    def next_keys(self) -> tuple[Path, Path]:
+        """The keys that a request was written with and that do not hold yet, where there are any."""
+        return self.folder / "identity.key.next", self.folder / "flower.key.next"
+
+    def use_next_keys(self) -> None:
+        """Let the next keys hold from now on, the one for Flower first: whoever dies in between does the same again."""
+        for path, following in zip(reversed(self.keys), reversed(self.next_keys), strict=True):
+            with storage_errors(path):
+                if following.is_file():
+                    following.replace(path)
+
     def _write_tables(self, **changes: Mapping[str, str]) -> None:
         """Change tables of policy.toml, and leave what a person wrote there beside them.
 
         Raises:
             FolderError: the file is written in a way that a program should not touch; says which line to write.
         """
-        path, policy = self.folder / "policy.toml", self.policy.model_copy(update=changes)
-        policy = Policy.model_validate(policy.model_dump())
-        write_durable(path, with_tables(path, policy, changes))
+        path, before = self.folder / "policy.toml", self.policy
+        policy = Policy.model_validate(before.model_copy(update=changes).model_dump())
+        changed = [key for key in changes if getattr(policy, key) != getattr(before, key)]
+        write_durable(path, with_tables(path, policy, changed))
         self.policy = policy
 
     def log(self, text: str) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime
 from undertone.core.durable import write_durable
 from undertone.core.federation import Federation
 from undertone.core.joining import ReadWelcome
-from undertone.core.keys import public_hex
+from undertone.core.keys import load_key, public_hex
 from undertone.core.settings_file import settings_toml
 from undertone.core.text import shown
 from undertone.core.unit import is_site_name, name_advice
@@ -31,6 +31,7 @@ class Joining:
         before: the manifest that is pinned now; None: there is none, or it is this one.
         known: whether policy.toml has the coordinator's key already.
         handed_over: whether the key is new, and the one before signed for it.
+        new_keys: whether it names the keys that this site asked for last, and that do not hold yet.
     """
 
     site: SiteDir
@@ -39,6 +40,7 @@ class Joining:
     before: Federation | None
     known: bool
     handed_over: bool
+    new_keys: bool
 
     def summary(self) -> Iterator[tuple[str, str]]:
         """What a person compares with what the coordinator and the other sites say: (what, value)."""
@@ -61,6 +63,8 @@ class Joining:
             FolderError: policy.toml cannot be changed by a program, or a file cannot be written.
         """
         welcome, federation = self.read.welcome, self.read.federation
+        if self.new_keys:
+            self.site.use_next_keys()
         self.site.join(self.name, federation, welcome.manifest_signature)
         folder = self.site.federation_folder(self.name)
         write_durable(folder / "ca.crt", welcome.ca.encode())
@@ -75,7 +79,7 @@ class Joining:
 
     def _about(self, site: str, key: str) -> str:
         if site == self.site.config.site:
-            return " (this site)"
+            return " (this site, with its new keys)" if self.new_keys else " (this site)"
         before = None if self.before is None else self.before.sites.get(site)
         if self.before is None or before == key:
             return ""
@@ -97,13 +101,21 @@ def joining(site: SiteDir, welcome: bytes, name: str | None, now: datetime) -> J
             manifest that is pinned or does not follow it, or its key is another than policy.toml has for the name.
     """
     read = ReadWelcome(welcome)
-    federation, own = read.federation, public_hex(site.identity())
+    federation = read.federation
     federation.check_current(now)
-    federation.check_names(site.config.site, own)
+    new_keys = _names_next_keys(site, federation)
+    if not new_keys:
+        federation.check_names(site.config.site, public_hex(site.identity()))
     called, handed_over = _called(site, read, name)
     before = _before(site, called, federation)
     known = site.policy.coordinators.get(called) == federation.coordinator
-    return Joining(site, called, read, before, known, handed_over)
+    return Joining(site, called, read, before, known, handed_over, new_keys)
+
+
+def _names_next_keys(site: SiteDir, federation: Federation) -> bool:
+    """Whether a manifest names this site with the identity that it asked for last."""
+    following, _ = site.next_keys
+    return following.is_file() and federation.sites.get(site.config.site) == public_hex(load_key(following))
 
 
 def _called(site: SiteDir, read: ReadWelcome, given: str | None) -> tuple[str, bool]:

@@ -17,7 +17,7 @@ def with_tables(path: Path, policy: Policy, keys: Iterable[str]) -> bytes:
     Args:
         path: policy.toml as it is.
         policy: what it should say.
-        keys: those that changed.
+        keys: those that may have changed.
 
     Raises:
         FolderError: the file cannot be changed line by line; names the lines that a person should write.

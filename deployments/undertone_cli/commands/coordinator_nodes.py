@@ -1,4 +1,4 @@
-"""`undertone coordinator add-node | remove-node | manifest | sync`: who is in the federation."""
+"""`undertone coordinator add-node | remove-node | manifest | sync | rotate`: who is in the federation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ from undertone_cli.console import confirmed, lines, out
 from undertone_server.home.fleet import Registered, synchronise
 from undertone_server.home.folder import Home
 from undertone_server.home.membership import Change, accepted, add_sites, issue, remove_site, write_welcome
+from undertone_server.home.rotation import rotate_ca, rotate_certificate, rotate_key
 
 
 @click.command("add-node")
@@ -80,7 +81,30 @@ def sync(folder: Path | None) -> None:
     say_registered(synchronise(opened(folder)))
 
 
-COMMANDS = (add_node, remove_node, manifest, sync)
+@click.command("rotate")
+@click.argument("what", type=click.Choice(["certificate", "ca", "key"]))
+@home_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rotate(what: str, folder: Path | None, yes: bool) -> None:
+    """Replace the server's certificate, the CA that signed it, or the signing key.
+
+    A new certificate by the same CA needs nothing at the sites. After a new CA or signing key every site takes the new
+    welcome; until then it does not reach the servers, or takes no plan that the new key signed. Restart SuperLink and
+    nginx after a new certificate.
+
+    Example: undertone coordinator rotate certificate
+    """
+    home = opened(folder)
+    if what == "certificate":
+        rotate_certificate(home, utc_now())
+        _say("the certificates are new; restart the SuperLink and nginx")
+        return
+    if not yes:
+        confirmed(f"Is every site to be sent a new welcome for a new {what}?")
+    _show(home, (rotate_ca if what == "ca" else rotate_key)(home, utc_now()))
+
+
+COMMANDS = (add_node, remove_node, manifest, sync, rotate)
 
 
 def say_registered(done: Registered) -> None:

@@ -8,7 +8,7 @@ from undertone.core.clock import utc_now
 from undertone.core.durable import storage_errors, write_durable
 from undertone.core.flower_keys import create_flower_key, public_flower_key
 from undertone.core.joining import LARGEST_WELCOME, site_request
-from undertone.core.keys import public_hex
+from undertone.core.keys import create_key, load_key, public_hex
 from undertone.core.text import shown
 from undertone.errors import FolderError, InputError
 from undertone_cli.console import lines, out
@@ -22,18 +22,24 @@ site_dir = click.argument("site_dir", type=click.Path(path_type=Path))
 @click.command("request")
 @site_dir
 @click.argument("file", type=click.Path(path_type=Path))
-def request(site_dir: Path, file: Path) -> None:
+@click.option(
+    "--new-keys", is_flag=True, help="Ask with new keys, which hold once a welcome that names them is joined."
+)
+def request(site_dir: Path, file: Path, new_keys: bool) -> None:
     """Write the request that a coordinator is sent: this site's name and public keys, signed.
 
     The same request does for every coordinator. A site that was made by an earlier version gets its key for Flower now.
+
+    With --new-keys both keys are made anew. Until `undertone node join` takes a welcome that names them the old ones
+    hold; from then on every other coordinator must be sent the same request as well.
 
     Example: undertone node request /srv/undertone/site north.request
     """
     site = SiteDir(site_dir)
     refuse_there(file)
-    write_request_file(site, file)
+    key = write_request_file(site, file, new_keys=new_keys)
     out.print(f"{site.config.site}: {file} is written; send it to the coordinator", soft_wrap=True, markup=False)
-    lines([("and tell it by another way this site's public key", public_hex(site.identity()))])
+    lines([("and tell it by another way this site's public key", key)])
 
 
 @click.command("join")
@@ -66,15 +72,25 @@ def join(site_dir: Path, welcome: Path, name: str | None, yes_digest: str | None
     )
 
 
-def write_request_file(site: SiteDir, file: Path) -> None:
-    """Write a site's request; make its Flower key first where it has none.
+def write_request_file(site: SiteDir, file: Path, *, new_keys: bool = False) -> str:
+    """Write a site's request and return the public key in it; make its Flower key first where it has none.
+
+    Args:
+        site: the SITE_DIR.
+        file: where the request goes.
+        new_keys: whether to ask with keys that are made now, or were for an earlier request, and do not hold yet.
 
     Raises:
         FolderError: a key is damaged, or the file cannot be written.
     """
-    there = site.flower_key.exists()
-    flower = public_flower_key(site.flower_key) if there else create_flower_key(site.flower_key)
-    write_durable(file, site_request(site.config.site, site.identity(), flower))
+    (following, flower_path), identity = site.next_keys, None
+    if new_keys:
+        identity = load_key(following) if following.exists() else create_key(following)
+    else:
+        identity, flower_path = site.identity(), site.flower_key
+    flower = public_flower_key(flower_path) if flower_path.exists() else create_flower_key(flower_path)
+    write_durable(file, site_request(site.config.site, identity, flower))
+    return public_hex(identity)
 
 
 def refuse_there(file: Path) -> None:
