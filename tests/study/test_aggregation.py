@@ -410,11 +410,13 @@ MANY = {"privacy.rounds": 100, "privacy.sampling_rate": 0.5}
     ("changes", "attempts"),
     [
         ({}, 118),  # n = 10: 10.6 for waits, and two standard deviations of 3.4
-        ({"aggregation.rosters": "free"}, 110),
+        ({"aggregation.rosters": "free"}, 125),
+        ({"aggregation.rosters": "free", "privacy.rounds": 2}, 5),
+        ({"aggregation.rosters": "free", "privacy.rounds": 13}, 17),
         ({"aggregation.rosters": "free", "privacy.sampling_rate": 1.0}, 100),
-        ({"aggregation.mode": "plain"}, 110),
+        ({"aggregation.mode": "plain"}, 125),
         ({"aggregation.mode": "plain", "privacy.sampling_rate": 1.0}, 100),
-        ({"privacy.noise": "distributed"}, 110),
+        ({"privacy.noise": "distributed"}, 125),
         ({"privacy.sampling_rate": 1.0}, 118),
         ({"cohort.units": units(3)}, 107),
         ({"cohort.units": units(100)}, 317),
@@ -483,3 +485,16 @@ def test_the_gate_adds_no_noise_to_a_sum_that_has_its_own(
         gate(world, tuple(sorted(distributed.cohort.units)), distributed)
     assert not draws
     assert world.charges() == []
+
+
+def test_plan_says_what_spare_attempts_cost_or_that_there_are_none(planned: Callable[..., Plan]) -> None:
+    spare = planned({"aggregation.rosters": "free", "privacy.rounds": 4, "privacy.sampling_rate": 0.5})
+    rows = dict(describe(spare))
+    assert rows["rounds, attempts"] == "4, at most 7"
+    count, _, without = rows["attempts to spare"].partition("; without them epsilon is ")
+    assert count == "3"
+    assert 0 < float(without) < spare.privacy.epsilon
+    assert "a broken round" not in rows
+    once = dict(describe(planned({"aggregation.rosters": "free", "privacy.rounds": 4})))
+    assert once["a broken round"].startswith("ends the study")
+    assert "attempts to spare" not in once

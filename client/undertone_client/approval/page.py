@@ -144,8 +144,15 @@ def _what_leaves(asked: Asked) -> Iterator[str]:
         f"No image leaves, no word about one, and no count of {asked.many}. The study has {rounds} in {tries}. "
         f"{drawn}. In an attempt the site computes {plan.method.dimension:,} numbers for each {asked.one} in it, "
         f"shortens them to a length that none may exceed, and adds up those of all its {asked.many}. The sum leaves "
-        f"{_how(plan)}."
+        f"{_how(plan)}.{_broken_round(plan)}"
     )
+
+
+def _broken_round(plan: Plan) -> str:
+    """What it means that no attempt can be lost; nothing to say where some can."""
+    if not plan.no_attempt_to_spare:
+        return ""
+    return " No attempt can be lost: a round that breaks once sums have left ends the study, and what it cost is spent."
 
 
 def _how(plan: Plan) -> str:

@@ -33,6 +33,8 @@ from undertone.study.plan import (
 from undertone.study.public_rows import PublicRows, rows_for_c
 from undertone.study.schema import Rosters, Study
 
+_FEWEST_SPARE = 3  # attempts, with free survivor lists
+
 
 def resolve(
     study: Study,
@@ -163,8 +165,9 @@ def _attempts(study: Study, method: Method, sites: int) -> int:
 
     With a chain of survivor lists an attempt is void when one of n sites is away between its masks and its vector. If
     each is away 1 % of the time, an attempt succeeds with q = 0.99^n, and what T rounds need is negative binomial with
-    mean T / q and variance T (1 - q) / q^2: two standard deviations are added. Free lists lose an attempt to a crash
-    alone: T + 10 %; none where a site answers each round once.
+    mean T / q and variance T (1 - q) / q^2: two standard deviations are added. Free lists lose an attempt to a crash of
+    the coordinator alone, in a deployed study sometimes two in one round: T and a quarter more, at least three; none
+    where a site answers each round once.
     """
     wanted = study.privacy
     if wanted.max_attempts is not None:
@@ -172,7 +175,7 @@ def _attempts(study: Study, method: Method, sites: int) -> int:
     if method.one_shot or _once_per_round(study):
         return wanted.rounds
     if _rosters(study) == "free":
-        return wanted.rounds + ceil(wanted.rounds / 10)
+        return wanted.rounds + max(_FEWEST_SPARE, ceil(wanted.rounds / 4))
     q = 0.99**sites
     return wanted.rounds + ceil(wanted.rounds * (1 / q - 1) + 2 * sqrt(wanted.rounds * (1 - q)) / q)
 

@@ -1,12 +1,13 @@
 """`undertone plan`: everything a study will do and cost, before it does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from undertone.core.progress import reporting
 from undertone.privacy.distributed import DistributedEvent
-from undertone.study.claim import check_claim, delta_warning
+from undertone.study.claim import check_claim, delta_warning, epsilons
 from undertone.study.clip_check import ClipCheck, check_clip, refuse_clip
 from undertone.study.plan import Plan
 from undertone.study.resolve import refuse_noise, resolved, units_for_signal
@@ -14,6 +15,7 @@ from undertone.study.schema import load_study
 from undertone_cli.console import Bars, err, lines, out, table
 
 SMALLEST_SHOWN = 1e-300
+BROKEN_ROUND = "ends the study: each round has one attempt, which counts once vectors were asked for"
 
 
 def describe(plan: Plan, check: ClipCheck | None = None) -> list[tuple[str, str]]:
@@ -40,6 +42,7 @@ def describe(plan: Plan, check: ClipCheck | None = None) -> list[tuple[str, str]
         ("site clamp B", f"{grid.site_clamp} grid units"),
         ("sampling rate p", f"{privacy.sampling_rate:g}"),
         ("rounds, attempts", f"{privacy.rounds}, at most {privacy.max_attempts}"),
+        *_spare(plan),
         ("sites needed", f"{plan.quorum} of {len(plan.cohort.units)}"),
         *_aggregation(plan),
         *_noise(plan),
@@ -84,6 +87,16 @@ def _claim(plan: Plan) -> list[tuple[str, str]]:
         ("epsilon (PLD, the claim)", f"{privacy.epsilon:.6f} at delta {privacy.delta:g}"),
         ("epsilon (RDP)", f"{privacy.epsilon_rdp:.6f}"),
     ]
+
+
+def _spare(plan: Plan) -> list[tuple[str, str]]:
+    """What attempts beyond one a round cost, or what it means that there are none."""
+    privacy = plan.privacy
+    if plan.no_attempt_to_spare:
+        return [("a broken round", BROKEN_ROUND)]
+    without, without_rdp = epsilons(replace(plan.event, count=privacy.rounds), privacy.delta)
+    epsilon = without_rdp if privacy.noise == "distributed" else without
+    return [("attempts to spare", f"{privacy.max_attempts - privacy.rounds}; without them epsilon is {epsilon:.6f}")]
 
 
 def _aggregation(plan: Plan) -> list[tuple[str, str]]:

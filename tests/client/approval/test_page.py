@@ -156,3 +156,13 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def test_a_study_that_cannot_lose_an_attempt_says_so(dummy_base: Path, dummy_method: None) -> None:
+    """At p = 1 and free lists too, where each site answers a round once."""
+    says = "No attempt can be lost: a round that breaks once sums have left ends the study"
+    free = {"aggregation": secure(4, rosters="free"), "rounds": 5}
+    once = make_plan(dummy_base, UNITS, max_attempts=5, **free)
+    assert once.once_per_round
+    assert says in " ".join(page(once).split())
+    assert says not in " ".join(page(make_plan(dummy_base, UNITS, max_attempts=8, sampling_rate=0.5, **free)).split())
