@@ -21,6 +21,7 @@ from undertone_server.collect.gathering import BRIEF, Patience
 from undertone_server.collect.sites import Sites
 from undertone_server.gate import charge_unmasking, noised_before, pass_gate, pass_with_noise_shares
 from undertone_server.run_folder import RunFolder
+from undertone_server.status import tell
 from undertone_server.telemetry import Telemetry
 from undertone_server.update import update
 
@@ -39,6 +40,7 @@ class Coordinator:
     telemetry: Telemetry
     entropy: Entropy
     patience: Patience = BRIEF
+    patience_at_start: Patience = BRIEF
 
     def run_rounds(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
         """From the initial public state to the last; goes on where an earlier process stopped.
@@ -106,7 +108,9 @@ class Coordinator:
                 if self.plan.aggregation.mode == "plain":
                     total = plain_round.collect(attempt)
                 else:
-                    total = secure_round.collect(attempt, self.run.federation(), self.patience)
+                    begun = self.run.kept_survivors() is not None
+                    patience = self.patience if begun else self.patience_at_start
+                    total = secure_round.collect(attempt, self.run.federation(), patience)
                 break
             except AttemptVoid as void:
                 reporter().line(f"round {round_}, attempt {attempt.number} is void: {void}")
@@ -134,6 +138,7 @@ class Coordinator:
         if self.sites.missing:
             self.sites.find()  # whoever was away in an earlier round may be back
         number = max(self.run.attempts_asked(round_), default=0) + 1
+        tell(self.run, "running", self.sites.missing, round_=round_, attempt=number)
         return Attempt(self.plan, self.ledger, self.run, round_, number, self.sites, self._w(state))
 
     def _append_voids(self, round_: int) -> None:

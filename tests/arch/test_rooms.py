@@ -34,6 +34,7 @@ ROOMS = {
     "undertone_server": (
         "home",
         "run_folder",
+        "status",
         "attempt_ref",
         "ledger_heads",
         "telemetry",
