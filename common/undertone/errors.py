@@ -5,7 +5,8 @@
     |   |-- StudyError             STUDY.toml: a key, a value, a combination
     |   |-- DataError              images, metadata, units
     |   |-- ModelError             the base model: missing parts, wrong files
-    |   `-- FolderError            RUN, RELEASE or output folders
+    |   |-- FolderError            RUN, RELEASE or output folders
+    |   `-- SuperLinkUnreachable   Flower's server does not answer, or does not do what it was asked
     `-- Refused                    exit 3: going on would weaken the guarantee
         |-- NoisyRelease           the release would be mostly noise
         |-- FaintRelease           the release could not move far enough from the base to be seen
@@ -68,6 +69,10 @@ class ModelError(InputError):
 
 class FolderError(InputError):
     """A RUN, RELEASE or output folder."""
+
+
+class SuperLinkUnreachable(InputError):
+    """Flower's server on this machine does not answer, or does not do what it was asked."""
 
 
 class Refused(UndertoneError):

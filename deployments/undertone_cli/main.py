@@ -24,6 +24,7 @@ COMMANDS = {
     "pretrain": ("undertone_cli.commands.pretrain", "Make a base model of one's own from public images."),
     "model": ("undertone_cli.commands.model", "Put a base model on this machine; the one command that goes online."),
     "node": ("undertone_cli.commands.node", "For a site: its data, policy, plans to approve, budget, readiness."),
+    "coordinator": ("undertone_cli.commands.coordinator", "For a coordinator: its folder, its sites, its servers."),
     "log": ("undertone_cli.commands.log", "For a site: verify its audit log."),
     "demo": ("undertone_cli.commands.demo", "Four sites adapt one model to real handwritten digits."),
 }

@@ -2,7 +2,7 @@
 
 import click
 
-from undertone_cli.commands import node_data, node_init, node_ledger, node_plans, node_units, node_withdraw
+from undertone_cli.commands import node_data, node_init, node_join, node_ledger, node_plans, node_units, node_withdraw
 from undertone_cli.commands.node_check import check
 from undertone_client.site import budget
 
@@ -13,6 +13,8 @@ def command() -> None:
 
 
 command.add_command(node_init.command)
+command.add_command(node_join.request)
+command.add_command(node_join.join)
 command.add_command(node_data.data_commands(budget))
 command.add_command(check)
 command.add_command(node_ledger.command)

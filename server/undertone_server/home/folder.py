@@ -1,7 +1,8 @@
 """COORDINATOR_DIR: everything that a coordinator owns, in one folder.
 
 coordinator.toml    name, address, ports, where the certificate lies, how long certificates and manifests last
-coordinator.key     the one key that signs plans, releases and manifests (0600); coordinator.pub its public half
+coordinator.key     the one key that signs plans, releases and manifests (0600); coordinator.pub its public half;
+                    coordinator.key.before: the one that it took the place of, which vouches for it
 tls/                ca.key ca.crt server.key server.crt: none of the keys where a certificate of one's own is used;
                     loopback.key loopback.crt: the SuperLink's, which nginx alone sees
 federation/         NNNN.json NNNN.sig: the manifests by serial; the newest holds. NNNN.welcome: what sites are sent
@@ -11,6 +12,7 @@ nginx/              undertone.conf: the server that sites reach; standalone.conf
 runs/               NAME-DIGEST8: a RUN of each study
 """
 
+import os
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -26,12 +28,19 @@ from undertone.core.keys import create_key, load_key, public_hex, write_secret
 from undertone.core.settings_file import settings_toml
 from undertone.errors import FolderError, NotApproved, StudyError
 from undertone_server.home import flower_files
-from undertone_server.home.certificates import check_handshake, make_ca, make_certificate
+from undertone_server.home.certificates import check_handshake, load_ca, make_ca, make_certificate
 from undertone_server.home.nginx import server_conf, standalone_conf
 from undertone_server.home.settings import Settings
 
 _SETTINGS = "coordinator.toml"
+_VARIABLE = "UNDERTONE_HOME"
 _MANIFESTS = "[0-9][0-9][0-9][0-9]*.json"
+
+
+def default_folder() -> Path:
+    """Where a COORDINATOR_DIR lies that nobody names: $UNDERTONE_HOME, else ~/.undertone."""
+    named = os.environ.get(_VARIABLE, "")
+    return Path(named) if named else Path.home() / ".undertone"
 
 
 class Home:
@@ -126,6 +135,11 @@ class Home:
         """
         return load_key(self.folder / "coordinator.key")
 
+    def key_before(self) -> Ed25519PrivateKey | None:
+        """The signing key before this one, which vouches for it; None where it never was replaced."""
+        path = self.folder / "coordinator.key.before"
+        return load_key(path) if path.is_file() else None
+
     def federation(self) -> Federation:
         """The newest manifest, whether or not it has expired.
 
@@ -139,10 +153,15 @@ class Home:
                 f"{self.folder} has no federation manifest yet: a federation has two sites or more; accept their "
                 "requests with `undertone coordinator add-node`"
             )
+        if federation.coordinator != public_hex(self.key()):
+            raise NotApproved(
+                f"manifest {federation.serial} names the signing key before this one; make a new manifest with "
+                "`undertone coordinator manifest --renew`"
+            )
         return federation
 
     def newest_manifest(self) -> Federation | None:
-        """The newest manifest, or None before there was one.
+        """The newest manifest, or None before there was one; it may be one of the signing key before.
 
         Raises:
             NotApproved: it is damaged, or not signed by this coordinator.
@@ -155,7 +174,8 @@ class Home:
         except (OSError, UnicodeDecodeError):
             raise FolderError(f"{found[-1]} or its signature cannot be read; restore both") from None
         federation = read_federation(data, signature, sha256_hex(data))
-        if federation.coordinator != public_hex(self.key()):
+        keys = [key for key in (self.key(), self.key_before()) if key is not None]
+        if federation.coordinator not in map(public_hex, keys):
             raise NotApproved(f"{found[-1]} names another coordinator than coordinator.key; restore both")
         return federation
 
@@ -189,16 +209,22 @@ class Home:
         self.write_configuration()
         write_durable(self.folder / _SETTINGS, settings_toml(self.settings))
 
-    def make_certificates(self, now: datetime) -> None:
-        """Make the certificates that are made here, and try all of them.
+    def make_certificates(self, now: datetime, *, new_ca: bool = True) -> None:
+        """Make the certificates that are made here, in the place of those that are there, and try all of them.
+
+        Args:
+            now: the time.
+            new_ca: whether to make a CA as well, where it is made here.
 
         Raises:
-            FolderError: the certificate does not serve the fleet's host.
+            FolderError: the CA's key is missing, or the certificate does not serve the fleet's host.
         """
         settings, tls, ca = self.settings, self.folder / "tls", None
         if self.ca_is_ours:
-            ca = make_ca(settings.name, settings.ca_days, now)
-            _write_pair(tls / "ca", ca.certificate_pem, ca.key_pem)
+            if new_ca:
+                made = make_ca(settings.name, settings.ca_days, now)
+                _write_pair(tls / "ca", made.certificate_pem, made.key_pem)
+            ca = load_ca(tls / "ca.crt", tls / "ca.key")
             server = make_certificate([settings.address.host], settings.certificate_days, now, ca)
             _write_pair(tls / "server", server.certificate_pem, server.key_pem)
         days = settings.certificate_days if ca else settings.ca_days
@@ -232,6 +258,10 @@ class Home:
 
 
 def _write_pair(stem: Path, certificate: bytes, key: bytes) -> None:
-    """NAME.crt and NAME.key, the key first and for its owner alone."""
-    write_secret(stem.with_suffix(".key"), key)
+    """NAME.crt and NAME.key, the key first and for its owner alone, in the place of those that are there."""
+    path, new = stem.with_suffix(".key"), stem.with_suffix(".key.new")
+    new.unlink(missing_ok=True)  # of a command that was interrupted
+    write_secret(new, key)
+    with storage_errors(path):
+        new.replace(path)
     write_durable(stem.with_suffix(".crt"), certificate)

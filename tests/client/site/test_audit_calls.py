@@ -47,7 +47,7 @@ class Life:
         assert result.exit_code == 0, result.output
 
     def allow(self) -> None:
-        policy = SiteDir(self.world.sites["north"]).policy.model_dump() | {"federation": None}
+        policy = SiteDir(self.world.sites["north"]).policy.model_dump() | {"federations": {}}
         (self.site / "policy.toml").write_bytes(settings_toml(Policy.model_validate(policy)))
 
     def arrives(self, plan: Plan) -> None:
