@@ -175,6 +175,14 @@ class RunFolder:
         """The attempts of a round in which sites were asked for their vectors, in order."""
         return [attempt for attempt, _ in self._numbered(round_, "asked-*.mark")]
 
+    def attempts_used(self) -> int:
+        """Attempts of all rounds in which sites were asked for their vectors."""
+        return sum(1 for _ in self.checkpoints.glob("round-*/asked-*.mark"))
+
+    def rounds_done(self) -> int:
+        """Rounds whose public state is there."""
+        return sum(1 for _ in self.checkpoints.glob("round-*/state.npy"))
+
     def mark_asked(self, round_: int, attempt: int) -> None:
         """Durable before the first vector is asked for: from here on the attempt counts."""
         self._make_round(round_)

@@ -1,5 +1,6 @@
 """One study from RUN folder to release."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from flwr.serverapp import Grid
@@ -25,7 +26,7 @@ from undertone_server.movement import movement
 from undertone_server.release import release
 from undertone_server.rounds import Coordinator
 from undertone_server.run_folder import RunFolder
-from undertone_server.status import tell
+from undertone_server.status import read_status, tell
 from undertone_server.telemetry import Telemetry
 
 
@@ -49,7 +50,7 @@ def run_study(grid: Grid, folder: Path, entropy: Entropy | None = None) -> Relea
         try:
             return _run(sites, deadlines, run, plan, entropy or OsEntropy())
         except Exception as error:
-            tell(run, "stopped", sites.missing, because=f"{type(error).__name__}: {error}")
+            tell(run, "stopped", sites.missing or _missing_before(run), because=f"{type(error).__name__}: {error}")
             raise
 
 
@@ -74,6 +75,15 @@ def _run(sites: Sites, deadlines: Deadlines, run: RunFolder, plan: Plan, entropy
     released = release(run, plan, method, state, took_part)
     tell(run, "released", took_part.missing, round_=plan.privacy.rounds)
     return released
+
+
+def _missing_before(run: RunFolder) -> Mapping[str, str]:
+    """Who was missing when that was said last: sites that refused are met again before a study gives up."""
+    try:
+        status = read_status(run)
+    except FolderError:  # the error that stops the study is the one to tell
+        return {}
+    return {} if status is None else status.missing
 
 
 def _find(sites: Sites, deadlines: Deadlines, run: RunFolder, plan: Plan) -> None:
