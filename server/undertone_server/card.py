@@ -42,13 +42,28 @@ e^epsilon with **epsilon = {epsilon:.4g}**, but for a probability of **delta = {
 
 ## Limits
 
-`samples.png` shows the same seeds before and after. The licence of the base model ({licence}) applies.
+{samples} The licence of the base model ({licence}) applies.
 Not a medical device: no image made with it may support a diagnosis.
 """
 
 
-def model_card(plan: Plan, prompt: str, sites: int, described: Description) -> str:
-    """The card of a release whose smallest sum holds `sites` sites; `described` says of its kind how it is loaded."""
+_SAMPLES = "`samples.png` shows the same seeds before and after."
+_NO_SAMPLES = (
+    "No samples were drawn where this was made, and whether the study changed anything that can be seen was not "
+    "looked at."
+)
+
+
+def model_card(plan: Plan, prompt: str, sites: int, described: Description, *, samples: bool = True) -> str:
+    """The card of a release.
+
+    Args:
+        plan: its plan.
+        prompt: for its images.
+        sites: how many the smallest sum holds.
+        described: how its kind is loaded.
+        samples: whether samples.png is there.
+    """
     base, licence = plan.model.base, plan.model.licence
     return _CARD.format(
         yaml_licence=yaml_text(licence),
@@ -65,5 +80,6 @@ def model_card(plan: Plan, prompt: str, sites: int, described: Description) -> s
         unit=plan.privacy.unit,
         epsilon=plan.privacy.epsilon,
         delta=plan.privacy.delta,
+        samples=_SAMPLES if samples else _NO_SAMPLES,
         trust="\n".join(f"- {line}" for line in trust_assumptions(plan)),
     )

@@ -11,7 +11,8 @@ from safetensors.numpy import save
 from undertone.core.canonical import Json, canonical_json
 from undertone.core.durable import read_bytes, sync, write_durable
 from undertone.core.failpoints import reached
-from undertone.errors import UnmovedRelease
+from undertone.core.progress import reporter
+from undertone.errors import MechanismViolation, UnmovedRelease
 from undertone.methods.protocol import Method
 from undertone.methods.weights import attach, read_weights
 from undertone.models.base import load_base
@@ -40,18 +41,50 @@ def release(
 ) -> Release:
     """Write RUN/release: weights, statement, plan, ledger, samples, card, and a signed manifest of them all.
 
-    The folder appears whole or not at all; an unfinished one from an earlier process is made anew.
+    The folder appears whole or not at all. What was learned is durable in RUN/result before samples are drawn: where
+    they cannot be, the release goes out without them and its card says so. An unfinished result is made anew.
 
     Raises:
         UnmovedRelease: samples of the same seeds before and after are the same. What would have been released is then
             in RUN/unreleased, without a manifest.
+        MechanismViolation: the plan is a rehearsal's, which releases nothing.
     """
+    if plan.rehearsal:
+        raise MechanismViolation("a rehearsal releases nothing: what it computed comes from drawn images")
+    pinned = pin(plan.model.base, plan.model.revision)
+    check_pins(pinned, plan.model.files)
+    if not run.result.exists():
+        _write_result(run, plan, method, pinned, state, took_part)
+    before, after = method.sample_prompts(plan.data.caption)
+    difference = _samples(pinned, run.result, before, after)
+    reached("release/samples durable")
+    if difference is not None and difference <= INVISIBLE:
+        raise _unreleased(run, plan)
+    card = model_card(plan, after, took_part.fewest, method.release_format.describe(), samples=difference is not None)
+    write_durable(run.result / "README.md", card.encode())
+    reached("release/card durable")
+    write_manifest(run.result, run.key())
+    reached("release/manifest durable")
+    run.result.rename(run.release)
+    reached("release/renamed")
+    sync(run.folder)
+    reached("release/durable")
+    return Release(run.release)
+
+
+def _write_result(
+    run: RunFolder,
+    plan: Plan,
+    method: Method,
+    pinned: PinnedBase,
+    state: NDArray[np.float32],
+    took_part: TookPart,
+) -> None:
+    """RUN/result, whole or not at all: all of a release but samples, card and manifest."""
     part = run.release.with_name("release.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     reached("release/part made")
-    pinned = pin(plan.model.base, plan.model.revision)
-    check_pins(pinned, plan.model.files)
     weights = method.weights(pinned, method.released(state))
     for name, tensors in weights.items():
         held = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
@@ -63,21 +96,22 @@ def release(
     statement = _statement(run, plan, part, took_part)
     write_durable(part / "privacy.json", canonical_json(statement))
     reached("release/statement durable")
-    before, after = method.sample_prompts(plan.data.caption)
-    difference = _draw_samples(pinned, part, before, after)
-    reached("release/samples durable")
-    if difference <= INVISIBLE:
-        raise _unreleased(run, plan, part)
-    card = model_card(plan, after, took_part.fewest, method.release_format.describe())
-    write_durable(part / "README.md", card.encode())
-    reached("release/card durable")
-    write_manifest(part, run.key())
-    reached("release/manifest durable")
-    part.rename(run.release)
-    reached("release/renamed")
+    part.rename(run.result)
     sync(run.folder)
-    reached("release/durable")
-    return Release(run.release)
+    reached("release/result durable")
+
+
+def _samples(pinned: PinnedBase, folder: Path, before: str, after: str) -> int | None:
+    """As `_draw_samples`; None where this machine cannot draw, which costs no study its release."""
+    try:
+        return _draw_samples(pinned, folder, before, after)
+    except (ArithmeticError, MemoryError, OSError, RuntimeError) as error:
+        (folder / "samples.png").unlink(missing_ok=True)
+        reporter().line(
+            f"no samples could be drawn ({type(error).__name__}: {error}); the release goes out without them, and "
+            "whether the study moved anything that can be seen was not looked at"
+        )
+        return None
 
 
 def _statement(run: RunFolder, plan: Plan, part: Path, took_part: TookPart) -> dict[str, Json]:
@@ -94,10 +128,10 @@ def _statement(run: RunFolder, plan: Plan, part: Path, took_part: TookPart) -> d
         )
 
 
-def _unreleased(run: RunFolder, plan: Plan, part: Path) -> UnmovedRelease:
+def _unreleased(run: RunFolder, plan: Plan) -> UnmovedRelease:
     """Keep what is no release where nobody takes it for one."""
     shutil.rmtree(run.unreleased, ignore_errors=True)
-    part.rename(run.unreleased)
+    run.result.rename(run.unreleased)
     sync(run.folder)
     clip = plan.grid.clip_units / plan.grid.scale
     return UnmovedRelease(

@@ -22,6 +22,7 @@ from undertone_server.collect.sites import Sites
 from undertone_server.collect.waiting import USUAL, Waiting
 from undertone_server.gate import charge_unmasking, noised_before, pass_gate, pass_with_noise_shares
 from undertone_server.run_folder import RunFolder
+from undertone_server.status import tell
 from undertone_server.telemetry import Telemetry
 from undertone_server.update import update
 
@@ -40,6 +41,7 @@ class Coordinator:
     telemetry: Telemetry
     entropy: Entropy
     patience: Patience = BRIEF
+    patience_at_start: Patience = BRIEF
     waiting: Waiting = USUAL
 
     def run_rounds(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -108,7 +110,9 @@ class Coordinator:
                 if self.plan.aggregation.mode == "plain":
                     total = plain_round.collect(attempt)
                 else:
-                    total = secure_round.collect(attempt, self.run.federation(), self.patience)
+                    begun = self.run.kept_survivors() is not None
+                    patience = self.patience if begun else self.patience_at_start
+                    total = secure_round.collect(attempt, self.run.federation(), patience)
                 break
             except AttemptVoid as void:
                 reporter().line(f"round {round_}, attempt {attempt.number} is void: {void}")
@@ -136,6 +140,7 @@ class Coordinator:
         if self.sites.missing:
             self.sites.find()  # whoever was away in an earlier round may be back
         number = max(self.run.attempts_asked(round_), default=0) + 1
+        tell(self.run, "running", self.sites.missing, round_=round_, attempt=number)
         return Attempt(self.plan, self.ledger, self.run, round_, number, self.sites, self._w(state), self.waiting)
 
     def _append_voids(self, round_: int) -> None:

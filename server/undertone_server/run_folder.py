@@ -1,18 +1,21 @@
 """RUN: a study's folder at the coordinator, and what is durable in it, in which order (PRIVACY 11).
 
 plan.json, plan.sig     the plan and the coordinator's signature over its digest
-coordinator.key         the key of that signature (0600)
+coordinator.key         the key of that signature (0600), where run.json names no other place: the coordinator's own
 federation.json, .sig   the sites' public keys, signed by the coordinator
 run.json                facts that are not the plan's: engine, simulation or study
 ledger.sqlite           charges
 checkpoints/            per round: sessions, attempts asked for, Q until it is noised, V, transcript, public state w;
                         of all rounds: the sites' ledger heads, the list of survivors that the sums to come are over
 events/                 TensorBoard
+status.json             where it stands, for whoever asks (`status.py`)
+result/                 what was learned, durable before samples and card are made; it becomes
 release/                what leaves
 unreleased/             in its place where the study moved nothing that can be seen; unsigned
 """
 
 import fcntl
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +45,7 @@ from undertone.privacy.ledger import Ledger
 from undertone.privacy.stages import Sensitivity, Sum, SumWithNoiseShares
 from undertone.study.plan import Plan
 
+_KEY = "coordinator.key"
 _NUMBERED = re.compile(r"\w+-(\d{3,})\.\w+")
 
 
@@ -51,13 +55,20 @@ class RunFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
+        self.result = folder / "result"
         self.release = folder / "release"
         self.unreleased = folder / "unreleased"
         self.ledger = folder / "ledger.sqlite"
 
     @classmethod
-    def create(cls, folder: Path, plan: Plan, facts: dict[str, Json]) -> "RunFolder":
-        """Start a RUN: key, signed plan, empty ledger.
+    def create(cls, folder: Path, plan: Plan, facts: dict[str, Json], key_file: Path | None = None) -> "RunFolder":
+        """Start a RUN: signed plan, empty ledger.
+
+        Args:
+            folder: that does not exist yet.
+            plan: of the study.
+            facts: run.json.
+            key_file: the coordinator's one key; None: the RUN gets a key of its own.
 
         Raises:
             FolderError: the folder exists or cannot be written.
@@ -66,7 +77,10 @@ class RunFolder:
         run = cls(folder)
         with storage_errors(folder):
             run.checkpoints.mkdir(parents=True)
-        key = create_key(folder / "coordinator.key")
+        if key_file is None:
+            key = create_key(folder / _KEY)
+        else:
+            key, facts = load_key(key_file), {**facts, "key": os.path.relpath(key_file.resolve(), folder.resolve())}
         write_durable(folder / "plan.json", plan.as_bytes())
         write_durable(folder / "plan.sig", sign(key, PLAN_DOMAIN, plan.digest).encode())
         write_durable(folder / "run.json", canonical_json(facts))
@@ -88,8 +102,13 @@ class RunFolder:
         return plan
 
     def key(self) -> Ed25519PrivateKey:
-        """The coordinator's signing key."""
-        return load_key(self.folder / "coordinator.key")
+        """The coordinator's signing key.
+
+        Raises:
+            FolderError: it is missing or damaged.
+        """
+        own = self.folder / _KEY
+        return load_key(own if own.is_file() else self.folder / str(self.facts().get("key", _KEY)))
 
     def signature(self) -> str:
         """The signature over the plan's digest, hexadecimal."""
@@ -131,6 +150,14 @@ class RunFolder:
                 raise FolderError(f"another process runs the study in {self.folder}; wait for it, or stop it") from None
             yield
 
+    def held(self) -> bool:
+        """Whether a process runs the study at this moment."""
+        try:
+            with self.locked():
+                return False
+        except FolderError:
+            return True
+
     def facts(self) -> dict[str, Json]:
         """run.json.
 
@@ -147,6 +174,14 @@ class RunFolder:
     def attempts_asked(self, round_: int) -> list[int]:
         """The attempts of a round in which sites were asked for their vectors, in order."""
         return [attempt for attempt, _ in self._numbered(round_, "asked-*.mark")]
+
+    def attempts_used(self) -> int:
+        """Attempts of all rounds in which sites were asked for their vectors."""
+        return sum(1 for _ in self.checkpoints.glob("round-*/asked-*.mark"))
+
+    def rounds_done(self) -> int:
+        """Rounds whose public state is there."""
+        return sum(1 for _ in self.checkpoints.glob("round-*/state.npy"))
 
     def mark_asked(self, round_: int, attempt: int) -> None:
         """Durable before the first vector is asked for: from here on the attempt counts."""

@@ -46,6 +46,8 @@ ROOMS = {
     "undertone_server": (
         "home",
         "run_folder",
+        "status",
+        "studies",
         "attempt_ref",
         "ledger_heads",
         "telemetry",
@@ -66,6 +68,7 @@ ROOMS = {
         "processes",
         "released",
         "site_logs",
+        "flower_app",
         "provisioning",
         "split_folders",
         "split",

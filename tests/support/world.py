@@ -42,6 +42,7 @@ from undertone_client.site.datasets import DataSet, data_set
 from undertone_client.site.enrol import describe_data_set, read_table
 from undertone_client.site.folder import SiteDir, create_site
 from undertone_client.site.policy import Policy
+from undertone_server.collect.deadlines import Deadlines
 from undertone_server.collect.gathering import BRIEF, Patience
 from undertone_server.collect.sites import Sites
 from undertone_server.ledger_heads import LedgerHeads, LeftOut
@@ -224,7 +225,9 @@ class World:
         there = [folder for site, folder in self.sites.items() if site not in absent]
         grid = InProcessGrid(client_app, dict(enumerate(there, SUPERLINK_NODE_ID + 1)))
         heads, left_out = LedgerHeads(self.run.checkpoints / "ledger-heads"), LeftOut(self.run.checkpoints / "left-out")
-        sites = Sites(grid, tuple(self.plan.cohort.units), self.run.federation(), 10.0, heads, left_out)
+        sites = Sites(
+            grid, tuple(self.plan.cohort.units), self.run.federation(), Deadlines.equal(10.0), heads, left_out
+        )
         with Ledger.open(self.run.ledger) as ledger:
             sites.find()
             method = DummyMethod(DummyOptions())

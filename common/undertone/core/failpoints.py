@@ -61,6 +61,7 @@ Failpoint = Literal[
     "release/plan copied",
     "release/ledger copied",
     "release/statement durable",
+    "release/result durable",
     "release/samples durable",
     "release/card durable",
     "release/manifest durable",

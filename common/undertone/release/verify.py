@@ -110,6 +110,8 @@ def checked_plan(folder: Path, coordinator: str | None = None) -> tuple[Plan, st
         check_signature(signer, PLAN_DOMAIN, plan.digest, signature.decode("ascii"))
     except (UnicodeDecodeError, PlanChanged, NotApproved) as error:
         raise NotVerified(f"plan.json or plan.sig does not hold: {error}") from None
+    if plan.rehearsal:
+        raise NotVerified("plan.json is a rehearsal's, on drawn images: nothing of it is a release")
     return plan, signer
 
 

@@ -2,7 +2,7 @@
 
 import click
 
-from undertone_cli.commands import coordinator_init, coordinator_nodes, coordinator_start
+from undertone_cli.commands import coordinator_init, coordinator_nodes, coordinator_runs, coordinator_start
 
 
 @click.group("coordinator")
@@ -14,3 +14,5 @@ command.add_command(coordinator_init.command)
 for _nodes in coordinator_nodes.COMMANDS:
     command.add_command(_nodes)
 command.add_command(coordinator_start.command)
+for _runs in coordinator_runs.COMMANDS:
+    command.add_command(_runs)

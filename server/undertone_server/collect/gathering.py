@@ -18,6 +18,7 @@ from undertone.secagg.survivors import check_follows
 from undertone.study.plan import Plan
 from undertone_server.collect.attempt import Attempt
 from undertone_server.run_folder import RunFolder
+from undertone_server.status import tell
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,10 @@ class Gathering:
             for site, reason in self._gone.items():
                 sites.drop(site, reason)
             return True
-        who = ", ".join(f"{site} ({reason})" for site, reason in away.items())
-        reporter().line(f"round {self._attempt.round}: waiting for {who}; no vector has left, so no attempt is lost")
+        who, attempt = ", ".join(f"{site} ({reason})" for site, reason in away.items()), self._attempt
+        because = f"round {attempt.round}: waiting for {who}; no vector has left, so no attempt is lost"
+        reporter().line(because)
+        tell(attempt.run, "waiting", sites.missing, round_=attempt.round, attempt=attempt.number, because=because)
         if not self._patience.lasts(next(self._tries), self._began):
             self._gone |= away
         sites.find()

@@ -4,7 +4,7 @@ A reply is hostile until it is read (PRIVACY 20): what is wrong with it is the r
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import replace
 
 from flwr.app import Message
@@ -20,9 +20,12 @@ from undertone.privacy.entropy import OsEntropy
 from undertone.wire.flower import MESSAGE_TYPES, reply_from_records, request_to_records
 from undertone.wire.hello import CHALLENGE_BYTES, PROOF_BYTES, proves
 from undertone.wire.messages import Due, Reply, Request, is_ledger_head
+from undertone.wire.vectors import Packed
+from undertone_server.collect.deadlines import Deadlines
 from undertone_server.collect.names import Names
 
 _POLL_SECONDS = 0.5
+_SHORTEST_LIFE = 1.0  # of a message, seconds: Flower takes none that is over already
 _NO_PROOF = "a node that calls itself so does not sign with the site's key"
 # Flower unpacks what a node sent in this process, and says in these words that it cannot.
 _UNREADABLE = (
@@ -52,7 +55,7 @@ class Sites:
         grid: Grid,
         roster: tuple[str, ...],
         federation: Federation,
-        timeout: float,
+        deadlines: Deadlines,
         ledger_heads: MutableMapping[str, str] | None = None,
         left_out: MutableMapping[str, str] | None = None,
     ) -> None:
@@ -62,17 +65,19 @@ class Sites:
             grid: Flower's.
             roster: the plan's sites.
             federation: whose key speaks for which site.
-            timeout: seconds to wait for the replies to one message.
+            deadlines: how long to wait for the replies to a message, which lives as long.
             ledger_heads: holds the newest head of each site's ledger, and is told of newer ones.
             left_out: holds why a site is not asked any more, and is told of further ones.
         """
         self._grid = grid
         self._federation = federation
-        self._timeout = timeout
+        self._roster = roster
+        self._deadlines = deadlines
         self._ledger_heads: MutableMapping[str, str] = {} if ledger_heads is None else ledger_heads
         self._left_out: MutableMapping[str, str] = {} if left_out is None else left_out
         self._accusers: dict[str, set[str]] = {}
         self._nodes: dict[str, int] = {}
+        self._silent: set[int] = set()
         self._names = Names(roster)
         self.missing: dict[str, str] = dict.fromkeys(roster, "did not answer")
 
@@ -84,14 +89,24 @@ class Sites:
     def find(self) -> None:
         """Ask every connected node that is not in who it is; keep those on the roster that prove it.
 
-        Two nodes of one name end nothing: see `names.Names.chosen`.
+        It is over when each site that is looked for has proven its name: nobody waits for a stranger. A node that did
+        not answer the last time is waited for a short while. Two nodes of one name end nothing: see `Names.chosen`.
         """
-        known, entropy = set(self._nodes.values()), OsEntropy()
+        wanted = set(self._roster) - self._nodes.keys() - set(self._left_out)
+        if not wanted:
+            return
+        known, entropy, proven = set(self._nodes.values()), OsEntropy(), set[str]()
         asked = {node: entropy.bytes(CHALLENGE_BYTES) for node in self._grid.get_node_ids() if node not in known}
         hello = {node: Request("hello", PROTOCOL, body=challenge) for node, challenge in asked.items()}
-        for node, reply in self._exchange(hello, Due(body=PROOF_BYTES)):
-            proven = bool(reply.error) or proves(self._federation, reply.site, asked[node], reply.body)
-            self._names.heard(node, reply if proven else replace(reply, error=NotApproved.__name__, message=_NO_PROOF))
+        seconds = self._deadlines.again if self._silent.issuperset(asked) else self._deadlines.hello
+        self._silent.update(asked)
+        for node, reply in self._exchange(hello, Due(body=PROOF_BYTES), seconds, lambda: wanted <= proven):
+            self._silent.discard(node)
+            if not reply.error and proves(self._federation, reply.site, asked[node], reply.body):
+                proven.add(reply.site)
+            elif not reply.error:
+                reply = replace(reply, error=NotApproved.__name__, message=_NO_PROOF)
+            self._names.heard(node, reply)
         for site, claims in self._names.claims().items():
             if site in self._nodes:
                 continue
@@ -119,7 +134,8 @@ class Sites:
         silent = set(by_node.values())
         # One request that goes to many sites stays one: its model state is packed once.
         dated = {id(request): replace(request, ledger_heads=heads) for request in requests.values()}
-        for node, reply in self._exchange({node: dated[id(requests[site])] for node, site in by_node.items()}, due):
+        asked = {node: dated[id(requests[site])] for node, site in by_node.items()}
+        for node, reply in self._exchange(asked, due, self._seconds(asked.values(), due)):
             site = by_node[node]
             silent.discard(site)
             if reply.error and reply.site in (site, ""):
@@ -167,13 +183,25 @@ class Sites:
                 )
         return heads
 
-    def _exchange(self, requests: Mapping[int, Request], due: Due) -> Iterator[tuple[int, Reply]]:
-        """Push each node its request, then pull reply by reply until all are there or time is up.
+    def _seconds(self, requests: Iterable[Request], due: Due) -> float:
+        """How long the longest of these requests and its answer may take."""
+        answer = 0 if due.words is None else due.words[1] * (1 if due.words[0] else 4)
+        times = (self._deadlines.of(each.kind, answer + _length(each)) for each in _distinct(requests))
+        return max(times, default=0.0)
+
+    def _exchange(
+        self,
+        requests: Mapping[int, Request],
+        due: Due,
+        seconds: float,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Iterator[tuple[int, Reply]]:
+        """Push each node its request, then pull reply by reply until all are there, it is enough or time is up.
 
         Keyed by message: the sender of an error that Flower itself makes is not the node that failed.
         """
-        pending = dict(self._push(requests))
-        deadline = time.monotonic() + self._timeout
+        pending = dict(self._push(requests, max(seconds, _SHORTEST_LIFE)))
+        deadline = time.monotonic() + seconds
         while pending:
             arrived = 0
             for identifier, node in list(pending.items()):
@@ -182,7 +210,7 @@ class Sites:
                     if pending.pop(identifier, None) is not None and reply is not None:
                         yield node, reply
                     del reply  # before the next one is pulled
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or enough():
                 return
             if pending and not arrived:
                 time.sleep(_POLL_SECONDS)
@@ -201,23 +229,30 @@ class Sites:
         except _UNREADABLE:
             yield _refusal("the reply is malformed: Flower cannot unpack it")
 
-    def _push(self, requests: Mapping[int, Request]) -> Iterator[tuple[str, int]]:
+    def _push(self, requests: Mapping[int, Request], ttl: float) -> Iterator[tuple[str, int]]:
         """(message id, node) of each request that Flower took; nodes that are asked the same share its records."""
-        records = {id(request): request_to_records(request) for request in _distinct(requests)}
+        records = {id(request): request_to_records(request) for request in _distinct(requests.values())}
         for node, request in requests.items():
             message = Message(
                 records[id(request)],
                 dst_node_id=node,
                 message_type=MESSAGE_TYPES[request.kind],
                 group_id=str(request.round),
+                ttl=ttl,
             )
             for identifier in self._grid.push_messages([message]):
                 if identifier:
                     yield identifier, node
 
 
-def _distinct(requests: Mapping[int, Request]) -> Iterable[Request]:
-    return {id(request): request for request in requests.values()}.values()
+def _distinct(requests: Iterable[Request]) -> Iterable[Request]:
+    return {id(request): request for request in requests}.values()
+
+
+def _length(request: Request) -> int:
+    """Bytes of the state that goes with a request."""
+    state = request.state
+    return 0 if state is None else len(state.data) if isinstance(state, Packed) else state.nbytes
 
 
 def _read(message: Message, due: Due) -> Reply:

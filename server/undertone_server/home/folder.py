@@ -127,13 +127,18 @@ class Home:
         """Whether the CA was made here, and not by others for a certificate of one's own."""
         return self.settings.ca == "tls/ca.crt"
 
+    @property
+    def key_file(self) -> Path:
+        """coordinator.key."""
+        return self.folder / "coordinator.key"
+
     def key(self) -> Ed25519PrivateKey:
         """The coordinator's signing key.
 
         Raises:
             FolderError: the file is missing or damaged.
         """
-        return load_key(self.folder / "coordinator.key")
+        return load_key(self.key_file)
 
     def key_before(self) -> Ed25519PrivateKey | None:
         """The signing key before this one, which vouches for it; None where it never was replaced."""

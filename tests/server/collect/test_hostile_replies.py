@@ -29,6 +29,7 @@ from undertone.wire.flower import MESSAGE_TYPES, reply_to_records
 from undertone.wire.messages import Kind, Request, is_ledger_head
 from undertone_client.site.folder import SiteDir
 from undertone_server.collect.attempt import Attempt
+from undertone_server.collect.deadlines import Deadlines
 from undertone_server.collect.due import reply_due
 from undertone_server.collect.gathering import BRIEF
 from undertone_server.collect.secure_round import _words, collect
@@ -125,7 +126,7 @@ def test_no_reply_raises_or_is_taken_for_another(world: World, amount: int) -> N
     node = FIRST + NAMES.index(HOSTILE)
     grid: Any = HostileGrid({node: recording.sites[node]})
     heads: dict[str, str] = {}
-    sites = Sites(grid, NAMES, world.run.federation(), 0.0, heads)
+    sites = Sites(grid, NAMES, world.run.federation(), Deadlines.equal(0.0), heads)
     kinds = sorted(recording.replies)
     grid.sites[node].answer = lambda request: honest[0]  # type: ignore[method-assign]
     honest: list[Any] = [None]
@@ -192,7 +193,7 @@ def test_the_other_sites_finish_every_round(world: World, amount: int) -> None:
                 return records
 
             grid.changes = {node: change}
-            sites = Sites(grid, NAMES, federation, 0.0)  # type: ignore[arg-type]
+            sites = Sites(grid, NAMES, federation, Deadlines.equal(0.0))  # type: ignore[arg-type]
             sites.find()
             opened = collect(
                 Attempt(world.plan, ledger, world.run, 1, attempt, sites, START, IMPATIENT), federation, BRIEF

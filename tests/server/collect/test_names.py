@@ -21,6 +21,7 @@ from undertone.wire.hello import CHALLENGE_BYTES, PROOF_BYTES, prove, proves
 from undertone.wire.messages import Due, Reply, Request
 from undertone_client.node import Node
 from undertone_client.site.folder import SiteDir
+from undertone_server.collect.deadlines import Deadlines
 from undertone_server.collect.names import Names
 from undertone_server.collect.sites import Sites
 from undertone_server.ledger_heads import LedgerHeads, LeftOut
@@ -175,7 +176,7 @@ def test_a_reply_by_another_node_is_not_heard(make_world: Make) -> None:
         return reply
 
     grid: Any = HostileGrid(nodes, {FIRST: forged})
-    sites = Sites(grid, ROSTER, federation, 0.0)
+    sites = Sites(grid, ROSTER, federation, Deadlines.equal(0.0))
     sites.find()
     assert sites.present == tuple("bcde")
     assert sites.missing == {"a": "did not answer"}
@@ -183,7 +184,7 @@ def test_a_reply_by_another_node_is_not_heard(make_world: Make) -> None:
 
 def test_why_a_site_is_missing_is_one_bounded_line_whoever_says_it(make_world: Make) -> None:
     grid: Any = HostileGrid({})
-    sites = Sites(grid, ROSTER, five(make_world).run.federation(), 0.0)
+    sites = Sites(grid, ROSTER, five(make_world).run.federation(), Deadlines.equal(0.0))
     for reason in ("\x1b[2J" + "x" * 10_000, "a\nb", "y" * 501):
         sites.drop("a", reason)
         assert is_shown(sites.missing["a"], REASON)
@@ -204,7 +205,7 @@ def test_two_replies_to_one_message_are_one(make_world: Make) -> None:
             yield message
 
     grid.pull_messages = twice
-    sites = Sites(grid, ROSTER, federation, 0.0)
+    sites = Sites(grid, ROSTER, federation, Deadlines.equal(0.0))
     sites.find()
     assert sites.present == ("a",)
     grid.changes[FIRST] = lambda _message, _records: reply_to_records(Reply("a", PROTOCOL, ledger_head=LEDGER_HEAD))
