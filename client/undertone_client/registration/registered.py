@@ -1,12 +1,13 @@
 """The records of an approved plan, written down once and kept (PRIVACY 3, 17).
 
 Approving a plan reads its data set's metadata strictly and names everything that is wrong. What was good is registered
-in SITE_DIR/registered/<plan digest>.jsonl: the data set, and file, unit and the columns of the caption. From then on
-the node works from that, and coins fall over the registered units alone. A registered record counts as long as its own
-line still lists its file with its unit, the name leads to the file it led to then, the image can be read, and its unit
-was not withdrawn. Else it is missing, its unit goes on without it, and a unit with no record left is a zero row. Each
-record is judged by its own line and its own file: nothing that happens to one can reach another, so a damaged, emptied
-or vanished file stays as invisible outside as a withdrawn patient.
+in SITE_DIR/registered/<plan digest>.jsonl: the data set, and file, unit, the columns of the caption and a digest of the
+file's bytes. From then on the node works from that, and coins fall over the registered units alone. A registered record
+counts as long as its own line still lists its file with its unit, the name leads to the file it led to then, that file
+holds the bytes it held then, the image can be read, and its unit was not withdrawn. Else it is missing, its unit goes
+on without it, and a unit with no record left is a zero row. Each record is judged by its own line and its own file:
+nothing that happens to one can reach another, so a damaged, emptied or vanished file stays as invisible outside as a
+withdrawn patient.
 """
 
 import json
@@ -23,6 +24,7 @@ from undertone.core.durable import sync, write_durable
 from undertone.core.progress import reporter
 from undertone.core.text import shown
 from undertone.core.unit import Unit
+from undertone.data.identical import with_digests
 from undertone.data.metadata import Problem, rows_by_line
 from undertone.data.records import Record, RecordTable, key_of, read_records, refuse
 from undertone.errors import DataError, FolderError, NotApproved, UnitChanged
@@ -86,6 +88,8 @@ def register(site: SiteDir, plan: Plan, data: DataSet, say: Callable[[str], None
     found = listed.where(lambda record: not gone(record.unit))
     if not found.records:
         raise DataError(f"all units of data set {data.name} were withdrawn; there is nothing to register")
+    with reporter().task(f"{site.config.site}: comparing files", len(found.records)) as progress:
+        found = with_digests(found, progress)
     _refuse_new(site, data, index, found)
     for line in remarks(found, caption):
         (say or reporter().line)(f"{site.config.site}: {line}")
@@ -120,13 +124,14 @@ def _index_for(site: SiteDir, plan: Plan, data: DataSet) -> UnitIndex:
 
 
 def _refuse_new(site: SiteDir, data: DataSet, index: UnitIndex, found: RecordTable) -> None:
-    """Insist that every record went through `node data add` or `update`: another data set may have its unit or file."""
+    """Insist that every record went through `node data add` or `update` as it is: another data set may have it."""
     secret = site.secret()
     new = [record for record in found.records if listed_mac(secret, record) not in index.listed]
     if new:
         raise DataError(
-            f"{len(new)} records are listed that data set {data.name} does not have yet, the first at "
-            f"{found.place(new[0])}; `undertone node data update {shown(str(site.folder))} {data.name}` checks them"
+            f"{len(new)} records are new to data set {data.name}, by name, unit or contents, the first "
+            f"{shown(new[0].file)} at {found.place(new[0])}; "
+            f"`undertone node data update {shown(str(site.folder))} {data.name}` checks them"
         )
 
 
@@ -251,13 +256,13 @@ def _as_bytes(registration: Registration) -> bytes:
         )
     ]
     lines += [
-        canonical_json([record.file, record.unit, record.columns, *record.lines, record.target])
+        canonical_json([record.file, record.unit, record.columns, *record.lines, record.target, record.sha256])
         for record in table.records
     ]
     body = b"\n".join(lines) + b"\n"
     return body + sha256_hex(body).encode() + b"\n"
 
 
-def _record(values: tuple[str, str, dict[str, str], int, int, str]) -> Record:
-    file, unit, columns, first, last, target = values
-    return Record(file, unit, columns, (first, last), target)
+def _record(values: tuple[str, str, dict[str, str], int, int, str, str]) -> Record:
+    file, unit, columns, first, last, target, sha256 = values
+    return Record(file, unit, columns, (first, last), target, sha256)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from undertone.core.durable import exclusively
 from undertone.core.progress import reporter
+from undertone.data.identical import with_digests
 from undertone.data.records import RecordTable, bad_images, read_records, refuse
 from undertone.errors import DataError, FolderError
 from undertone.privacy.ledger import Ledger
@@ -186,7 +187,7 @@ def _refuse_other(site: SiteDir, data: DataSet) -> bool:
 def _grow(site: SiteDir, data: DataSet, table: RecordTable, index: UnitIndex) -> tuple[UnitIndex, int]:
     """Refuse overlap, then seal the index with what was found; the index, and how many different files there are."""
     with reporter().task(f"{site.config.site}: comparing files", len(table.records)) as progress:
-        found = fingerprints(table, site.secret(), progress)
+        found = fingerprints(with_digests(table, progress), site.secret())
     refuse_overlap(site, data, found)
     grown = index.with_more(found, table)
     write_index(site, data, grown)

@@ -4,9 +4,8 @@ Each stands there as a MAC under the node's secret: whoever reads the file learn
 that left the folder has spent from this data set's budget and may not begin with a fresh one elsewhere (PRIVACY 13).
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from undertone.core.canonical import Json, canonical_json
 from undertone.core.durable import storage_errors
 from undertone.data.records import Record, RecordTable
 from undertone.data.unit_ids import folded
-from undertone.errors import DataError, UnitChanged
+from undertone.errors import UnitChanged
 from undertone_client.site.datasets import FOLDER, DataSet
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.sealed import mac, read_sealed, write_sealed
@@ -33,7 +32,7 @@ class Fingerprints:
         spelled: ids as they are written.
         alike: ids whose spellings are one.
         files: bytes of files.
-        listed: names of files, each with its unit's id.
+        listed: names of files, each with its unit's id and its bytes.
     """
 
     spelled: dict[bytes, str]
@@ -68,20 +67,15 @@ class UnitIndex:
 EMPTY = UnitIndex(frozenset(), frozenset(), frozenset(), frozenset(), 0, 0)
 
 
-def fingerprints(table: RecordTable, secret: bytes, progress: Callable[[int], None]) -> Fingerprints:
-    """Read every file of a table once; `progress` hears of each.
-
-    Raises:
-        DataError: names a file that cannot be read.
-    """
+def fingerprints(table: RecordTable, secret: bytes) -> Fingerprints:
+    """The fingerprints of a table whose files have digests."""
     found = Fingerprints({}, {}, {}, {})
     for unit in table.units():
         found.spelled[spelled_mac(secret, unit)] = unit
         found.alike[mac(secret, _DOMAIN, _ALIKE, _bytes(folded(unit)))] = unit
     for record in table.records:
         found.listed[listed_mac(secret, record)] = record.file
-        found.files.setdefault(mac(secret, _DOMAIN, _FILE, _digest(table.root / record.file)), record.file)
-        progress(1)
+        found.files.setdefault(mac(secret, _DOMAIN, _FILE, bytes.fromhex(record.sha256)), record.file)
     return found
 
 
@@ -91,8 +85,8 @@ def spelled_mac(secret: bytes, unit: str) -> bytes:
 
 
 def listed_mac(secret: bytes, record: Record) -> bytes:
-    """The MAC under which a record stands in an index: its file's name and its unit."""
-    return mac(secret, _DOMAIN, _LISTED, _bytes(record.file), _bytes(record.unit))
+    """The MAC under which a record stands in an index: its file's name, its unit and its file's bytes."""
+    return mac(secret, _DOMAIN, _LISTED, _bytes(record.file), _bytes(record.unit), bytes.fromhex(record.sha256))
 
 
 def holds(index: UnitIndex, data: DataSet, secret: bytes, unit: str) -> bool:
@@ -169,11 +163,3 @@ def _domain(name: str) -> bytes:
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
-
-
-def _digest(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").digest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; repair or remove it") from None

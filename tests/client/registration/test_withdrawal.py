@@ -326,7 +326,7 @@ def test_an_image_that_did_not_go_through_the_checks_is_not_registered(make_worl
     (name,) = write_images(world.folder / "data" / "north", 1, first=90)
     with metadata(world).open("a", encoding="utf-8") as stream:
         stream.write(f"{name},{patient},mass\n")
-    with pytest.raises(DataError, match=r"1 records are listed that .* does not have yet, the first at .*csv, line 8"):
+    with pytest.raises(DataError, match=r"1 records are new to data set data, .*scan-0090.* at .*csv, line 8"):
         again(world)
     update_data_set(north(world), "data")
     table = register(north(world), world.plan, data_of(north(world)))
@@ -338,7 +338,7 @@ def test_who_did_not_go_through_the_checks_is_not_registered(make_world: Make) -
     lines = metadata(world).read_text(encoding="utf-8").replace("patient-1", "patient-8")
     metadata(world).write_text(lines, encoding="utf-8")
     with pytest.raises(
-        DataError, match=r"2 records are listed that data set data does not have yet, the first at .*csv, line 4"
+        DataError, match=r"2 records are new to data set data, by name, unit or contents, .*csv, line 4"
     ):
         again(world)
     update_data_set(north(world), "data")
