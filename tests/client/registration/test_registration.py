@@ -237,7 +237,13 @@ def test_a_link_that_changes_its_target_after_registration_is_a_zero_row(make_wo
     assert any("leads to another file than when it was registered: a zero row" in problem for problem in problems)
 
 
-@pytest.mark.parametrize("replace_them", [other_pictures, another_patients_pictures])
+def exchanged_pictures(world: World) -> None:
+    before = [image(world, number).read_bytes() for number in (2, 3, 4, 5)]
+    for number, data in zip((4, 5, 2, 3), before, strict=True):
+        image(world, number).write_bytes(data)
+
+
+@pytest.mark.parametrize("replace_them", [other_pictures, exchanged_pictures])
 def test_contents_that_were_not_compared_are_not_registered(
     make_world: Make, replace_them: Callable[[World], None]
 ) -> None:
@@ -247,7 +253,26 @@ def test_contents_that_were_not_compared_are_not_registered(
     (path,) = (site.folder / "registered").iterdir()
     path.unlink()
     replace_them(world)
-    with pytest.raises(DataError, match=r"2 records are new to data set data, by name, unit or contents, .*scan-0002"):
+    with pytest.raises(
+        DataError, match=r"[24] records are new to data set data, by name, unit or contents, .*scan-0002"
+    ):
+        register(site, world.plan, data_of(site))
+    assert not path.exists()
+
+
+def test_one_image_of_two_units_is_not_registered(make_world: Make) -> None:
+    """Each of them was compared, one after the other: a file went from one patient to another and came back."""
+    world = make_world()
+    site = SiteDir(world.sites["north"])
+    (path,) = (site.folder / "registered").iterdir()
+    path.unlink()
+    mine, hers = image(world, 2), image(world, 4)
+    before = mine.read_bytes(), hers.read_bytes()
+    hers.write_bytes(before[0])
+    mine.write_bytes(before[1])
+    update_data_set(site, "data")
+    mine.write_bytes(before[0])
+    with pytest.raises(DataError, match=r"scan-0004\.png and images/scan-0002\.png are one image, byte for byte"):
         register(site, world.plan, data_of(site))
     assert not path.exists()
 
