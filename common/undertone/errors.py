@@ -16,6 +16,7 @@
         |-- TooFewSites            fewer sites answered than the plan needs
         |   `-- AttemptVoid        the sites of the study's list did not all answer; another attempt may follow
         |-- UnitChanged            a data set's units would be counted in another way than was fixed for life
+        |-- DataSetMoved           a data set's file names another place than its plans were approved with
         |-- SharedRecords          a data set shares units or files with another one of its site
         |-- MechanismViolation     a bound, a type or a noise level is not what the plan says
         |-- ProtocolError          a message is malformed, or speaks another version
@@ -107,6 +108,10 @@ class AttemptVoid(TooFewSites):
 
 class UnitChanged(Refused):
     """A study, or a data set's file, counts its units in another way than was fixed when it was added (PRIVACY 13)."""
+
+
+class DataSetMoved(Refused):
+    """A data set's file names another folder or metadata file than the one that a plan's records were approved with."""
 
 
 class SharedRecords(Refused):

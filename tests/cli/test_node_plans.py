@@ -20,7 +20,7 @@ from undertone_client.approval.approvals import approval_of, approvals
 from undertone_client.approval.approving import free_expired
 from undertone_client.approval.books import LedgerBooks
 from undertone_client.node import Node
-from undertone_client.registration.registered import registration_of
+from undertone_client.registration.stored import registration_of
 from undertone_client.site.datasets import data_sets
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.policy import Policy

@@ -11,7 +11,8 @@ from tests.support.studies import study_with, write_study
 from tests.support.world import World, data_of, describe_data
 from undertone.data.records import RecordTable, read_records
 from undertone.errors import DataError
-from undertone_client.registration.registered import register, registered
+from undertone_client.registration.registered import register
+from undertone_client.registration.stored import registered
 from undertone_client.site.folder import SiteDir
 
 PANDAS = ["#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"]

@@ -16,8 +16,9 @@ from undertone.data.metadata import Problem
 from undertone.data.records import Record, RecordTable, is_file, moved, read_good_records
 from undertone.errors import DataError
 from undertone.study.schema import Study
-from undertone_client.registration.registered import Registration, present, registrations, withdrawn_units
+from undertone_client.registration.registered import present, withdrawn_units
 from undertone_client.registration.remarks import remarks
+from undertone_client.registration.stored import Registration, registrations
 from undertone_client.site.datasets import DataSet, data_sets
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.tombstones import withdrawn_from
@@ -127,6 +128,8 @@ def _lost(site: SiteDir, registration: Registration, unreadable: set[Path]) -> l
     Those of withdrawn units are meant to be; `unreadable` files are named already.
     """
     table, plan, gone = registration.table, registration.plan_digest[:8], withdrawn_units(site, registration)
+    if registration.moved:
+        return [Problem(f"datasets/{registration.data.name}.toml", f"plan {plan} was approved with another folder")]
     listed = present(table, registration.unit, registration.unit_column, lambda _text: None)
     lost = [(index, "is no longer listed with its unit") for index in np.flatnonzero(~listed).tolist()]
     elsewhere = moved(table)

@@ -21,7 +21,7 @@ from undertone_client.round.noise_share import add_noise_share
 from undertone_client.round.session import SiteSession
 from undertone_client.site.attempt_store import AttemptKey, AttemptStore
 from undertone_client.site.audit_log import AuditLog
-from undertone_client.site.budget import charge
+from undertone_client.site.budget import charge, check_draws_on
 from undertone_client.site.folder import SiteDir
 
 
@@ -100,12 +100,14 @@ class SiteAttempt:
 
     def _prepare(self, state: NDArray[np.float32]) -> None:
         """Step 1 of the mechanism: coins and rows, into the attempt store."""
-        Preparation(self.site, self.plan, self._key, state, self.store, self.entropy).run()
+        check_draws_on(self.ledger, self.plan, self.data_set)
+        Preparation(self.site, self.plan, self._key, state, self.store, self.entropy, self.data_set).run()
 
     def _charge(self, values: NDArray[np.int64]) -> Receipt:
         """Charge the plan's reservation in the site's own ledger, durably, before anything leaves."""
         # The site's own secret is the salt: a plain hash of a sum could be tested by guessing one unit.
         commitment = commit_to_sum(values, self.site.secret())
+        check_draws_on(self.ledger, self.plan, self.data_set)
         reached("node/before charge")
         receipt = charge(self.ledger, self.plan, self.request.round, self.request.attempt, commitment)
         reached("node/charge durable")

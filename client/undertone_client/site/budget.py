@@ -133,6 +133,19 @@ def charge(ledger: Ledger, plan: Plan, round_: int, attempt: int, commitment: st
     )
 
 
+def check_draws_on(ledger: Ledger, plan: Plan, data_set: str) -> None:
+    """Insist that a plan has reserved of the data set that it was approved for: whose images, whose budget.
+
+    Raises:
+        PlanChanged: it is another's.
+    """
+    held = Accounts.read(ledger.entries()).reservations.get(plan.digest)
+    if held is not None and held.data_set != data_set:
+        raise PlanChanged(
+            f"plan {plan.digest[:8]} draws on the budget of another data set than it was approved for; sign a new plan"
+        )
+
+
 def price(plan: Plan, delta: float | None = None) -> float:
     """The least cap, in thousandths of epsilon, that holds the plan alone: what it takes by RDP, filter included.
 

@@ -16,11 +16,13 @@ from tests.support.dummy import DIMENSION
 from tests.support.entropy import InsecureTestEntropy
 from tests.support.images import pixels
 from tests.support.world import World, data_of, oracle_row
+from undertone.core.canonical import sha256_hex
 from undertone.data.metadata import LONGEST_LINE
 from undertone.errors import DataError, FolderError
 from undertone.wire.messages import Reply
 from undertone_client.registration.checking import check_site
-from undertone_client.registration.registered import register, registered
+from undertone_client.registration.registered import register
+from undertone_client.registration.stored import registered
 from undertone_client.site.attempt_store import AttemptStore
 from undertone_client.site.enrol import update_data_set
 from undertone_client.site.folder import SiteDir
@@ -390,6 +392,21 @@ def test_a_damaged_registration_is_found_out(make_world: Make, position: float) 
         registered(site, world.plan)
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(FolderError, match="damaged"):
+        registered(site, world.plan)
+
+
+def test_a_registration_that_another_wrote_is_not_believed(make_world: Make) -> None:
+    """Whoever can write there and has not the node's secret: he would choose whose images the plan reads."""
+    world = make_world()
+    site = SiteDir(world.sites["north"])
+    (path,) = (site.folder / "registered").iterdir()
+    body = path.read_bytes()[:-65].replace(b"patient-1", b"patient-0")
+    for seal in (sha256_hex(body), sha256_hex(b"")):
+        path.write_bytes(body + seal.encode() + b"\n")
+        with pytest.raises(FolderError, match="damaged, or not this node's"):
+            registered(site, world.plan)
+    shutil.copyfile(world.sites["east"] / "registered" / path.name, path)
+    with pytest.raises(FolderError, match="damaged, or not this node's"):
         registered(site, world.plan)
 
 

@@ -16,11 +16,14 @@ from tests.support.images import write_images
 from tests.support.world import World, data_of, describe_data, oracle_row, secure
 from undertone.errors import DataError, FolderError, InputError, NotApproved, UnitChanged
 from undertone.privacy.ledger import Ledger
+from undertone.study.plan import Plan
+from undertone_client.approval.approvals import approval_of, keep_approval
 from undertone_client.compute import erasing, summing
 from undertone_client.compute.erasing import Withdrawn, forget_study, study_called, withdraw_unit
 from undertone_client.compute.latent_files import latent_files
 from undertone_client.registration.checking import check_site
-from undertone_client.registration.registered import register, registered, registration_of
+from undertone_client.registration.registered import register
+from undertone_client.registration.stored import registered, registration_of
 from undertone_client.registration.units import meanings
 from undertone_client.site.attempt_store import AttemptStore
 from undertone_client.site.datasets import DataSet
@@ -145,6 +148,7 @@ def test_the_rest_of_a_site_answers_as_if_the_unit_had_no_image(make_world: Make
         approved(north(world), world.plan)
         shutil.rmtree(north(world).folder / "datasets")
         describe_data(north(world), world.folder / "data" / "north", world.plan)
+        again(world)
         if leaves:
             withdraw_unit(north(world), "data", "patient-1")
         else:
@@ -305,8 +309,33 @@ def test_a_plan_runs_over_the_data_set_that_was_registered_for_it(make_world: Ma
     found = registration_of(north(world), world.plan)
     assert found is not None
     assert (found.data, found.study) == (skin, "dummy-study")
-    assert world.ask("prepare").error == ""
-    assert set(world.rows()) == {"skin-0", "skin-1"}
+    reply = world.ask("prepare")
+    assert (reply.error, "another data set" in reply.message) == ("NotApproved", True)
+    approve_for(world, world.plan, "skin")
+    reply = world.ask("prepare")
+    assert (reply.error, "draws on the budget of another data set" in reply.message) == ("PlanChanged", True)
+    assert not world.rows()
+
+
+def approve_for(world: World, plan: Plan, data_set: str) -> None:
+    approval = approval_of(north(world), plan.digest)
+    assert approval is not None
+    document = approval.document.model_copy(update={"data_set": data_set})
+    keep_approval(north(world), approval.model_copy(update={"document": document}))
+
+
+def test_a_study_reads_the_data_set_that_it_was_approved_for(make_world: Make) -> None:
+    world = make_world()
+    skin = second(world)
+    other = world.plan.model_copy(update={"study": "another"})
+    figures = other.cohort.model_copy(update={"units": dict(other.cohort.units) | {"north": skin.publish}})
+    other = other.model_copy(update={"cohort": figures})
+    changes = world.signed(other)
+    register(north(world), other, skin)
+    approve_for(world, other, "skin")
+    assert world.node().handle(world.request(**changes)).error == ""
+    with AttemptStore(north(world).attempt_store) as store:
+        assert set(store.rows((other.digest, 1, 1))) == {"skin-0", "skin-1"}
     assert sorted(path.name for path in north(world).cache.iterdir()) == ["skin"]
 
 
