@@ -39,7 +39,7 @@ from undertone_client.approval.pending import keep_pending
 from undertone_client.round.attempt import Answer, SiteAttempt
 from undertone_client.site.attempt_store import AttemptStore
 from undertone_client.site.folder import SiteDir
-from undertone_client.site.rollback import ledger_head_of, refuse_older
+from undertone_client.site.rollback import ledger_head_of, newest_told, refuse_older
 
 # What a coordinator is told: facts of plan and protocol. Everything else stays in node.log.
 _TOLD = (
@@ -117,7 +117,7 @@ class Node:
                 _refuse_replay(ledger, plan, request)
             attempt = SiteAttempt(self.site, plan, request, ledger, store, self._entropy, data_set)
             answer = attempt.plain() if plan.aggregation.mode == "plain" else attempt.secure()
-            return answer, ledger_head_of(secret, ledger.head)
+            return answer, ledger_head_of(secret, newest_told(ledger))
 
     def _approved_plan(self, request: Request, digest: str, coordinator: str) -> tuple[Plan, str]:
         """The request's plan and its data set, once everything about it is what this site approved and allows.

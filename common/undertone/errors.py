@@ -24,6 +24,7 @@
         |-- BudgetExceeded         a plan's attempts or a data set's cap are used up
         |-- LedgerCorrupt          the ledger's chain is broken, or it was restored from an old copy
         |   `-- LedgerRestored     a site's ledger is an older copy than one that has answered before
+        |-- OlderCopy              a site's index or tombstones are not those that its ledger entered last
         |-- LedgerUnavailable      the ledger cannot be read or written now (locked, disk full)
         |-- AuditLogCorrupt        the audit log's chain is broken, or it lacks the line that somebody kept
         |-- NotVerified            a release is not what its statement says
@@ -140,6 +141,10 @@ class LedgerCorrupt(Refused):
 
 class LedgerRestored(LedgerCorrupt):
     """A site's ledger is an older copy than one that has answered before."""
+
+
+class OlderCopy(Refused):
+    """A site's index of units, or its tombstones, are not the version that its ledger entered last."""
 
 
 class LedgerUnavailable(Refused):

@@ -7,6 +7,8 @@ Four kinds of entries stand beside the charges, whose data set follows from the 
     "free"      {digest, reason}                      end, withdrawal or expiry: what it did not charge is free again
     "lost"      {reason}                              charges are missing: all that is reserved counts as charged
 
+Entries of files (`newest.py`) and of secure aggregation stand among them; no budget follows from those.
+
 Entries are read strictly. One that could not have been written after those before it means that somebody else wrote
 it, and then nothing is charged at all: a budget that was misread cannot be given back.
 """

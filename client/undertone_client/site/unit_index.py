@@ -1,7 +1,8 @@
 """datasets/NAME.index: which units and files a data set has, and ever had, so that no other counts them again.
 
-Each stands there as a MAC under the node's secret: whoever reads the file learns no id. The file only grows; a unit
-that left the folder has spent from this data set's budget and may not begin with a fresh one elsewhere (PRIVACY 13).
+Each stands there as a MAC under the node's secret: whoever reads the file learns no id. The file only grows, and the
+ledger names its newest version; a unit that left the folder has spent from this data set's budget and may not begin
+with a fresh one elsewhere (PRIVACY 13).
 """
 
 import json
@@ -13,10 +14,11 @@ from undertone.core.canonical import Json, canonical_json
 from undertone.core.durable import storage_errors
 from undertone.data.records import Record, RecordTable
 from undertone.data.unit_ids import folded
-from undertone.errors import UnitChanged
+from undertone.errors import FolderError, UnitChanged
 from undertone_client.site.datasets import FOLDER, DataSet
 from undertone_client.site.folder import SiteDir
-from undertone_client.site.sealed import mac, read_sealed, write_sealed
+from undertone_client.site.newest import read_newest, write_newest
+from undertone_client.site.sealed import mac
 
 _DOMAIN = b"undertone/1/unit index\0"
 _UNIT, _ALIKE, _FILE, _LISTED = b"unit", b"alike", b"file", b"listed"
@@ -108,7 +110,7 @@ def write_index(site: SiteDir, data: DataSet, index: UnitIndex) -> None:
     with storage_errors(site.folder):
         path_of(site, data.name).parent.mkdir(mode=0o700, exist_ok=True)
     body = canonical_json(head) + b"\n" + b"".join(one for part in parts for one in part)
-    write_sealed(path_of(site, data.name), site.secret(), _domain(data.name), body)
+    write_newest(site, path_of(site, data.name), domain_of(data.name), body)
 
 
 def read_index(site: SiteDir, data: DataSet) -> UnitIndex:
@@ -116,9 +118,20 @@ def read_index(site: SiteDir, data: DataSet) -> UnitIndex:
 
     Raises:
         FolderError: it is missing, damaged, or of another data set or node.
+        OlderCopy: it is not the one that the ledger names.
         UnitChanged: the data set's file says another unit than was fixed when it was added.
     """
-    body = read_sealed(path_of(site, data.name), site.secret(), _domain(data.name))
+    index = index_of(site, data)
+    if index is None:
+        raise FolderError(f"{path_of(site, data.name)} is missing; restore it from your backup")
+    return index
+
+
+def index_of(site: SiteDir, data: DataSet) -> UnitIndex | None:
+    """A data set's index, or None where it never had one; raises as `read_index`."""
+    body = read_newest(site, path_of(site, data.name), domain_of(data.name))
+    if body is None:
+        return None
     line, _, macs = body.partition(b"\n")
     head = json.loads(line)
     fixed = _fixed(data)
@@ -157,7 +170,8 @@ def _words(fixed: dict[str, Json]) -> str:
     return ", ".join(f"{key} = {fixed[key]}" for key in ("unit", "unit_column", "ids_as_written"))
 
 
-def _domain(name: str) -> bytes:
+def domain_of(name: str) -> bytes:
+    """Under which a data set's index is sealed."""
     return _DOMAIN + name.encode() + b"\0"
 
 

@@ -26,8 +26,10 @@ from undertone_client.checks.registry import CHECKS, SLOW, run
 from undertone_client.checks.verdict import Verdict, worst
 from undertone_client.compute import preparing
 from undertone_client.compute.erasing import withdraw_unit
+from undertone_client.registration.registered import register
 from undertone_client.site.audit_log import AuditLog
 from undertone_client.site.datasets import DataSet, write_data_set
+from undertone_client.site.enrol import update_data_set
 from undertone_client.site.folder import SiteDir
 
 Make = Callable[..., World]
@@ -290,6 +292,12 @@ def test_data(world: World) -> None:
     says("data", inspect(world), "PASS", "every record can be read")
     image = world.folder / "data" / "north" / "images" / "scan-0003.png"
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(image)
+    found = says("data", inspect(world), "FAIL", "changed since they were registered")
+    assert any("scan-0003.png of plan" in line and "holds other bytes" in line for line in found.details)
+    site = SiteDir(world.sites["north"])
+    (site.folder / "registered" / f"{world.plan.digest}.jsonl").unlink()
+    update_data_set(site, "data")
+    register(site, world.plan, data_of(site))
     says("data", inspect(world), "WARN", "some look wrong")
     image.write_bytes(b"no image")
     found = says("data", inspect(world), "FAIL", "cannot be read")

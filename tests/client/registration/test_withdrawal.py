@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.approvals import approved
+from tests.support.approvals import approved, give_budget
 from tests.support.dummy import DummyBase
 from tests.support.entropy import InsecureTestEntropy
 from tests.support.failpoints import Killed, at, meanwhile
@@ -147,7 +147,9 @@ def test_the_rest_of_a_site_answers_as_if_the_unit_had_no_image(make_world: Make
         (north(world).folder / "secret.key").write_bytes(bytes(32))
         approved(north(world), world.plan)
         shutil.rmtree(north(world).folder / "datasets")
-        describe_data(north(world), world.folder / "data" / "north", world.plan)
+        north(world).ledger.unlink()
+        Ledger.create(north(world).ledger, {"role": "node", "site": "north"}).close()
+        give_budget(north(world), world.plan, world.folder / "data" / "north")
         again(world)
         if leaves:
             withdraw_unit(north(world), "data", "patient-1")
