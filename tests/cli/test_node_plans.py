@@ -11,11 +11,13 @@ from click.testing import Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.support.approvals import DATA
+from tests.support.failpoints import Killed, kill_before
 from tests.support.runs import call
 from tests.support.world import World, secure
 from undertone.core.durable import exclusively
 from undertone.core.keys import public_hex
 from undertone.errors import FolderError, NotApproved
+from undertone_client.approval import approving
 from undertone_client.approval.approvals import approval_of, approvals
 from undertone_client.approval.approving import free_expired
 from undertone_client.approval.books import LedgerBooks
@@ -132,6 +134,41 @@ def test_an_approver_signs_what_was_printed(desk: Desk, form: str) -> None:
     path.write_bytes(signature if form == "raw" else signature.hex().encode() + b"\n")
     assert "signed by dean" in flat(desk.approve("--signature", path))
     assert desk.committed() > 0
+
+
+@pytest.mark.parametrize("step", ["register", "keep_approval"])
+def test_a_signed_approval_that_was_broken_off_is_finished_by_the_same_command(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    dean = Ed25519PrivateKey.generate()
+    desk.world.allow("north", approvers={"dean": public_hex(dean)})
+    desk.receive()
+    desk.approve("--print-request")
+    path = desk.world.folder / "approval.sig"
+    path.write_bytes(dean.sign((desk.folder / "pending" / f"{desk.digest}.request").read_bytes()))
+    with monkeypatch.context() as patch:
+        kill_before(patch, approving, step)
+        with pytest.raises(Killed):
+            desk.approve("--signature", path)
+    assert (desk.committed() > 0) is (step == "keep_approval")
+    assert "signed by dean" in flat(desk.approve("--signature", path))
+
+
+def test_a_page_of_yesterday_is_not_approved_by_its_signature(desk: Desk) -> None:
+    dean = Ed25519PrivateKey.generate()
+    desk.world.allow("north", approvers={"dean": public_hex(dean)})
+    desk.receive()
+    desk.approve("--print-request")
+    request = desk.folder / "pending" / f"{desk.digest}.request"
+    path = desk.world.folder / "approval.sig"
+    path.write_bytes(dean.sign(request.read_bytes()))
+    desk.world.allow("north", federation=None)
+    refused(desk.approve("--signature", path), 3, "NotApproved", "federation, page changed since", "--print-request")
+    assert approvals(SiteDir(desk.folder)) == []
+    assert desk.committed() == 0
+    desk.approve("--print-request")
+    path.write_bytes(dean.sign(request.read_bytes()))
+    assert "signed by dean" in flat(desk.approve("--signature", path))
 
 
 def test_a_policy_is_explained_key_by_key(desk: Desk) -> None:

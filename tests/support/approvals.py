@@ -72,6 +72,11 @@ def approved(site: SiteDir, plan: Plan, until: date = FOR_EVER) -> None:
         data_set=DATA,
         operator=OPERATOR,
         until=until.isoformat(),
+        price=CAP,
+        before=Standing(0.0, 0.0, CAP),
+        after=Standing(0.0, CAP, 0.0),
+        federation=site.policy.federation,
+        registered_before=False,
         page="not shown",
     )
     keep_approval(site, Approval(document=document, plan=plan.as_bytes().decode(), approved="2026-11-29T12:00:00Z"))
@@ -90,9 +95,9 @@ class MemoryBooks:
         del data
         return self.prices.get(plan.digest, 1.25)
 
-    def standing(self, data: DataSet, plan: Plan | None = None) -> Standing:
-        more = self.price(plan, data) if plan is not None and plan.digest not in self.reserved else 0.0
-        committed = sum(self.reserved.values()) + more
+    def standing(self, data: DataSet, plan: Plan | None = None, *, reserved: bool = True) -> Standing:
+        others = sum(value for digest, value in self.reserved.items() if plan is None or digest != plan.digest)
+        committed = others + (self.price(plan, data) if plan is not None and reserved else 0.0)
         if committed > self.cap:
             raise BudgetExceeded(f"{committed} is above the cap of {self.cap}")
         return Standing(0.0, committed, self.cap - committed)

@@ -249,10 +249,11 @@ def build_world(
         world.records[site] = write_folder(data, count, first=100 * index)
         config = NodeConfig(site=site, micro_batch=micro_batch, keep_rows=keep_rows)
         world.sites[site] = create_site(folder / "sites" / site, config, policy, OsEntropy()).folder
-        give_budget(SiteDir(world.sites[site]), plan, data)
-        register(SiteDir(world.sites[site]), plan, data_of(world.sites[site]))
-        approved(SiteDir(world.sites[site]), plan)
     federate(world.run, world.sites.values())
+    for site, made in world.sites.items():
+        give_budget(SiteDir(made), plan, folder / "data" / site)
+        register(SiteDir(made), plan, data_of(made))
+        approved(SiteDir(made), plan)
     return world
 
 

@@ -22,6 +22,7 @@ from undertone.core.durable import read_bytes, storage_errors, sync, write_durab
 from undertone.core.unit import SiteName
 from undertone.errors import FolderError, NotApproved
 from undertone.study.plan import Plan
+from undertone_client.approval.books import Standing
 from undertone_client.site.audit_events import Person
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.policy import Digest, Policy, PublicKey
@@ -43,6 +44,11 @@ class ApprovalDocument(Section):
         data_set: whose images are used.
         operator: who was at the machine.
         until: the last day on which it holds, UTC.
+        price: what the plan takes from the data set's cap alone, as an epsilon at the cap's delta.
+        before: the budget without the plan.
+        after: the budget with all that the plan may charge.
+        federation: the digest of the federation.json that the site has pinned, or None.
+        registered_before: whether records count that an earlier approval of the plan registered.
         page: what was shown.
     """
 
@@ -54,6 +60,11 @@ class ApprovalDocument(Section):
     data_set: SiteName
     operator: Person
     until: str = Field(pattern=r"^\d{4}-\d\d-\d\d$")
+    price: float
+    before: Standing
+    after: Standing
+    federation: Digest | None
+    registered_before: bool
     page: str = Field(max_length=LONGEST_PAGE)
 
     def as_bytes(self) -> bytes:
@@ -169,7 +180,8 @@ def check_approval(site: SiteDir, approval: Approval, coordinator: str, now: dat
         now: the time.
 
     Raises:
-        NotApproved: withdrawn, expired, another coordinator's, or not signed where the policy asks for it.
+        NotApproved: withdrawn, expired, another coordinator's, of another federation than the one that is pinned now,
+            or not signed where the policy asks for it.
     """
     document, name = approval.document, site.config.site
     plan = f"plan {document.digest[:8]}"
@@ -181,8 +193,17 @@ def check_approval(site: SiteDir, approval: Approval, coordinator: str, now: dat
         )
     if site.policy.coordinators.get(coordinator) != document.coordinator_key:
         raise NotApproved(f"{plan} was approved at {name} for another coordinator, which must ask itself")
+    if site.policy.federation != document.federation:
+        raise NotApproved(
+            f"{plan} was approved at {name} with {_pinned(document.federation)}, and policy.toml pins "
+            f"{_pinned(site.policy.federation)} now: its operator approves it again, or pins the one that was approved"
+        )
     if site.policy.approvers:
         approver_of(site.policy, document, approval.signature)
+
+
+def _pinned(federation: str | None) -> str:
+    return "no federation.json" if federation is None else f"the federation.json {federation[:8]}"
 
 
 def _content(sealed: dict[str, object]) -> tuple[bytes, str]:

@@ -31,8 +31,8 @@ class Books(Protocol):
     def price(self, plan: Plan, data: DataSet) -> float:
         """The epsilon of a cap that the plan takes alone, by RDP, at the cap's delta."""
 
-    def standing(self, data: DataSet, plan: Plan | None = None) -> Standing:
-        """The budget of a data set; with `plan` as it is once that has its reservation.
+    def standing(self, data: DataSet, plan: Plan | None = None, *, reserved: bool = True) -> Standing:
+        """The budget of a data set; with `plan` as it is with that plan's reservation, or without it.
 
         Raises:
             BudgetExceeded: the plan does not fit.
@@ -63,10 +63,10 @@ class LedgerBooks:
         """As `Books.price`."""
         return budget.price(plan, data.delta)
 
-    def standing(self, data: DataSet, plan: Plan | None = None) -> Standing:
+    def standing(self, data: DataSet, plan: Plan | None = None, *, reserved: bool = True) -> Standing:
         """As `Books.standing`."""
         with Ledger.open(self.path, read_only=True) as ledger:
-            found = budget.Budget.of(ledger, data, plan)
+            found = budget.Budget.of(ledger, data, plan, reserved=reserved)
         return Standing(found.spent, found.committed, found.left)
 
     def reserve(self, plan: Plan, data_set: str) -> None:

@@ -45,6 +45,7 @@ class Asked:
         before: the budget as it is.
         after: the budget once the plan is approved.
         federation: the digest of the pinned federation.json, or None.
+        registered_before: whether records count that an earlier approval of the plan registered.
     """
 
     site: str
@@ -58,6 +59,7 @@ class Asked:
     before: Standing
     after: Standing
     federation: str | None
+    registered_before: bool
 
     @property
     def one(self) -> str:
@@ -120,13 +122,22 @@ def _from_which_images(asked: Asked) -> Iterator[str]:
     columns = ", ".join(map(shown, dict.fromkeys(caption_columns(plan.data.caption))))
     words = f", with words from its metadata ({columns})" if columns else ""
     yield from _wrapped(
-        f"The data set {data.name}: the images in {shown(data.folder)}, as they are registered at this approval. What "
-        f"is protected is {UNIT_MEANS[plan.privacy.unit]}.{apart}{named} Each image is described to the model as "
+        f"The data set {data.name}: the images in {shown(data.folder)}, {_as_registered(asked)}. What is protected is "
+        f"{UNIT_MEANS[plan.privacy.unit]}.{apart}{named} Each image is described to the model as "
         f"{_quoted(plan.data.caption, 500)}{words}."
     )
     yield from _wrapped(
         f"This site publishes the round figure of {data.publish:,} {asked.many}. The true number leaves neither before "
         "nor after."
+    )
+
+
+def _as_registered(asked: Asked) -> str:
+    if not asked.registered_before:
+        return "as they are registered at this approval"
+    return (
+        "as an earlier approval of this plan registered them, which is kept: what has joined the data set since takes "
+        "no part, and what is gone is missing"
     )
 
 

@@ -140,7 +140,7 @@ def approve_command(
             if not site.policy.approvers:
                 raise InputError("--signature goes with approvers in policy.toml, which names none; leave it out")
             _refuse_until(until)
-            proposal = _recorded(site, digest, lambda: requested(site, digest, data, now))
+            proposal = _recorded(site, digest, lambda: requested(site, digest, data, books, now))
             approval = approve(site, proposal, books, now, _signature(signature))
             _approved(proposal, f"signed by {approval.approver}")
             return

@@ -91,7 +91,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "looked at again",
         f"{APPROVAL}/approving.py",
-        "        check_undecided(site, document.digest, now)\n",
+        "        proposed_again(site, document.digest, document, books, now)\n",
         "",
         f"{APPROVING}::test_a_plan_withdrawn_while_a_person_reads_is_not_approved",
     ),
@@ -181,10 +181,10 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         f"{APPROVING}::test_an_approver_who_left_takes_what_he_signed_with_him",
     ),
     (
-        "request of this plan",
+        "request of this plan, and of today",
         f"{APPROVAL}/proposing.py",
-        "if (document.site, document.digest) != (site.config.site, digest) or asker != (",
-        "if asker != (",
+        "    if changed:\n",
+        "    if False:\n",
         f"{APPROVING}::test_a_request_that_was_changed_is_refused_whoever_signed_it",
     ),
     (
@@ -200,6 +200,41 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         "if typed.strip() != digest[:_TYPED]:",
         "if False:",
         f"{COMMANDS}::test_other_digits_than_those_of_the_page_approve_nothing",
+    ),
+    (
+        "what was shown is so when it is approved",
+        f"{APPROVAL}/approving.py",
+        "        proposed_again(site, document.digest, document, books, now)\n",
+        "",
+        f"{APPROVING}::test_what_changed_while_a_person_read_or_signed_ends_an_approval",
+    ),
+    (
+        "figures without the plan's own reservation",
+        "client/undertone_client/site/budget.py",
+        "accounts = accounts.without_reservation(plan.digest)",
+        "pass",
+        f"{COMMANDS}::test_a_signed_approval_that_was_broken_off_is_finished_by_the_same_command",
+    ),
+    (
+        "records of the broken-off approval",
+        f"{APPROVAL}/proposing.py",
+        "kept and (said or approval_of(site, digest) is not None)",
+        "kept",
+        f"{COMMANDS}::test_a_signed_approval_that_was_broken_off_is_finished_by_the_same_command",
+    ),
+    (
+        "records of an earlier approval",
+        f"{APPROVAL}/proposing.py",
+        "kept and (said or approval_of(site, digest) is not None)",
+        "said",
+        f"{APPROVING}::test_a_page_that_was_signed_before_an_earlier_approval_registered_is_not_believed",
+    ),
+    (
+        "approved with this federation",
+        f"{APPROVAL}/approvals.py",
+        "if site.policy.federation != document.federation:",
+        "if False:",
+        f"{APPROVING}::test_another_federation_than_the_one_that_was_approved_stops_the_plan",
     ),
     # Plans that wait
     (
