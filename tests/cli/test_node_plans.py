@@ -17,6 +17,7 @@ from tests.support.world import World, secure
 from undertone.core.durable import exclusively
 from undertone.core.keys import public_hex
 from undertone.errors import FolderError, NotApproved
+from undertone.privacy.ledger import Ledger
 from undertone_client.approval import approving
 from undertone_client.approval.approvals import approval_of, approvals
 from undertone_client.approval.approving import free_expired
@@ -26,6 +27,7 @@ from undertone_client.registration.registered import registration_of
 from undertone_client.site.datasets import data_sets
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.policy import Policy
+from undertone_client.site.rollback import ledger_head_of
 
 Make = Callable[..., World]
 
@@ -235,6 +237,39 @@ def test_a_node_frees_what_expired(desk: Desk) -> None:
     reply = Node(desk.folder, now=lambda: late).handle(desk.world.request())
     assert (reply.error, "held until" in reply.message) == ("NotApproved", True)
     assert desk.committed() == 0
+
+
+def test_a_clock_that_was_ahead_leaves_a_plan_that_can_be_approved_again(desk: Desk) -> None:
+    """The node frees what it takes for expired; the clock is set right then, and nothing is charged unreserved."""
+    desk.receive()
+    desk.approve("--yes-digest", desk.digest[:8])
+    reserved = desk.committed()
+    request = desk.world.request()
+    for kind in ("prepare", "share_keys"):
+        assert "reservation" not in Node(desk.folder).handle(desk.world.request(kind)).message
+    Node(desk.folder, now=lambda: datetime.now(UTC) + timedelta(days=91)).handle(request)
+    assert desk.committed() == 0
+    for kind in ("prepare", "share_keys", "masked_input", "consistency_check", "unmasking"):
+        reply = Node(desk.folder).handle(desk.world.request(kind))
+        assert (reply.error, "holds no reservation at north" in reply.message) == ("NotApproved", True), kind
+    desk.receive()
+    result = desk.approve("--yes-digest", desk.digest[:8])
+    assert "as an earlier approval of this plan registered them" in flat(result)
+    assert desk.committed() == reserved
+    assert "reservation" not in Node(desk.folder).handle(request).message
+
+
+def test_an_older_ledger_is_called_so_and_not_a_lost_reservation(desk: Desk) -> None:
+    """The coordinator has seen an entry that the ledger does not have; the reservation is among what it lacks."""
+    older = (desk.folder / "ledger.sqlite").read_bytes()
+    desk.receive()
+    desk.approve("--yes-digest", desk.digest[:8])
+    with Ledger.open(desk.folder / "ledger.sqlite", read_only=True) as ledger:
+        token = ledger_head_of(SiteDir(desk.folder).secret(), ledger.head)
+    (desk.folder / "ledger.sqlite").write_bytes(older)
+    reply = Node(desk.folder).handle(desk.world.request(ledger_heads={"north": token}))
+    assert reply.error == "LedgerRestored"
+    assert Node(desk.folder).handle(desk.world.request()).error == "NotApproved"
 
 
 def test_the_same_data_set_holds_no_second_plan_beyond_its_cap(desk: Desk) -> None:

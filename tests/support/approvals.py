@@ -108,6 +108,9 @@ class MemoryBooks:
             raise BudgetExceeded(f"{data_set} has nothing left")
         self.reserved[plan.digest] = self.prices.get(plan.digest, 1.25)
 
+    def holds(self, digest: str) -> bool:
+        return digest in self.reserved
+
     def free(self, digest: str, reason: str) -> bool:
         self.calls.append((reason, digest))
         if ("reserve", digest) not in self.calls:

@@ -45,6 +45,9 @@ class Books(Protocol):
             BudgetExceeded: it does not fit.
         """
 
+    def holds(self, digest: str) -> bool:
+        """Whether a plan has a reservation that was not given back."""
+
     def free(self, digest: str, reason: str) -> bool:
         """Give back what a plan has not charged, durably; a second time changes nothing, and is False.
 
@@ -73,6 +76,11 @@ class LedgerBooks:
         """As `Books.reserve`."""
         with Ledger.open(self.path) as ledger:
             budget.reserve(ledger, plan, data_set)
+
+    def holds(self, digest: str) -> bool:
+        """As `Books.holds`."""
+        with Ledger.open(self.path, read_only=True) as ledger:
+            return budget.holds(ledger, digest)
 
     def free(self, digest: str, reason: str) -> bool:
         """As `Books.free`."""

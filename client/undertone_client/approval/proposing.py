@@ -3,6 +3,7 @@
 Nothing is changed at the site here but pending/DIGEST.request, which holds the document for an approver to sign.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -11,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from undertone.core.durable import read_bytes, write_durable
 from undertone.errors import FolderError, InputError, NotApproved
 from undertone.study.plan import Plan
-from undertone_client.approval.approvals import ApprovalDocument, approval_of
+from undertone_client.approval.approvals import ApprovalDocument, approval_of, check_approval
 from undertone_client.approval.books import Books
 from undertone_client.approval.checks import check_data_set, check_plan
 from undertone_client.approval.page import Asked, approval_page
@@ -99,7 +100,7 @@ def _proposal(
     *,
     registered_before: bool,
 ) -> Proposal:
-    check_undecided(site, digest, now)
+    _check_undecided(site, digest, books, now)
     waiting = pending_plan(site, digest)
     plan = read_plan(waiting)
     check_plan(site, plan)
@@ -168,8 +169,11 @@ def requested(site: SiteDir, digest: str, data_set: str, books: Books, now: date
     return proposed_again(site, digest, document, books, now)
 
 
-def check_undecided(site: SiteDir, digest: str, now: datetime) -> None:
+def _check_undecided(site: SiteDir, digest: str, books: Books, now: datetime) -> None:
     """Refuse a plan that needs no approval, or gets none.
+
+    One whose approval the node honours no more gets another: it has expired, is for keys or a federation that the
+    policy does not name now, or its reservation was given back, as by a clock that was ahead.
 
     Raises:
         InputError: it is approved.
@@ -180,8 +184,11 @@ def check_undecided(site: SiteDir, digest: str, now: datetime) -> None:
         return
     if before.withdrawn:
         raise NotApproved(f"plan {digest[:8]} was withdrawn for good; the study must be planned anew")
-    if not before.expired(now):
-        raise InputError(f"plan {digest[:8]} is approved until {before.document.until}; there is nothing to do")
+    names = {key: name for name, key in site.policy.coordinators.items()}
+    with suppress(NotApproved):
+        check_approval(site, before, names.get(before.document.coordinator_key, ""), now)
+        if books.holds(digest):
+            raise InputError(f"plan {digest[:8]} is approved until {before.document.until}; there is nothing to do")
 
 
 def _check_person(operator: str) -> None:

@@ -94,6 +94,12 @@ def free(ledger: Ledger, digest: str, reason: str) -> bool:
     return True
 
 
+def holds(ledger: Ledger, digest: str) -> bool:
+    """Whether a plan may still charge: it has reserved, and nothing has given that back."""
+    held = Accounts.read(ledger.entries()).reservations.get(digest)
+    return held is not None and held.live
+
+
 def lose(ledger: Ledger, reason: str) -> None:
     """Charges are missing in this ledger and cannot be had back: all that is reserved now counts as charged.
 

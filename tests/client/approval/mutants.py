@@ -236,6 +236,41 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         "if False:",
         f"{APPROVING}::test_another_federation_than_the_one_that_was_approved_stops_the_plan",
     ),
+    (
+        "a live reservation with every request",
+        "client/undertone_client/node.py",
+        "    if not holds(ledger, digest):\n",
+        "    if False:\n",
+        f"{COMMANDS}::test_a_clock_that_was_ahead_leaves_a_plan_that_can_be_approved_again",
+    ),
+    (
+        "an older ledger is named first",
+        "client/undertone_client/node.py",
+        '            refuse_older(ledger, secret, request.ledger_heads.get(self.site.config.site, ""))\n',
+        "",
+        f"{COMMANDS}::test_an_older_ledger_is_called_so_and_not_a_lost_reservation",
+    ),
+    (
+        "only a live approval needs no other",
+        f"{APPROVAL}/proposing.py",
+        "        if books.holds(digest):\n",
+        "        if True:\n",
+        f"{COMMANDS}::test_a_clock_that_was_ahead_leaves_a_plan_that_can_be_approved_again",
+    ),
+    (
+        "a live approval needs no other",
+        f"{APPROVAL}/proposing.py",
+        "        if books.holds(digest):\n",
+        "        if False:\n",
+        f"{APPROVING}::test_a_plan_is_approved_once",
+    ),
+    (
+        "only an honoured approval needs no other",
+        f"{APPROVAL}/proposing.py",
+        '        check_approval(site, before, names.get(before.document.coordinator_key, ""), now)\n',
+        "",
+        f"{APPROVING}::test_a_plan_whose_approval_is_honoured_no_more_is_approved_anew",
+    ),
     # Plans that wait
     (
         "bounded",

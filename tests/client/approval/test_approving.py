@@ -79,6 +79,33 @@ def test_a_plan_is_approved_once(office: Office) -> None:
         office.propose()
 
 
+# name -> what of the policy changed since the plan was approved; none of it stands in the way of a new approval
+HONOURED_NO_MORE: dict[str, Callable[[Office], Any]] = {
+    "the coordinator has another key": lambda office: office.world.allow("north", coordinators=other_key(office)),
+    "another federation": lambda office: (office.world.allow("north", federation="ab" * 32), office.arrives()),
+    "no reservation": lambda office: (office.books.reserved.clear(), office.arrives()),
+}
+
+
+def other_key(office: Office) -> dict[str, str]:
+    """The plan comes again, signed by a coordinator whose key is new."""
+    key = Ed25519PrivateKey.generate()
+    office.world.allow("north", coordinators={"hub": public_hex(key)})
+    keep_pending(office.site, office.world.plan.as_bytes(), sign(key, PLAN_DOMAIN, office.digest))
+    return {"hub": public_hex(key)}
+
+
+@pytest.mark.parametrize("case", HONOURED_NO_MORE)
+def test_a_plan_whose_approval_is_honoured_no_more_is_approved_anew(office: Office, case: str) -> None:
+    office.arrives()
+    office.approve()
+    HONOURED_NO_MORE[case](office)
+    assert office.approve() == approval_of(office.site, office.digest)
+    assert set(office.books.reserved) == {office.digest}
+    with pytest.raises(InputError, match="there is nothing to do"):
+        office.propose()
+
+
 # --- what is found before a person is asked -------------------------------------------------------
 
 # name -> the change of plan or site; the error and its words
