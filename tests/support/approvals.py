@@ -36,6 +36,7 @@ def wide_policy(plan: Plan, coordinator: str) -> Policy:
         fewest_honest_shares=2,
         allow_free_rosters=True,
         allow_plain=True,
+        allow_filled_in_figures=True,
         longest_approval_days=90,
     )
 

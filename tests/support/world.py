@@ -81,6 +81,7 @@ def make_plan(
     wire_bits: int = 32,
     min_sites: int = 2,
     summing: bool = False,
+    units_origin: str = "published",
     clip_units: int = 1024,
     **privacy: Any,
 ) -> Plan:
@@ -138,7 +139,7 @@ def make_plan(
                 "unit_column": "patient_id" if wanted["unit"] == "patient" else None,
                 "caption": "a {token}, {finding}",
             },
-            "cohort": {"units": dict(units), "units_origin": "published", "min_sites": min_sites},
+            "cohort": {"units": dict(units), "units_origin": units_origin, "min_sites": min_sites},
             "aggregation": {"rosters": _rosters(aggregation, wanted), **aggregation, "wire_bits": wire_bits},
         }
     )

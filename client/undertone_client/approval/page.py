@@ -225,8 +225,8 @@ def _who_else(asked: Asked) -> Iterator[str]:
     named = ", ".join(f"{name} ({count:,} {asked.many})" for name, count in others.items())
     total = sum(plan.cohort.units.values())
     yield from _wrapped(
-        f"{len(others)} other {'site' if len(others) == 1 else 'sites'}: {named}. With this one they publish "
-        f"{total:,} {asked.many}. A sum is used if {_enough(plan)} in it."
+        f"{len(others)} other {'site' if len(others) == 1 else 'sites'}; the plan counts {named}, and {total:,} with "
+        f"this one. The figures of the others are the coordinator's word. A sum is used if {_enough(plan)} in it."
     )
     if plan.aggregation.mode == "secagg" and asked.federation is None:
         yield from _wrapped(

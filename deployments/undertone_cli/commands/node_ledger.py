@@ -25,8 +25,8 @@ AFTER_A_RESTORE = (
     "evidence. (2) Put back the newest copy whose head is the one in the file, and ask again with "
     "--expect-head. (3) Where no such copy is left, put back the newest there is and say `undertone node ledger "
     "SITE_DIR --lost REASON`: all that is reserved counts as charged, also what has expired meanwhile. Approve again, "
-    "for the same data sets, every plan that was approved since (the audit log names them; where one was withdrawn, move "
-    "its approved/DIGEST.json to the evidence first), and say --lost once more: together that is at least what was "
+    "for the same data sets, every plan that was approved since (the audit log names them; of one that was withdrawn, "
+    "move approved/DIGEST.json to the evidence first), and say --lost once more: together that is at least what was "
     "charged. Where one of those plans no longer fits, that data set is used up: approve nothing for it any "
     "more. (4) Begin a new head file."
 )

@@ -44,6 +44,13 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         _NAMED,
     ),
     (
+        "figures that nobody published",
+        f"{SITE}/violations.py",
+        'if origin != "published" and not policy.allow_filled_in_figures:',
+        "if False:",
+        _NAMED,
+    ),
+    (
         "absent is refused",
         f"{SITE}/violations.py",
         "rate is None or privacy.sampling_rate > rate",
