@@ -116,6 +116,8 @@ class Guide:
         elif text == "Named approvers":
             self.without_approvers = (self.site / "policy.toml").read_bytes()
             self.approved.append(self.another("a-second-study"))
+        elif text.startswith("Before and during a study"):  # whose plan was approved before there were approvers
+            (self.site / "policy.toml").write_bytes(self.without_approvers)
 
     def toml(self, text: str) -> None:
         """policy.toml is written anew; a table of it alone is put at its end."""
@@ -148,7 +150,6 @@ class Guide:
 
     def lose(self) -> None:
         """A third plan was approved since the newest copy of the ledger that is left; no approvers are named."""
-        (self.site / "policy.toml").write_bytes(self.without_approvers)
         third = self.another("a-third-study")
         self.approved.append(third)
         self.command('undertone node approve SITE_DIR DIGEST --data chest --operator "A. Operator"')

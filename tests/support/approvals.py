@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+from undertone.core.clock import utc_now
 from undertone.errors import BudgetExceeded, NotApproved
 from undertone.models.pinned import files_digest
 from undertone.privacy.ledger import Ledger
@@ -63,14 +64,14 @@ def give_budget(site: SiteDir, plan: Plan, folder: Path) -> None:
         reserve(ledger, plan, data.name)
 
 
-def approved(site: SiteDir, plan: Plan, until: date = FOR_EVER) -> None:
+def approved(site: SiteDir, plan: Plan, until: date = FOR_EVER, data_set: str = DATA) -> None:
     """Approve a plan whatever it says, without page, budget or questions: what nodes check again is tested so."""
     document = ApprovalDocument(
         site=site.config.site,
         digest=plan.digest,
         coordinator=HUB,
         coordinator_key=site.policy.coordinators[HUB],
-        data_set=DATA,
+        data_set=data_set,
         operator=OPERATOR,
         until=until.isoformat(),
         price=CAP,
@@ -80,7 +81,9 @@ def approved(site: SiteDir, plan: Plan, until: date = FOR_EVER) -> None:
         registered_before=False,
         page="not shown",
     )
-    keep_approval(site, Approval(document=document, plan=plan.as_bytes().decode(), approved="2026-11-29T12:00:00Z"))
+    keep_approval(
+        site, Approval(document=document, plan=plan.as_bytes().decode(), approved=f"{utc_now():%Y-%m-%dT%H:%M:%SZ}")
+    )
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from undertone.core.durable import read_bytes, write_durable
 from undertone.errors import FolderError, InputError, NotApproved
 from undertone.study.plan import Plan
-from undertone_client.approval.approvals import ApprovalDocument, approval_of, check_approval
+from undertone_client.approval.approvals import ApprovalDocument, approval_of, check_honoured
 from undertone_client.approval.books import Books
 from undertone_client.approval.checks import check_data_set, check_plan
 from undertone_client.approval.page import Asked, approval_page
@@ -184,9 +184,8 @@ def _check_undecided(site: SiteDir, digest: str, books: Books, now: datetime) ->
         return
     if before.withdrawn:
         raise NotApproved(f"plan {digest[:8]} was withdrawn for good; the study must be planned anew")
-    names = {key: name for name, key in site.policy.coordinators.items()}
     with suppress(NotApproved):
-        check_approval(site, before, names.get(before.document.coordinator_key, ""), now)
+        check_honoured(site, before, now)
         if books.holds(digest):
             raise InputError(f"plan {digest[:8]} is approved until {before.document.until}; there is nothing to do")
 

@@ -183,7 +183,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "approver with every request",
         f"{APPROVAL}/approvals.py",
-        "    if site.policy.approvers:\n",
+        "    if policy.approvers:\n",
         "    if False:\n",
         f"{APPROVING}::test_an_approver_who_left_takes_what_he_signed_with_him",
     ),
@@ -239,7 +239,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "approved with this federation",
         f"{APPROVAL}/approvals.py",
-        "if site.policy.federation != document.federation:",
+        "if policy.federation != document.federation:",
         "if False:",
         f"{APPROVING}::test_another_federation_than_the_one_that_was_approved_stops_the_plan",
     ),
@@ -274,9 +274,23 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "only an honoured approval needs no other",
         f"{APPROVAL}/proposing.py",
-        '        check_approval(site, before, names.get(before.document.coordinator_key, ""), now)\n',
+        "        check_honoured(site, before, now)\n",
         "",
         f"{APPROVING}::test_a_plan_whose_approval_is_honoured_no_more_is_approved_anew",
+    ),
+    (
+        "as long as the policy of now allows",
+        f"{APPROVAL}/approvals.py",
+        "date() - approval.first_day > longest",
+        "date() > date.max",
+        f"{APPROVING}::test_an_approval_lasts_no_longer_than_the_policy_of_now_allows",
+    ),
+    (
+        "as long as the policy says anything",
+        f"{APPROVAL}/approvals.py",
+        "policy.longest_approval_days is None or",
+        "",
+        f"{APPROVING}::test_an_approval_lasts_no_longer_than_the_policy_of_now_allows",
     ),
     # Plans that wait
     (

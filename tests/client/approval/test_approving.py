@@ -83,6 +83,11 @@ def test_a_plan_is_approved_once(office: Office) -> None:
 HONOURED_NO_MORE: dict[str, Callable[[Office], Any]] = {
     "the coordinator has another key": lambda office: office.world.allow("north", coordinators=other_key(office)),
     "another federation": lambda office: (office.world.allow("north", federation="ab" * 32), office.arrives()),
+    "a shorter longest day": lambda office: (
+        office.world.allow("north", longest_approval_days=2),
+        setattr(office, "now", office.now + timedelta(days=3)),
+        office.arrives(),
+    ),
     "no reservation": lambda office: (office.books.reserved.clear(), office.arrives()),
 }
 
@@ -394,6 +399,24 @@ def test_a_policy_that_was_tightened_stops_an_approved_plan(secure_office: Offic
     secure_office.world.allow("north", **TIGHTER[key])
     code, message = secure_office.answer()
     assert (code, f": {key}: the plan says" in message) == ("NotApproved", True)
+
+
+def test_an_approval_lasts_no_longer_than_the_policy_of_now_allows(office: Office) -> None:
+    office.arrives()
+    office.approve()
+    office.now += timedelta(days=30)
+    office.world.allow("north", longest_approval_days=30)
+    assert office.answer() == ("", "")
+    office.world.allow("north", longest_approval_days=29)
+    code, message = office.answer()
+    assert (code, "approved at north on 2026-11-29, and longest_approval_days of policy.toml is 29 now" in message) == (
+        "NotApproved",
+        True,
+    )
+    office.now -= timedelta(days=30)
+    assert office.answer() == ("", "")
+    office.world.allow("north", longest_approval_days=None)
+    assert "is not said now" in office.answer()[1]
 
 
 def test_a_node_that_runs_on_knows_the_policy_of_now(office: Office) -> None:
