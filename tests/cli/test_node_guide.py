@@ -118,6 +118,8 @@ class Guide:
             self.approved.append(self.another("a-second-study"))
         elif text.startswith("Before and during a study"):  # whose plan was approved before there were approvers
             (self.site / "policy.toml").write_bytes(self.without_approvers)
+        elif text == "When a study is over":
+            self.words["DIGEST"] = self.plan.digest[:8]
 
     def toml(self, text: str) -> None:
         """policy.toml is written anew; a table of it alone is put at its end."""
@@ -188,7 +190,7 @@ def test_every_command_of_the_page_does_what_the_page_says(guide: Guide) -> None
         (chest,) = Budget.of_all(ledger)
     lost = "the newest copy burnt with the server"
     freed = {study.digest: study.freed for study in chest.studies}
-    assert [freed[plan.digest] for plan in guide.approved] == [lost, "withdrawn", lost]
+    assert [freed[plan.digest] for plan in guide.approved] == ["ended", "withdrawn", lost]
 
 
 def test_a_word_that_stands_for_nothing_here_is_no_command_of_the_page(guide: Guide) -> None:

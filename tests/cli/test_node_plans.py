@@ -24,6 +24,7 @@ from undertone_client.approval.approving import free_expired
 from undertone_client.approval.books import LedgerBooks
 from undertone_client.node import Node
 from undertone_client.registration.registered import registration_of
+from undertone_client.site import budget
 from undertone_client.site.datasets import data_sets
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.policy import Policy
@@ -270,6 +271,28 @@ def test_an_older_ledger_is_called_so_and_not_a_lost_reservation(desk: Desk) -> 
     reply = Node(desk.folder).handle(desk.world.request(ledger_heads={"north": token}))
     assert reply.error == "LedgerRestored"
     assert Node(desk.folder).handle(desk.world.request()).error == "NotApproved"
+
+
+def test_a_study_that_is_ended_frees_what_it_did_not_charge_and_can_go_on_after_all(desk: Desk) -> None:
+    desk.receive()
+    desk.approve("--yes-digest", desk.digest[:8])
+    reserved = desk.committed()
+    with Ledger.open(desk.folder / "ledger.sqlite") as ledger:
+        budget.charge(ledger, desk.world.plan, 1, 1, "ab" * 32)
+    refused(desk.says("end", "0" * 8), 2, "no plan that was approved begins with 00000000")
+    assert "it charged 1 of 3 attempts, and what it has not charged is free" in flat(desk.says("end", desk.digest[:8]))
+    assert 0 < desk.committed() < reserved
+    for kind in ("prepare", "masked_input", "unmasking"):
+        reply = Node(desk.folder).handle(desk.world.request(kind, attempt=2))
+        assert (reply.error, "holds no reservation at north" in reply.message) == ("NotApproved", True), kind
+    with Ledger.open(desk.folder / "ledger.sqlite") as ledger, pytest.raises(NotApproved):
+        budget.charge(ledger, desk.world.plan, 1, 2, "ab" * 32)
+    assert f"ended {desk.digest[:8]}" in flat(desk.says("pending"))
+    refused(desk.says("end", desk.digest[:8]), 2, "InputError", "there is nothing to end")
+    desk.receive()
+    assert desk.approve("--yes-digest", desk.digest[:8]).exit_code == 0
+    assert desk.committed() == reserved
+    assert f"approved {desk.digest[:8]}" in flat(desk.says("pending"))
 
 
 def test_the_same_data_set_holds_no_second_plan_beyond_its_cap(desk: Desk) -> None:

@@ -1,4 +1,4 @@
-"""Approving a plan, withdrawing it, and what happens when its time is over: everything or nothing.
+"""Approving a plan, withdrawing it, and what happens when its study or its time is over: everything or nothing.
 
 An approval is checks, then the registration of the records, then the reservation in the ledger, then
 approved/DIGEST.json: only the last lets the node answer. Whoever is killed in between has a registration, or a
@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 
 from undertone.core.durable import exclusively, storage_errors
-from undertone.errors import NotApproved
+from undertone.errors import InputError, NotApproved
 from undertone_client.approval.approvals import (
     FOLDER,
     Approval,
@@ -103,6 +103,22 @@ def withdraw(site: SiteDir, digest: str, books: Books, now: datetime) -> None:
             AuditLog(site.folder).append("plan withdrawn", digest=digest)
             keep_approval(site, approval.model_copy(update={"withdrawn": _time(now)}))
         books.free(digest, "withdrawn")
+
+
+def end(site: SiteDir, digest: str, books: Books) -> None:
+    """End a study at this site: what it did not charge is free, and the node answers it no more.
+
+    The approval stays as it is; each request needs the reservation, too. A study that was ended too
+    early gets another approval, which reserves anew.
+
+    Raises:
+        InputError: it holds no reservation.
+    """
+    with _alone(site):
+        if not books.holds(digest):
+            raise InputError(f"plan {digest[:8]} holds no reservation; there is nothing to end")
+        AuditLog(site.folder).append("study ended", digest=digest)
+        books.free(digest, "ended")
 
 
 def free_expired(site: SiteDir, books: Books, now: datetime) -> list[Approval]:

@@ -207,7 +207,7 @@ def _what_it_takes(asked: Asked) -> Iterator[str]:
         f"The data set {data.name} has a budget of epsilon {data.epsilon:g} at delta {data.delta:g} for ever, for all "
         f"studies of all coordinators together. The plan takes {asked.price:.3f} of it, counted in Renyi DP, in which "
         f"costs of studies can be added up however each was chosen; so it is another figure than the plan's own. "
-        "What the plan has not used comes back when its approval expires or is withdrawn."
+        "What the plan has not used comes back when this site ends the study, or its approval expires or is withdrawn."
     )
     yield f"  {'epsilon':<34}{'now':>10}{'approved':>12}"
     for name, now, then in (
@@ -254,8 +254,8 @@ def _trust(plan: Plan) -> Iterator[str]:
 
 def _how_long(asked: Asked) -> Iterator[str]:
     yield from _wrapped(
-        f"Until the end of {asked.until.isoformat()} (UTC), or until `undertone node withdraw` before. Then this site "
-        "sends nothing more; what it has sent stays in what was released."
+        f"Until the end of {asked.until.isoformat()} (UTC), or until `undertone node end` or `undertone node withdraw` "
+        "before. Then this site sends nothing more; what it has sent stays in what was released."
     )
 
 

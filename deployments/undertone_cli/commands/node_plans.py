@@ -1,8 +1,8 @@
-"""`undertone node policy | receive | pending | approve`, and `withdraw DIGEST`: which plans a site takes part in."""
+"""`undertone node policy | receive | pending | approve | end`, and `withdraw DIGEST`: which plans a site joins."""
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 
@@ -18,14 +18,14 @@ from undertone.errors import FolderError, InputError, NotApproved, PlanChanged, 
 from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
 from undertone_cli.console import Bars, lines, out
-from undertone_client.approval.approvals import approvals
-from undertone_client.approval.approving import approve, free_expired, withdraw
+from undertone_client.approval.approvals import Approval, approvals
+from undertone_client.approval.approving import approve, end, free_expired, withdraw
 from undertone_client.approval.books import LedgerBooks
 from undertone_client.approval.checks import check_plan
 from undertone_client.approval.pending import Pending, drop_pending, keep_pending, read_plan, request_path, waiting
 from undertone_client.approval.proposing import Proposal, propose, requested, write_request
 from undertone_client.site.audit_log import AuditLog
-from undertone_client.site.budget import Budget
+from undertone_client.site.budget import Budget, StudyBudget
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.violations import violations
 
@@ -92,9 +92,10 @@ def pending(site_dir: Path, drop: str | None) -> None:
         return
     for one in waiting(site):
         _say(f"waits      {one.digest[:_TYPED]}  {_about(site, one)}")
+    studies = _studies(site)
     for approval in approvals(site):
         document = approval.document
-        state = "withdrawn" if approval.withdrawn else "expired" if approval.expired(now) else "approved"
+        state = _state(approval, studies.get(document.digest), now)
         study = approval.plan_approved().study
         _say(
             f"{state:<10} {document.digest[:_TYPED]}  study {study}, asked by {document.coordinator}, data set "
@@ -169,8 +170,7 @@ def withdraw_plan(site_dir: Path, digest: str) -> None:
         NotApproved: there is no approval of it.
     """
     site = SiteDir(site_dir)
-    with Ledger.open(site.ledger, read_only=True) as ledger:
-        held = [study.digest for budget in Budget.of_all(ledger) for study in budget.studies if study.freed is None]
+    held = [digest for digest, study in _studies(site).items() if study.freed is None]
     known = {*held, *(approval.document.digest for approval in approvals(site))}
     found = _whole(digest, sorted(known), "was approved")
     withdraw(site, found, LedgerBooks(site.ledger), utc_now())
@@ -180,7 +180,47 @@ def withdraw_plan(site_dir: Path, digest: str) -> None:
     )
 
 
-COMMANDS = (policy, receive, pending, approve_command)
+@click.command("end")
+@site_dir
+@click.argument("digest")
+def end_command(site_dir: Path, digest: str) -> None:
+    """End a study at this site: the budget that it has not charged is free; DIGEST may be its first 8 digits.
+
+    Do so when the coordinator says that the release is made, or that nothing more will come. Until then an attempt
+    may have to be repeated, so nothing ends a study by itself. The node answers it no more. If it goes on after all,
+    receive and approve its plan once more.
+
+    Example: undertone node end /srv/undertone/site 3f2a9c1b
+    """
+    site = SiteDir(site_dir)
+    studies = _studies(site)
+    found = _whole(digest, sorted(studies), "was approved")
+    end(site, found, LedgerBooks(site.ledger))
+    held = studies[found]
+    _say(
+        f"plan {found[:_TYPED]} is ended here: it charged {held.charged} of {held.attempts} attempts, and what it has "
+        "not charged is free. This node answers it no more"
+    )
+
+
+COMMANDS = (policy, receive, pending, approve_command, end_command)
+
+
+def _studies(site: SiteDir) -> Mapping[str, StudyBudget]:
+    """Digest -> what the ledger says of each plan that ever reserved anything."""
+    with Ledger.open(site.ledger, read_only=True) as ledger:
+        return {study.digest: study for budget in Budget.of_all(ledger) for study in budget.studies}
+
+
+def _state(approval: Approval, held: StudyBudget | None, now: datetime) -> str:
+    """What an approval is worth, in a word."""
+    if approval.withdrawn:
+        return "withdrawn"
+    if approval.expired(now):
+        return "expired"
+    if held is None:
+        return "unreserved"  # the ledger is another, or an older copy
+    return "approved" if held.freed is None else held.freed if held.freed in ("ended", "expired") else "lost"
 
 
 def _explain(settings: Section) -> None:

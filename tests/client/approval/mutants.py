@@ -292,6 +292,13 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         "",
         f"{APPROVING}::test_an_approval_lasts_no_longer_than_the_policy_of_now_allows",
     ),
+    (
+        "an end frees what was not charged",
+        f"{APPROVAL}/approving.py",
+        '        books.free(digest, "ended")\n',
+        "",
+        f"{COMMANDS}::test_a_study_that_is_ended_frees_what_it_did_not_charge_and_can_go_on_after_all",
+    ),
     # Plans that wait
     (
         "bounded",
