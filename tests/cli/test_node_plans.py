@@ -1,5 +1,6 @@
 """`undertone node policy | receive | pending | approve | withdraw`, from a plan's file to an answered request."""
 
+import json
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,14 +15,16 @@ from tests.support.approvals import DATA
 from tests.support.failpoints import Killed, kill_before
 from tests.support.runs import call
 from tests.support.world import World, secure
+from undertone.core.canonical import sha256_hex
 from undertone.core.durable import exclusively
-from undertone.core.keys import public_hex
+from undertone.core.keys import PLAN_DOMAIN, public_hex, sign
 from undertone.errors import FolderError, NotApproved
 from undertone.privacy.ledger import Ledger
 from undertone_client.approval import approving
 from undertone_client.approval.approvals import approval_of, approvals
 from undertone_client.approval.approving import free_expired
 from undertone_client.approval.books import LedgerBooks
+from undertone_client.approval.pending import keep_pending
 from undertone_client.node import Node
 from undertone_client.registration.registered import registration_of
 from undertone_client.site import budget
@@ -212,6 +215,34 @@ def test_what_is_received_is_looked_at(desk: Desk) -> None:
     desk.signature.write_text("ab" * 64)
     refused(desk.receive(), 3, "NotApproved", "by no coordinator")
     assert not list(desk.folder.glob("pending/*"))
+
+
+def test_what_is_reported_is_json_where_it_is_asked_for(desk: Desk) -> None:
+    def told(*words: Any) -> Any:
+        result = desk.says(*words, "--json")
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    desk.receive()
+    other = sha256_hex(b"{}")
+    keep_pending(SiteDir(desk.folder), b"{}", sign(desk.world.run.key(), PLAN_DOMAIN, other))
+    waits = {one["digest"]: one for one in told("pending")["plans"]}
+    assert (waits[other]["study"], "format" in waits[other]["refused"]) == (None, True)
+    known = {"digest": desk.digest, "coordinator": "hub", "study": "dummy-study"}
+    assert waits[desk.digest] == known | {"state": "waits", "refused": None}
+    assert told("pending", "--drop", other[:8]) == {"site": "north", "dropped": other}
+    desk.approve("--yes-digest", desk.digest[:8])
+    (approved,) = told("pending")["plans"]
+    assert approved["state"] == "approved"
+    assert approved.items() >= (known | {"data_set": DATA, "operator": "A. Operator", "approver": None}).items()
+    assert told("policy")["policy"] == SiteDir(desk.folder).policy.model_dump(mode="json")
+    assert told("policy", desk.plan) == {"site": "north", "plan": desk.digest, "violations": []}
+    desk.world.allow("north", methods=[])
+    assert "cannot be approved" not in desk.says("pending", "--json").output
+    result = desk.says("policy", desk.plan, "--json")
+    assert result.exit_code == 3
+    (one,) = json.loads(result.stdout)["violations"]
+    assert (one["key"], one["plan"], one["policy"]) == ("methods", "dummy", "nothing")
 
 
 def test_a_plan_is_dropped(desk: Desk) -> None:

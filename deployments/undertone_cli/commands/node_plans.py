@@ -1,8 +1,10 @@
 """`undertone node policy | receive | pending | approve | end`, and `withdraw DIGEST`: which plans a site joins."""
 
+import json
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import date, datetime
 from pathlib import Path
 
@@ -34,12 +36,14 @@ _TYPED = 8
 _RAW_SIGNATURE = 64
 _OPENSSL = ("openssl", "pkeyutl", "-sign", "-rawin", "-inkey", "KEY.pem")
 site_dir = click.argument("site_dir", type=click.Path(path_type=Path))
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.command("policy")
 @site_dir
 @click.argument("plan", required=False, type=click.Path(path_type=Path))
-def policy(site_dir: Path, plan: Path | None) -> None:
+@as_json_option
+def policy(site_dir: Path, plan: Path | None, as_json: bool) -> None:
     """Explain each key of policy.toml and its value; with a PLAN, name all of it that the policy does not allow.
 
     Anything that policy.toml does not say is refused. Exit code 3 where the plan violates something.
@@ -48,15 +52,21 @@ def policy(site_dir: Path, plan: Path | None) -> None:
     """
     site = SiteDir(site_dir)
     if plan is None:
-        _explain(site.policy)
+        if as_json:
+            _json({"site": site.config.site, "policy": site.policy.model_dump(mode="json")})
+        else:
+            _explain(site.policy)
         return
     asked = Plan.from_bytes(_read(plan, PLAN_BYTES))
     found = violations(asked, site.policy)
-    for one in found:
+    if as_json:
+        _json({"site": site.config.site, "plan": asked.digest, "violations": list(map(asdict, found))})
+    for one in () if as_json else found:
         _say(f"{one.key}\n  the plan says    {one.plan}\n  the policy says  {one.policy}\n  {one.remedy}")
     if found:
         raise NotApproved(f"policy.toml of {site.config.site} does not allow plan {asked.digest[:8]}, as said above")
-    _say(f"policy.toml of {site.config.site} allows plan {asked.digest[:8]} of the study {asked.study}")
+    if not as_json:
+        _say(f"policy.toml of {site.config.site} allows plan {asked.digest[:8]} of the study {asked.study}")
 
 
 @click.command("receive")
@@ -79,28 +89,26 @@ def receive(site_dir: Path, plan: Path, signature: Path) -> None:
 @click.command("pending")
 @site_dir
 @click.option("--drop", metavar="DIGEST", help="Remove this plan from what waits.")
-def pending(site_dir: Path, drop: str | None) -> None:
+@as_json_option
+def pending(site_dir: Path, drop: str | None, as_json: bool) -> None:
     """List the plans that wait for approval, and those that were approved.
 
     Example: undertone node pending /srv/undertone/site
     """
-    site, now = SiteDir(site_dir), utc_now()
+    site = SiteDir(site_dir)
     if drop is not None:
         digest = _whole(drop, [one.digest for one in waiting(site)])
         drop_pending(site, digest)
-        _say(f"plan {digest[:_TYPED]} waits no longer")
+        if as_json:
+            _json({"site": site.config.site, "dropped": digest})
+        else:
+            _say(f"plan {digest[:_TYPED]} waits no longer")
         return
-    for one in waiting(site):
-        _say(f"waits      {one.digest[:_TYPED]}  {_about(site, one)}")
-    studies = _studies(site)
-    for approval in approvals(site):
-        document = approval.document
-        state = _state(approval, studies.get(document.digest), now)
-        study = approval.plan_approved().study
-        _say(
-            f"{state:<10} {document.digest[:_TYPED]}  study {study}, asked by {document.coordinator}, data set "
-            f"{document.data_set}, until {document.until}, by {shown(document.operator)}"
-        )
+    listed = [*(_waits(site, one) for one in waiting(site)), *_decided(site, utc_now())]
+    if as_json:
+        _json({"site": site.config.site, "plans": listed})
+    for one in () if as_json else listed:
+        _say(f"{one['state']:<10} {str(one['digest'])[:_TYPED]}  {_about(one)}")
 
 
 @click.command("approve")
@@ -233,18 +241,47 @@ def _explain(settings: Section) -> None:
         _say(f"{key}\n  {field.description}\n  now: {said}\n")
 
 
-def _about(site: SiteDir, waits: Pending) -> str:
-    """A line about a plan that waits, whatever its bytes are."""
-    who = f"from {waits.coordinator or 'nobody that policy.toml names'}"
+def _waits(site: SiteDir, waits: Pending) -> dict[str, str | None]:
+    """What is known of a plan that waits, whatever its bytes are; `refused` says why it cannot be approved."""
+    known: dict[str, str | None] = {"state": "waits", "digest": waits.digest, "coordinator": waits.coordinator or None}
     try:
         plan = read_plan(waits)
     except PlanChanged as error:
-        return f"{who}: cannot be approved: {error}"
+        return known | {"study": None, "refused": str(error)}
     try:
         check_plan(site, plan)
     except Refused as error:
-        return f"study {plan.study}, {who}: cannot be approved: {error}"
-    return f"study {plan.study}, {who}"
+        return known | {"study": plan.study, "refused": str(error)}
+    return known | {"study": plan.study, "refused": None}
+
+
+def _decided(site: SiteDir, now: datetime) -> Iterator[dict[str, str | None]]:
+    """What is known of each plan that was approved."""
+    studies = _studies(site)
+    for approval in approvals(site):
+        document = approval.document
+        yield {
+            "state": _state(approval, studies.get(document.digest), now),
+            "digest": document.digest,
+            "coordinator": document.coordinator,
+            "study": approval.plan_approved().study,
+            "data_set": document.data_set,
+            "until": document.until,
+            "operator": document.operator,
+            "approver": approval.approver or None,
+        }
+
+
+def _about(known: Mapping[str, str | None]) -> str:
+    """A line about a plan."""
+    if known["state"] != "waits":
+        return (
+            f"study {known['study']}, asked by {known['coordinator']}, data set {known['data_set']}, until "
+            f"{known['until']}, by {shown(str(known['operator']))}"
+        )
+    study = "" if known["study"] is None else f"study {known['study']}, "
+    refused = "" if known["refused"] is None else f": cannot be approved: {known['refused']}"
+    return f"{study}from {known['coordinator'] or 'nobody that policy.toml names'}{refused}"
 
 
 def _print_request(site: SiteDir, proposal: Proposal) -> None:
@@ -332,6 +369,10 @@ def _read(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise FolderError(f"{path} has more than {most} bytes; name the file that the coordinator wrote")
     return data
+
+
+def _json(values: Mapping[str, object]) -> None:
+    click.echo(json.dumps(values))
 
 
 def _say(text: str) -> None:
