@@ -81,6 +81,7 @@ def make_plan(
     wire_bits: int = 32,
     min_sites: int = 2,
     summing: bool = False,
+    units_origin: str = "published",
     clip_units: int = 1024,
     **privacy: Any,
 ) -> Plan:
@@ -138,7 +139,7 @@ def make_plan(
                 "unit_column": "patient_id" if wanted["unit"] == "patient" else None,
                 "caption": "a {token}, {finding}",
             },
-            "cohort": {"units": dict(units), "units_origin": "published", "min_sites": min_sites},
+            "cohort": {"units": dict(units), "units_origin": units_origin, "min_sites": min_sites},
             "aggregation": {"rosters": _rosters(aggregation, wanted), **aggregation, "wire_bits": wire_bits},
         }
     )
@@ -249,10 +250,11 @@ def build_world(
         world.records[site] = write_folder(data, count, first=100 * index)
         config = NodeConfig(site=site, micro_batch=micro_batch, keep_rows=keep_rows)
         world.sites[site] = create_site(folder / "sites" / site, config, policy, OsEntropy()).folder
-        give_budget(SiteDir(world.sites[site]), plan, data)
-        register(SiteDir(world.sites[site]), plan, data_of(world.sites[site]))
-        approved(SiteDir(world.sites[site]), plan)
     federate(world.run, world.sites.values())
+    for site, made in world.sites.items():
+        give_budget(SiteDir(made), plan, folder / "data" / site)
+        register(SiteDir(made), plan, data_of(made))
+        approved(SiteDir(made), plan)
     return world
 
 

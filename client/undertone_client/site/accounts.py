@@ -167,6 +167,12 @@ class Accounts:
         held = replace(new, charged=before.charged if before else 0)
         return Accounts(self.data_sets, self.reservations | {new.digest: held})
 
+    def without_reservation(self, digest: str) -> "Accounts":
+        """The same if a plan had given back what it has not charged."""
+        before = self.reservations.get(digest)
+        held = {} if before is None else {digest: replace(before, freed="not counted")}
+        return Accounts(self.data_sets, self.reservations | held)
+
     def _register(self, body: Mapping[str, Json]) -> None:
         match body:
             case {"name": str(name), "unit": str(unit), "unit_column": str() | None as column, "cap": Mapping() as cap}:

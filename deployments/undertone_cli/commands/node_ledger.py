@@ -27,9 +27,9 @@ AFTER_A_RESTORE = (
     "evidence. (2) Put back the newest copy whose head is the one in the file, and ask again with "
     "--expect-head. (3) Where no such copy is left, put back the newest there is and say `undertone node ledger "
     "SITE_DIR --lost REASON`: all that is reserved counts as charged, also what has expired meanwhile. Say "
-    "`undertone node data add` of every data set that was added since once more, word for word. Move "
-    "approved/DIGEST.json of every plan that was approved since to the evidence (the audit log names them), "
-    "approve those again for the same data sets, and say --lost once more: together that is at least what was "
+    "`undertone node data add` of every data set that was added since once more, word for word. Approve again, "
+    "for the same data sets, every plan that was approved since (the audit log names them; of one that was withdrawn, "
+    "move approved/DIGEST.json to the evidence first), and say --lost once more: together that is at least what was "
     "charged. Where one of those plans no longer fits, that data set is used up: approve nothing for it any "
     "more. (4) Begin a new head file."
 )
