@@ -1,5 +1,6 @@
 """A coordinator's RUN and some nodes with the dummy method, on disk and ready to talk."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -272,6 +273,14 @@ def describe_data(site: SiteDir, folder: Path, plan: Plan, **changes: Any) -> Da
     data = DataSet(**(values | changes))
     describe_data_set(site, data, read_table(site, data)[0])
     return data
+
+
+def without_data(site: SiteDir) -> SiteDir:
+    """The site as it was before it had a data set, its ledger too, which knows the newest files."""
+    shutil.rmtree(site.folder / "datasets")
+    site.ledger.unlink()
+    Ledger.create(site.ledger, {"role": "node", "site": site.config.site}).close()
+    return site
 
 
 def data_of(site: Path | SiteDir, name: str = "data") -> DataSet:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.support.runs import call
 from tests.support.studies import study_with, write_study
-from tests.support.world import World, data_of, describe_data
+from tests.support.world import World, data_of, describe_data, without_data
 from undertone_client.registration.checking import check_site
 from undertone_client.registration.registered import register
 from undertone_client.site.enrol import update_data_set
@@ -175,9 +175,7 @@ def test_hidden_files_of_a_folder_without_metadata_are_counted(world: World) -> 
     (registration,) = (world.sites["north"] / "registered").iterdir()
     registration.unlink()
     (data(world) / "metadata.csv").unlink()
-    for path in (world.sites["north"] / "datasets").iterdir():
-        path.unlink()
-    describe_data(SiteDir(world.sites["north"]), data(world), world.plan, unit="record", unit_column=None)
+    describe_data(without_data(SiteDir(world.sites["north"])), data(world), world.plan, unit="record", unit_column=None)
     (data(world) / "__MACOSX").mkdir()
     for name in ("._scan-0000.png", "__MACOSX/scan-0000.png", "images/.DS_Store"):
         (data(world) / name).write_bytes(b"\0\5\x16\7")

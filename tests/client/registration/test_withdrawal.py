@@ -13,7 +13,7 @@ from tests.support.dummy import DummyBase
 from tests.support.entropy import InsecureTestEntropy
 from tests.support.failpoints import Killed, at, meanwhile
 from tests.support.images import write_images
-from tests.support.world import World, data_of, describe_data, oracle_row, secure
+from tests.support.world import World, data_of, describe_data, oracle_row, secure, without_data
 from undertone.errors import DataError, FolderError, InputError, NotApproved, UnitChanged
 from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
@@ -146,10 +146,7 @@ def test_the_rest_of_a_site_answers_as_if_the_unit_had_no_image(make_world: Make
         world = make_world(summing=summing)
         (north(world).folder / "secret.key").write_bytes(bytes(32))
         approved(north(world), world.plan)
-        shutil.rmtree(north(world).folder / "datasets")
-        north(world).ledger.unlink()
-        Ledger.create(north(world).ledger, {"role": "node", "site": "north"}).close()
-        give_budget(north(world), world.plan, world.folder / "data" / "north")
+        give_budget(without_data(north(world)), world.plan, world.folder / "data" / "north")
         again(world)
         if leaves:
             withdraw_unit(north(world), "data", "patient-1")
