@@ -43,8 +43,9 @@ from undertone_client.approval.pending import keep_pending
 from undertone_client.round.attempt import Answer, SiteAttempt
 from undertone_client.round.readiness import AtOnce, Preparations
 from undertone_client.site.attempt_store import AttemptStore
+from undertone_client.site.budget import holds
 from undertone_client.site.folder import SiteDir
-from undertone_client.site.rollback import ledger_head_of, refuse_older
+from undertone_client.site.rollback import ledger_head_of, newest_told, refuse_older
 
 # What a coordinator is told: facts of plan and protocol. Everything else stays in node.log.
 _TOLD = (
@@ -148,6 +149,7 @@ class Node:
         (plan, data_set), secret = self._approved_plan(request, digest, coordinator), self.site.secret()
         with Ledger.open(self.site.ledger) as ledger, AttemptStore(self.site.attempt_store) as store:
             refuse_older(ledger, secret, request.ledger_heads.get(self.site.config.site, ""))
+            _refuse_unreserved(ledger, digest, self.site.config.site)
             if request.kind in ("prepare", "plain_input", "masked_input"):
                 _refuse_replay(ledger, plan, request)
             attempt = SiteAttempt(
@@ -162,7 +164,7 @@ class Node:
                 lambda: Node(self.site.folder, now=self._now)._approved_plan(request, digest, coordinator),
             )
             answer = attempt.plain() if plan.aggregation.mode == "plain" else attempt.secure()
-            return answer, ledger_head_of(secret, ledger.head)
+            return answer, ledger_head_of(secret, newest_told(ledger))
 
     def _approved_plan(self, request: Request, digest: str, coordinator: str) -> tuple[Plan, str]:
         """The request's plan and its data set, once everything about it is what this site approved and allows.
@@ -205,6 +207,19 @@ def _on_wire(vector: MaskedVector | None) -> Words | None:
     if vector is None or vector.wire_bits == 32:
         return None if vector is None else vector.words
     return pack24(vector.words)
+
+
+def _refuse_unreserved(ledger: Ledger, digest: str, site: str) -> None:
+    """An approval alone is not enough: what a clock that was ahead took for expired may have been given back.
+
+    Raises:
+        NotApproved: the plan holds no reservation in the site's ledger.
+    """
+    if not holds(ledger, digest):
+        raise NotApproved(
+            f"plan {digest[:8]} holds no reservation at {site}: what it had not charged was given back, or the ledger "
+            "is another; where it goes on, its operator receives and approves it once more"
+        )
 
 
 def _refuse_replay(ledger: Ledger, plan: Plan, request: Request) -> None:

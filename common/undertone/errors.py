@@ -20,6 +20,7 @@
         |-- TooFewSites            fewer sites answered than the plan needs
         |   `-- AttemptVoid        the sites of the study's list did not all answer; another attempt may follow
         |-- UnitChanged            a data set's units would be counted in another way than was fixed for life
+        |-- DataSetMoved           a data set's file names another place than its plans were approved with
         |-- SharedRecords          a data set shares units or files with another one of its site
         |-- MechanismViolation     a bound, a type or a noise level is not what the plan says
         |-- ProtocolError          a message is malformed, or speaks another version
@@ -29,6 +30,7 @@
         |-- BudgetExceeded         a plan's attempts or a data set's cap are used up
         |-- LedgerCorrupt          the ledger's chain is broken, or it was restored from an old copy
         |   `-- LedgerRestored     a site's ledger is an older copy than one that has answered before
+        |-- OlderCopy              a site's index or tombstones are not those that its ledger entered last
         |-- LedgerUnavailable      the ledger cannot be read or written now (locked, disk full)
         |-- AuditLogCorrupt        the audit log's chain is broken, or it lacks the line that somebody kept
         |-- NotVerified            a release is not what its statement says
@@ -131,6 +133,10 @@ class UnitChanged(Refused):
     """A study, or a data set's file, counts its units in another way than was fixed when it was added (PRIVACY 13)."""
 
 
+class DataSetMoved(Refused):
+    """A data set's file names another folder or metadata file than the one that a plan's records were approved with."""
+
+
 class SharedRecords(Refused):
     """A data set shares units or files with another one of its site: they would be counted twice (PRIVACY 13)."""
 
@@ -165,6 +171,10 @@ class LedgerCorrupt(Refused):
 
 class LedgerRestored(LedgerCorrupt):
     """A site's ledger is an older copy than one that has answered before."""
+
+
+class OlderCopy(Refused):
+    """A site's index of units, or its tombstones, are not the version that its ledger entered last."""
 
 
 class LedgerUnavailable(Refused):

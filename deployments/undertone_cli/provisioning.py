@@ -60,6 +60,7 @@ def narrowest_policy(plan: Plan, coordinator: str) -> Policy:
         fewest_honest_shares=plan.noise_shares if secure else None,
         allow_free_rosters=plan.free_rosters,
         allow_plain=not secure,
+        allow_filled_in_figures=plan.cohort.units_origin != "published",
         longest_approval_days=LONGEST_DAYS,
     )
 

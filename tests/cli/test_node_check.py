@@ -40,11 +40,12 @@ PASS clock: the clock agrees with SITE_DIR's own files; the coordinator's clock 
 PASS keys: secret and identity are there, for their owner alone; neither has an expiry
 PASS ledger: the ledger opens, and its chain holds
 PASS audit log: the audit log's chain holds
+PASS policy: policy.toml allows all of the plans at hand
 PASS code: the installed code is what the plans at hand name
 PASS base models: each base model is here, byte for byte as pinned
 PASS device: cpu: there, and computes in float32
 PASS data: every record can be read
-PASS units: what is published is within a quarter of what is there; the plans at hand meet fewest_patients
+PASS units: what is published is within a quarter of what is there
 PASS disk: the disk of SITE_DIR has room enough for the plans at hand
 north: PASS
 """
@@ -55,12 +56,13 @@ FAIL keys: secret.key can be used by others on this machine
      remedy: chmod 600 secret.key in SITE_DIR, and find out who could read it
 PASS ledger: the ledger opens, and its chain holds
 PASS audit log: the audit log's chain holds
+PASS policy: policy.toml allows all of the plans at hand
 PASS code: the installed code is what the plans at hand name
 PASS base models: each base model is here, byte for byte as pinned
 PASS device: cpu: there, and computes in float32
 FAIL data: there are records that cannot be read, are not listed well, or changed since they were registered
      remedy: repair or remove them before you approve a plan; --details names them
-PASS units: what is published is within a quarter of what is there; the plans at hand meet fewest_patients
+PASS units: what is published is within a quarter of what is there
 PASS disk: the disk of SITE_DIR has room enough for the plans at hand
 north: FAIL
 """

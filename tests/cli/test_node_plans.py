@@ -1,5 +1,6 @@
 """`undertone node policy | receive | pending | approve | withdraw`, from a plan's file to an answered request."""
 
+import json
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,19 +12,26 @@ from click.testing import Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.support.approvals import DATA
+from tests.support.failpoints import Killed, kill_before
 from tests.support.runs import call
 from tests.support.world import World, secure
+from undertone.core.canonical import sha256_hex
 from undertone.core.durable import exclusively
-from undertone.core.keys import public_hex
+from undertone.core.keys import PLAN_DOMAIN, public_hex, sign
 from undertone.errors import FolderError, NotApproved
+from undertone.privacy.ledger import Ledger
+from undertone_client.approval import approving
 from undertone_client.approval.approvals import approval_of, approvals
 from undertone_client.approval.approving import free_expired
 from undertone_client.approval.books import LedgerBooks
+from undertone_client.approval.pending import keep_pending
 from undertone_client.node import Node
-from undertone_client.registration.registered import registration_of
+from undertone_client.registration.stored import registration_of
+from undertone_client.site import budget
 from undertone_client.site.datasets import data_sets
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.policy import Policy
+from undertone_client.site.rollback import ledger_head_of
 
 Make = Callable[..., World]
 
@@ -134,6 +142,41 @@ def test_an_approver_signs_what_was_printed(desk: Desk, form: str) -> None:
     assert desk.committed() > 0
 
 
+@pytest.mark.parametrize("step", ["register", "keep_approval"])
+def test_a_signed_approval_that_was_broken_off_is_finished_by_the_same_command(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    dean = Ed25519PrivateKey.generate()
+    desk.world.allow("north", approvers={"dean": public_hex(dean)})
+    desk.receive()
+    desk.approve("--print-request")
+    path = desk.world.folder / "approval.sig"
+    path.write_bytes(dean.sign((desk.folder / "pending" / f"{desk.digest}.request").read_bytes()))
+    with monkeypatch.context() as patch:
+        kill_before(patch, approving, step)
+        with pytest.raises(Killed):
+            desk.approve("--signature", path)
+    assert (desk.committed() > 0) is (step == "keep_approval")
+    assert "signed by dean" in flat(desk.approve("--signature", path))
+
+
+def test_a_page_of_yesterday_is_not_approved_by_its_signature(desk: Desk) -> None:
+    dean = Ed25519PrivateKey.generate()
+    desk.world.allow("north", approvers={"dean": public_hex(dean)})
+    desk.receive()
+    desk.approve("--print-request")
+    request = desk.folder / "pending" / f"{desk.digest}.request"
+    path = desk.world.folder / "approval.sig"
+    path.write_bytes(dean.sign(request.read_bytes()))
+    desk.world.allow("north", federation=None)
+    refused(desk.approve("--signature", path), 3, "NotApproved", "federation, page changed since", "--print-request")
+    assert approvals(SiteDir(desk.folder)) == []
+    assert desk.committed() == 0
+    desk.approve("--print-request")
+    path.write_bytes(dean.sign(request.read_bytes()))
+    assert "signed by dean" in flat(desk.approve("--signature", path))
+
+
 def test_a_policy_is_explained_key_by_key(desk: Desk) -> None:
     result = desk.says("policy")
     assert result.exit_code == 0
@@ -174,6 +217,34 @@ def test_what_is_received_is_looked_at(desk: Desk) -> None:
     assert not list(desk.folder.glob("pending/*"))
 
 
+def test_what_is_reported_is_json_where_it_is_asked_for(desk: Desk) -> None:
+    def told(*words: Any) -> Any:
+        result = desk.says(*words, "--json")
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    desk.receive()
+    other = sha256_hex(b"{}")
+    keep_pending(SiteDir(desk.folder), b"{}", sign(desk.world.run.key(), PLAN_DOMAIN, other))
+    waits = {one["digest"]: one for one in told("pending")["plans"]}
+    assert (waits[other]["study"], "format" in waits[other]["refused"]) == (None, True)
+    known = {"digest": desk.digest, "coordinator": "hub", "study": "dummy-study"}
+    assert waits[desk.digest] == known | {"state": "waits", "refused": None}
+    assert told("pending", "--drop", other[:8]) == {"site": "north", "dropped": other}
+    desk.approve("--yes-digest", desk.digest[:8])
+    (approved,) = told("pending")["plans"]
+    assert approved["state"] == "approved"
+    assert approved.items() >= (known | {"data_set": DATA, "operator": "A. Operator", "approver": None}).items()
+    assert told("policy")["policy"] == SiteDir(desk.folder).policy.model_dump(mode="json")
+    assert told("policy", desk.plan) == {"site": "north", "plan": desk.digest, "violations": []}
+    desk.world.allow("north", methods=[])
+    assert "cannot be approved" not in desk.says("pending", "--json").output
+    result = desk.says("policy", desk.plan, "--json")
+    assert result.exit_code == 3
+    (one,) = json.loads(result.stdout)["violations"]
+    assert (one["key"], one["plan"], one["policy"]) == ("methods", "dummy", "nothing")
+
+
 def test_a_plan_is_dropped(desk: Desk) -> None:
     desk.receive()
     assert "waits no longer" in flat(desk.says("pending", "--drop", desk.digest[:8]))
@@ -198,6 +269,61 @@ def test_a_node_frees_what_expired(desk: Desk) -> None:
     reply = Node(desk.folder, now=lambda: late).handle(desk.world.request())
     assert (reply.error, "held until" in reply.message) == ("NotApproved", True)
     assert desk.committed() == 0
+
+
+def test_a_clock_that_was_ahead_leaves_a_plan_that_can_be_approved_again(desk: Desk) -> None:
+    """The node frees what it takes for expired; the clock is set right then, and nothing is charged unreserved."""
+    desk.receive()
+    desk.approve("--yes-digest", desk.digest[:8])
+    reserved = desk.committed()
+    request = desk.world.request()
+    for kind in ("prepare", "share_keys"):
+        assert "reservation" not in Node(desk.folder).handle(desk.world.request(kind)).message
+    Node(desk.folder, now=lambda: datetime.now(UTC) + timedelta(days=91)).handle(request)
+    assert desk.committed() == 0
+    for kind in ("prepare", "share_keys", "masked_input", "consistency_check", "unmasking"):
+        reply = Node(desk.folder).handle(desk.world.request(kind))
+        assert (reply.error, "holds no reservation at north" in reply.message) == ("NotApproved", True), kind
+    desk.receive()
+    result = desk.approve("--yes-digest", desk.digest[:8])
+    assert "as an earlier approval of this plan registered them" in flat(result)
+    assert desk.committed() == reserved
+    assert "reservation" not in Node(desk.folder).handle(request).message
+
+
+def test_an_older_ledger_is_called_so_and_not_a_lost_reservation(desk: Desk) -> None:
+    """The coordinator has seen an entry that the ledger does not have; the reservation is among what it lacks."""
+    older = (desk.folder / "ledger.sqlite").read_bytes()
+    desk.receive()
+    desk.approve("--yes-digest", desk.digest[:8])
+    with Ledger.open(desk.folder / "ledger.sqlite", read_only=True) as ledger:
+        token = ledger_head_of(SiteDir(desk.folder).secret(), ledger.head)
+    (desk.folder / "ledger.sqlite").write_bytes(older)
+    reply = Node(desk.folder).handle(desk.world.request(ledger_heads={"north": token}))
+    assert reply.error == "LedgerRestored"
+    assert Node(desk.folder).handle(desk.world.request()).error == "NotApproved"
+
+
+def test_a_study_that_is_ended_frees_what_it_did_not_charge_and_can_go_on_after_all(desk: Desk) -> None:
+    desk.receive()
+    desk.approve("--yes-digest", desk.digest[:8])
+    reserved = desk.committed()
+    with Ledger.open(desk.folder / "ledger.sqlite") as ledger:
+        budget.charge(ledger, desk.world.plan, 1, 1, "ab" * 32)
+    refused(desk.says("end", "0" * 8), 2, "no plan that was approved begins with 00000000")
+    assert "it charged 1 of 3 attempts, and what it has not charged is free" in flat(desk.says("end", desk.digest[:8]))
+    assert 0 < desk.committed() < reserved
+    for kind in ("prepare", "masked_input", "unmasking"):
+        reply = Node(desk.folder).handle(desk.world.request(kind, attempt=2))
+        assert (reply.error, "holds no reservation at north" in reply.message) == ("NotApproved", True), kind
+    with Ledger.open(desk.folder / "ledger.sqlite") as ledger, pytest.raises(NotApproved):
+        budget.charge(ledger, desk.world.plan, 1, 2, "ab" * 32)
+    assert f"ended {desk.digest[:8]}" in flat(desk.says("pending"))
+    refused(desk.says("end", desk.digest[:8]), 2, "InputError", "there is nothing to end")
+    desk.receive()
+    assert desk.approve("--yes-digest", desk.digest[:8]).exit_code == 0
+    assert desk.committed() == reserved
+    assert f"approved {desk.digest[:8]}" in flat(desk.says("pending"))
 
 
 def test_the_same_data_set_holds_no_second_plan_beyond_its_cap(desk: Desk) -> None:

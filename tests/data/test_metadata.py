@@ -15,8 +15,9 @@ from undertone.core.config import read_tables
 from undertone.data.metadata import rows_by_line
 from undertone.data.records import RecordTable, read_records
 from undertone.errors import DataError, StudyError
-from undertone_client.registration.registered import present, register, registered
+from undertone_client.registration.registered import present, register
 from undertone_client.registration.remarks import remarks
+from undertone_client.registration.stored import registered
 from undertone_client.site.folder import SiteDir
 
 PLAIN = "file_name,patient_id\nimages/scan-0000.png,p\nimages/scan-0001.png,q\n"

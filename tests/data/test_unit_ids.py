@@ -8,10 +8,11 @@ import pytest
 from tests.support.images import write_csv, write_images
 from tests.support.runs import call
 from tests.support.studies import study_with, write_study
-from tests.support.world import World, data_of, describe_data
+from tests.support.world import World, data_of, describe_data, without_data
 from undertone.data.records import RecordTable, read_records
 from undertone.errors import DataError
-from undertone_client.registration.registered import register, registered
+from undertone_client.registration.registered import register
+from undertone_client.registration.stored import registered
 from undertone_client.site.folder import SiteDir
 
 PANDAS = ["#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"]
@@ -136,9 +137,7 @@ def respell(world: World) -> None:
 
 def say_as_written(world: World) -> None:
     """The data set is another one, added with --ids-as-written."""
-    site = SiteDir(world.sites["north"])
-    for path in (site.folder / "datasets").iterdir():
-        path.unlink()
+    site = without_data(SiteDir(world.sites["north"]))
     describe_data(site, world.folder / "data" / "north", world.plan, ids_as_written=True)
 
 

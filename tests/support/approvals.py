@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+from undertone.core.clock import utc_now
 from undertone.errors import BudgetExceeded, NotApproved
 from undertone.models.pinned import files_digest
 from undertone.privacy.ledger import Ledger
@@ -36,6 +37,7 @@ def wide_policy(plan: Plan, coordinator: str) -> Policy:
         fewest_honest_shares=2,
         allow_free_rosters=True,
         allow_plain=True,
+        allow_filled_in_figures=True,
         longest_approval_days=90,
     )
 
@@ -62,19 +64,26 @@ def give_budget(site: SiteDir, plan: Plan, folder: Path) -> None:
         reserve(ledger, plan, data.name)
 
 
-def approved(site: SiteDir, plan: Plan, until: date = FOR_EVER) -> None:
+def approved(site: SiteDir, plan: Plan, until: date = FOR_EVER, data_set: str = DATA) -> None:
     """Approve a plan whatever it says, without page, budget or questions: what nodes check again is tested so."""
     document = ApprovalDocument(
         site=site.config.site,
         digest=plan.digest,
         coordinator=HUB,
         coordinator_key=site.policy.coordinators[HUB],
-        data_set=DATA,
+        data_set=data_set,
         operator=OPERATOR,
         until=until.isoformat(),
+        price=CAP,
+        before=Standing(0.0, 0.0, CAP),
+        after=Standing(0.0, CAP, 0.0),
+        federation=site.policy.federations.get(HUB),
+        registered_before=False,
         page="not shown",
     )
-    keep_approval(site, Approval(document=document, plan=plan.as_bytes().decode(), approved="2026-11-29T12:00:00Z"))
+    keep_approval(
+        site, Approval(document=document, plan=plan.as_bytes().decode(), approved=f"{utc_now():%Y-%m-%dT%H:%M:%SZ}")
+    )
 
 
 @dataclass
@@ -90,9 +99,9 @@ class MemoryBooks:
         del data
         return self.prices.get(plan.digest, 1.25)
 
-    def standing(self, data: DataSet, plan: Plan | None = None) -> Standing:
-        more = self.price(plan, data) if plan is not None and plan.digest not in self.reserved else 0.0
-        committed = sum(self.reserved.values()) + more
+    def standing(self, data: DataSet, plan: Plan | None = None, *, reserved: bool = True) -> Standing:
+        others = sum(value for digest, value in self.reserved.items() if plan is None or digest != plan.digest)
+        committed = others + (self.price(plan, data) if plan is not None and reserved else 0.0)
         if committed > self.cap:
             raise BudgetExceeded(f"{committed} is above the cap of {self.cap}")
         return Standing(0.0, committed, self.cap - committed)
@@ -102,6 +111,9 @@ class MemoryBooks:
         if sum(self.reserved.values()) + 1.25 > self.cap and plan.digest not in self.reserved:
             raise BudgetExceeded(f"{data_set} has nothing left")
         self.reserved[plan.digest] = self.prices.get(plan.digest, 1.25)
+
+    def holds(self, digest: str) -> bool:
+        return digest in self.reserved
 
     def free(self, digest: str, reason: str) -> bool:
         self.calls.append((reason, digest))

@@ -34,7 +34,7 @@ _DISTINCT, _SIDE, _FOLDER = 256, 32, 1000
 
 
 def write_large_folder(folder: Path, count: int) -> None:
-    """`count` PNGs of 32 x 32 in folders of 1,000, copies of 256 distinct ones; each its own patient."""
+    """`count` PNGs of 32 x 32 in folders of 1,000, of 256 distinct pictures; each its own patient and its own bytes."""
     folder.mkdir(parents=True)
     originals: list[bytes] = []
     for number in range(_DISTINCT):
@@ -50,7 +50,7 @@ def write_large_folder(folder: Path, count: int) -> None:
             name = f"{number // _FOLDER:04d}/scan-{number:06d}.png"
             if number % _FOLDER == 0:
                 (folder / name).parent.mkdir()
-            (folder / name).write_bytes(originals[number % _DISTINCT])
+            (folder / name).write_bytes(originals[number % _DISTINCT] + number.to_bytes(4))  # behind the end of a PNG
             writer.writerow([name, f"patient-{number:06d}", "clear"])
 
 

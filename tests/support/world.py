@@ -1,5 +1,6 @@
 """A coordinator's RUN and some nodes with the dummy method, on disk and ready to talk."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -82,6 +83,7 @@ def make_plan(
     wire_bits: int = 32,
     min_sites: int = 2,
     summing: bool = False,
+    units_origin: str = "published",
     clip_units: int = 1024,
     **privacy: Any,
 ) -> Plan:
@@ -139,7 +141,7 @@ def make_plan(
                 "unit_column": "patient_id" if wanted["unit"] == "patient" else None,
                 "caption": "a {token}, {finding}",
             },
-            "cohort": {"units": dict(units), "units_origin": "published", "min_sites": min_sites},
+            "cohort": {"units": dict(units), "units_origin": units_origin, "min_sites": min_sites},
             "aggregation": {"rosters": _rosters(aggregation, wanted), **aggregation, "wire_bits": wire_bits},
         }
     )
@@ -252,10 +254,11 @@ def build_world(
         world.records[site] = write_folder(data, count, first=100 * index)
         config = NodeConfig(site=site, micro_batch=micro_batch, keep_rows=keep_rows)
         world.sites[site] = create_site(folder / "sites" / site, config, policy, OsEntropy()).folder
-        give_budget(SiteDir(world.sites[site]), plan, data)
-        register(SiteDir(world.sites[site]), plan, data_of(world.sites[site]))
-        approved(SiteDir(world.sites[site]), plan)
     federate(world.run, world.sites.values())
+    for site, made in world.sites.items():
+        give_budget(SiteDir(made), plan, folder / "data" / site)
+        register(SiteDir(made), plan, data_of(made))
+        approved(SiteDir(made), plan)
     return world
 
 
@@ -273,6 +276,14 @@ def describe_data(site: SiteDir, folder: Path, plan: Plan, **changes: Any) -> Da
     data = DataSet(**(values | changes))
     describe_data_set(site, data, read_table(site, data)[0])
     return data
+
+
+def without_data(site: SiteDir) -> SiteDir:
+    """The site as it was before it had a data set, its ledger too, which knows the newest files."""
+    shutil.rmtree(site.folder / "datasets")
+    site.ledger.unlink()
+    Ledger.create(site.ledger, {"role": "node", "site": site.config.site}).close()
+    return site
 
 
 def data_of(site: Path | SiteDir, name: str = "data") -> DataSet:

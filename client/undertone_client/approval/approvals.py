@@ -7,7 +7,7 @@ is answered while its plan has an approval that was not withdrawn and has not ex
 import hashlib
 import hmac
 import json
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +22,7 @@ from undertone.core.durable import read_bytes, storage_errors, sync, write_durab
 from undertone.core.unit import SiteName
 from undertone.errors import FolderError, NotApproved
 from undertone.study.plan import Plan
+from undertone_client.approval.books import Standing
 from undertone_client.site.audit_events import Person
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.policy import Digest, Policy, PublicKey
@@ -43,6 +44,11 @@ class ApprovalDocument(Section):
         data_set: whose images are used.
         operator: who was at the machine.
         until: the last day on which it holds, UTC.
+        price: what the plan takes from the data set's cap alone, as an epsilon at the cap's delta.
+        before: the budget without the plan.
+        after: the budget with all that the plan may charge.
+        federation: the digest of the federation.json that the site has pinned, or None.
+        registered_before: whether records count that an earlier approval of the plan registered.
         page: what was shown.
     """
 
@@ -54,6 +60,11 @@ class ApprovalDocument(Section):
     data_set: SiteName
     operator: Person
     until: str = Field(pattern=r"^\d{4}-\d\d-\d\d$")
+    price: float
+    before: Standing
+    after: Standing
+    federation: Digest | None
+    registered_before: bool
     page: str = Field(max_length=LONGEST_PAGE)
 
     def as_bytes(self) -> bytes:
@@ -67,10 +78,7 @@ class ApprovalDocument(Section):
         Raises:
             FolderError: there is no such day.
         """
-        try:
-            return date.fromisoformat(self.until)
-        except ValueError:
-            raise FolderError(f"an approval until {self.until} names no day; restore the file") from None
+        return _day(self.until)
 
 
 class Approval(Section):
@@ -90,6 +98,15 @@ class Approval(Section):
             PlanChanged: of another version's format.
         """
         return Plan.from_bytes(self.plan.encode())
+
+    @property
+    def first_day(self) -> date:
+        """The day on which it was approved, UTC.
+
+        Raises:
+            FolderError: there is no such day.
+        """
+        return _day(self.approved[:10])
 
     def expired(self, now: datetime) -> bool:
         """Whether its last day is over."""
@@ -169,9 +186,25 @@ def check_approval(site: SiteDir, approval: Approval, coordinator: str, now: dat
         now: the time.
 
     Raises:
-        NotApproved: withdrawn, expired, another coordinator's, or not signed where the policy asks for it.
+        NotApproved: another coordinator's, or as `check_honoured`.
     """
-    document, name = approval.document, site.config.site
+    check_honoured(site, approval, now)
+    document = approval.document
+    if site.policy.coordinators.get(coordinator) != document.coordinator_key:
+        raise NotApproved(
+            f"plan {document.digest[:8]} was approved at {site.config.site} for another coordinator, which must ask "
+            "itself"
+        )
+
+
+def check_honoured(site: SiteDir, approval: Approval, now: datetime) -> None:
+    """Refuse an approval that is over, or that the policy of now does not honour.
+
+    Raises:
+        NotApproved: withdrawn, expired, older than the policy allows, of another federation than the one that is
+            pinned now, of a coordinator that the policy does not name, or not signed where it asks for it.
+    """
+    document, name, policy = approval.document, site.config.site, site.policy
     plan = f"plan {document.digest[:8]}"
     if approval.withdrawn:
         raise NotApproved(f"{plan} was withdrawn at {name}; the study must be planned anew")
@@ -179,10 +212,34 @@ def check_approval(site: SiteDir, approval: Approval, coordinator: str, now: dat
         raise NotApproved(
             f"the approval of {plan} at {name} held until {document.until}; ask to have it approved again"
         )
-    if site.policy.coordinators.get(coordinator) != document.coordinator_key:
-        raise NotApproved(f"{plan} was approved at {name} for another coordinator, which must ask itself")
-    if site.policy.approvers:
-        approver_of(site.policy, document, approval.signature)
+    longest = timedelta(days=policy.longest_approval_days or 0)
+    if policy.longest_approval_days is None or now.astimezone(UTC).date() - approval.first_day > longest:
+        raise NotApproved(
+            f"{plan} was approved at {name} on {approval.first_day}, and longest_approval_days of policy.toml is "
+            f"{policy.longest_approval_days or 'not said'} now; its operator approves it again"
+        )
+    named = {key: coordinator for coordinator, key in policy.coordinators.items()}
+    if document.coordinator_key not in named:
+        raise NotApproved(f"{plan} was approved at {name} for a coordinator that policy.toml does not name now")
+    pinned = policy.federations.get(named[document.coordinator_key])
+    if pinned != document.federation:
+        raise NotApproved(
+            f"{plan} was approved at {name} with {_pinned(document.federation)}, and policy.toml pins "
+            f"{_pinned(pinned)} now: its operator approves it again, or pins the one that was approved"
+        )
+    if policy.approvers:
+        approver_of(policy, document, approval.signature)
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise FolderError(f"{text} in an approval is no day; restore the file from your backup") from None
+
+
+def _pinned(federation: str | None) -> str:
+    return "no federation.json" if federation is None else f"the federation.json {federation[:8]}"
 
 
 def _content(sealed: dict[str, object]) -> tuple[bytes, str]:

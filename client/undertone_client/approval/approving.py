@@ -1,4 +1,4 @@
-"""Approving a plan, withdrawing it, and what happens when its time is over: everything or nothing.
+"""Approving a plan, withdrawing it, and what happens when its study or its time is over: everything or nothing.
 
 An approval is checks, then the registration of the records, then the reservation in the ledger, then
 approved/DIGEST.json: only the last lets the node answer. Whoever is killed in between has a registration, or a
@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 
 from undertone.core.durable import exclusively, storage_errors
-from undertone.errors import NotApproved
+from undertone.errors import InputError, NotApproved
 from undertone_client.approval.approvals import (
     FOLDER,
     Approval,
@@ -22,7 +22,7 @@ from undertone_client.approval.approvals import (
 )
 from undertone_client.approval.books import Books
 from undertone_client.approval.pending import drop_pending
-from undertone_client.approval.proposing import Proposal, check_undecided
+from undertone_client.approval.proposing import Proposal, proposed_again
 from undertone_client.registration.registered import register
 from undertone_client.site.audit_log import AuditLog
 from undertone_client.site.datasets import data_set
@@ -39,6 +39,9 @@ def approve(
 ) -> Approval:
     """Approve what was proposed, all or nothing; the plan then no longer waits.
 
+    What was shown is worked out once more, and counts only where it is the same: between a page and a signature, or an
+    operator's answer, the budget, the policy, the data set or the federation may have changed.
+
     Args:
         site: the SITE_DIR.
         proposal: of `propose` or `requested`.
@@ -48,7 +51,8 @@ def approve(
         say: is told what of the images is worth a line; by default the reporter.
 
     Raises:
-        NotApproved: no approver has signed this very document, or the plan was withdrawn.
+        NotApproved: no approver has signed this very document, what it says is not so any more, or the plan was
+            withdrawn.
         DataError: records that cannot be used; nothing was registered, reserved or approved.
         BudgetExceeded: the budget does not hold the plan; nothing was approved.
         FolderError, LedgerUnavailable: the approval is not finished; give the same command again.
@@ -56,7 +60,7 @@ def approve(
     document = proposal.document
     approver = approver_of(site.policy, document, signature) if site.policy.approvers else ""
     with _alone(site):
-        check_undecided(site, document.digest, now)
+        proposed_again(site, document.digest, document, books, now)
         register(site, proposal.plan, data_set(site.folder, document.data_set), say)
         books.reserve(proposal.plan, document.data_set)
         approval = Approval(
@@ -99,6 +103,22 @@ def withdraw(site: SiteDir, digest: str, books: Books, now: datetime) -> None:
             AuditLog(site.folder).append("plan withdrawn", digest=digest)
             keep_approval(site, approval.model_copy(update={"withdrawn": _time(now)}))
         books.free(digest, "withdrawn")
+
+
+def end(site: SiteDir, digest: str, books: Books) -> None:
+    """End a study at this site: what it did not charge is free, and the node answers it no more.
+
+    The approval stays as it is; each request needs the reservation, too. A study that was ended too
+    early gets another approval, which reserves anew.
+
+    Raises:
+        InputError: it holds no reservation.
+    """
+    with _alone(site):
+        if not books.holds(digest):
+            raise InputError(f"plan {digest[:8]} holds no reservation; there is nothing to end")
+        AuditLog(site.folder).append("study ended", digest=digest)
+        books.free(digest, "ended")
 
 
 def free_expired(site: SiteDir, books: Books, now: datetime) -> list[Approval]:

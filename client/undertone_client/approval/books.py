@@ -31,8 +31,8 @@ class Books(Protocol):
     def price(self, plan: Plan, data: DataSet) -> float:
         """The epsilon of a cap that the plan takes alone, by RDP, at the cap's delta."""
 
-    def standing(self, data: DataSet, plan: Plan | None = None) -> Standing:
-        """The budget of a data set; with `plan` as it is once that has its reservation.
+    def standing(self, data: DataSet, plan: Plan | None = None, *, reserved: bool = True) -> Standing:
+        """The budget of a data set; with `plan` as it is with that plan's reservation, or without it.
 
         Raises:
             BudgetExceeded: the plan does not fit.
@@ -44,6 +44,9 @@ class Books(Protocol):
         Raises:
             BudgetExceeded: it does not fit.
         """
+
+    def holds(self, digest: str) -> bool:
+        """Whether a plan has a reservation that was not given back."""
 
     def free(self, digest: str, reason: str) -> bool:
         """Give back what a plan has not charged, durably; a second time changes nothing, and is False.
@@ -63,16 +66,21 @@ class LedgerBooks:
         """As `Books.price`."""
         return budget.price(plan, data.delta)
 
-    def standing(self, data: DataSet, plan: Plan | None = None) -> Standing:
+    def standing(self, data: DataSet, plan: Plan | None = None, *, reserved: bool = True) -> Standing:
         """As `Books.standing`."""
         with Ledger.open(self.path, read_only=True) as ledger:
-            found = budget.Budget.of(ledger, data, plan)
+            found = budget.Budget.of(ledger, data, plan, reserved=reserved)
         return Standing(found.spent, found.committed, found.left)
 
     def reserve(self, plan: Plan, data_set: str) -> None:
         """As `Books.reserve`."""
         with Ledger.open(self.path) as ledger:
             budget.reserve(ledger, plan, data_set)
+
+    def holds(self, digest: str) -> bool:
+        """As `Books.holds`."""
+        with Ledger.open(self.path, read_only=True) as ledger:
+            return budget.holds(ledger, digest)
 
     def free(self, digest: str, reason: str) -> bool:
         """As `Books.free`."""

@@ -45,6 +45,7 @@ class Asked:
         before: the budget as it is.
         after: the budget once the plan is approved.
         federation: the digest of the pinned federation.json, or None.
+        registered_before: whether records count that an earlier approval of the plan registered.
     """
 
     site: str
@@ -58,6 +59,7 @@ class Asked:
     before: Standing
     after: Standing
     federation: str | None
+    registered_before: bool
 
     @property
     def one(self) -> str:
@@ -120,13 +122,22 @@ def _from_which_images(asked: Asked) -> Iterator[str]:
     columns = ", ".join(map(shown, dict.fromkeys(caption_columns(plan.data.caption))))
     words = f", with words from its metadata ({columns})" if columns else ""
     yield from _wrapped(
-        f"The data set {data.name}: the images in {shown(data.folder)}, as they are registered at this approval. What "
-        f"is protected is {UNIT_MEANS[plan.privacy.unit]}.{apart}{named} Each image is described to the model as "
+        f"The data set {data.name}: the images in {shown(data.folder)}, {_as_registered(asked)}. What is protected is "
+        f"{UNIT_MEANS[plan.privacy.unit]}.{apart}{named} Each image is described to the model as "
         f"{_quoted(plan.data.caption, 500)}{words}."
     )
     yield from _wrapped(
         f"This site publishes the round figure of {data.publish:,} {asked.many}. The true number leaves neither before "
         "nor after."
+    )
+
+
+def _as_registered(asked: Asked) -> str:
+    if not asked.registered_before:
+        return "as they are registered at this approval"
+    return (
+        "as an earlier approval of this plan registered them, which is kept: what has joined the data set since takes "
+        "no part, and what is gone is missing"
     )
 
 
@@ -203,7 +214,7 @@ def _what_it_takes(asked: Asked) -> Iterator[str]:
         f"The data set {data.name} has a budget of epsilon {data.epsilon:g} at delta {data.delta:g} for ever, for all "
         f"studies of all coordinators together. The plan takes {asked.price:.3f} of it, counted in Renyi DP, in which "
         f"costs of studies can be added up however each was chosen; so it is another figure than the plan's own. "
-        "What the plan has not used comes back when its approval expires or is withdrawn."
+        "What the plan has not used comes back when this site ends the study, or its approval expires or is withdrawn."
     )
     yield f"  {'epsilon':<34}{'now':>10}{'approved':>12}"
     for name, now, then in (
@@ -221,8 +232,8 @@ def _who_else(asked: Asked) -> Iterator[str]:
     named = ", ".join(f"{name} ({count:,} {asked.many})" for name, count in others.items())
     total = sum(plan.cohort.units.values())
     yield from _wrapped(
-        f"{len(others)} other {'site' if len(others) == 1 else 'sites'}: {named}. With this one they publish "
-        f"{total:,} {asked.many}. A sum is used if {_enough(plan)} in it."
+        f"{len(others)} other {'site' if len(others) == 1 else 'sites'}; the plan counts {named}, and {total:,} with "
+        f"this one. The figures of the others are the coordinator's word. A sum is used if {_enough(plan)} in it."
     )
     if plan.aggregation.mode == "secagg" and asked.federation is None:
         yield from _wrapped(
@@ -250,8 +261,8 @@ def _trust(plan: Plan) -> Iterator[str]:
 
 def _how_long(asked: Asked) -> Iterator[str]:
     yield from _wrapped(
-        f"Until the end of {asked.until.isoformat()} (UTC), or until `undertone node withdraw` before. Then this site "
-        "sends nothing more; what it has sent stays in what was released."
+        f"Until the end of {asked.until.isoformat()} (UTC), or until `undertone node end` or `undertone node withdraw` "
+        "before. Then this site sends nothing more; what it has sent stays in what was released."
     )
 
 

@@ -3,6 +3,7 @@
 Nothing is changed at the site here but pending/DIGEST.request, which holds the document for an approver to sign.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -11,11 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 from undertone.core.durable import read_bytes, write_durable
 from undertone.errors import FolderError, InputError, NotApproved
 from undertone.study.plan import Plan
-from undertone_client.approval.approvals import ApprovalDocument, approval_of
+from undertone_client.approval.approvals import ApprovalDocument, approval_of, check_honoured
 from undertone_client.approval.books import Books
 from undertone_client.approval.checks import check_data_set, check_plan
 from undertone_client.approval.page import Asked, approval_page
 from undertone_client.approval.pending import pending_plan, read_plan, request_path
+from undertone_client.registration.stored import path_of
 from undertone_client.site.audit_events import Person
 from undertone_client.site.folder import SiteDir
 
@@ -52,14 +54,59 @@ def propose(
         BudgetExceeded: the data set's budget does not hold it.
         InputError: no operator, or a day that the policy does not allow.
     """
+    _check_person(operator)
+    kept = path_of(site, digest).exists()
+    return _proposal(site, digest, data_set, operator, until, books, now, registered_before=kept)
+
+
+def proposed_again(site: SiteDir, digest: str, document: ApprovalDocument, books: Books, now: datetime) -> Proposal:
+    """The plan, if what a person was shown is, word for word and figure for figure, what he would be shown now.
+
+    Records that the broken-off approval with this very document registered, or what it reserved, change nothing.
+
+    Raises:
+        NotApproved: something is another; names what. And all else as `propose`.
+    """
+    said, kept = document.registered_before, path_of(site, digest).exists()
+    today = _proposal(
+        site,
+        digest,
+        document.data_set,
+        document.operator,
+        document.last_day,
+        books,
+        now,
+        registered_before=kept and (said or approval_of(site, digest) is not None),
+    )
+    shown = dict(document)
+    changed = [key.replace("_", " ") for key, value in today.document if value != shown[key]]
+    if changed:
+        raise NotApproved(
+            f"what was shown of plan {digest[:8]} is not so any more, and nothing was approved ({', '.join(changed)} "
+            "changed since): look at the page of today, and let whoever signs sign that one, which `undertone node "
+            "approve --print-request` writes"
+        )
+    return today
+
+
+def _proposal(
+    site: SiteDir,
+    digest: str,
+    data_set: str,
+    operator: str,
+    until: date | None,
+    books: Books,
+    now: datetime,
+    *,
+    registered_before: bool,
+) -> Proposal:
+    _check_undecided(site, digest, books, now)
     waiting = pending_plan(site, digest)
-    plan, name = read_plan(waiting), site.config.site
-    check_undecided(site, digest, now)
+    plan = read_plan(waiting)
     check_plan(site, plan)
     data = check_data_set(site, plan, data_set)
-    _check_person(operator)
     asked = Asked(
-        site=name,
+        site=site.config.site,
         plan=plan,
         coordinator=waiting.coordinator,
         coordinator_key=site.policy.coordinators[waiting.coordinator],
@@ -67,18 +114,24 @@ def propose(
         operator=operator,
         until=_last_day(site, until, now),
         price=books.price(plan, data),
-        before=books.standing(data),
+        before=books.standing(data, plan, reserved=False),
         after=books.standing(data, plan),
         federation=site.policy.federations.get(waiting.coordinator),
+        registered_before=registered_before,
     )
     document = ApprovalDocument(
-        site=name,
+        site=asked.site,
         digest=digest,
         coordinator=asked.coordinator,
         coordinator_key=asked.coordinator_key,
         data_set=data.name,
         operator=operator,
         until=asked.until.isoformat(),
+        price=asked.price,
+        before=asked.before,
+        after=asked.after,
+        federation=asked.federation,
+        registered_before=registered_before,
         page=approval_page(asked),
     )
     return Proposal(plan, document)
@@ -94,15 +147,13 @@ def write_request(site: SiteDir, proposal: Proposal) -> ApprovalDocument:
     return proposal.document
 
 
-def requested(site: SiteDir, digest: str, data_set: str, now: datetime) -> Proposal:
-    """The plan and the document that `write_request` kept, all checked again but for the figures of the budget.
-
-    What is spent may have changed since the page was printed; the reservation decides about it.
+def requested(site: SiteDir, digest: str, data_set: str, books: Books, now: datetime) -> Proposal:
+    """The plan and the document that `write_request` kept, which must be the one that would be written now.
 
     Raises:
         FolderError: none was kept, or it is damaged.
         InputError: it is about another data set, or its last day is over or beyond what the policy allows.
-        NotApproved, PlanChanged, UnderstatedClaim: as `propose`.
+        NotApproved: what it says is not so any more. And all else as `propose`.
     """
     path = request_path(site, digest)
     if not path.is_file():
@@ -113,25 +164,16 @@ def requested(site: SiteDir, digest: str, data_set: str, now: datetime) -> Propo
         document = ApprovalDocument.model_validate_json(read_bytes(path))
     except ValidationError:
         raise FolderError(f"{path} is damaged; write the request anew") from None
-    waiting = pending_plan(site, digest)
-    plan = read_plan(waiting)
-    check_undecided(site, digest, now)
-    check_plan(site, plan)
-    check_data_set(site, plan, document.data_set)
-    _last_day(site, document.last_day, now)
-    asker = (waiting.coordinator, site.policy.coordinators[waiting.coordinator])
-    if (document.site, document.digest) != (site.config.site, digest) or asker != (
-        document.coordinator,
-        document.coordinator_key,
-    ):
-        raise NotApproved(f"{path} is about another site, plan or coordinator; write the request anew")
     if document.data_set != data_set:
         raise InputError(f"the request is about the data set {document.data_set}, not {data_set}; write it anew")
-    return Proposal(plan, document)
+    return proposed_again(site, digest, document, books, now)
 
 
-def check_undecided(site: SiteDir, digest: str, now: datetime) -> None:
+def _check_undecided(site: SiteDir, digest: str, books: Books, now: datetime) -> None:
     """Refuse a plan that needs no approval, or gets none.
+
+    One whose approval the node honours no more gets another: it has expired, is for keys or a federation that the
+    policy does not name now, or its reservation was given back, as by a clock that was ahead.
 
     Raises:
         InputError: it is approved.
@@ -142,8 +184,10 @@ def check_undecided(site: SiteDir, digest: str, now: datetime) -> None:
         return
     if before.withdrawn:
         raise NotApproved(f"plan {digest[:8]} was withdrawn for good; the study must be planned anew")
-    if not before.expired(now):
-        raise InputError(f"plan {digest[:8]} is approved until {before.document.until}; there is nothing to do")
+    with suppress(NotApproved):
+        check_honoured(site, before, now)
+        if books.holds(digest):
+            raise InputError(f"plan {digest[:8]} is approved until {before.document.until}; there is nothing to do")
 
 
 def _check_person(operator: str) -> None:

@@ -1,6 +1,6 @@
 """What is looked at: a site, the plans at hand, the time; and what several checks need, read once.
 
-This module alone reads which plans a site has approved and what its policy asks of a study's size.
+This module alone reads which plans a site has approved.
 """
 
 from collections.abc import Sequence
@@ -9,13 +9,15 @@ from datetime import datetime
 from functools import cached_property
 
 from undertone.data.records import read_good_records
-from undertone.errors import DataError
+from undertone.errors import DataError, LedgerCorrupt, LedgerUnavailable
 from undertone.models.pinned import PinnedBase, pin
+from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
 from undertone.study.schema import Study
-from undertone_client.approval.approvals import approvals
+from undertone_client.approval.approvals import Approval, approvals
 from undertone_client.checks.verdict import Verdict, passed
 from undertone_client.registration.checking import Checked, check_site
+from undertone_client.site.budget import holds
 from undertone_client.site.datasets import DataSet, data_sets
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.tombstones import withdrawn_from
@@ -23,11 +25,12 @@ from undertone_client.site.tombstones import withdrawn_from
 
 @dataclass(frozen=True)
 class Published:
-    """A public figure N_i, the data set whose it is, and how many units there are."""
+    """A public figure N_i, the data set whose it is, and how many units and records there are."""
 
     whose: str
     units: int
     found: int
+    records: int
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,27 @@ class Inspection:
 
     @cached_property
     def plans(self) -> Sequence[Plan]:
-        """Those that the site answers, and those that were given.
+        """Those that the site has approved, and those that were given.
 
         Raises:
             FolderError: an approval is damaged.
         """
-        held = {plan.digest: plan for plan in (*approved_plans(self.site, self.now), *self.given)}
-        return list(held.values())
+        approved = [approval.plan_approved() for approval in self.approved]
+        return list({plan.digest: plan for plan in (*approved, *self.given)}.values())
+
+    @cached_property
+    def approved(self) -> Sequence[Approval]:
+        """Approvals that were not withdrawn, have not expired, and hold a reservation.
+
+        Raises:
+            FolderError: one is damaged.
+        """
+        held = [one for one in approvals(self.site) if not one.withdrawn and not one.expired(self.now)]
+        try:
+            with Ledger.open(self.site.ledger, read_only=True) as ledger:
+                return [one for one in held if holds(ledger, one.document.digest)]
+        except (LedgerCorrupt, LedgerUnavailable):
+            return held  # the check of the ledger says why
 
     def pinned(self, reference: str, revision: str | None) -> PinnedBase:
         """A base model, hashed once.
@@ -80,25 +97,20 @@ class Inspection:
     @cached_property
     def published(self) -> Sequence[Published]:
         """Each data set's public figure beside what is there."""
-        return [Published(name, data.publish, self._units(data)) for name, data in data_sets(self.site.folder).items()]
+        return [self._published(data) for data in data_sets(self.site.folder).values()]
 
-    def _units(self, data: DataSet) -> int:
-        """How many units its good records have; what is wrong with the others is the data check's business."""
+    def _published(self, data: DataSet) -> Published:
+        """Its good records alone count; what is wrong with the others is the data check's business."""
         root, metadata = data.places(self.site.folder)
         try:
             found = read_good_records(
                 root, data.unit, data.unit_column, "", metadata, lambda _problem: None, data.ids_as_written
             )
         except DataError:
-            return 0
+            return Published(data.name, data.publish, 0, 0)
         gone = withdrawn_from(self.site, data)
-        return len(found.where(lambda record: not gone(record.unit)).units())
-
-
-def approved_plans(site: SiteDir, now: datetime) -> Sequence[Plan]:
-    """The plans that a site answers."""
-    held = [approval for approval in approvals(site) if not approval.withdrawn and not approval.expired(now)]
-    return [approval.plan_approved() for approval in held]
+        table = found.where(lambda record: not gone(record.unit))
+        return Published(data.name, data.publish, len(table.units()), len(table.records))
 
 
 def of_plans(inspection: Inspection, name: str, faults: Sequence[Verdict], good: str) -> Verdict:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from math import ceil, prod, sqrt
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from undertone.errors import ModelError, PlanChanged, StudyError
 from undertone.methods.protocol import SummingMethod
 from undertone.models.devices import check_dtype, choose
-from undertone.models.pinned import PinnedBase
+from undertone.models.pinned import PinnedBase, files_digest
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
 from undertone_client.checks.inspection import Inspection
@@ -61,12 +62,15 @@ def disk(inspection: Inspection) -> Verdict:
     if free < _LEAST_FREE:
         sentence = "the disk of SITE_DIR is full: not even ledger and logs are sure of room"
         return failed("disk", sentence, "make room on it", [f"{free} bytes free"])
-    needed, unknown = 0, False
+    latents: dict[tuple[str, str], int] = {}
+    rows, unknown = 0, False
     for plan in inspection.plans:
         try:
-            needed += _needed(inspection, plan)
+            latents |= _latents(inspection, plan)
+            rows += _rows(inspection, plan)
         except (ModelError, PlanChanged, StudyError):
             unknown = True  # the check of the base models says why
+    needed = rows + sum(latents.values())
     room = free - _LEAST_FREE + _on_disk(inspection.site.cache)
     details = [f"{free} bytes free, about {needed} needed by the plans at hand"]
     if room < needed:
@@ -83,17 +87,29 @@ def disk(inspection: Inspection) -> Verdict:
     )
 
 
-def _needed(inspection: Inspection, plan: Plan) -> int:
-    """Bytes of latents, of one attempt's rows or sum, and of all rounds' rows where they are kept."""
+def _latents(inspection: Inspection, plan: Plan) -> Mapping[tuple[str, str], int]:
+    """(data set, base model) -> bytes of latents, which all plans on both share.
+
+    A plan that is not approved yet may get any data set: the one with the most records.
+    """
+    pinned = inspection.pinned(plan.model.base, plan.model.revision)
+    records = {one.whose: one.records for one in inspection.published}
+    chosen = {one.document.digest: one.document.data_set for one in inspection.approved}
+    name = chosen.get(plan.digest) or max(records, key=records.__getitem__, default="")
+    size = 4 * prod(_latent_shape(pinned)) + _SEAL_BYTES
+    return {(name, files_digest(pinned.files)): records.get(name, 0) * size}
+
+
+def _rows(inspection: Inspection, plan: Plan) -> int:
+    """Bytes of one attempt's rows or sum, and of all rounds' rows where they are kept."""
     privacy, name = plan.privacy, inspection.site.config.site
     pinned = inspection.pinned(plan.model.base, plan.model.revision)
     method = planned_method(plan, pinned)
-    latents = inspection.data.records * (4 * prod(_latent_shape(pinned)) + _SEAL_BYTES)
     if isinstance(method, SummingMethod) and method.sums(pinned):
-        return latents + 2 * 8 * plan.method.dimension
+        return 2 * 8 * plan.method.dimension
     mean = privacy.sampling_rate * plan.cohort.units.get(name, 0)
     rows = ceil(mean + 6 * sqrt(mean)) * 4 * plan.method.dimension
-    return latents + rows * (privacy.rounds if inspection.site.config.keep_rows else 1)
+    return rows * (privacy.rounds if inspection.site.config.keep_rows else 1)
 
 
 def _latent_shape(pinned: PinnedBase) -> tuple[int, int, int]:

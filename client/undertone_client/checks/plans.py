@@ -8,16 +8,14 @@ from undertone.methods.protocol import Method
 from undertone.methods.registry import method_for
 from undertone.models.pinned import PinnedBase, check_pins
 from undertone.study.planned import planned_method
+from undertone_client.approval.approvals import check_honoured
 from undertone_client.checks.inspection import Inspection, of_plans
 from undertone_client.checks.verdict import Verdict, failed, passed, warned
+from undertone_client.site.violations import violations
 
 _MODEL_FAULTS: Mapping[type[Exception], tuple[str, str]] = {
     ModelError: ("the base model of plan {} is not here, or not whole", "fetch it with `undertone model pin`"),
     PlanChanged: ("the base model of plan {} is another one here", "restore the version that the plan names"),
-    NotApproved: (
-        "policy.toml does not take the base model of plan {}",
-        "add its digest to models, or refuse the plan",
-    ),
 }
 
 
@@ -36,16 +34,33 @@ def code(inspection: Inspection) -> Verdict:
 
 
 def base_models(inspection: Inspection) -> Verdict:
-    """Each plan's base model is here, byte for byte, and the policy takes it."""
+    """Each plan's base model is here, byte for byte."""
     faults = []
     for plan in inspection.plans:
         try:
             check_pins(inspection.pinned(plan.model.base, plan.model.revision), plan.model.files)
-            inspection.site.check_model(plan.model.files)
-        except (ModelError, PlanChanged, NotApproved) as error:
+        except (ModelError, PlanChanged) as error:
             sentence, remedy = _MODEL_FAULTS[type(error)]
             faults.append(failed("base models", sentence.format(plan.digest[:8]), remedy, [str(error)]))
     return of_plans(inspection, "base models", faults, "each base model is here, byte for byte as pinned")
+
+
+def policy(inspection: Inspection) -> Verdict:
+    """The policy allows all of each plan, and honours each approval."""
+    faults, allowed = [], inspection.site.policy
+    for plan in inspection.plans:
+        found = violations(plan, allowed)
+        if found:
+            keys = ", ".join(one.key for one in found)
+            sentence = f"policy.toml does not allow plan {plan.digest[:8]}: {keys}"
+            faults.append(failed("policy", sentence, f"refuse the plan, or change {keys}", list(map(str, found))))
+    for approval in inspection.approved:
+        try:
+            check_honoured(inspection.site, approval, inspection.now)
+        except NotApproved as error:
+            sentence = f"the approval of plan {approval.document.digest[:8]} does not hold under policy.toml of today"
+            faults.append(failed("policy", sentence, "approve the plan again, or withdraw it", [str(error)]))
+    return of_plans(inspection, "policy", faults, "policy.toml allows all of the plans at hand")
 
 
 def device_memory(inspection: Inspection) -> Verdict:

@@ -8,7 +8,7 @@ from undertone_client.checks.data import data, units
 from undertone_client.checks.inspection import Inspection
 from undertone_client.checks.keys import keys
 from undertone_client.checks.machine import clock, device, disk
-from undertone_client.checks.plans import base_models, code, device_memory
+from undertone_client.checks.plans import base_models, code, device_memory, policy
 from undertone_client.checks.verdict import Verdict, failed
 
 Check = Callable[[Inspection], Verdict]
@@ -18,6 +18,7 @@ CHECKS: Mapping[str, Check] = {
     "keys": keys,
     "ledger": ledger,
     "audit log": audit_log,
+    "policy": policy,
     "code": code,
     "base models": base_models,
     "device": device,

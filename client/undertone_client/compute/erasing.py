@@ -12,7 +12,7 @@ from undertone.core.text import shown
 from undertone.errors import FolderError
 from undertone.privacy.ledger import Ledger
 from undertone_client.compute.latent_files import erase_latents, latent_files
-from undertone_client.registration.registered import Registration, path_of, registrations, rewrite
+from undertone_client.registration.stored import Registration, path_of, registrations, rewrite
 from undertone_client.registration.units import Meaning, meanings
 from undertone_client.site import tombstones
 from undertone_client.site.attempt_store import AttemptStore

@@ -46,6 +46,6 @@ def latent_files(cache: Path, table: RecordTable) -> list[Path]:
 
 
 def stem_of(table: RecordTable) -> str:
-    """Changes with the records' names."""
-    files: list[Json] = [record.file for record in table.records]
+    """Changes with the records' names and bytes: another study may have registered others under the same names."""
+    files: list[Json] = [[record.file, record.sha256] for record in table.records]
     return f"latents-{digest_of(files)[:16]}"

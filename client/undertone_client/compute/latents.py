@@ -4,10 +4,11 @@
     NAME/latents-<records>-<model>.seals.npy  for each record its file's length and time, and a digest of both and of
                                               its latents
 
-NAME is the data set's. The one key is a digest of the records' names, the other of the autoencoder and the size. Each
-record is sealed by itself: a file that changed, latents that were damaged, or a write that a kill cut short leave a
-seal that does not fit, and that record alone is encoded anew. So nothing is lost by stopping, and nothing need be
-flushed in any order. A record that cannot be read is not sealed and becomes a zero row (PRIVACY 17).
+NAME is the data set's. The one key is a digest of the records' names and bytes, the other of the autoencoder and the
+size. Each record is sealed by itself: a file that was touched, latents that were damaged, or a write that a kill cut
+short leave a seal that does not fit, and that record alone is encoded anew, if its file still holds the bytes that were
+registered. So nothing is lost by stopping, and nothing need be flushed in any order. A record that cannot be read is
+not sealed and becomes a zero row (PRIVACY 17).
 """
 
 import hashlib
@@ -88,7 +89,8 @@ def cached_latents(
     _check_digests(latents, kept, good, np.flatnonzero(good & needed))
     todo = np.flatnonzero(present & ~good)
     progress(len(good) - len(todo))
-    images = read_images(table.root, (table.records[index].file for index in todo), base.image_size)
+    bytes_of = {table.records[index].file: table.records[index].sha256 for index in todo}
+    images = read_images(table.root, list(bytes_of), base.image_size, bytes_of)
     for batch in np.split(todo, range(_BATCH, len(todo), _BATCH)):
         found, encoded = _encode(base, images, batch, log)
         reached("latents/computed")

@@ -34,7 +34,8 @@ from undertone_client.compute.row_worker import Row, RowWorker
 from undertone_client.compute.sum_worker import Sum, SumMaker, SumWorker
 from undertone_client.compute.summing import AttemptSum
 from undertone_client.compute.workers import side_by_side, turns
-from undertone_client.registration.registered import Registration, present, registration_of, withdrawn_units
+from undertone_client.registration.registered import present, withdrawn_units
+from undertone_client.registration.stored import Registration, registration_of
 from undertone_client.site.attempt_store import AttemptKey, AttemptStore
 from undertone_client.site.folder import SiteDir
 
@@ -45,7 +46,7 @@ _DRY_SCALE = 1 << 20
 
 @dataclass(frozen=True)
 class Preparation:
-    """One attempt of a plan at one site; `state` is the public w, [d] float32."""
+    """One attempt of a plan at one site; `state` is the public w, [d] float32, `data_set` the approval's."""
 
     site: SiteDir
     plan: Plan
@@ -53,6 +54,7 @@ class Preparation:
     state: State
     store: AttemptStore
     entropy: Entropy
+    data_set: str
 
     def run(self) -> None:
         """Draw the coins once, then compute every sampled unit's row that is not on disk yet."""
@@ -80,11 +82,18 @@ class Preparation:
         """The records as they were when a person approved the plan; a request alone registers nothing (PRIVACY 17).
 
         Raises:
-            NotApproved: none were.
+            NotApproved: none were, or those of another data set than was approved.
+            DataSetMoved: the data set's file names another place than was approved.
         """
         registration = registration_of(self.site, self.plan)
         if registration is None:
             raise NotApproved(f"{self.site.config.site} has registered no records for this plan; approve it again")
+        if registration.data.name != self.data_set:
+            raise NotApproved(
+                f"{self.site.config.site} has registered another data set for plan {self.plan.digest[:8]} than it "
+                "approved; its operator forgets the study, and approves it again"
+            )
+        registration.check_not_moved()
         return registration
 
     def _keep_rows(self, missing: list[str], workers: list[RowWorker], read: "_Reader") -> None:

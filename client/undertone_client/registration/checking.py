@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,13 +10,15 @@ from numpy.typing import NDArray
 from undertone.core.progress import reporter
 from undertone.core.text import shown
 from undertone.core.unit import Unit
+from undertone.data.contents import sha256_of
 from undertone.data.images import read_images
 from undertone.data.metadata import Problem
-from undertone.data.records import Record, RecordTable, moved, read_good_records
+from undertone.data.records import Record, RecordTable, is_file, moved, read_good_records
 from undertone.errors import DataError
 from undertone.study.schema import Study
-from undertone_client.registration.registered import Registration, present, registrations, withdrawn_units
+from undertone_client.registration.registered import present, withdrawn_units
 from undertone_client.registration.remarks import remarks
+from undertone_client.registration.stored import Registration, registrations
 from undertone_client.site.datasets import DataSet, data_sets
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.tombstones import withdrawn_from
@@ -35,6 +38,7 @@ class Checked:
     registrations: int = 0
     problems: list[Problem] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    unreadable: set[Path] = field(default_factory=set)
 
 
 def check_site(site: SiteDir, study: Study | None = None) -> Checked:
@@ -55,7 +59,7 @@ def check_site(site: SiteDir, study: Study | None = None) -> Checked:
     for data in data_sets(site.folder).values():
         _check_data_set(site, data, study, [item for item in known if item.data.name == data.name], checked)
     for registration in known:
-        checked.problems += _lost(site, registration)
+        checked.problems += _lost(site, registration, checked.unreadable)
     checked.problems = list(dict.fromkeys(checked.problems))  # two plans may read one line the same way
     checked.remarks = list(dict.fromkeys(checked.remarks))
     return checked
@@ -101,6 +105,7 @@ def _check_images(table: RecordTable, checked: Checked, progress: Callable[[int]
     for record, image in zip(table.records, read_images(table.root, files, _SIZE), strict=True):
         if isinstance(image, DataError):
             checked.problems.append(Problem(table.place(record), str(image)))
+            checked.unreadable.add(table.root / record.file)
         elif (levels := int(np.ptp(image.reshape(-1, 3).astype(int), axis=0).max()) + 1) < _FEWEST_LEVELS:
             flat += 1
             if flat <= _LISTED:
@@ -117,15 +122,23 @@ def _almost_flat(table: RecordTable, record: Record, image: NDArray[np.uint8], l
     )
 
 
-def _lost(site: SiteDir, registration: Registration) -> list[Problem]:
-    """Registered records that are zero rows now: the metadata no longer list them, or a link was changed.
+def _lost(site: SiteDir, registration: Registration, unreadable: set[Path]) -> list[Problem]:
+    """Registered records that are zero rows now: the metadata no longer list them, a link or a file was changed.
 
-    Those of withdrawn units are meant to be.
+    Those of withdrawn units are meant to be; `unreadable` files are named already.
     """
     table, plan, gone = registration.table, registration.plan_digest[:8], withdrawn_units(site, registration)
+    if registration.moved:
+        return [Problem(f"datasets/{registration.data.name}.toml", f"plan {plan} was approved with another folder")]
     listed = present(table, registration.unit, registration.unit_column, lambda _text: None)
     lost = [(index, "is no longer listed with its unit") for index in np.flatnonzero(~listed).tolist()]
-    lost += [(index, "leads to another file than when it was registered") for index in moved(table) if listed[index]]
+    elsewhere = moved(table)
+    lost += [(index, "leads to another file than when it was registered") for index in elsewhere if listed[index]]
+    staying = {index for index in np.flatnonzero(listed).tolist() if table.records[index].unit not in gone}
+    for index in sorted(staying.difference(elsewhere)):
+        path = table.root / table.records[index].file
+        if path not in unreadable and _holds_other(path, table.records[index].sha256):
+            lost.append((index, "holds other bytes than when it was registered"))
     return [
         Problem(
             table.place(table.records[index]),
@@ -134,3 +147,11 @@ def _lost(site: SiteDir, registration: Registration) -> list[Problem]:
         for index, why in lost
         if table.records[index].unit not in gone
     ]
+
+
+def _holds_other(path: Path, sha256: str) -> bool:
+    """Whether a registered file holds other bytes now; one that is gone holds none."""
+    try:
+        return is_file(path) and sha256_of(path) != sha256
+    except OSError:
+        return True

@@ -1,59 +1,45 @@
 """The records of an approved plan, written down once and kept (PRIVACY 3, 17).
 
 Approving a plan reads its data set's metadata strictly and names everything that is wrong. What was good is registered
-in SITE_DIR/registered/<plan digest>.jsonl: the data set, and file, unit and the columns of the caption. From then on
-the node works from that, and coins fall over the registered units alone. A registered record counts as long as its own
-line still lists its file with its unit, the name leads to the file it led to then, the image can be read, and its unit
-was not withdrawn. Else it is missing, its unit goes on without it, and a unit with no record left is a zero row. Each
-record is judged by its own line and its own file: nothing that happens to one can reach another, so a damaged, emptied
-or vanished file stays as invisible outside as a withdrawn patient.
+in SITE_DIR/registered/<plan digest>.jsonl: the data set, and file, unit, the columns of the caption and a digest of the
+file's bytes. From then on the node works from that, and coins fall over the registered units alone. A registered record
+counts as long as its own line still lists its file with its unit, the name leads to the file it led to then, that file
+holds the bytes it held then, the image can be read, and its unit was not withdrawn. Else it is missing, its unit goes
+on without it, and a unit with no record left is a zero row. Each record is judged by its own line and its own file:
+nothing that happens to one can reach another, so a damaged, emptied or vanished file stays as invisible outside as a
+withdrawn patient.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.core.canonical import canonical_json, sha256_hex
 from undertone.core.captions import caption_columns
-from undertone.core.durable import sync, write_durable
 from undertone.core.progress import reporter
 from undertone.core.text import shown
 from undertone.core.unit import Unit
+from undertone.data.identical import with_digests
 from undertone.data.metadata import Problem, rows_by_line
 from undertone.data.records import Record, RecordTable, key_of, read_records, refuse
-from undertone.errors import DataError, FolderError, NotApproved, UnitChanged
+from undertone.errors import DataError, NotApproved, UnitChanged
 from undertone.study.claim import check_claim
 from undertone.study.plan import Plan
+from undertone_client.registration.moving import follow
 from undertone_client.registration.remarks import remarks
-from undertone_client.site.datasets import DataSet, data_set
+from undertone_client.registration.stored import Registration, registration_of, write_registration
+from undertone_client.site.datasets import DataSet
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.tombstones import withdrawn_from
 from undertone_client.site.unit_index import UnitIndex, listed_mac, read_index
-
-FOLDER = "registered"
-
-
-@dataclass(frozen=True)
-class Registration:
-    """The records of one plan, and how the plan reads them."""
-
-    plan_digest: str
-    study: str
-    data: DataSet
-    unit: Unit
-    unit_column: str | None
-    caption: str
-    table: RecordTable
 
 
 def register(site: SiteDir, plan: Plan, data: DataSet, say: Callable[[str], None] | None = None) -> RecordTable:
     """Read a data set's metadata strictly and register its records for a plan; a registration is never replaced.
 
-    Units that were withdrawn stay out, whatever the metadata list.
+    Units that were withdrawn stay out, whatever the metadata list. Where the data set has moved, a registration that is
+    there follows it.
 
     Args:
         site: the SITE_DIR.
@@ -77,7 +63,7 @@ def register(site: SiteDir, plan: Plan, data: DataSet, say: Callable[[str], None
                 f"plan {plan.digest[:8]} has the records of {earlier.data.name} here, not of {data.name}; "
                 f"`undertone node forget` it first"
             )
-        return earlier.table
+        return (follow(site, plan.digest) if earlier.moved else earlier).table
     site.check_model(plan.model.files)
     unit, column, caption = plan.privacy.unit, plan.data.unit_column, plan.data.caption
     root, metadata = data.places(site.folder)
@@ -86,6 +72,8 @@ def register(site: SiteDir, plan: Plan, data: DataSet, say: Callable[[str], None
     found = listed.where(lambda record: not gone(record.unit))
     if not found.records:
         raise DataError(f"all units of data set {data.name} were withdrawn; there is nothing to register")
+    with reporter().task(f"{site.config.site}: comparing files", len(found.records)) as progress:
+        found = with_digests(found, progress)
     _refuse_new(site, data, index, found)
     for line in remarks(found, caption):
         (say or reporter().line)(f"{site.config.site}: {line}")
@@ -96,13 +84,19 @@ def register(site: SiteDir, plan: Plan, data: DataSet, say: Callable[[str], None
     table = RecordTable(root, tuple(records), found.source)
     lost = ~present(table, unit, column, lambda _text: None)
     refuse([_not_alone(table, table.records[index]) for index in np.flatnonzero(lost)])
-    try:
-        (site.folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
-        sync(site.folder)
-    except OSError as error:
-        raise FolderError(f"{site.folder / FOLDER} cannot be made: {error.strerror}") from None
-    made = Registration(plan.digest, plan.study, data, unit, column, caption, table)
-    write_durable(path_of(site, plan.digest), _as_bytes(made))
+    made = Registration(
+        plan_digest=plan.digest,
+        study=plan.study,
+        data=data,
+        folder=data.folder,
+        metadata=data.metadata,
+        ids_as_written=data.ids_as_written,
+        unit=unit,
+        unit_column=column,
+        caption=caption,
+        table=table,
+    )
+    write_registration(site, made)
     return table
 
 
@@ -120,50 +114,15 @@ def _index_for(site: SiteDir, plan: Plan, data: DataSet) -> UnitIndex:
 
 
 def _refuse_new(site: SiteDir, data: DataSet, index: UnitIndex, found: RecordTable) -> None:
-    """Insist that every record went through `node data add` or `update`: another data set may have its unit or file."""
+    """Insist that every record went through `node data add` or `update` as it is: another data set may have it."""
     secret = site.secret()
     new = [record for record in found.records if listed_mac(secret, record) not in index.listed]
     if new:
         raise DataError(
-            f"{len(new)} records are listed that data set {data.name} does not have yet, the first at "
-            f"{found.place(new[0])}; `undertone node data update {shown(str(site.folder))} {data.name}` checks them"
+            f"{len(new)} records are new to data set {data.name}, by name, unit or contents, the first "
+            f"{shown(new[0].file)} at {found.place(new[0])}; "
+            f"`undertone node data update {shown(str(site.folder))} {data.name}` checks them"
         )
-
-
-def registered(site: SiteDir, plan: Plan) -> RecordTable | None:
-    """The records as they were registered, or None before that.
-
-    Raises:
-        FolderError: the registration is damaged.
-    """
-    found = registration_of(site, plan)
-    return None if found is None else found.table
-
-
-def registration_of(site: SiteDir, plan: Plan) -> Registration | None:
-    """What is registered for a plan, or None before that.
-
-    Raises:
-        FolderError: the registration is damaged.
-    """
-    path = path_of(site, plan.digest)
-    return _read(site, path) if path.exists() else None
-
-
-def _own(found: Registration, path: Path) -> Registration:
-    """Insist that a registration is of the plan whose name its file has: another's would read another data set."""
-    if found.plan_digest != path.stem:
-        raise FolderError(f"{path} is the registration of plan {found.plan_digest[:8]}; restore it from your backup")
-    return found
-
-
-def registrations(site: SiteDir) -> list[Registration]:
-    """All that is registered at a site.
-
-    Raises:
-        FolderError: a registration is damaged.
-    """
-    return [_read(site, path) for path in sorted((site.folder / FOLDER).glob("*.jsonl"))]
 
 
 def withdrawn_units(site: SiteDir, registration: Registration) -> frozenset[str]:
@@ -195,69 +154,9 @@ def present(table: RecordTable, unit: Unit, unit_column: str | None, log: Callab
     return listed
 
 
-def rewrite(site: SiteDir, registration: Registration, table: RecordTable) -> None:
-    """Put other words in the place of a registration's: files, units and their order stay, and so do cached latents."""
-    write_durable(path_of(site, registration.plan_digest), _as_bytes(replace(registration, table=table)))
-
-
-def _read(site: SiteDir, path: Path) -> Registration:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise FolderError(f"{path} cannot be read: {error.strerror}") from None
-    head, *lines, seal, rest = content.split(b"\n") if content.count(b"\n") >= 2 else [b"", b"", b""]
-    body = content[: len(content) - len(seal) - 1]
-    if rest or seal != sha256_hex(body).encode():
-        raise FolderError(f"{path} is damaged; restore it from your backup, or plan the study anew")
-    values = json.loads(head)
-    data = data_set(site.folder, values["data_set"])
-    root, metadata = data.places(site.folder)
-    # The file that was registered, whatever lies beside it today (PRIVACY 17).
-    source = metadata or root / values["metadata"] if values["metadata"] else None
-    table = RecordTable(root, tuple(_record(json.loads(line)) for line in lines), source)
-    found = Registration(
-        values["plan"], values["study"], data, values["unit"], values["unit_column"], values["caption"], table
-    )
-    return _own(found, path)
-
-
 def _spans(table: RecordTable) -> set[tuple[int, int]]:
     return {(0, last - first) for first, last in (record.lines for record in table.records)}
 
 
 def _not_alone(table: RecordTable, record: Record) -> Problem:
     return Problem(table.place(record), f"{shown(record.file)} cannot be read by its own line; write it anew")
-
-
-def path_of(site: SiteDir, digest: str) -> Path:
-    """Where the registration of a plan lies."""
-    return site.folder / FOLDER / f"{digest}.jsonl"
-
-
-def _as_bytes(registration: Registration) -> bytes:
-    """A head, a line for each record, and the SHA-256 of both."""
-    table = registration.table
-    lines = [
-        canonical_json(
-            {
-                "plan": registration.plan_digest,
-                "study": registration.study,
-                "data_set": registration.data.name,
-                "unit": registration.unit,
-                "unit_column": registration.unit_column,
-                "caption": registration.caption,
-                "metadata": table.source.name if table.source else "",
-            }
-        )
-    ]
-    lines += [
-        canonical_json([record.file, record.unit, record.columns, *record.lines, record.target])
-        for record in table.records
-    ]
-    body = b"\n".join(lines) + b"\n"
-    return body + sha256_hex(body).encode() + b"\n"
-
-
-def _record(values: tuple[str, str, dict[str, str], int, int, str]) -> Record:
-    file, unit, columns, first, last, target = values
-    return Record(file, unit, columns, (first, last), target)

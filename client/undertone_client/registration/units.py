@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from undertone.core.text import shown
 from undertone.errors import DataError
-from undertone_client.registration.registered import Registration, registrations
+from undertone_client.registration.stored import Registration, registrations
 from undertone_client.site.datasets import DataSet, data_set, data_sets
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.tombstones import withdrawn_from

@@ -23,7 +23,7 @@ from undertone_client.round.readiness import Preparations
 from undertone_client.round.session import SiteSession
 from undertone_client.site.attempt_store import AttemptKey, AttemptStore
 from undertone_client.site.audit_log import AuditLog
-from undertone_client.site.budget import charge
+from undertone_client.site.budget import charge, check_draws_on
 from undertone_client.site.folder import SiteDir
 
 
@@ -111,13 +111,15 @@ class SiteAttempt:
 
     def _prepare(self, state: NDArray[np.float32]) -> None:
         """Step 1 of the mechanism: coins and rows, into the attempt store, now or behind this answer."""
+        check_draws_on(self.ledger, self.plan, self.data_set)
         folder, plan, key, check, entropy = self.site.folder, self.plan, self._key, self.check, self.entropy
+        data_set = self.data_set
 
         def work() -> None:
             check()  # it may have waited for hours
             site = SiteDir(folder)
             with AttemptStore(site.attempt_store) as store:
-                Preparation(site, plan, key, state, store, entropy).run()
+                Preparation(site, plan, key, state, store, entropy, data_set).run()
 
         self.preparations.begin(key, state_sha256(state), plan.ready_after(self.site.config.site), work)
 
@@ -138,6 +140,7 @@ class SiteAttempt:
         """Charge the plan's reservation in the site's own ledger, durably, before anything leaves."""
         # The site's own secret is the salt: a plain hash of a sum could be tested by guessing one unit.
         commitment = commit_to_sum(values, self.site.secret())
+        check_draws_on(self.ledger, self.plan, self.data_set)
         reached("node/before charge")
         receipt = charge(self.ledger, self.plan, self.request.round, self.request.attempt, commitment)
         reached("node/charge durable")

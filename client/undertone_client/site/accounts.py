@@ -7,6 +7,8 @@ Four kinds of entries stand beside the charges, whose data set follows from the 
     "free"      {digest, reason}                      end, withdrawal or expiry: what it did not charge is free again
     "lost"      {reason}                              charges are missing: all that is reserved counts as charged
 
+Entries of files (`newest.py`) and of secure aggregation stand among them; no budget follows from those.
+
 Entries are read strictly. One that could not have been written after those before it means that somebody else wrote
 it, and then nothing is charged at all: a budget that was misread cannot be given back.
 """
@@ -164,6 +166,12 @@ class Accounts:
         before = self.reservations.get(new.digest)
         held = replace(new, charged=before.charged if before else 0)
         return Accounts(self.data_sets, self.reservations | {new.digest: held})
+
+    def without_reservation(self, digest: str) -> "Accounts":
+        """The same if a plan had given back what it has not charged."""
+        before = self.reservations.get(digest)
+        held = {} if before is None else {digest: replace(before, freed="not counted")}
+        return Accounts(self.data_sets, self.reservations | held)
 
     def _register(self, body: Mapping[str, Json]) -> None:
         match body:

@@ -114,6 +114,12 @@ class PlanWithdrawn(Section):
     operator: Person | None = None
 
 
+class StudyEnded(Section):
+    """A person at the site ended a study: what it had not charged is free."""
+
+    digest: Sha256
+
+
 class PlanExpired(Section):
     """An approval came to its end."""
 
@@ -154,6 +160,7 @@ Event = Literal[
     "plan refused",
     "plan withdrawn",
     "plan expired",
+    "study ended",
     "unit withdrawn",
     "study forgotten",
     "attempt charged",
@@ -178,6 +185,7 @@ KINDS: Mapping[Event, Kind] = {
     "plan refused": Kind(PlanRefused, in_answers=True),
     "plan withdrawn": Kind(PlanWithdrawn),
     "plan expired": Kind(PlanExpired, in_answers=True),
+    "study ended": Kind(StudyEnded),
     "unit withdrawn": Kind(UnitWithdrawn),
     "study forgotten": Kind(StudyForgotten),
     "attempt charged": Kind(AttemptCharged, in_answers=True),

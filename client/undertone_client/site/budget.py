@@ -94,6 +94,12 @@ def free(ledger: Ledger, digest: str, reason: str) -> bool:
     return True
 
 
+def holds(ledger: Ledger, digest: str) -> bool:
+    """Whether a plan may still charge: it has reserved, and nothing has given that back."""
+    held = Accounts.read(ledger.entries()).reservations.get(digest)
+    return held is not None and held.live
+
+
 def lose(ledger: Ledger, reason: str) -> None:
     """Charges are missing in this ledger and cannot be had back: all that is reserved now counts as charged.
 
@@ -131,6 +137,19 @@ def charge(ledger: Ledger, plan: Plan, round_: int, attempt: int, commitment: st
     return ledger.charge(
         plan.digest, round_, attempt, plan.event, commitment, attempts, once_per_round=once, allowed=allowed
     )
+
+
+def check_draws_on(ledger: Ledger, plan: Plan, data_set: str) -> None:
+    """Insist that a plan has reserved of the data set that it was approved for: whose images, whose budget.
+
+    Raises:
+        PlanChanged: it is another's.
+    """
+    held = Accounts.read(ledger.entries()).reservations.get(plan.digest)
+    if held is not None and held.data_set != data_set:
+        raise PlanChanged(
+            f"plan {plan.digest[:8]} draws on the budget of another data set than it was approved for; sign a new plan"
+        )
 
 
 def price(plan: Plan, delta: float | None = None) -> float:
@@ -195,8 +214,14 @@ class Budget:
     studies: tuple[StudyBudget, ...]
 
     @classmethod
-    def of(cls, ledger: Ledger, data: DataSet, plan: Plan | None = None) -> "Budget":
-        """The budget of a data set; with `plan` as it is once that has its reservation, which is not made.
+    def of(cls, ledger: Ledger, data: DataSet, plan: Plan | None = None, *, reserved: bool = True) -> "Budget":
+        """The budget of a data set. Nothing is reserved or freed here.
+
+        Args:
+            ledger: of the site.
+            data: the data set.
+            plan: whose reservation counts as `reserved` says, whether the ledger has it or not.
+            reserved: whether it holds all that it asks for, or nothing beyond what it has charged.
 
         Raises:
             FolderError: the data set is not registered in this ledger, or as another.
@@ -211,7 +236,9 @@ class Budget:
                 else f"datasets/{data.name}.toml says another unit, column or cap than the ledger, where they are "
                 "fixed for life; restore the file"
             )
-        if plan is not None:
+        if plan is not None and not reserved:
+            accounts = accounts.without_reservation(plan.digest)
+        elif plan is not None:
             with suppress(_Done):
                 _check_fits(accounts, plan, data.name)
                 accounts = accounts.with_reservation(_wanted(plan, data.name))

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from undertone.core.durable import exclusively
 from undertone.core.progress import reporter
+from undertone.data.identical import with_digests
 from undertone.data.records import RecordTable, bad_images, read_records, refuse
 from undertone.errors import DataError, FolderError
 from undertone.privacy.ledger import Ledger
@@ -18,7 +19,7 @@ from undertone_client.site.folder import SiteDir
 from undertone_client.site.overlap import refuse_overlap
 from undertone_client.site.published import check_near, check_round
 from undertone_client.site.tombstones import withdrawn_from
-from undertone_client.site.unit_index import EMPTY, UnitIndex, fingerprints, path_of, read_index, write_index
+from undertone_client.site.unit_index import EMPTY, UnitIndex, fingerprints, index_of, path_of, read_index, write_index
 
 # Decoding costs the same whatever size comes out of it.
 _SIZE = 32
@@ -58,6 +59,8 @@ class Found:
 def add_data_set(site: SiteDir, data: DataSet, books: Books) -> Found:
     """Read the metadata strictly, decode every image once, refuse overlap, and enter the data set with its cap.
 
+    One that is described already, and has no cap in the ledger, gets it: a process died, or the ledger was restored.
+
     Raises:
         InputError: the published figure is not round, or far from the count.
         DataError: what is wrong with which record; nothing was written.
@@ -67,9 +70,10 @@ def add_data_set(site: SiteDir, data: DataSet, books: Books) -> Found:
     check_round(data.publish)
     with exclusively(site.folder / FOLDER):
         _refuse_lost(site)
-        _refuse_other(site, data)
+        again = _refuse_other(site, data)
         table, withdrawn = read_table(site, data)
-        check_near(data.publish, len(table.units()))
+        if not again:
+            check_near(data.publish, len(table.units()))
         check_images(site, table)
         enrol(site, data, table, books)
     return Found(table, len(table.units()), 0, 0, withdrawn)
@@ -102,7 +106,7 @@ def describe_data_set(site: SiteDir, data: DataSet, table: RecordTable) -> None:
     known, and none with two budgets, and the same command goes on. Raises as `enrol`.
     """
     there = _refuse_other(site, data)
-    _grow(site, data, table, read_index(site, data) if path_of(site, data.name).exists() else EMPTY)
+    _grow(site, data, table, index_of(site, data) or EMPTY)
     if not there:
         write_data_set(site.folder, data)
 
@@ -186,7 +190,7 @@ def _refuse_other(site: SiteDir, data: DataSet) -> bool:
 def _grow(site: SiteDir, data: DataSet, table: RecordTable, index: UnitIndex) -> tuple[UnitIndex, int]:
     """Refuse overlap, then seal the index with what was found; the index, and how many different files there are."""
     with reporter().task(f"{site.config.site}: comparing files", len(table.records)) as progress:
-        found = fingerprints(table, site.secret(), progress)
+        found = fingerprints(with_digests(table, progress), site.secret())
     refuse_overlap(site, data, found)
     grown = index.with_more(found, table)
     write_index(site, data, grown)

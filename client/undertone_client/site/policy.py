@@ -63,7 +63,8 @@ class Policy(Section):
     fewest_patients: int | None = Field(
         default=None,
         ge=0,
-        description="The fewest patients of a study, by the figures that its sites publish. Figures of a study whose "
+        description="The fewest patients of a study, as its plan counts them: by the figure that this site "
+        "publishes, and by what the coordinator says that the others do. Figures of a study whose "
         "unit is no patient count something else, so with those only 0 is met.",
     )
     fewest_honest_shares: int | None = Field(
@@ -81,6 +82,11 @@ class Policy(Section):
     allow_plain: bool = Field(
         default=False,
         description="Whether aggregation may be plain: the coordinator then sees this site's own sum, not that of all.",
+    )
+    allow_filled_in_figures: bool = Field(
+        default=False,
+        description="Whether a plan's figures of its sites may be filled in from the data, as `undertone simulate` "
+        "does for sites of its own; else each site publishes its figure.",
     )
     approvers: dict[SiteName, PublicKey] = Field(
         default_factory=dict,

@@ -21,7 +21,12 @@ def write_sealed(path: Path, secret: bytes, domain: bytes, body: bytes) -> None:
     Raises:
         FolderError: the disk is full or the folder cannot be written.
     """
-    write_durable(path, body + _seal(secret, domain, body))
+    write_durable(path, sealed(secret, domain, body))
+
+
+def sealed(secret: bytes, domain: bytes, body: bytes) -> bytes:
+    """`body` and its seal."""
+    return body + _seal(secret, domain, body)
 
 
 def read_sealed(path: Path, secret: bytes, domain: bytes) -> bytes:
@@ -34,6 +39,15 @@ def read_sealed(path: Path, secret: bytes, domain: bytes) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise FolderError(f"{path} cannot be read: {error.strerror}; restore it from your backup") from None
+    return opened(path, data, secret, domain)
+
+
+def opened(path: Path, data: bytes, secret: bytes, domain: bytes) -> bytes:
+    """The body of what `sealed` made under this secret and domain; `path` is for the message.
+
+    Raises:
+        FolderError: it is damaged, or another's.
+    """
     body, seal = data[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
     if not hmac.compare_digest(seal, _seal(secret, domain, body)):
         raise FolderError(f"{path} is damaged, or not this node's; restore it from your backup")

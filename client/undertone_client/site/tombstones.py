@@ -1,7 +1,8 @@
 """datasets/withdrawn.jsonl: the units that are never read again.
 
 Each line names a data set, and a unit by a MAC under the node's secret: who withdrew is not kept in clear. The file is
-sealed, only grows, and is asked whenever records are read, so metadata that list a unit again bring nothing back.
+sealed, the ledger names its newest version, it only grows, and it is asked whenever records are read, so metadata that
+list a unit again bring nothing back.
 """
 
 import json
@@ -11,22 +12,24 @@ from pathlib import Path
 from undertone.core.canonical import canonical_json
 from undertone_client.site.datasets import FOLDER, DataSet
 from undertone_client.site.folder import SiteDir
-from undertone_client.site.sealed import mac, read_sealed, write_sealed
+from undertone_client.site.newest import read_newest, write_newest
+from undertone_client.site.sealed import mac
 
-_DOMAIN = b"undertone/1/withdrawn\0"
+DOMAIN = b"undertone/1/withdrawn\0"
 
 
 def withdraw(site: SiteDir, data: DataSet, unit: str) -> bool:
     """Put up a unit's tombstone, durably; False where it stood before.
 
     Raises:
-        FolderError: the file is damaged or cannot be written.
+        FolderError: the file is damaged, gone, or cannot be written.
+        OlderCopy: it is not the one that the ledger names.
     """
     secret, standing = site.secret(), _lines(site)
     line = _line(secret, data, unit)
     if line in standing:
         return False
-    write_sealed(_path(site), secret, _DOMAIN, b"".join(one + b"\n" for one in [*standing, line]))
+    write_newest(site, path_of(site), DOMAIN, b"".join(one + b"\n" for one in [*standing, line]))
     return True
 
 
@@ -34,7 +37,8 @@ def withdrawn_from(site: SiteDir, data: DataSet) -> Callable[[str], bool]:
     """Tells of a unit of a data set, by its id, whether it was withdrawn.
 
     Raises:
-        FolderError: the file is damaged.
+        FolderError: the file is damaged or gone.
+        OlderCopy: it is not the one that the ledger names.
     """
     secret = site.secret()
     standing = frozenset(line for line in _lines(site) if json.loads(line)["data_set"] == data.name)
@@ -42,14 +46,14 @@ def withdrawn_from(site: SiteDir, data: DataSet) -> Callable[[str], bool]:
 
 
 def _line(secret: bytes, data: DataSet, unit: str) -> bytes:
-    named = mac(secret, _DOMAIN, data.name.encode(), data.same(unit).encode("utf-8", "surrogatepass"))
+    named = mac(secret, DOMAIN, data.name.encode(), data.same(unit).encode("utf-8", "surrogatepass"))
     return canonical_json({"data_set": data.name, "unit": named.hex()})
 
 
 def _lines(site: SiteDir) -> list[bytes]:
-    path = _path(site)
-    return read_sealed(path, site.secret(), _DOMAIN).splitlines() if path.exists() else []
+    return (read_newest(site, path_of(site), DOMAIN) or b"").splitlines()
 
 
-def _path(site: SiteDir) -> Path:
+def path_of(site: SiteDir) -> Path:
+    """Where the tombstones lie."""
     return site.folder / FOLDER / "withdrawn.jsonl"

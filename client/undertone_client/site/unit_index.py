@@ -1,12 +1,12 @@
 """datasets/NAME.index: which units and files a data set has, and ever had, so that no other counts them again.
 
-Each stands there as a MAC under the node's secret: whoever reads the file learns no id. The file only grows; a unit
-that left the folder has spent from this data set's budget and may not begin with a fresh one elsewhere (PRIVACY 13).
+Each stands there as a MAC under the node's secret: whoever reads the file learns no id. The file only grows, and the
+ledger names its newest version; a unit that left the folder has spent from this data set's budget and may not begin
+with a fresh one elsewhere (PRIVACY 13).
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from undertone.core.canonical import Json, canonical_json
 from undertone.core.durable import storage_errors
 from undertone.data.records import Record, RecordTable
 from undertone.data.unit_ids import folded
-from undertone.errors import DataError, UnitChanged
+from undertone.errors import FolderError, UnitChanged
 from undertone_client.site.datasets import FOLDER, DataSet
 from undertone_client.site.folder import SiteDir
-from undertone_client.site.sealed import mac, read_sealed, write_sealed
+from undertone_client.site.newest import read_newest, write_newest
+from undertone_client.site.sealed import mac
 
 _DOMAIN = b"undertone/1/unit index\0"
 _UNIT, _ALIKE, _FILE, _LISTED = b"unit", b"alike", b"file", b"listed"
@@ -33,7 +34,7 @@ class Fingerprints:
         spelled: ids as they are written.
         alike: ids whose spellings are one.
         files: bytes of files.
-        listed: names of files, each with its unit's id.
+        listed: names of files, each with its unit's id and its bytes.
     """
 
     spelled: dict[bytes, str]
@@ -68,20 +69,15 @@ class UnitIndex:
 EMPTY = UnitIndex(frozenset(), frozenset(), frozenset(), frozenset(), 0, 0)
 
 
-def fingerprints(table: RecordTable, secret: bytes, progress: Callable[[int], None]) -> Fingerprints:
-    """Read every file of a table once; `progress` hears of each.
-
-    Raises:
-        DataError: names a file that cannot be read.
-    """
+def fingerprints(table: RecordTable, secret: bytes) -> Fingerprints:
+    """The fingerprints of a table whose files have digests."""
     found = Fingerprints({}, {}, {}, {})
     for unit in table.units():
         found.spelled[spelled_mac(secret, unit)] = unit
         found.alike[mac(secret, _DOMAIN, _ALIKE, _bytes(folded(unit)))] = unit
     for record in table.records:
         found.listed[listed_mac(secret, record)] = record.file
-        found.files.setdefault(mac(secret, _DOMAIN, _FILE, _digest(table.root / record.file)), record.file)
-        progress(1)
+        found.files.setdefault(mac(secret, _DOMAIN, _FILE, bytes.fromhex(record.sha256)), record.file)
     return found
 
 
@@ -91,8 +87,8 @@ def spelled_mac(secret: bytes, unit: str) -> bytes:
 
 
 def listed_mac(secret: bytes, record: Record) -> bytes:
-    """The MAC under which a record stands in an index: its file's name and its unit."""
-    return mac(secret, _DOMAIN, _LISTED, _bytes(record.file), _bytes(record.unit))
+    """The MAC under which a record stands in an index: its file's name, its unit and its file's bytes."""
+    return mac(secret, _DOMAIN, _LISTED, _bytes(record.file), _bytes(record.unit), bytes.fromhex(record.sha256))
 
 
 def holds(index: UnitIndex, data: DataSet, secret: bytes, unit: str) -> bool:
@@ -114,7 +110,7 @@ def write_index(site: SiteDir, data: DataSet, index: UnitIndex) -> None:
     with storage_errors(site.folder):
         path_of(site, data.name).parent.mkdir(mode=0o700, exist_ok=True)
     body = canonical_json(head) + b"\n" + b"".join(one for part in parts for one in part)
-    write_sealed(path_of(site, data.name), site.secret(), _domain(data.name), body)
+    write_newest(site, path_of(site, data.name), domain_of(data.name), body)
 
 
 def read_index(site: SiteDir, data: DataSet) -> UnitIndex:
@@ -122,9 +118,20 @@ def read_index(site: SiteDir, data: DataSet) -> UnitIndex:
 
     Raises:
         FolderError: it is missing, damaged, or of another data set or node.
+        OlderCopy: it is not the one that the ledger names.
         UnitChanged: the data set's file says another unit than was fixed when it was added.
     """
-    body = read_sealed(path_of(site, data.name), site.secret(), _domain(data.name))
+    index = index_of(site, data)
+    if index is None:
+        raise FolderError(f"{path_of(site, data.name)} is missing; restore it from your backup")
+    return index
+
+
+def index_of(site: SiteDir, data: DataSet) -> UnitIndex | None:
+    """A data set's index, or None where it never had one; raises as `read_index`."""
+    body = read_newest(site, path_of(site, data.name), domain_of(data.name))
+    if body is None:
+        return None
     line, _, macs = body.partition(b"\n")
     head = json.loads(line)
     fixed = _fixed(data)
@@ -163,17 +170,10 @@ def _words(fixed: dict[str, Json]) -> str:
     return ", ".join(f"{key} = {fixed[key]}" for key in ("unit", "unit_column", "ids_as_written"))
 
 
-def _domain(name: str) -> bytes:
+def domain_of(name: str) -> bytes:
+    """Under which a data set's index is sealed."""
     return _DOMAIN + name.encode() + b"\0"
 
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
-
-
-def _digest(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").digest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; repair or remove it") from None

@@ -37,7 +37,8 @@ class Violation:
 
 def violations(plan: Plan, policy: Policy) -> list[Violation]:
     """Everything in a plan that the policy does not allow, in the order of the policy's keys."""
-    return [*_of_kind(plan, policy), *_of_exposure(plan, policy), *_of_size(plan, policy), *_of_lists(plan, policy)]
+    kinds = (_of_kind, _of_exposure, _of_size, _of_lists, _of_figures)
+    return [one for kind in kinds for one in kind(plan, policy)]
 
 
 def check_policy(plan: Plan, policy: Policy, site: str) -> None:
@@ -97,7 +98,9 @@ def _of_size(plan: Plan, policy: Policy) -> Iterator[Violation]:
     units, unit = sum(plan.cohort.units.values()), plan.privacy.unit
     patients = units if unit == "patient" else 0
     if policy.fewest_patients is None or patients < policy.fewest_patients:
-        counted = "the sum of the figures that its sites publish" if unit == "patient" else f"its unit is a {unit}"
+        counted = (
+            "the sum of the figures that it counts for its sites" if unit == "patient" else f"its unit is a {unit}"
+        )
         yield _too_few("fewest_patients", patients, policy.fewest_patients, counted)
     if plan.aggregation.mode == "secagg" and (
         policy.fewest_honest_shares is None or plan.noise_shares < policy.fewest_honest_shares
@@ -121,6 +124,18 @@ def _of_lists(plan: Plan, policy: Policy) -> Iterator[Violation]:
             'aggregation.mode = "plain"',
             "false",
             'a plan with mode = "secagg" would do; in plain aggregation the coordinator sees each site\'s sum',
+        )
+
+
+def _of_figures(plan: Plan, policy: Policy) -> Iterator[Violation]:
+    """Where the figures come from that everything about a study's size is reckoned by."""
+    origin = plan.cohort.units_origin
+    if origin != "published" and not policy.allow_filled_in_figures:
+        yield Violation(
+            "allow_filled_in_figures",
+            f"that its figures are {origin}",
+            "false",
+            "a plan with the figures that the sites publish would do",
         )
 
 

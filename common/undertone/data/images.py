@@ -21,7 +21,7 @@ other formats         refused but for PNG, JPEG, TIFF, BMP, GIF, WebP: some can 
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from undertone.data.contents import sha256_of
 from undertone.data.depths import by_strips, decoded
 from undertone.data.file_kinds import too_many_pixels, what_it_is
 from undertone.errors import DataError
@@ -43,25 +44,28 @@ _READERS, _GROUP, _GROUPS = 2, 4, 8
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def load_image(path: Path, size: int) -> NDArray[np.uint8]:
-    """Decode an image to [size, size, 3] uint8 by the table above.
+def load_image(path: Path, size: int, sha256: str = "") -> NDArray[np.uint8]:
+    """Decode an image to [size, size, 3] uint8 by the table above; with `sha256`, that of its bytes, no other one.
 
     Raises:
-        DataError: the file is not an image, is truncated, or is too large.
+        DataError: the file is not an image, is truncated, or is too large; or it holds other bytes than it should.
     """
     try:
-        return _decode(path, size)
+        return _decode(path, size, sha256)
     except DataError as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from None
     except Exception as error:  # noqa: BLE001 - decoders raise whatever damage leads them to
         raise DataError(f"{path} cannot be read as an image: {what_it_is(path, error)}") from None
 
 
-def read_images(root: Path, files: Iterable[str], size: int) -> Iterator[NDArray[np.uint8] | DataError]:
+def read_images(
+    root: Path, files: Iterable[str], size: int, sha256: Mapping[str, str] | None = None
+) -> Iterator[NDArray[np.uint8] | DataError]:
     """Each file under `root` as `load_image` gives it, or why not, in order; a few are decoded ahead.
 
-    Decoders release Python's lock, so two threads keep reading while the caller computes. Memory holds
-    at most 32 images beside those being decoded.
+    `sha256` has, by file, the digest that its bytes must have; a file that it lacks may hold any. Decoders release
+    Python's lock, so two threads keep reading while the caller computes. Memory holds at most 32 images beside those
+    being decoded.
     """
     rest = iter(files)
     waiting: deque[Future[list[NDArray[np.uint8] | DataError]]] = deque()
@@ -69,7 +73,7 @@ def read_images(root: Path, files: Iterable[str], size: int) -> Iterator[NDArray
         try:
             while True:
                 while len(waiting) < _GROUPS and (group := list(islice(rest, _GROUP))):
-                    waiting.append(readers.submit(_images_or_errors, root, group, size))
+                    waiting.append(readers.submit(_images_or_errors, root, group, size, sha256 or {}))
                 if not waiting:
                     return
                 yield from waiting.popleft().result()
@@ -78,19 +82,23 @@ def read_images(root: Path, files: Iterable[str], size: int) -> Iterator[NDArray
                 future.cancel()
 
 
-def _images_or_errors(root: Path, files: Sequence[str], size: int) -> list[NDArray[np.uint8] | DataError]:
+def _images_or_errors(
+    root: Path, files: Sequence[str], size: int, sha256: Mapping[str, str]
+) -> list[NDArray[np.uint8] | DataError]:
     found: list[NDArray[np.uint8] | DataError] = []
     for file in files:
         try:
-            found.append(load_image(root / file, size))
+            found.append(load_image(root / file, size, sha256.get(file, "")))
         except DataError as error:
             found.append(error)
     return found
 
 
-def _decode(path: Path, size: int) -> NDArray[np.uint8]:
+def _decode(path: Path, size: int, sha256: str) -> NDArray[np.uint8]:
     if not path.is_file():
         raise DataError("there is no such file")  # a pipe would be waited for
+    if sha256 and sha256_of(path) != sha256:
+        raise DataError("it is not the file that was registered")
     with Image.open(path, formats=_FORMATS) as opened:
         if opened.width * opened.height > _MOST_PIXELS or max(opened.size) > _LONGEST_SIDE:
             raise DataError(too_many_pixels(f"{opened.width} x {opened.height}"))

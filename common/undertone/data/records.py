@@ -37,7 +37,8 @@ class Record:
     """One image: `file` relative to the folder, the unit it belongs to, and its other columns.
 
     `lines`, first and last, say where the metadata have it; they are no part of what a record is. `target` is the file
-    that a link led to when the record was read, relative to the folder; empty where there is no link.
+    that a link led to when the record was read, relative to the folder; empty where there is no link. `sha256` is the
+    digest of the file's bytes, hexadecimal, once they were read; empty before.
     """
 
     file: str
@@ -45,6 +46,7 @@ class Record:
     columns: dict[str, str]
     lines: tuple[int, int] = field(default=(0, 0), compare=False)
     target: str = ""
+    sha256: str = ""
 
 
 @dataclass(frozen=True)

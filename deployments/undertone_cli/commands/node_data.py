@@ -8,10 +8,11 @@ from undertone.core.progress import reporter, reporting
 from undertone.core.text import shown
 from undertone.errors import InputError
 from undertone_cli.console import Bars, out, table
+from undertone_client.registration import moving
 from undertone_client.registration.remarks import remarks
 from undertone_client.site import budget
 from undertone_client.site.datasets import data_sets, new_data_set
-from undertone_client.site.enrol import Books, Found, add_data_set, update_data_set
+from undertone_client.site.enrol import Books, Found, add_data_set
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.unit_index import read_index
 
@@ -80,11 +81,12 @@ def update(site_dir: Path, name: str) -> None:
     """Let new records join a data set; its budget goes on, and its published figure stays.
 
     They are checked as by `add`. Studies that are approved already keep the records that they were approved with;
-    later ones register what is there now.
+    later ones register what is there now. Where you have changed folder or metadata in datasets/NAME.toml, approved
+    studies are refused until this command has looked at the new place; then they go on there.
     """
     site = SiteDir(site_dir)
     with Bars() as bars, reporting(bars):
-        found = update_data_set(site, name)
+        found = moving.update(site, name)
         _remark(found)
     _say(f"{name}: {_counts(found)}; {found.joined} units joined")
     if found.gone:

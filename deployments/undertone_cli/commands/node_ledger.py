@@ -10,10 +10,12 @@ from pathlib import Path
 import click
 
 from undertone.core.durable import storage_errors, sync, write_durable
+from undertone.core.progress import reporter
 from undertone.errors import FolderError, LedgerRestored, PlanChanged
 from undertone.privacy.ledger import Ledger
 from undertone_cli.console import lines, out, table
 from undertone_client.approval.approvals import approval_of
+from undertone_client.site.adopting import adopt_files
 from undertone_client.site.budget import Budget, StudyBudget, lose
 from undertone_client.site.folder import SiteDir
 
@@ -24,9 +26,10 @@ AFTER_A_RESTORE = (
     "much. What to do: (1) stop the node; approve, withdraw and end nothing; keep this ledger.sqlite as "
     "evidence. (2) Put back the newest copy whose head is the one in the file, and ask again with "
     "--expect-head. (3) Where no such copy is left, put back the newest there is and say `undertone node ledger "
-    "SITE_DIR --lost REASON`: all that is reserved counts as charged, also what has expired meanwhile. Move "
-    "approved/DIGEST.json of every plan that was approved since to the evidence (the audit log names them), "
-    "approve those again for the same data sets, and say --lost once more: together that is at least what was "
+    "SITE_DIR --lost REASON`: all that is reserved counts as charged, also what has expired meanwhile. Say "
+    "`undertone node data add` of every data set that was added since once more, word for word. Approve again, "
+    "for the same data sets, every plan that was approved since (the audit log names them; of one that was withdrawn, "
+    "move approved/DIGEST.json to the evidence first), and say --lost once more: together that is at least what was "
     "charged. Where one of those plans no longer fits, that data set is used up: approve nothing for it any "
     "more. (4) Begin a new head file."
 )
@@ -66,6 +69,8 @@ def command(
                 _refuse_older(ledger, kept)
         if lost is not None:
             lose(ledger, lost)
+            for name in adopt_files(site):
+                reporter().line(f"{name} counts as it is now: what joined or withdrew after it, say again")
         budgets = Budget.of_all(ledger)
         if export is not None:
             _export(ledger, export)

@@ -1,8 +1,10 @@
-"""`undertone node policy | receive | pending | approve`, and `withdraw DIGEST`: which plans a site takes part in."""
+"""`undertone node policy | receive | pending | approve | end`, and `withdraw DIGEST`: which plans a site joins."""
 
+import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import date, datetime
 from pathlib import Path
 
@@ -18,14 +20,14 @@ from undertone.errors import FolderError, InputError, NotApproved, PlanChanged, 
 from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
 from undertone_cli.console import Bars, lines, out
-from undertone_client.approval.approvals import approvals
-from undertone_client.approval.approving import approve, free_expired, withdraw
+from undertone_client.approval.approvals import Approval, approvals
+from undertone_client.approval.approving import approve, end, free_expired, withdraw
 from undertone_client.approval.books import LedgerBooks
 from undertone_client.approval.checks import check_plan
 from undertone_client.approval.pending import Pending, drop_pending, keep_pending, read_plan, request_path, waiting
 from undertone_client.approval.proposing import Proposal, propose, requested, write_request
 from undertone_client.site.audit_log import AuditLog
-from undertone_client.site.budget import Budget
+from undertone_client.site.budget import Budget, StudyBudget
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.violations import violations
 
@@ -34,12 +36,14 @@ _TYPED = 8
 _RAW_SIGNATURE = 64
 _OPENSSL = ("openssl", "pkeyutl", "-sign", "-rawin", "-inkey", "KEY.pem")
 site_dir = click.argument("site_dir", type=click.Path(path_type=Path))
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.command("policy")
 @site_dir
 @click.argument("plan", required=False, type=click.Path(path_type=Path))
-def policy(site_dir: Path, plan: Path | None) -> None:
+@as_json_option
+def policy(site_dir: Path, plan: Path | None, as_json: bool) -> None:
     """Explain each key of policy.toml and its value; with a PLAN, name all of it that the policy does not allow.
 
     Anything that policy.toml does not say is refused. Exit code 3 where the plan violates something.
@@ -48,15 +52,21 @@ def policy(site_dir: Path, plan: Path | None) -> None:
     """
     site = SiteDir(site_dir)
     if plan is None:
-        _explain(site.policy)
+        if as_json:
+            _json({"site": site.config.site, "policy": site.policy.model_dump(mode="json")})
+        else:
+            _explain(site.policy)
         return
     asked = Plan.from_bytes(_read(plan, PLAN_BYTES))
     found = violations(asked, site.policy)
-    for one in found:
+    if as_json:
+        _json({"site": site.config.site, "plan": asked.digest, "violations": list(map(asdict, found))})
+    for one in () if as_json else found:
         _say(f"{one.key}\n  the plan says    {one.plan}\n  the policy says  {one.policy}\n  {one.remedy}")
     if found:
         raise NotApproved(f"policy.toml of {site.config.site} does not allow plan {asked.digest[:8]}, as said above")
-    _say(f"policy.toml of {site.config.site} allows plan {asked.digest[:8]} of the study {asked.study}")
+    if not as_json:
+        _say(f"policy.toml of {site.config.site} allows plan {asked.digest[:8]} of the study {asked.study}")
 
 
 @click.command("receive")
@@ -79,27 +89,26 @@ def receive(site_dir: Path, plan: Path, signature: Path) -> None:
 @click.command("pending")
 @site_dir
 @click.option("--drop", metavar="DIGEST", help="Remove this plan from what waits.")
-def pending(site_dir: Path, drop: str | None) -> None:
+@as_json_option
+def pending(site_dir: Path, drop: str | None, as_json: bool) -> None:
     """List the plans that wait for approval, and those that were approved.
 
     Example: undertone node pending /srv/undertone/site
     """
-    site, now = SiteDir(site_dir), utc_now()
+    site = SiteDir(site_dir)
     if drop is not None:
         digest = _whole(drop, [one.digest for one in waiting(site)])
         drop_pending(site, digest)
-        _say(f"plan {digest[:_TYPED]} waits no longer")
+        if as_json:
+            _json({"site": site.config.site, "dropped": digest})
+        else:
+            _say(f"plan {digest[:_TYPED]} waits no longer")
         return
-    for one in waiting(site):
-        _say(f"waits      {one.digest[:_TYPED]}  {_about(site, one)}")
-    for approval in approvals(site):
-        document = approval.document
-        state = "withdrawn" if approval.withdrawn else "expired" if approval.expired(now) else "approved"
-        study = approval.plan_approved().study
-        _say(
-            f"{state:<10} {document.digest[:_TYPED]}  study {study}, asked by {document.coordinator}, data set "
-            f"{document.data_set}, until {document.until}, by {shown(document.operator)}"
-        )
+    listed = [*(_waits(site, one) for one in waiting(site)), *_decided(site, utc_now())]
+    if as_json:
+        _json({"site": site.config.site, "plans": listed})
+    for one in () if as_json else listed:
+        _say(f"{one['state']:<10} {str(one['digest'])[:_TYPED]}  {_about(one)}")
 
 
 @click.command("approve")
@@ -140,7 +149,7 @@ def approve_command(
             if not site.policy.approvers:
                 raise InputError("--signature goes with approvers in policy.toml, which names none; leave it out")
             _refuse_until(until)
-            proposal = _recorded(site, digest, lambda: requested(site, digest, data, now))
+            proposal = _recorded(site, digest, lambda: requested(site, digest, data, books, now))
             approval = approve(site, proposal, books, now, _signature(signature))
             _approved(proposal, f"signed by {approval.approver}")
             return
@@ -169,8 +178,7 @@ def withdraw_plan(site_dir: Path, digest: str) -> None:
         NotApproved: there is no approval of it.
     """
     site = SiteDir(site_dir)
-    with Ledger.open(site.ledger, read_only=True) as ledger:
-        held = [study.digest for budget in Budget.of_all(ledger) for study in budget.studies if study.freed is None]
+    held = [digest for digest, study in _studies(site).items() if study.freed is None]
     known = {*held, *(approval.document.digest for approval in approvals(site))}
     found = _whole(digest, sorted(known), "was approved")
     withdraw(site, found, LedgerBooks(site.ledger), utc_now())
@@ -180,7 +188,47 @@ def withdraw_plan(site_dir: Path, digest: str) -> None:
     )
 
 
-COMMANDS = (policy, receive, pending, approve_command)
+@click.command("end")
+@site_dir
+@click.argument("digest")
+def end_command(site_dir: Path, digest: str) -> None:
+    """End a study at this site: the budget that it has not charged is free; DIGEST may be its first 8 digits.
+
+    Do so when the coordinator says that the release is made, or that nothing more will come. Until then an attempt
+    may have to be repeated, so nothing ends a study by itself. The node answers it no more. If it goes on after all,
+    receive and approve its plan once more.
+
+    Example: undertone node end /srv/undertone/site 3f2a9c1b
+    """
+    site = SiteDir(site_dir)
+    studies = _studies(site)
+    found = _whole(digest, sorted(studies), "was approved")
+    end(site, found, LedgerBooks(site.ledger))
+    held = studies[found]
+    _say(
+        f"plan {found[:_TYPED]} is ended here: it charged {held.charged} of {held.attempts} attempts, and what it has "
+        "not charged is free. This node answers it no more"
+    )
+
+
+COMMANDS = (policy, receive, pending, approve_command, end_command)
+
+
+def _studies(site: SiteDir) -> Mapping[str, StudyBudget]:
+    """Digest -> what the ledger says of each plan that ever reserved anything."""
+    with Ledger.open(site.ledger, read_only=True) as ledger:
+        return {study.digest: study for budget in Budget.of_all(ledger) for study in budget.studies}
+
+
+def _state(approval: Approval, held: StudyBudget | None, now: datetime) -> str:
+    """What an approval is worth, in a word."""
+    if approval.withdrawn:
+        return "withdrawn"
+    if approval.expired(now):
+        return "expired"
+    if held is None:
+        return "unreserved"  # the ledger is another, or an older copy
+    return "approved" if held.freed is None else held.freed if held.freed in ("ended", "expired") else "lost"
 
 
 def _explain(settings: Section) -> None:
@@ -193,18 +241,47 @@ def _explain(settings: Section) -> None:
         _say(f"{key}\n  {field.description}\n  now: {said}\n")
 
 
-def _about(site: SiteDir, waits: Pending) -> str:
-    """A line about a plan that waits, whatever its bytes are."""
-    who = f"from {waits.coordinator or 'nobody that policy.toml names'}"
+def _waits(site: SiteDir, waits: Pending) -> dict[str, str | None]:
+    """What is known of a plan that waits, whatever its bytes are; `refused` says why it cannot be approved."""
+    known: dict[str, str | None] = {"state": "waits", "digest": waits.digest, "coordinator": waits.coordinator or None}
     try:
         plan = read_plan(waits)
     except PlanChanged as error:
-        return f"{who}: cannot be approved: {error}"
+        return known | {"study": None, "refused": str(error)}
     try:
         check_plan(site, plan)
     except Refused as error:
-        return f"study {plan.study}, {who}: cannot be approved: {error}"
-    return f"study {plan.study}, {who}"
+        return known | {"study": plan.study, "refused": str(error)}
+    return known | {"study": plan.study, "refused": None}
+
+
+def _decided(site: SiteDir, now: datetime) -> Iterator[dict[str, str | None]]:
+    """What is known of each plan that was approved."""
+    studies = _studies(site)
+    for approval in approvals(site):
+        document = approval.document
+        yield {
+            "state": _state(approval, studies.get(document.digest), now),
+            "digest": document.digest,
+            "coordinator": document.coordinator,
+            "study": approval.plan_approved().study,
+            "data_set": document.data_set,
+            "until": document.until,
+            "operator": document.operator,
+            "approver": approval.approver or None,
+        }
+
+
+def _about(known: Mapping[str, str | None]) -> str:
+    """A line about a plan."""
+    if known["state"] != "waits":
+        return (
+            f"study {known['study']}, asked by {known['coordinator']}, data set {known['data_set']}, until "
+            f"{known['until']}, by {shown(str(known['operator']))}"
+        )
+    study = "" if known["study"] is None else f"study {known['study']}, "
+    refused = "" if known["refused"] is None else f": cannot be approved: {known['refused']}"
+    return f"{study}from {known['coordinator'] or 'nobody that policy.toml names'}{refused}"
 
 
 def _print_request(site: SiteDir, proposal: Proposal) -> None:
@@ -292,6 +369,10 @@ def _read(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise FolderError(f"{path} has more than {most} bytes; name the file that the coordinator wrote")
     return data
+
+
+def _json(values: Mapping[str, object]) -> None:
+    click.echo(json.dumps(values))
 
 
 def _say(text: str) -> None:

@@ -88,7 +88,7 @@ def _remains(done: Withdrawn) -> None:
             "from it"
         )
     if done.meaning.held:
-        _say("what remains in the registrations above: the unit's id and the names of its files, without its words")
+        _say("what remains in the registrations above: the unit's id, names and digests of its files, not its words")
         _say(_RELEASED)
     _say(
         "what remains beside: a MAC of the id, which keeps it out; charges in the ledger; lines of node.log from "

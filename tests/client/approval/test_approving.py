@@ -9,8 +9,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.client.approval.conftest import Office
-from tests.support.approvals import DATA, OPERATOR
+from tests.support.approvals import DATA, HUB, OPERATOR
 from tests.support.failpoints import Killed, kill_before
+from tests.support.world import data_of
 from undertone.core.keys import PLAN_DOMAIN, public_hex, sign
 from undertone.core.settings_file import settings_toml
 from undertone.errors import (
@@ -26,6 +27,7 @@ from undertone.study.plan import Plan
 from undertone_client.approval import approving
 from undertone_client.approval.approvals import approval_of
 from undertone_client.approval.approving import approve, free_expired, withdraw
+from undertone_client.approval.books import Standing
 from undertone_client.approval.pending import keep_pending, waiting
 from undertone_client.approval.proposing import propose, requested, write_request
 from undertone_client.site.datasets import DataSet
@@ -74,6 +76,38 @@ def test_a_plan_is_approved_once(office: Office) -> None:
     office.approve()
     office.arrives()
     with pytest.raises(InputError, match=r"is approved until 2027-02-27; there is nothing to do"):
+        office.propose()
+
+
+# name -> what of the policy changed since the plan was approved; none of it stands in the way of a new approval
+HONOURED_NO_MORE: dict[str, Callable[[Office], Any]] = {
+    "the coordinator has another key": lambda office: office.world.allow("north", coordinators=other_key(office)),
+    "another federation": lambda office: (office.world.allow("north", federation="ab" * 32), office.arrives()),
+    "a shorter longest day": lambda office: (
+        office.world.allow("north", longest_approval_days=2),
+        setattr(office, "now", office.now + timedelta(days=3)),
+        office.arrives(),
+    ),
+    "no reservation": lambda office: (office.books.reserved.clear(), office.arrives()),
+}
+
+
+def other_key(office: Office) -> dict[str, str]:
+    """The plan comes again, signed by a coordinator whose key is new."""
+    key = Ed25519PrivateKey.generate()
+    office.world.allow("north", coordinators={"hub": public_hex(key)})
+    keep_pending(office.site, office.world.plan.as_bytes(), sign(key, PLAN_DOMAIN, office.digest))
+    return {"hub": public_hex(key)}
+
+
+@pytest.mark.parametrize("case", HONOURED_NO_MORE)
+def test_a_plan_whose_approval_is_honoured_no_more_is_approved_anew(office: Office, case: str) -> None:
+    office.arrives()
+    office.approve()
+    HONOURED_NO_MORE[case](office)
+    assert office.approve() == approval_of(office.site, office.digest)
+    assert set(office.books.reserved) == {office.digest}
+    with pytest.raises(InputError, match="there is nothing to do"):
         office.propose()
 
 
@@ -367,6 +401,24 @@ def test_a_policy_that_was_tightened_stops_an_approved_plan(secure_office: Offic
     assert (code, f": {key}: the plan says" in message) == ("NotApproved", True)
 
 
+def test_an_approval_lasts_no_longer_than_the_policy_of_now_allows(office: Office) -> None:
+    office.arrives()
+    office.approve()
+    office.now += timedelta(days=30)
+    office.world.allow("north", longest_approval_days=30)
+    assert office.answer() == ("", "")
+    office.world.allow("north", longest_approval_days=29)
+    code, message = office.answer()
+    assert (code, "approved at north on 2026-11-29, and longest_approval_days of policy.toml is 29 now" in message) == (
+        "NotApproved",
+        True,
+    )
+    office.now -= timedelta(days=30)
+    assert office.answer() == ("", "")
+    office.world.allow("north", longest_approval_days=None)
+    assert "is not said now" in office.answer()[1]
+
+
 def test_a_node_that_runs_on_knows_the_policy_of_now(office: Office) -> None:
     office.arrives()
     office.approve()
@@ -436,7 +488,7 @@ def test_a_signature_by_a_named_approver_approves(office: Office, dean: Ed25519P
     kept = (office.site.folder / "pending" / f"{office.digest}.request").read_bytes()
     assert kept == document.as_bytes()
     signature = dean.sign(kept).hex()  # as `openssl pkeyutl -sign -rawin` makes it
-    proposal = requested(office.site, office.digest, DATA, office.now + timedelta(days=3))
+    proposal = requested(office.site, office.digest, DATA, office.books, office.now + timedelta(days=3))
     approval = approve(office.site, proposal, office.books, office.now + timedelta(days=3), signature)
     assert (approval.approver, approval.signature) == ("dean", signature)
     assert office.answer() == ("", "")
@@ -488,10 +540,17 @@ def test_an_approval_from_before_there_were_approvers_needs_their_signature(offi
         ({}, "others", InputError),
         ({"until": "2030-01-01"}, DATA, InputError),
         ({"until": "2026-02-31"}, DATA, FolderError),
+        ({"operator": "Somebody Else"}, DATA, NotApproved),
+        ({"price": 0.001}, DATA, NotApproved),
+        ({"before": Standing(0.0, 0.0, 99.0)}, DATA, NotApproved),
+        ({"after": Standing(0.0, 0.0, 10.0)}, DATA, NotApproved),
+        ({"federation": "0" * 64}, DATA, NotApproved),
+        ({"registered_before": True}, DATA, NotApproved),
+        ({"page": "Nothing is learned, and nothing leaves."}, DATA, NotApproved),
     ],
 )
 def test_a_request_that_was_changed_is_refused_whoever_signed_it(
-    office: Office, dean: Ed25519PrivateKey, changes: dict[str, str], data: str, error: type[Exception]
+    office: Office, dean: Ed25519PrivateKey, changes: dict[str, Any], data: str, error: type[Exception]
 ) -> None:
     proposal = office.propose()
     write_request(office.site, replace(proposal, document=proposal.document.model_copy(update=changes)))
@@ -499,18 +558,100 @@ def test_a_request_that_was_changed_is_refused_whoever_signed_it(
         folder = office.site.folder / "pending"
         (folder / f"{changes['digest']}.request").rename(folder / f"{office.digest}.request")
     with pytest.raises(error):
-        requested(office.site, office.digest, data, office.now)
+        requested(office.site, office.digest, data, office.books, office.now)
 
 
 def test_a_request_is_checked_against_the_policy_of_today(office: Office, dean: Ed25519PrivateKey) -> None:
     with pytest.raises(FolderError, match="no request for plan"):
-        requested(office.site, office.digest, DATA, office.now)
+        requested(office.site, office.digest, DATA, office.books, office.now)
     write_request(office.site, office.propose())
     with pytest.raises(InputError, match="is over"):
-        requested(office.site, office.digest, DATA, office.now + timedelta(days=91))
+        requested(office.site, office.digest, DATA, office.books, office.now + timedelta(days=91))
     office.world.allow("north", methods=[])
     with pytest.raises(NotApproved, match="methods"):
-        requested(office.site, office.digest, DATA, office.now)
+        requested(office.site, office.digest, DATA, office.books, office.now)
+
+
+# name -> what changes after the page was shown, and what the refusal names
+MEANWHILE: dict[str, tuple[Callable[[Office], Any], str]] = {
+    "another plan took of the budget": (
+        lambda office: office.books.reserved.update({"another": 1.0}),
+        "before, after, page",
+    ),
+    "the price": (lambda office: office.books.prices.update({office.digest: 2.0}), "price, after, page"),
+    "the federation": (lambda office: office.world.allow("north", federation="ab" * 32), "federation, page"),
+    "the name of the coordinator": (
+        lambda office: office.world.allow("north", coordinators={"centre": office.site.policy.coordinators["hub"]}),
+        "coordinator, page",
+    ),
+    "the folder of the images": (
+        lambda office: (office.site.folder / "datasets" / f"{DATA}.toml").write_bytes(
+            settings_toml(data_of(office.site).model_copy(update={"folder": "/elsewhere"}))
+        ),
+        "page",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MEANWHILE)
+def test_what_changed_while_a_person_read_or_signed_ends_an_approval(office: Office, case: str) -> None:
+    office.arrives()
+    shown = office.propose()
+    write_request(office.site, shown)
+    change, named = MEANWHILE[case]
+    change(office)
+    words = rf"nothing was approved \({named} changed since\)"
+    with pytest.raises(NotApproved, match=words):
+        approve(office.site, shown, office.books, office.now)
+    with pytest.raises(NotApproved, match=words):
+        requested(office.site, office.digest, DATA, office.books, office.now)
+    assert approval_of(office.site, office.digest) is None
+    assert not (office.site.folder / "registered").exists()
+    assert office.digest not in office.books.reserved
+    assert office.propose().document != shown.document  # what is to be read and signed instead
+
+
+def test_a_page_that_was_signed_before_an_earlier_approval_registered_is_not_believed(
+    office: Office, dean: Ed25519PrivateKey
+) -> None:
+    write_request(office.site, office.propose(until=date(2027, 1, 31)))
+    request = office.site.folder / "pending" / f"{office.digest}.request"
+    kept = request.read_bytes()
+    proposal = office.propose(until=date(2026, 12, 1))
+    approve(office.site, proposal, office.books, office.now, dean.sign(proposal.document.as_bytes()).hex())
+    office.now += timedelta(days=30)
+    free_expired(office.site, office.books, office.now)
+    office.arrives()
+    request.write_bytes(kept)
+    with pytest.raises(NotApproved, match=r"\(registered before, page changed since\)"):
+        requested(office.site, office.digest, DATA, office.books, office.now)
+
+
+def test_a_page_says_that_an_earlier_approval_registered_the_records(office: Office) -> None:
+    office.arrives()
+    assert "as they are registered at this approval" in flat(office.approve(until=date(2026, 12, 1)).document.page)
+    office.now += timedelta(days=30)
+    free_expired(office.site, office.books, office.now)
+    office.arrives()
+    page = flat(office.approve().document.page)
+    assert "as an earlier approval of this plan registered them, which is kept" in page
+    assert "at this approval" not in page
+
+
+def test_another_federation_than_the_one_that_was_approved_stops_the_plan(office: Office) -> None:
+    office.arrives()
+    approved = office.approve().document.federation
+    assert approved == office.site.policy.federations[HUB]
+    for other, words in (("ab" * 32, "the federation.json abababab"), (None, "no federation.json")):
+        office.world.allow("north", federations={HUB: other} if other else {})
+        code, message = office.answer()
+        assert (code, f"policy.toml pins {words} now" in message) == ("NotApproved", True)
+    office.world.allow("north", federations={HUB: approved})
+    assert office.answer() == ("", "")
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
 
 
 def test_propose_takes_a_clock(office: Office) -> None:

@@ -63,6 +63,7 @@ def asked(plan: Plan, **changes: Any) -> Asked:
         "before": Standing(1.1001, 1.1001, 5.9009),
         "after": Standing(1.1001, 3.204, 3.9),
         "federation": "cd" * 32 if plan.aggregation.mode == "secagg" else None,
+        "registered_before": False,
     }
     return Asked(**values | changes)
 

@@ -17,6 +17,7 @@ from tests.support.dummy import DummyMethod
 from tests.support.studies import study_with
 from tests.support.world import World, data_of
 from undertone.models import devices
+from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
 from undertone.study.schema import parse_study
 from undertone_client.approval.approvals import approval_of, keep_approval
@@ -26,8 +27,11 @@ from undertone_client.checks.registry import CHECKS, SLOW, run
 from undertone_client.checks.verdict import Verdict, worst
 from undertone_client.compute import preparing
 from undertone_client.compute.erasing import withdraw_unit
+from undertone_client.registration.registered import register
+from undertone_client.site import budget
 from undertone_client.site.audit_log import AuditLog
 from undertone_client.site.datasets import DataSet, write_data_set
+from undertone_client.site.enrol import update_data_set
 from undertone_client.site.folder import SiteDir
 
 Make = Callable[..., World]
@@ -228,11 +232,21 @@ def test_device_memory_of_a_study_that_is_no_plan_yet(world: World, dummy_base: 
 
 
 def test_device_memory_and_disk_of_the_plans_that_the_site_has_approved(world: World) -> None:
-    larger = changed(world.plan, study="larger")
-    approved(SiteDir(world.sites["north"]), larger)
     says("device memory", inspect(world, given=()), "PASS", "one unit fits")
     (found,) = says("disk", inspect(world, given=()), "PASS").details
-    assert f"about {2 * needed(world)} needed" in found
+    assert f"about {needed(world)} needed" in found
+
+
+def test_plans_on_one_data_set_and_model_share_their_latents(world: World) -> None:
+    another_data_set(world, world.folder / "data" / "east", 2)  # which is smaller, and takes no part here
+    latents = 46 * (4 * 16 + 32)
+    larger = changed(world.plan, study="larger")
+    (found,) = says("disk", inspect(world, world.plan, larger), "PASS").details
+    assert f"about {2 * needed(world) - latents} needed" in found
+    (world.sites["north"] / "approved" / f"{world.plan.digest}.json").unlink()
+    approved(SiteDir(world.sites["north"]), world.plan, data_set="xray")
+    (found,) = says("disk", inspect(world, world.plan, larger), "PASS").details
+    assert f"about {2 * needed(world) + 4 * (4 * 16 + 32) - latents} needed" in found
 
 
 def test_a_dry_run_writes_nothing(world: World) -> None:
@@ -262,7 +276,7 @@ def test_base_models(world: World, dummy_base: Path, tmp_path: Path) -> None:
     (copied / "model_index.json").unlink()
     says("base models", inspect(world, world.plan, there), "FAIL", "is not here, or not whole")
     world.allow("north", models=["ab" * 32])
-    says("base models", inspect(world), "FAIL", "policy.toml does not take")
+    says("policy", inspect(world), "FAIL", f"plan {world.plan.digest[:8]}: models")
 
 
 @pytest.mark.parametrize("name", ["code", "base models"])
@@ -283,6 +297,17 @@ def test_a_plan_whose_approval_is_over_is_not_at_hand(world: World) -> None:
     assert list(inspect(world, given=()).plans) == []
 
 
+def test_a_plan_whose_reservation_was_given_back_is_not_at_hand(world: World) -> None:
+    with Ledger.open(world.sites["north"] / "ledger.sqlite") as ledger:
+        budget.free(ledger, world.plan.digest, "expired")
+    assert list(inspect(world, given=()).plans) == []
+    assert says("data", inspect(world, given=()), "PASS").details[-1] == (
+        "north: 46 records of 23 units, 0 approved plans"  # its registration is kept
+    )
+    (world.sites["north"] / "ledger.sqlite").unlink()
+    assert list(inspect(world, given=()).plans) == [world.plan]
+
+
 # --- data -------------------------------------------------------------------------------------------------
 
 
@@ -290,6 +315,12 @@ def test_data(world: World) -> None:
     says("data", inspect(world), "PASS", "every record can be read")
     image = world.folder / "data" / "north" / "images" / "scan-0003.png"
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(image)
+    found = says("data", inspect(world), "FAIL", "changed since they were registered")
+    assert any("scan-0003.png of plan" in line and "holds other bytes" in line for line in found.details)
+    site = SiteDir(world.sites["north"])
+    (site.folder / "registered" / f"{world.plan.digest}.jsonl").unlink()
+    update_data_set(site, "data")
+    register(site, world.plan, data_of(site))
     says("data", inspect(world), "WARN", "some look wrong")
     image.write_bytes(b"no image")
     found = says("data", inspect(world), "FAIL", "cannot be read")
@@ -348,26 +379,41 @@ def test_nothing_published(world: World) -> None:
     says("units", no_plan(world), "PASS", "no figure is published yet")
 
 
+def test_policy(world: World) -> None:
+    says("policy", inspect(world), "PASS", "allows all of the plans at hand")
+    says("policy", no_plan(world), "PASS", "no plan is approved yet")
+    world.allow("north", methods=[], fewest_sites=None)
+    found = says("policy", inspect(world), "FAIL", f"plan {world.plan.digest[:8]}: methods, fewest_sites")
+    assert [line.partition(":")[0] for line in found.details] == ["methods", "fewest_sites"]
+    approved(SiteDir(world.sites["north"]), world.plan)
+    says("policy", inspect(world, given=()), "FAIL", "policy.toml does not allow plan")
+
+
 def test_the_policys_fewest_patients(world: World) -> None:
-    says("units", inspect(world), "PASS", "the plans at hand meet fewest_patients")
-    assert "fewest_patients" not in says("units", no_plan(world), "PASS", "within a quarter").sentence
     world.allow("north", fewest_patients=25)  # 23 and 2 by the plan's figures
-    says("units", inspect(world), "PASS", "meet fewest_patients")
+    says("policy", inspect(world), "PASS")
     for most in (26, None):
         world.allow("north", fewest_patients=most)
-        found = says("units", inspect(world), "FAIL", f"plan {world.plan.digest[:8]} does not meet fewest_patients")
-        assert found.details[1].startswith("fewest_patients: the plan says 25 (")
-    approved(SiteDir(world.sites["north"]), world.plan)
-    says("units", inspect(world, given=()), "FAIL", "does not meet fewest_patients")
+        found = says("policy", inspect(world), "FAIL", f"plan {world.plan.digest[:8]}: fewest_patients")
+        assert found.details[0].startswith("fewest_patients: the plan says 25 (")
 
 
 def test_units_that_are_no_patients_do_not_count_as_such(world: World) -> None:
     records = changed(world.plan, privacy=changed(world.plan.privacy, unit="record"))
-    says("units", inspect(world, records), "PASS", "meet fewest_patients")
+    says("policy", inspect(world, records), "PASS")
     world.allow("north", fewest_patients=1)
-    says("units", inspect(world), "PASS", "meet fewest_patients")
-    found = says("units", inspect(world, records), "FAIL", f"plan {records.digest[:8]} does not meet")
-    assert "its unit is a record" in found.details[1]
+    says("policy", inspect(world), "PASS")
+    found = says("policy", inspect(world, records), "FAIL", f"plan {records.digest[:8]}: fewest_patients")
+    assert "its unit is a record" in found.details[0]
+
+
+def test_an_approval_that_the_policy_of_today_does_not_honour(world: World) -> None:
+    for changes in ({"federation": "ab" * 32}, {"longest_approval_days": None}, {"coordinators": {}}):
+        kept = (world.sites["north"] / "policy.toml").read_bytes()
+        world.allow("north", **changes)
+        says("policy", inspect(world), "FAIL", f"approval of plan {world.plan.digest[:8]} does not hold")
+        (world.sites["north"] / "policy.toml").write_bytes(kept)
+    says("policy", inspect(world), "PASS")
 
 
 # --- keys -------------------------------------------------------------------------------------------------

@@ -11,8 +11,10 @@ from PIL import Image
 
 from tests.support.runs import call
 from tests.support.studies import study_with, write_study
-from tests.support.world import World, describe_data
+from tests.support.world import World, data_of, describe_data, without_data
 from undertone_client.registration.checking import check_site
+from undertone_client.registration.registered import register
+from undertone_client.site.enrol import update_data_set
 from undertone_client.site.folder import SiteDir
 
 Make = Callable[..., World]
@@ -128,12 +130,20 @@ ALMOST_FLAT = {
 @pytest.mark.parametrize("kind", ALMOST_FLAT)
 def test_an_image_with_almost_no_range_is_a_warning_and_no_problem(world: World, kind: str) -> None:
     overwrite(world, 3, ALMOST_FLAT[kind])
+    register_anew(world)
     result = call("node", "check", world.sites["north"], "--details")
     assert result.exit_code == 0, result.output
     assert "WARN data: " in result.stdout
     (warning,) = [line for line in details(result.stdout, "data") if line.startswith("WARN ")]
     assert "metadata.csv, line 5: images/scan-0003.png has almost no range" in warning
     assert "12 records of 6 units" in result.stdout
+
+
+def register_anew(world: World) -> None:
+    site = SiteDir(world.sites["north"])
+    (site.folder / "registered" / f"{world.plan.digest}.jsonl").unlink()
+    update_data_set(site, "data")
+    register(site, world.plan, data_of(site))
 
 
 @pytest.mark.parametrize(
@@ -165,9 +175,7 @@ def test_hidden_files_of_a_folder_without_metadata_are_counted(world: World) -> 
     (registration,) = (world.sites["north"] / "registered").iterdir()
     registration.unlink()
     (data(world) / "metadata.csv").unlink()
-    for path in (world.sites["north"] / "datasets").iterdir():
-        path.unlink()
-    describe_data(SiteDir(world.sites["north"]), data(world), world.plan, unit="record", unit_column=None)
+    describe_data(without_data(SiteDir(world.sites["north"])), data(world), world.plan, unit="record", unit_column=None)
     (data(world) / "__MACOSX").mkdir()
     for name in ("._scan-0000.png", "__MACOSX/scan-0000.png", "images/.DS_Store"):
         (data(world) / name).write_bytes(b"\0\5\x16\7")

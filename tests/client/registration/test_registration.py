@@ -14,12 +14,17 @@ from PIL import Image
 
 from tests.support.dummy import DIMENSION
 from tests.support.entropy import InsecureTestEntropy
+from tests.support.images import pixels
 from tests.support.world import World, data_of, oracle_row
+from undertone.core.canonical import sha256_hex
 from undertone.data.metadata import LONGEST_LINE
 from undertone.errors import DataError, FolderError
 from undertone.wire.messages import Reply
 from undertone_client.registration.checking import check_site
-from undertone_client.registration.registered import register, registered
+from undertone_client.registration.registered import register
+from undertone_client.registration.stored import registered
+from undertone_client.site.attempt_store import AttemptStore
+from undertone_client.site.enrol import update_data_set
 from undertone_client.site.folder import SiteDir
 
 Make = Callable[..., World]
@@ -77,6 +82,17 @@ def not_a_number(world: World) -> None:
         Image.fromarray(values).save(image(world, number), format="TIFF")
 
 
+def other_pictures(world: World) -> None:
+    for number in (2, 3):
+        Image.fromarray(pixels(900 + number, 8)).save(image(world, number))
+
+
+def another_patients_pictures(world: World) -> None:
+    """As bytes that the site knows, and that were compared with other data sets; they are still not this patient's."""
+    for number in (2, 3):
+        shutil.copyfile(image(world, number + 2), image(world, number))
+
+
 def endless_line(world: World) -> None:
     lines = lines_of(world)
     put(world, [*lines[:3], "x" * (3 * LONGEST_LINE), *lines[5:]])
@@ -122,6 +138,8 @@ FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
     "bytes that are no text": (bad_bytes, {"patient-1"}),
     "an endless line": (endless_line, {"patient-1"}),
     "values that are not numbers": (not_a_number, {"patient-1"}),
+    "other pictures in their place": (other_pictures, {"patient-1"}),
+    "another patient's pictures in their place": (another_patients_pictures, {"patient-1"}),
     "links to another patient's image": (links_to(lambda world: image(world, 4)), {"patient-1"}),
     "links to an image that nobody registered": (
         links_to(lambda world: image(world, 0).with_name("new")),
@@ -221,6 +239,73 @@ def test_a_link_that_changes_its_target_after_registration_is_a_zero_row(make_wo
     assert any("leads to another file than when it was registered: a zero row" in problem for problem in problems)
 
 
+def exchanged_pictures(world: World) -> None:
+    before = [image(world, number).read_bytes() for number in (2, 3, 4, 5)]
+    for number, data in zip((4, 5, 2, 3), before, strict=True):
+        image(world, number).write_bytes(data)
+
+
+@pytest.mark.parametrize("replace_them", [other_pictures, exchanged_pictures])
+def test_contents_that_were_not_compared_are_not_registered(
+    make_world: Make, replace_them: Callable[[World], None]
+) -> None:
+    """Between `data update` and `approve`: they may be an image of another data set, which has a budget of its own."""
+    world = make_world()
+    site = SiteDir(world.sites["north"])
+    (path,) = (site.folder / "registered").iterdir()
+    path.unlink()
+    replace_them(world)
+    with pytest.raises(
+        DataError, match=r"[24] records are new to data set data, by name, unit or contents, .*scan-0002"
+    ):
+        register(site, world.plan, data_of(site))
+    assert not path.exists()
+
+
+def test_one_image_of_two_units_is_not_registered(make_world: Make) -> None:
+    """Each of them was compared, one after the other: a file went from one patient to another and came back."""
+    world = make_world()
+    site = SiteDir(world.sites["north"])
+    (path,) = (site.folder / "registered").iterdir()
+    path.unlink()
+    mine, hers = image(world, 2), image(world, 4)
+    before = mine.read_bytes(), hers.read_bytes()
+    hers.write_bytes(before[0])
+    mine.write_bytes(before[1])
+    update_data_set(site, "data")
+    mine.write_bytes(before[0])
+    with pytest.raises(DataError, match=r"scan-0004\.png and images/scan-0002\.png are one image, byte for byte"):
+        register(site, world.plan, data_of(site))
+    assert not path.exists()
+
+
+def test_latents_of_other_contents_under_the_same_name_are_not_used(make_world: Make) -> None:
+    """A second plan registers the new contents of a file; to the first, whose file it was too, it is missing."""
+    world = make_world(rounds=2, max_attempts=2)
+    site = SiteDir(world.sites["north"])
+    world.ask("prepare")
+    before = world.rows()["patient-1"][-2]
+    Image.fromarray(pixels(902, 8)).save(image(world, 2))
+    update_data_set(site, "data")
+    other = world.plan.model_copy(update={"study": "another"})
+    register(site, other, data_of(site))
+    reply = world.node().handle(world.request(**world.signed(other)))
+    assert reply.error == ""
+    with AttemptStore(site.attempt_store) as store:
+        assert store.rows((other.digest, 1, 1))["patient-1"][-2] == before
+    world.ask("prepare", round=2)
+    assert world.rows(round_=2)["patient-1"][-2] == before - 1
+    assert "it is not the file that was registered" in world.log()
+
+
+def test_node_check_names_a_file_that_changed(make_world: Make) -> None:
+    world = make_world()
+    other_pictures(world)
+    problems = [str(problem) for problem in check_site(SiteDir(world.sites["north"])).problems]
+    assert len(problems) == 2
+    assert all("holds other bytes than when it was registered: a zero row" in problem for problem in problems)
+
+
 def test_images_and_metadata_may_come_back(make_world: Make) -> None:
     world = make_world(rounds=2, max_attempts=2)
     whole = metadata(world).parent
@@ -307,6 +392,21 @@ def test_a_damaged_registration_is_found_out(make_world: Make, position: float) 
         registered(site, world.plan)
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(FolderError, match="damaged"):
+        registered(site, world.plan)
+
+
+def test_a_registration_that_another_wrote_is_not_believed(make_world: Make) -> None:
+    """Whoever can write there and has not the node's secret: he would choose whose images the plan reads."""
+    world = make_world()
+    site = SiteDir(world.sites["north"])
+    (path,) = (site.folder / "registered").iterdir()
+    body = path.read_bytes()[:-65].replace(b"patient-1", b"patient-0")
+    for seal in (sha256_hex(body), sha256_hex(b"")):
+        path.write_bytes(body + seal.encode() + b"\n")
+        with pytest.raises(FolderError, match="damaged, or not this node's"):
+            registered(site, world.plan)
+    shutil.copyfile(world.sites["east"] / "registered" / path.name, path)
+    with pytest.raises(FolderError, match="damaged, or not this node's"):
         registered(site, world.plan)
 
 

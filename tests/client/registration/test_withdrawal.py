@@ -8,19 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.approvals import approved
+from tests.support.approvals import approved, give_budget
 from tests.support.dummy import DummyBase
 from tests.support.entropy import InsecureTestEntropy
 from tests.support.failpoints import Killed, at, meanwhile
 from tests.support.images import write_images
-from tests.support.world import World, data_of, describe_data, oracle_row, secure
+from tests.support.world import World, data_of, describe_data, oracle_row, secure, without_data
 from undertone.errors import DataError, FolderError, InputError, NotApproved, UnitChanged
 from undertone.privacy.ledger import Ledger
+from undertone.study.plan import Plan
+from undertone_client.approval.approvals import approval_of, keep_approval
 from undertone_client.compute import erasing, summing
 from undertone_client.compute.erasing import Withdrawn, forget_study, study_called, withdraw_unit
 from undertone_client.compute.latent_files import latent_files
 from undertone_client.registration.checking import check_site
-from undertone_client.registration.registered import register, registered, registration_of
+from undertone_client.registration.registered import register
+from undertone_client.registration.stored import registered, registration_of
 from undertone_client.registration.units import meanings
 from undertone_client.site.attempt_store import AttemptStore
 from undertone_client.site.datasets import DataSet
@@ -143,8 +146,8 @@ def test_the_rest_of_a_site_answers_as_if_the_unit_had_no_image(make_world: Make
         world = make_world(summing=summing)
         (north(world).folder / "secret.key").write_bytes(bytes(32))
         approved(north(world), world.plan)
-        shutil.rmtree(north(world).folder / "datasets")
-        describe_data(north(world), world.folder / "data" / "north", world.plan)
+        give_budget(without_data(north(world)), world.plan, world.folder / "data" / "north")
+        again(world)
         if leaves:
             withdraw_unit(north(world), "data", "patient-1")
         else:
@@ -305,8 +308,33 @@ def test_a_plan_runs_over_the_data_set_that_was_registered_for_it(make_world: Ma
     found = registration_of(north(world), world.plan)
     assert found is not None
     assert (found.data, found.study) == (skin, "dummy-study")
-    assert world.ask("prepare").error == ""
-    assert set(world.rows()) == {"skin-0", "skin-1"}
+    reply = world.ask("prepare")
+    assert (reply.error, "another data set" in reply.message) == ("NotApproved", True)
+    approve_for(world, world.plan, "skin")
+    reply = world.ask("prepare")
+    assert (reply.error, "draws on the budget of another data set" in reply.message) == ("PlanChanged", True)
+    assert not world.rows()
+
+
+def approve_for(world: World, plan: Plan, data_set: str) -> None:
+    approval = approval_of(north(world), plan.digest)
+    assert approval is not None
+    document = approval.document.model_copy(update={"data_set": data_set})
+    keep_approval(north(world), approval.model_copy(update={"document": document}))
+
+
+def test_a_study_reads_the_data_set_that_it_was_approved_for(make_world: Make) -> None:
+    world = make_world()
+    skin = second(world)
+    other = world.plan.model_copy(update={"study": "another"})
+    figures = other.cohort.model_copy(update={"units": dict(other.cohort.units) | {"north": skin.publish}})
+    other = other.model_copy(update={"cohort": figures})
+    changes = world.signed(other)
+    register(north(world), other, skin)
+    approve_for(world, other, "skin")
+    assert world.node().handle(world.request(**changes)).error == ""
+    with AttemptStore(north(world).attempt_store) as store:
+        assert set(store.rows((other.digest, 1, 1))) == {"skin-0", "skin-1"}
     assert sorted(path.name for path in north(world).cache.iterdir()) == ["skin"]
 
 
@@ -326,7 +354,7 @@ def test_an_image_that_did_not_go_through_the_checks_is_not_registered(make_worl
     (name,) = write_images(world.folder / "data" / "north", 1, first=90)
     with metadata(world).open("a", encoding="utf-8") as stream:
         stream.write(f"{name},{patient},mass\n")
-    with pytest.raises(DataError, match=r"1 records are listed that .* does not have yet, the first at .*csv, line 8"):
+    with pytest.raises(DataError, match=r"1 records are new to data set data, .*scan-0090.* at .*csv, line 8"):
         again(world)
     update_data_set(north(world), "data")
     table = register(north(world), world.plan, data_of(north(world)))
@@ -338,7 +366,7 @@ def test_who_did_not_go_through_the_checks_is_not_registered(make_world: Make) -
     lines = metadata(world).read_text(encoding="utf-8").replace("patient-1", "patient-8")
     metadata(world).write_text(lines, encoding="utf-8")
     with pytest.raises(
-        DataError, match=r"2 records are listed that data set data does not have yet, the first at .*csv, line 4"
+        DataError, match=r"2 records are new to data set data, by name, unit or contents, .*csv, line 4"
     ):
         again(world)
     update_data_set(north(world), "data")

@@ -126,6 +126,15 @@ def test_a_sites_life_stands_in_its_audit_log_line_by_line(life: Life) -> None:
     life.run("withdraw", other.digest)  # it was
     assert life.lines() == told
 
+    third = plan.model_copy(update={"study": "a-third-study"})
+    life.arrives(third)
+    told += [("plan pending", {"digest": third.digest, "coordinator": life.hub}), approved(life, third)]
+    life.run("end", third.digest)
+    told.append(("study ended", {"digest": third.digest}))
+    assert life.lines() == told
+    assert call("node", "end", life.site, third.digest).exit_code == 2  # it was
+    assert life.lines() == told
+
     later = datetime.now(UTC) + timedelta(days=100)
     for _ in range(2):  # once, though asked twice
         free_expired(SiteDir(life.site), LedgerBooks(life.site / "ledger.sqlite"), later)

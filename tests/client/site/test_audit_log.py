@@ -51,6 +51,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "plan refused": {"digest": DIGEST, "coordinator": KEY, "verdict": "NotApproved"},
     "plan withdrawn": {"digest": DIGEST, "operator": "Ada"},
     "plan expired": {"digest": DIGEST},
+    "study ended": {"digest": DIGEST},
     "unit withdrawn": {"data_set": "xray", "operator": "Ada"},
     "study forgotten": {"digest": DIGEST, "operator": "Ada"},
     "attempt charged": {"digest": DIGEST, "data_set": "xray", "round": 3, "attempt": 1},

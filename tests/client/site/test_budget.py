@@ -190,10 +190,12 @@ def test_another_coordinators_study_meets_the_budget_that_an_earlier_one_used_up
         reserve(ledger, other, DATA)
     signed = {"plan": other.as_bytes(), "signature": sign(run.key(), PLAN_DOMAIN, other.digest)}
     register(site, other, data_of(site))
-    assert world.ask("prepare", **signed).message == ""
-    reply = world.ask("plain_input", **signed)
-    assert (reply.error, reply.words) == ("NotApproved", None)
-    assert "reserved nothing" in reply.message
+    for kind in ("prepare", "plain_input"):
+        reply = world.ask(kind, **signed)
+        assert (reply.error, reply.words) == ("NotApproved", None)
+        assert "holds no reservation" in reply.message
+    with Ledger.open(site.ledger) as ledger, pytest.raises(NotApproved, match="reserved nothing"):
+        charge(ledger, other, 1, 1, "ab" * 32)
 
 
 def test_a_second_registration_gets_no_fresh_budget(ledger: Ledger, plan: Plan) -> None:

@@ -248,6 +248,41 @@ def test_whoever_left_a_data_set_begins_no_fresh_budget_in_another(site: SiteDir
         add(site, "skin", other)
 
 
+def twice(folder: Path, old: int, new: int) -> None:
+    shutil.copyfile(folder / "images" / f"scan-{old:04d}.png", folder / "images" / f"scan-{new:04d}.png")
+
+
+def test_one_image_under_two_units_is_refused_and_both_names_are_said(site: SiteDir, tmp_path: Path) -> None:
+    """Byte for byte; a link to it is found out too (`links.py`). It would have been two patients' and counted twice."""
+    books, folder = BooksInMemory(), patients(tmp_path / "a", 5)
+    twice(folder, 3, 6)
+    with pytest.raises(DataError, match=r"line 8: images/scan-0006\.png and images/scan-0003\.png are one image"):
+        add(site, "chest", folder, books)
+    assert not written(site)
+    assert not books.caps
+
+
+def test_of_one_unit_it_may_stand_twice(site: SiteDir, tmp_path: Path) -> None:
+    folder = patients(tmp_path / "a", 5)
+    twice(folder, 2, 3)
+    assert add(site, "chest", folder).units == 5
+    twice(folder, 2, 5)
+    with pytest.raises(DataError, match=r"images/scan-0005\.png and images/scan-0002\.png are one image"):
+        update_data_set(site, "chest")
+
+
+@pytest.mark.parametrize(("unit", "refused"), [("record", True), ("site", False)])
+def test_where_images_are_units_each_stands_once(site: SiteDir, tmp_path: Path, unit: str, refused: bool) -> None:
+    folder = patients(tmp_path / "a", 5)
+    twice(folder, 2, 3)
+    changes: dict[str, Any] = {"unit": unit, "unit_column": None, "publish": 10 if unit == "record" else 1}
+    if refused:
+        with pytest.raises(DataError, match="it would be counted twice"):
+            add(site, "chest", folder, **changes)
+    else:
+        add(site, "chest", folder, **changes)
+
+
 # --- update -----------------------------------------------------------------------------------------
 
 

@@ -83,6 +83,12 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
         "allow_free_rosters",
         "learn one site's sum",
     ),
+    "figures that nobody published": (
+        {"units_origin": "filled in by simulate"},
+        {"allow_filled_in_figures": False},
+        "allow_filled_in_figures",
+        "the plan says that its figures are filled in by simulate, the policy false",
+    ),
     "plain": (
         {"aggregation": {"mode": "plain", "threshold": 0, "colluders": 0}},
         {"allow_plain": False},
