@@ -7,7 +7,8 @@
     |   |-- ModelError             the base model: missing parts, wrong files
     |   |-- FolderError            RUN, RELEASE or output folders
     |   |-- NotInstalled           a library that a command needs; says which extra brings it
-    |   `-- NotConnected           a coordinator does not take this site's SuperNode
+    |   |-- NotConnected           a coordinator does not take this site's SuperNode
+    |   `-- SuperLinkUnreachable   Flower's server does not answer, or does not do what it was asked
     `-- Refused                    exit 3: going on would weaken the guarantee
         |-- NoisyRelease           the release would be mostly noise
         |-- FaintRelease           the release could not move far enough from the base to be seen
@@ -77,6 +78,10 @@ class NotInstalled(InputError):
 
 class NotConnected(InputError):
     """A coordinator does not take this site's SuperNode."""
+
+
+class SuperLinkUnreachable(InputError):
+    """Flower's server on this machine does not answer, or does not do what it was asked."""
 
 
 class Refused(UndertoneError):

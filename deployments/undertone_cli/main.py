@@ -28,6 +28,10 @@ COMMANDS = {
         "Put a base model on this machine; the one command that goes online.",
     ),
     "node": ("undertone_cli.commands.node:command", "For a site: its data, policy, plans, budget, and its processes."),
+    "coordinator": (
+        "undertone_cli.commands.coordinator:command",
+        "For a coordinator: its folder, its sites, its servers.",
+    ),
     "log": ("undertone_cli.commands.log:command", "For a site: verify its audit log."),
     "demo": ("undertone_cli.commands.demo:command", "Four sites adapt one model to real handwritten digits."),
 }

@@ -35,7 +35,7 @@ def federate(run: RunFolder, folders: Iterable[Path]) -> Federation:
     federation = Federation(run.plan().study, public_hex(run.key()), keys)
     signature = run.keep_federation(federation)
     for site in sites:
-        site.join(federation, signature)
+        site.join(site.policy.name_of(federation.coordinator) or _COORDINATOR, federation, signature)
     return federation
 
 

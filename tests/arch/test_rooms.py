@@ -44,6 +44,7 @@ ROOMS = {
         "app",
     ),
     "undertone_server": (
+        "home",
         "run_folder",
         "attempt_ref",
         "ledger_heads",

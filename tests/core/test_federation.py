@@ -1,12 +1,14 @@
-"""The federation manifest: strict reading, one key per name, pinned by its digest."""
+"""The federation manifest: strict reading, one key per name, a number, an end, pinned by its digest."""
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
 from tests.support.secagg import identity, world
 from undertone.core.canonical import canonical_json
-from undertone.core.federation import Federation, read_federation, sign_federation
+from undertone.core.federation import NEVER, Federation, read_federation, sign_federation, time_text
 from undertone.core.keys import PLAN_DOMAIN, SECAGG_DOMAIN, public_hex, sign
 from undertone.errors import NotApproved
 
@@ -82,7 +84,14 @@ def test_what_is_no_federation(name, coordinator, sites):
         Federation(name, coordinator, sites)
     with pytest.raises(NotApproved):
         Federation.from_bytes(
-            canonical_json({"coordinator": coordinator, "federation": 1, "name": name, "sites": sites})
+            canonical_json(
+                {
+                    **json.loads(FEDERATION.to_bytes()),
+                    "coordinator": coordinator,
+                    "name": name,
+                    "sites": sites,
+                }
+            )
         )
 
 
@@ -102,7 +111,9 @@ def test_one_spelling():
     spellings = [
         data + b" ",
         json.dumps(content).encode(),
-        canonical_json({**content, "federation": 2}),
+        canonical_json({**content, "federation": 1}),
+        canonical_json({**content, "serial": True}),
+        canonical_json({**content, "serial": 1.0}),
         canonical_json({**content, "more": 1}),
         canonical_json({key: value for key, value in content.items() if key != "name"}),
         data.replace(b'"name":"test"', b'"name":"test","name":"test"'),
@@ -110,7 +121,7 @@ def test_one_spelling():
         b"[]",
         b"",
         b'"x"',
-        b'{"coordinator":1,"federation":1,"name":"a","sites":[1]}',
+        b'{"ca_sha256":"","coordinator":1,"expires":"","federation":2,"name":"a","predecessor":"","serial":1,"sites":[1]}',
         b" " * (1 << 19),
     ]
     for spelling in spellings:
@@ -128,3 +139,72 @@ def test_a_signature_counts_for_one_site_and_one_statement():
     assert not FEDERATION.signed_by("site-000", digest, signature[:-1])
     foreign = bytes.fromhex(sign(SCENE.identities["site-000"], PLAN_DOMAIN, digest.hex()))
     assert not FEDERATION.signed_by("site-000", digest, foreign)
+
+
+DIGEST = "ab" * 32
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"serial": 0},
+        {"serial": -1},
+        {"serial": True},
+        {"serial": 2},
+        {"serial": 2, "predecessor": "ab"},
+        {"serial": 2, "predecessor": DIGEST.upper()},
+        {"serial": 10**7, "predecessor": DIGEST},
+        {"predecessor": DIGEST},
+        {"predecessor": None},
+        {"expires": ""},
+        {"expires": "2027-01-31"},
+        {"expires": "2027-1-31T12:00:00Z"},
+        {"expires": "2027-01-31T12:00:00+00:00"},
+        {"expires": "2027-02-31T12:00:00Z"},
+        {"expires": None},
+        {"ca_sha256": "ab"},
+        {"ca_sha256": DIGEST.upper()},
+        {"ca_sha256": None},
+    ],
+    ids=str,
+)
+def test_numbers_times_and_fingerprints_that_are_none(changes):
+    with pytest.raises(NotApproved):
+        replace(FEDERATION, **changes)
+    with pytest.raises(NotApproved):
+        Federation.from_bytes(canonical_json({**json.loads(FEDERATION.to_bytes()), **changes}))
+
+
+def test_a_later_manifest_names_the_one_before_it_and_has_a_digest_of_its_own():
+    later = replace(FEDERATION, serial=2, predecessor=FEDERATION.digest, ca_sha256=DIGEST)
+    assert Federation.from_bytes(later.to_bytes()) == later
+    digests = {
+        replace(later, **change).digest
+        for change in (
+            {},
+            {"serial": 3},
+            {"predecessor": DIGEST},
+            {"ca_sha256": ""},
+            {"expires": "2027-01-31T12:00:00Z"},
+        )
+    }
+    assert len(digests) == 5
+
+
+def test_a_manifest_holds_until_the_second_it_expires():
+    federation = replace(FEDERATION, expires="2027-01-31T12:00:00Z")
+    end = datetime(2027, 1, 31, 12, tzinfo=UTC)
+    federation.check_current(end - timedelta(seconds=1))
+    for late in (end, end.astimezone(timezone(timedelta(hours=5))), end + timedelta(days=400)):
+        with pytest.raises(NotApproved, match="expired"):
+            federation.check_current(late)
+    assert time_text(end.astimezone(timezone(timedelta(hours=5)))) == federation.expires
+    assert replace(FEDERATION, expires=NEVER) == FEDERATION
+
+
+def test_a_site_is_named_with_its_own_key():
+    FEDERATION.check_names("site-000", FEDERATION.sites["site-000"])
+    with pytest.raises(NotApproved, match="another key"):
+        FEDERATION.check_names("site-000", FEDERATION.sites["site-001"])
+    with pytest.raises(NotApproved, match="does not name"):
+        FEDERATION.check_names("mallory", FEDERATION.sites["site-001"])

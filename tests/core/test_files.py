@@ -25,6 +25,7 @@ from undertone.core.keys import (
     sign,
     write_secret,
 )
+from undertone.core.settings_file import settings_toml
 from undertone.errors import FolderError, MechanismViolation, NotApproved
 from undertone.models.layout import Layout
 from undertone.privacy.entropy import OsEntropy
@@ -32,7 +33,6 @@ from undertone_client.site.config import NodeConfig
 from undertone_client.site.datasets import DataSet, data_sets, new_data_set, write_data_set
 from undertone_client.site.folder import SiteDir, create_site
 from undertone_client.site.policy import Policy
-from undertone_client.site.settings_file import settings_toml
 
 DIGEST = "ab" * 32
 json_values = st.recursive(

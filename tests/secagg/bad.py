@@ -351,8 +351,15 @@ def bad_manifests() -> Iterator[dict]:
     yield case(unsorted, "NotApproved", "keys out of order")
     key = value["sites"]["site-a"]
     yield case(good.replace(key.encode(), key.upper().encode()), "NotApproved", "a key in capitals")
-    yield case(canonical(value | {"federation": 2}), "NotApproved", "another version")
-    yield case(canonical(value | {"federation": True}), "NotApproved", "true in place of 1")
+    yield case(canonical(value | {"federation": 1}), "NotApproved", "another version")
+    yield case(canonical(value | {"serial": True}), "NotApproved", "true in place of 1")
+    later = {"serial": 7, "predecessor": material("p").hex(), "ca_sha256": material("ca").hex()}
+    yield case(canonical(value | later), None, "a later one")
+    yield case(canonical(value | {"serial": 2}), "NotApproved", "the second, and names none before it")
+    yield case(
+        canonical(value | {"predecessor": material("p").hex()}), "NotApproved", "the first, and names one before"
+    )
+    yield case(canonical(value | {"expires": "2027-02-30T00:00:00Z"}), "NotApproved", "a day that there is not")
     yield case(canonical(value | {"note": "x"}), "NotApproved", "a key too many")
     yield case(canonical({k: v for k, v in value.items() if k != "name"}), "NotApproved", "no name")
     yield case(canonical(value | {"sites": {"site-a": key}}), "NotApproved", "one site")

@@ -468,7 +468,7 @@ AROUND: list[tuple[str, str, str, str]] = [
         'plan.aggregation.mode == "plain" and not policy.allow_plain',
         "False",
     ),
-    ("manifest pinned", f"{CLIENT}/site/folder.py", "if self.policy.federation is None:", "if False:"),
+    ("manifest pinned", f"{CLIENT}/site/folder.py", "if pinned is None:", "if False:"),
     (
         "charged before the vector leaves",
         f"{CLIENT}/round/attempt.py",

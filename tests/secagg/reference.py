@@ -82,7 +82,8 @@ def ed25519_sign(seed: bytes, message: bytes) -> bytes:
 def manifest_of(name: str, coordinator: bytes, sites: dict[str, bytes]) -> bytes:
     """The manifest's bytes; keys are given by their seeds."""
     keys = {site: ed25519_public(seed).hex() for site, seed in sites.items()}
-    return canonical({"coordinator": ed25519_public(coordinator).hex(), "federation": 1, "name": name, "sites": keys})
+    whole = {"ca_sha256": "", "coordinator": ed25519_public(coordinator).hex(), "expires": "9999-12-31T23:59:59Z"}
+    return canonical(whole | {"federation": 2, "name": name, "predecessor": "", "serial": 1, "sites": keys})
 
 
 def sign_manifest(coordinator: bytes, manifest: bytes) -> bytes:

@@ -17,6 +17,7 @@ from undertone import PROTOCOL, __version__
 from undertone.core import bounds
 from undertone.core.code_digest import package_sha256
 from undertone.core.keys import PLAN_DOMAIN, public_hex, sign
+from undertone.core.settings_file import settings_toml
 from undertone.data.images import load_image
 from undertone.methods.protocol import UnitRecords
 from undertone.models.pinned import pin
@@ -41,7 +42,6 @@ from undertone_client.site.datasets import DataSet, data_set
 from undertone_client.site.enrol import describe_data_set, read_table
 from undertone_client.site.folder import SiteDir, create_site
 from undertone_client.site.policy import Policy
-from undertone_client.site.settings_file import settings_toml
 from undertone_server.collect.gathering import BRIEF, Patience
 from undertone_server.collect.sites import Sites
 from undertone_server.ledger_heads import LedgerHeads, LeftOut

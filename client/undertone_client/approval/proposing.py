@@ -69,7 +69,7 @@ def propose(
         price=books.price(plan, data),
         before=books.standing(data),
         after=books.standing(data, plan),
-        federation=site.policy.federation,
+        federation=site.policy.federations.get(waiting.coordinator),
     )
     document = ApprovalDocument(
         site=name,

@@ -25,14 +25,15 @@ def keys(inspection: Inspection) -> Verdict:
         if _mode(site.folder / name) & _OTHERS:
             remedy = f"chmod 600 {name} in SITE_DIR, and find out who could read it"
             return failed("keys", f"{name} can be used by others on this machine", remedy)
-    if site.policy.federation is not None:
+    own = public_hex(identity)
+    for name in site.policy.federations:
         try:
-            known = site.federation().sites.get(site.config.site)
+            federation = site.pinned_federation(name)
         except NotApproved as error:
-            sentence = "the federation manifest is not the one that this site approved"
+            sentence = f"the federation manifest of {name} is not the one that this site approved"
             return failed("keys", sentence, "ask the coordinator for that manifest", [str(error)])
-        if known != public_hex(identity):
-            sentence = "the federation manifest names another key for this site"
+        if federation.sites.get(site.config.site) != own:
+            sentence = f"the federation manifest of {name} names another key for this site, or none"
             remedy = "restore identity.key from your backup, or ask the coordinator for a new manifest"
             return failed("keys", sentence, remedy)
     if _mode(site.folder) & _OTHERS:

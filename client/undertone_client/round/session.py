@@ -174,5 +174,6 @@ class SiteSession:
 
     @cached_property
     def _federation(self) -> Federation:
-        """The manifest, read and its signature checked once for a request."""
-        return self.site.federation()
+        """The manifest of the coordinator that asks, read and checked once for a request."""
+        coordinator = self.site.policy.coordinator_of(self.plan.digest, self.request.signature)
+        return self.site.federation(coordinator)

@@ -54,6 +54,14 @@ class SiteMade(Section):
     key: Key
 
 
+class FederationJoined(Section):
+    """A person pinned a coordinator's federation manifest, the first or a newer one."""
+
+    coordinator: Key
+    digest: Sha256
+    serial: Attempt
+
+
 class DataSetAdded(Section):
     """A data set with what is fixed for life, its public figure and its cap."""
 
@@ -138,6 +146,7 @@ class AttemptCharged(Section):
 Event = Literal[
     "log opened",
     "site made",
+    "federation joined",
     "data set added",
     "data set updated",
     "plan pending",
@@ -161,6 +170,7 @@ class Kind(NamedTuple):
 KINDS: Mapping[Event, Kind] = {
     "log opened": Kind(LogOpened),
     "site made": Kind(SiteMade),
+    "federation joined": Kind(FederationJoined),
     "data set added": Kind(DataSetAdded),
     "data set updated": Kind(DataSetUpdated),
     "plan pending": Kind(PlanPending, in_answers=True),

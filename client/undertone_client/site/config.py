@@ -1,11 +1,13 @@
-"""node.toml: facts about this machine; none of it enters the plan."""
+"""node.toml and connection.toml: facts about this machine and its way to a coordinator; none of it enters the plan."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from undertone.core.config import Section
+from undertone.core.fleet_address import FleetAddress
 from undertone.core.unit import SiteName
+from undertone.errors import InputError
 from undertone.models.devices import AUTO, Dtype
 
 
@@ -28,3 +30,24 @@ class NodeConfig(Section):
         default=False,
         description="Whether rows stay on disk after they were answered: for diagnostics of a simulation.",
     )
+
+
+class Connection(Section):
+    """connection.toml: how a coordinator is reached. `undertone node join` writes it from the welcome."""
+
+    fleet: str = Field(
+        description="Where the coordinator is reached: https://HOST:PORT. Its certificate is checked by ca.crt."
+    )
+
+    @model_validator(mode="after")
+    def _is_an_address(self) -> Self:
+        try:
+            FleetAddress.parse(self.fleet)
+        except InputError as error:
+            raise ValueError(f"fleet: {error}") from None
+        return self
+
+    @property
+    def address(self) -> FleetAddress:
+        """The address, parsed."""
+        return FleetAddress.parse(self.fleet)

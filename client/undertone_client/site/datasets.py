@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from undertone.core import bounds
 from undertone.core.config import Section, parse_tables, read_tables
 from undertone.core.durable import storage_errors, sync, write_durable
+from undertone.core.settings_file import settings_toml
 from undertone.core.text import shown
 from undertone.core.unit import SiteName, Unit
 from undertone.data.metadata import is_text
@@ -20,7 +21,6 @@ from undertone.data.records import key_of
 from undertone.data.separators import FILE_NAME
 from undertone.data.unit_ids import folded
 from undertone.errors import FolderError, InputError, StudyError
-from undertone_client.site.settings_file import settings_toml
 
 FOLDER = "datasets"
 

@@ -4,7 +4,9 @@ node.toml       device, speed settings: none of it enters the plan
 policy.toml     what the site allows: coordinators, methods, base models, the least of sites and patients, approvers
 secret.key      the node's secret, from which rows draw their randomness (0600)
 identity.key    the site's Ed25519 key: who it is to the other sites (0600)
-federation.json the other sites' public keys, federation.sig the coordinator's signature; pinned in policy.toml
+flower.key      the site's key for Flower, ECDSA P-384: by it the SuperLink knows the SuperNode (0600)
+federations/    a folder for each coordinator: federation.json, the other sites' public keys, pinned in policy.toml;
+                federation.sig, its signature; ca.crt and connection.toml, by which its server is reached and known
 sessions/       the open session of secure aggregation, until it ends
 state.sqlite    coins and finished rows of attempts in progress
 ledger.sqlite   what was spent on this site's data
@@ -26,20 +28,22 @@ from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from undertone.core.clock import utc_now
+from undertone.core.clock import Clock, utc_now
 from undertone.core.config import Section, parse_tables, read_tables
 from undertone.core.durable import storage_errors, write_durable
 from undertone.core.federation import Federation, read_federation
 from undertone.core.federation_files import federation_files, write_federation
-from undertone.core.keys import create_key, load_key, write_secret
+from undertone.core.flower_keys import create_flower_key
+from undertone.core.keys import create_key, load_key, public_hex, write_secret
+from undertone.core.settings_file import settings_toml
 from undertone.core.text import shown
 from undertone.errors import FolderError, NotApproved, StudyError
 from undertone.models.pinned import files_digest
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
-from undertone_client.site.config import NodeConfig
+from undertone_client.site.config import Connection, NodeConfig
 from undertone_client.site.policy import Policy
-from undertone_client.site.settings_file import settings_toml
+from undertone_client.site.policy_file import with_tables
 
 _ConfigT = TypeVar("_ConfigT", bound=Section)
 _log = logging.getLogger("undertone.node")
@@ -97,25 +101,118 @@ class SiteDir:
         """
         return load_key(self.folder / "identity.key")
 
-    def federation(self) -> Federation:
-        """The federation manifest that this site approved.
+    def federation(self, coordinator: str, now: Clock = utc_now) -> Federation:
+        """The federation manifest of this coordinator that the site approved, if it holds now and for this site.
+
+        Args:
+            coordinator: its name in policy.toml.
+            now: the time.
+
+        Raises:
+            NotApproved: none was approved, the file is another, it has expired, is another coordinator's, or does not
+                name this site with this identity.
+        """
+        federation = self.pinned_federation(coordinator)
+        if federation.coordinator != self.policy.coordinators.get(coordinator):
+            raise NotApproved(f"the federation manifest that is pinned for {coordinator} is another coordinator's")
+        federation.check_current(now())
+        federation.check_names(self.config.site, public_hex(self.identity()))
+        return federation
+
+    def pinned_federation(self, coordinator: str) -> Federation:
+        """The manifest that is pinned for a coordinator, whether or not it holds now.
 
         Raises:
             NotApproved: none was approved, or the file is another.
         """
-        if self.policy.federation is None:
-            raise NotApproved(f"{self.config.site} has approved no federation: who the other sites are is not known")
+        pinned = self.policy.federations.get(coordinator)
+        if pinned is None:
+            raise NotApproved(
+                f"{self.config.site} has approved no federation of {coordinator}: who the other sites are is not known"
+            )
         try:
-            data, signature = federation_files(self.folder)
+            data, signature = federation_files(self.federation_folder(coordinator))
         except FolderError:  # its text has a path of this machine, and this one is told to the coordinator
             raise NotApproved(f"{self.config.site} has no readable federation.json and federation.sig") from None
-        return read_federation(data, signature, self.policy.federation)
+        return read_federation(data, signature, pinned)
 
-    def join(self, federation: Federation, signature: str) -> None:
-        """Write down and pin the federation that this site approves."""
-        write_federation(self.folder, federation, signature)
-        self.policy = self.policy.model_copy(update={"federation": federation.digest})
-        write_durable(self.folder / "policy.toml", settings_toml(self.policy))
+    def federation_folder(self, coordinator: str) -> Path:
+        """federations/NAME: what the site knows of the federation of a coordinator, by its name in policy.toml."""
+        return self.folder / "federations" / coordinator
+
+    def join(self, name: str, federation: Federation, signature: str) -> None:
+        """Pin and write down the federation of a coordinator that this site approves.
+
+        Pinned first: after a death in between the files are not those that are pinned, and nothing is answered until
+        the same is done again.
+
+        Args:
+            name: the coordinator's, in policy.toml; its key there becomes the manifest's.
+            federation: its manifest.
+            signature: over the manifest.
+
+        Raises:
+            FolderError: policy.toml cannot be changed by a program, or a file cannot be written.
+        """
+        policy = self.policy
+        coordinators = {**policy.coordinators, name: federation.coordinator}
+        self._write_tables(coordinators=coordinators, federations={**policy.federations, name: federation.digest})
+        folder = self.federation_folder(name)
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_federation(folder, federation, signature)
+
+    def connection(self, coordinator: str) -> Connection:
+        """Where and how this coordinator is reached.
+
+        Raises:
+            FolderError: the site has joined no federation of it, or connection.toml is wrong.
+        """
+        path = self.federation_folder(coordinator) / "connection.toml"
+        if not path.is_file():
+            raise FolderError(
+                f"{path} is missing: this site does not know where {coordinator} is reached; give `undertone node "
+                "join` the coordinator's welcome"
+            )
+        return _read(path, Connection)
+
+    def root_certificate(self, coordinator: str) -> Path:
+        """The CA certificate by which this coordinator's server is known."""
+        return self.federation_folder(coordinator) / "ca.crt"
+
+    @property
+    def flower_key(self) -> Path:
+        """flower.key."""
+        return self.folder / "flower.key"
+
+    @property
+    def keys(self) -> tuple[Path, Path]:
+        """identity.key and flower.key."""
+        return self.folder / "identity.key", self.flower_key
+
+    @property
+    def next_keys(self) -> tuple[Path, Path]:
+        """The keys that a request was written with and that do not hold yet, where there are any."""
+        return self.folder / "identity.key.next", self.folder / "flower.key.next"
+
+    def use_next_keys(self) -> None:
+        """Let the next keys hold from now on, the one for Flower first: whoever dies in between does the same again."""
+        for path, following in zip(reversed(self.keys), reversed(self.next_keys), strict=True):
+            with storage_errors(path):
+                if following.is_file():
+                    following.replace(path)
+
+    def _write_tables(self, **changes: Mapping[str, str]) -> None:
+        """Change tables of policy.toml, and leave what a person wrote there beside them.
+
+        Raises:
+            FolderError: the file is written in a way that a program should not touch; says which line to write.
+        """
+        path, before = self.folder / "policy.toml", self.policy
+        policy = Policy.model_validate(before.model_copy(update=changes).model_dump())
+        changed = [key for key in changes if getattr(policy, key) != getattr(before, key)]
+        write_durable(path, with_tables(path, policy, changed))
+        self.policy = policy
 
     def log(self, text: str) -> None:
         """One line in node.log, for the site's own eyes.
@@ -196,6 +293,7 @@ def _fill(folder: Path, site: str, settings: bytes, allowed: bytes, entropy: Ent
             (folder / name).mkdir(mode=0o700)
     write_secret(folder / "secret.key", entropy.bytes(32))
     create_key(folder / "identity.key")
+    create_flower_key(folder / "flower.key")
     Ledger.create(folder / "ledger.sqlite", {"role": "node", "site": site}).close()
     write_durable(folder / "policy.toml", allowed)
     write_durable(folder / "node.toml", settings)

@@ -91,10 +91,11 @@ class Policy(Section):
     longest_approval_days: int | None = Field(
         default=None, ge=1, le=LONGEST_DAYS, description="How many days an approval may last at most."
     )
-    federation: Digest | None = Field(
-        default=None,
-        description="The pinned digest of federation.json, which says what key each other site has. Without it there "
-        "is no secure aggregation.",
+    federations: dict[SiteName, Digest] = Field(
+        default_factory=dict,
+        max_length=MOST_KEYS,
+        description="For each coordinator, by its name above, the pinned digest of its federation manifest, which says "
+        "what key each other site has; `undertone node join` writes it. Without it there is no secure aggregation.",
     )
 
     @model_validator(mode="after")
@@ -105,7 +106,17 @@ class Policy(Section):
                 "coordinators and approvers have one key under two names; give each its own, so that nobody approves "
                 "what he asks for"
             )
+        strangers = sorted(self.federations.keys() - self.coordinators.keys())
+        if strangers:
+            raise ValueError(
+                f"federations names {', '.join(strangers)}, which is not among coordinators; name it there as well, or "
+                "take it out"
+            )
         return self
+
+    def name_of(self, key: str) -> str | None:
+        """The name of the coordinator with this public key; None: the policy names none."""
+        return next((name for name, known in self.coordinators.items() if known == key), None)
 
     def coordinator_of(self, digest: str, signature: str) -> str:
         """The name of the coordinator that signed the plan of this digest.

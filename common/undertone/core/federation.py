@@ -1,13 +1,15 @@
 """The federation manifest: which Ed25519 key speaks for which site (docs/secure-aggregation.md, 3).
 
 Signed by the coordinator, which says who wrote it and not that the sites are real: each site approves its
-digest once, out of band, and pins it.
+digest out of band, and pins it. Manifests of one federation are numbered and each names the one before it, so an
+old one, with a site that was removed since, cannot take the place of a newer one.
 """
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from types import MappingProxyType
 
@@ -17,7 +19,11 @@ from undertone.core.canonical import canonical_json, sha256_hex
 from undertone.core.keys import FEDERATION_DOMAIN, SECAGG_DOMAIN, check_signature, public_hex, sign
 from undertone.errors import NotApproved
 
-_FORMAT = 1
+# Of a federation that nobody joins or leaves: a simulation's.
+NEVER = "9999-12-31T23:59:59Z"
+_FORMAT = 2
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_LARGEST_SERIAL = 1_000_000
 _LARGEST_BYTES = 1 << 18
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -31,11 +37,20 @@ class Federation:
         name: of the federation.
         coordinator: the coordinator's public key, 64 hexadecimal characters.
         sites: site -> its public key, 64 hexadecimal characters.
+        serial: 1 for the federation's first manifest, and one more for each that takes its place.
+        predecessor: the digest of the manifest with the serial before; empty for the first.
+        expires: from when on it does not hold, UTC, such as 2027-01-31T12:00:00Z.
+        ca_sha256: SHA-256 of the DER form of the CA certificate by which sites know the coordinator's server; empty
+            where there is no server: in a simulation.
     """
 
     name: str
     coordinator: str
     sites: Mapping[str, str]
+    serial: int = 1
+    predecessor: str = ""
+    expires: str = NEVER
+    ca_sha256: str = ""
 
     def __post_init__(self) -> None:
         """Refuse names that are no names, keys that are no keys, and one key under two names.
@@ -51,14 +66,27 @@ class Federation:
             raise NotApproved("the federation manifest holds a key that is not 64 hexadecimal characters")
         if len(self.sites) < 2 or len(set(keys)) != len(keys):
             raise NotApproved("the federation manifest needs two sites or more, each with a key of its own")
+        if type(self.serial) is not int or not 1 <= self.serial <= _LARGEST_SERIAL:
+            raise NotApproved("the federation manifest has a serial that is no number of a manifest")
+        first = self.serial == 1
+        if not (self.predecessor == "" if first else _is_digest(self.predecessor, may_be_empty=False)):
+            raise NotApproved("the federation manifest does not name the one before it, or is the first and names one")
+        if not _is_digest(self.ca_sha256, may_be_empty=True):
+            raise NotApproved("the federation manifest holds a fingerprint that is not 64 hexadecimal characters")
+        if time_text(self._expiry()) != self.expires:
+            raise NotApproved("the federation manifest does not say when it expires, as 2027-01-31T12:00:00Z")
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: what is hashed, signed and stored."""
         return canonical_json(
             {
+                "ca_sha256": self.ca_sha256,
                 "coordinator": self.coordinator,
+                "expires": self.expires,
                 "federation": _FORMAT,
                 "name": self.name,
+                "predecessor": self.predecessor,
+                "serial": self.serial,
                 "sites": dict(self.sites),
             }
         )
@@ -73,7 +101,15 @@ class Federation:
         whole = len(data) <= _LARGEST_BYTES
         try:
             content = json.loads(data) if whole else {}
-            federation = cls(content["name"], content["coordinator"], dict(content["sites"]))
+            federation = cls(
+                content["name"],
+                content["coordinator"],
+                dict(content["sites"]),
+                content["serial"],
+                content["predecessor"],
+                content["expires"],
+                content["ca_sha256"],
+            )
             whole = whole and federation.to_bytes() == data
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             whole = False
@@ -86,6 +122,37 @@ class Federation:
         """SHA-256 of the canonical JSON."""
         return sha256_hex(self.to_bytes())
 
+    def check_current(self, now: datetime) -> None:
+        """Refuse a manifest whose time is over.
+
+        Raises:
+            NotApproved: it has expired.
+        """
+        if now >= self._expiry():
+            raise NotApproved(
+                f"the federation manifest {self.serial} of {self.name} expired at {self.expires}; ask the coordinator "
+                "for a newer one, then `undertone node join` it"
+            )
+
+    def check_names(self, site: str, key: str) -> None:
+        """Refuse a manifest that does not name this site with this key.
+
+        Raises:
+            NotApproved: it names another key for the site, or not the site at all.
+        """
+        if site not in self.sites:
+            raise NotApproved(f"the federation manifest {self.serial} of {self.name} does not name {site}")
+        if self.sites[site] != key:
+            raise NotApproved(
+                f"the federation manifest {self.serial} of {self.name} names another key for {site} than identity.key"
+            )
+
+    def _expiry(self) -> datetime:
+        try:
+            return datetime.strptime(self.expires, _TIME).replace(tzinfo=UTC)
+        except (TypeError, ValueError):
+            raise NotApproved("the federation manifest does not say when it expires, as 2027-01-31T12:00:00Z") from None
+
     def signed_by(self, site: str, digest: bytes, signature: bytes) -> bool:
         """Whether `signature` is `site`'s over the 32-byte digest of a statement of secure aggregation."""
         try:
@@ -93,6 +160,16 @@ class Federation:
         except (KeyError, NotApproved):
             return False
         return True
+
+
+def time_text(moment: datetime) -> str:
+    """A moment as a manifest writes it: UTC, whole seconds."""
+    utc = moment.astimezone(UTC)
+    return f"{utc.year:04d}-{utc:%m-%dT%H:%M:%SZ}"
+
+
+def _is_digest(text: object, *, may_be_empty: bool) -> bool:
+    return isinstance(text, str) and ((may_be_empty and not text) or _KEY.fullmatch(text) is not None)
 
 
 def sign_federation(federation: Federation, coordinator: Ed25519PrivateKey) -> str:

@@ -15,6 +15,8 @@ RELEASE_DOMAIN = b"undertone/1/release\x00"
 FEDERATION_DOMAIN = b"undertone/1/federation\x00"
 SECAGG_DOMAIN = b"undertone/1/secagg\x00"
 HELLO_DOMAIN = b"undertone/1/hello\x00"
+SITE_REQUEST_DOMAIN = b"undertone/1/site-request\x00"
+WELCOME_DOMAIN = b"undertone/1/welcome\x00"
 
 
 def create_key(path: Path) -> Ed25519PrivateKey:

@@ -8,9 +8,10 @@ import click
 
 from undertone.core.keys import public_hex
 from undertone.core.text import shown
-from undertone.core.unit import is_site_name
+from undertone.core.unit import is_site_name, name_advice
 from undertone.errors import InputError
 from undertone.privacy.entropy import OsEntropy
+from undertone_cli.commands.node_join import refuse_there, write_request_file
 from undertone_cli.console import lines, out, typed
 from undertone_client.site.audit_log import AuditLog
 from undertone_client.site.config import NodeConfig
@@ -33,7 +34,7 @@ def init_site(folder: Path, site: str, coordinators: Sequence[str]) -> SiteDir:
         FolderError: something is there already, or the folder cannot be made.
     """
     if not is_site_name(site):
-        raise InputError(f'--site "{site}" cannot name a site: use small letters, digits, - and _, at most 63')
+        raise InputError(f'--site "{shown(site)}" cannot name a site: {name_advice(site)}')
     made = create_site(folder, NodeConfig(site=site), policy_for(coordinators), OsEntropy())
     AuditLog(made.folder).append("site made", key=public_hex(made.identity()))
     return made
@@ -48,7 +49,9 @@ def policy_for(coordinators: Sequence[str]) -> Policy:
     named: dict[str, str] = {}
     for text in coordinators:
         name, _, key = text.rpartition("=")
-        if not _KEY.fullmatch(key) or not is_site_name(name):
+        if _KEY.fullmatch(key) and not is_site_name(name):
+            raise InputError(f"--coordinator {shown(text)} has no name for a coordinator: {name_advice(name)}")
+        if not _KEY.fullmatch(key):
             raise InputError(
                 f"--coordinator {shown(text)} is not NAME=KEY: a name of yours, and a key of 64 digits, 0 to 9 and "
                 "a to f; ask the coordinator for it"
@@ -65,19 +68,33 @@ def policy_for(coordinators: Sequence[str]) -> Policy:
 @click.option(
     "--coordinator", "coordinators", multiple=True, metavar="NAME=KEY", help="Who may ask, and the public key."
 )
-def command(site_dir: Path, site: str | None, coordinators: tuple[str, ...]) -> None:
+@click.option(
+    "--request", type=click.Path(path_type=Path), help="Write the request that the coordinator is sent, to this file."
+)
+def command(site_dir: Path, site: str | None, coordinators: tuple[str, ...], request: Path | None) -> None:
     """Make a SITE_DIR: keys, an empty ledger, node.toml, and a policy.toml that allows nothing yet.
 
     Every key of both files is explained in the file. What is not said is asked for where a person sits at a terminal.
     Nothing is overwritten. Keep a backup of the whole folder: secret.key, identity.key and ledger.sqlite cannot be made
     anew.
 
-    Example: undertone node init /srv/undertone/site --site north --coordinator hub=3f...c1
+    A coordinator needs no name here where its welcome is to bring it: with --request a file is written that the
+    coordinator is sent; it holds public keys alone.
+
+    Example: undertone node init /srv/undertone/site --site north --request north.request
     """
     name = site or typed("--site", "name of this site (small letters, digits, - and _)")
-    keys = coordinators or tuple(typed("--coordinator", "coordinators, each NAME=KEY").split())
+    if coordinators or request is not None:
+        keys = coordinators
+    else:
+        keys = tuple(typed("--coordinator", "coordinators, each NAME=KEY").split())
+    if request is not None:
+        refuse_there(request)
     made = init_site(site_dir, name, keys)
     out.print(f"{made.config.site}: {made.folder} is made, readable by you alone", soft_wrap=True, markup=False)
+    if request is not None:
+        write_request_file(made, request)
+        lines([("send the coordinator", request)])
     lines(
         [
             ("tell the coordinator this site's public key", public_hex(made.identity())),

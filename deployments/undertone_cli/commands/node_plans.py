@@ -188,7 +188,7 @@ def _explain(settings: Section) -> None:
     for key, field in type(settings).model_fields.items():
         value = getattr(settings, key)
         said = "nothing, so nothing is allowed" if value in (None, [], {}) else shown(str(value), 2000)
-        if key in ("approvers", "federation") and value in (None, {}):
+        if key in ("approvers", "federations") and value in (None, {}):
             said = "none"
         _say(f"{key}\n  {field.description}\n  now: {said}\n")
 

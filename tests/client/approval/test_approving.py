@@ -12,6 +12,7 @@ from tests.client.approval.conftest import Office
 from tests.support.approvals import DATA, OPERATOR
 from tests.support.failpoints import Killed, kill_before
 from undertone.core.keys import PLAN_DOMAIN, public_hex, sign
+from undertone.core.settings_file import settings_toml
 from undertone.errors import (
     BudgetExceeded,
     DataError,
@@ -28,7 +29,6 @@ from undertone_client.approval.approving import approve, free_expired, withdraw
 from undertone_client.approval.pending import keep_pending, waiting
 from undertone_client.approval.proposing import propose, requested, write_request
 from undertone_client.site.datasets import DataSet
-from undertone_client.site.settings_file import settings_toml
 
 
 def changed(plan: Plan, *path: str, value: Any) -> Plan:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.approvals import approved
+from tests.support.approvals import HUB, approved
 from tests.support.dummy import DummyMethod
 from tests.support.studies import study_with
 from tests.support.world import World, data_of
@@ -402,7 +402,7 @@ def test_keys_and_the_federation(world: World) -> None:
     north, east = world.sites["north"], world.sites["east"]
     (north / "identity.key").write_bytes((east / "identity.key").read_bytes())
     says("keys", inspect(world), "FAIL", "names another key for this site")
-    (north / "federation.json").write_bytes(b"{}")
+    (north / "federations" / HUB / "federation.json").write_bytes(b"{}")
     says("keys", inspect(world), "FAIL", "not the one that this site approved")
 
 

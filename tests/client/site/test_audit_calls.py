@@ -13,13 +13,13 @@ from tests.support.approvals import HUB, OPERATOR
 from tests.support.runs import call
 from tests.support.world import World
 from undertone.core.keys import PLAN_DOMAIN, public_hex, sign
+from undertone.core.settings_file import settings_toml
 from undertone.study.plan import Plan
 from undertone_client.approval.approving import free_expired
 from undertone_client.approval.books import LedgerBooks
 from undertone_client.node import Node
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.policy import Policy
-from undertone_client.site.settings_file import settings_toml
 
 IMAGES, PATIENTS = 50, 25
 ROOMY = ("--cap-epsilon", 100, "--cap-delta", 1e-5)
@@ -47,7 +47,7 @@ class Life:
         assert result.exit_code == 0, result.output
 
     def allow(self) -> None:
-        policy = SiteDir(self.world.sites["north"]).policy.model_dump() | {"federation": None}
+        policy = SiteDir(self.world.sites["north"]).policy.model_dump() | {"federations": {}}
         (self.site / "policy.toml").write_bytes(settings_toml(Policy.model_validate(policy)))
 
     def arrives(self, plan: Plan) -> None:

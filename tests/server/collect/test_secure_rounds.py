@@ -8,17 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.support.approvals import HUB
 from tests.support.dummy import DIMENSION
 from tests.support.failpoints import Killed, kill_after, kill_before
 from tests.support.hand_session import HandSession, changed, fails_at, plain_sum, said
 from tests.support.world import START, World, secure
-from undertone.core.federation import Federation
+from undertone.core.federation import Federation, sign_federation
+from undertone.core.federation_files import write_federation
+from undertone.core.keys import public_hex
 from undertone.errors import BudgetExceeded, FolderError, TooFewSites
 from undertone.privacy.ledger import Ledger
 from undertone.secagg.transcript import check_transcript
 from undertone.wire.messages import Reply
 from undertone_client.node import Node
+from undertone_client.site.folder import SiteDir
 from undertone_server.run_folder import RunFolder
 
 Make = Callable[..., World]
@@ -375,8 +380,9 @@ def test_a_federation_that_the_site_did_not_pin_is_refused(make_world: Make) -> 
     sites = dict(honest.sites) | {"east": "ab" * 32}  # a key of the coordinator's own making
     forged = Federation(honest.name, honest.coordinator, sites)
     signature = world.run.keep_federation(forged)
-    (world.sites["north"] / "federation.json").write_bytes(forged.to_bytes())
-    (world.sites["north"] / "federation.sig").write_text(signature)
+    folder = SiteDir(world.sites["north"]).federation_folder(HUB)
+    (folder / "federation.json").write_bytes(forged.to_bytes())
+    (folder / "federation.sig").write_text(signature)
     reply = session.ask("prepare", "north", session.params.to_bytes(), state=START)
     assert reply.error == "NotApproved"
 
@@ -385,7 +391,7 @@ def test_a_federation_that_the_site_did_not_pin_is_refused(make_world: Make) -> 
 def test_a_federation_that_cannot_be_read_is_said_without_a_path(make_world: Make, damage: str) -> None:
     world = five(make_world)
     session = HandSession(world)
-    for folder in (world.sites["north"], world.run.folder):
+    for folder in (SiteDir(world.sites["north"]).federation_folder(HUB), world.run.folder):
         (folder / "federation.sig").unlink()
         if damage == "not ASCII":
             (folder / "federation.sig").write_bytes(b"\xff" * 128)
@@ -398,10 +404,32 @@ def test_a_federation_that_cannot_be_read_is_said_without_a_path(make_world: Mak
 
 def test_a_site_without_a_federation_takes_no_part(make_world: Make) -> None:
     world = five(make_world)
-    world.allow("north", federation=None)
+    world.allow("north", federations={})
     session = HandSession(world)
     reply = session.ask("prepare", "north", session.params.to_bytes(), state=START)
     assert (reply.error, "no federation" in reply.message) == ("NotApproved", True)
+
+
+def test_a_federation_that_does_not_hold_is_refused_whoever_pinned_it(make_world: Make) -> None:
+    """Expired; of a coordinator of another name at this site; with another key for this site, or none."""
+    world = five(make_world)
+    session, honest = HandSession(world), world.run.federation()
+    site, others = SiteDir(world.sites["north"]), {name: key for name, key in honest.sites.items() if name != "north"}
+    for changes, told in (
+        ({"expires": "2026-01-01T00:00:00Z"}, "expired at 2026-01-01T00:00:00Z"),
+        ({"sites": {**others, "north": "ab" * 32}}, "names another key for north"),
+        ({"sites": others}, "does not name north"),
+    ):
+        federation = replace(honest, **changes)
+        site.join(HUB, federation, world.run.keep_federation(federation))
+        reply = session.ask("prepare", "north", session.params.to_bytes(), state=START)
+        assert (reply.error, told in reply.message) == ("NotApproved", True), reply.message
+    other = Ed25519PrivateKey.generate()
+    foreign = replace(honest, coordinator=public_hex(other))
+    world.allow("north", federations={HUB: foreign.digest})
+    write_federation(site.federation_folder(HUB), foreign, sign_federation(foreign, other))
+    reply = session.ask("prepare", "north", session.params.to_bytes(), state=START)
+    assert (reply.error, "another coordinator's" in reply.message) == ("NotApproved", True)
 
 
 def test_messages_of_the_other_aggregation_are_refused(make_world: Make) -> None:

@@ -1,0 +1,201 @@
+"""Sites come and go: each change is a new manifest that names the one before, and no key is two sites'."""
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.support.federating import Hub, hub, welcome_of
+from undertone.core.clock import utc_now
+from undertone.core.joining import ReadWelcome, ca_sha256, site_request
+from undertone.core.keys import public_hex
+from undertone.errors import FolderError, InputError, NotApproved
+from undertone_server.home import membership
+from undertone_server.home.folder import Home
+from undertone_server.home.membership import accepted, add_sites, issue, remove_site
+from undertone_server.home.rotation import rotate_ca, rotate_certificate, rotate_key
+
+NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Hub:
+    return hub(tmp_path / "hub")
+
+
+def test_the_first_manifest_needs_two_sites(made: Hub) -> None:
+    assert made.add("north") == membership.Change(None, None)
+    change = made.add("east", now=NOW)
+    federation = change.federation
+    assert federation is not None
+    assert (federation.serial, federation.predecessor, federation.expires) == (1, "", "2027-11-29T12:00:00Z")
+    assert federation.ca_sha256 == ca_sha256(made.home.ca.read_text())
+    assert federation.sites == {name: public_hex(made.site(name).identity()) for name in ("north", "east")}
+    assert Home.open(made.home.folder).federation() == federation
+
+
+def test_each_change_names_the_manifest_before(made: Hub) -> None:
+    changes = [made.add("north", "east"), made.add("south"), made.remove("east"), issue(made.home, NOW, anew=True)]
+    manifests = [change.federation for change in changes if change.federation is not None]
+    assert [manifest.serial for manifest in manifests] == [1, 2, 3, 4]
+    assert [manifest.predecessor for manifest in manifests[1:]] == [manifest.digest for manifest in manifests[:-1]]
+    assert sorted(manifests[3].sites) == ["north", "south"]
+    assert made.home.federation() == manifests[3]
+    assert ReadWelcome(welcome_of(changes[3])).federation == manifests[3]
+
+
+def test_the_same_again_makes_no_new_manifest(made: Hub) -> None:
+    first = made.add("north", "east")
+    assert made.add("north", "east") == made.add("east") == first
+
+
+def test_what_was_interrupted_is_finished_by_the_same_command(made: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.add("north", "east")
+
+    def dies(*_arguments: object, **_named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(membership, "issue", dies)
+        with pytest.raises(KeyboardInterrupt):
+            made.add("south")
+    assert made.home.federation().serial == 1
+    change = made.add("south")
+    assert change.federation is not None
+    assert (change.federation.serial, sorted(change.federation.sites)) == (2, ["east", "north", "south"])
+
+
+def test_keys_are_one_sites_alone(made: Hub, tmp_path: Path) -> None:
+    made.add("north")
+    copied = made.site("south").folder
+    shutil.copyfile(made.site("north").flower_key, copied / "flower.key")
+    with pytest.raises(NotApproved, match="south has the same key as north"):
+        made.add("south")
+    other = site_request("hubs", made.home.key(), membership.SiteRequest.read(made.request("east")).flower)
+    with pytest.raises(NotApproved, match="hubs has the same key as this coordinator"):
+        add_sites(made.home, [other], NOW)
+    assert list(accepted(made.home)) == ["north"]
+
+
+def test_of_several_requests_all_are_taken_or_none(made: Hub) -> None:
+    with pytest.raises(InputError, match="site request"):
+        add_sites(made.home, [made.request("north"), b"{}"], NOW)
+    assert accepted(made.home) == {}
+
+
+def test_attack_another_site_under_a_name_that_is_in(made: Hub, tmp_path: Path) -> None:
+    made.add("north", "east")
+    stranger = hub(tmp_path / "stranger").request("north")
+    with pytest.raises(NotApproved, match="north is in already, with other keys"):
+        add_sites(made.home, [stranger], NOW)
+    assert made.home.federation().serial == 1
+
+
+def test_removing(made: Hub) -> None:
+    made.add("north", "east", "south")
+    for name in ("west", "../coordinator", "North"):
+        with pytest.raises(InputError, match="the sites are east, north, south"):
+            remove_site(made.home, name, NOW)
+    made.remove("north")
+    with pytest.raises(NotApproved, match="fewer than two sites are left"):
+        made.remove("east")
+    assert sorted(accepted(made.home)) == ["east", "south"]
+
+
+def test_keys_that_were_taken_back_never_return(made: Hub) -> None:
+    made.add("north", "east", "south")
+    removed, replaced = made.request("north"), made.request("east")
+    made.remove("north")
+    add_sites(made.home, [made.request("east", new_keys=True)], NOW, replace=True)
+    for name, request in (("north", removed), ("east", replaced)):
+        with pytest.raises(NotApproved, match=f"{name} asks with a key that was taken back"):
+            add_sites(made.home, [request], NOW, replace=True)
+    change = add_sites(made.home, [made.request("north", new_keys=True)], NOW)
+    assert change.federation is not None
+    assert sorted(change.federation.sites) == ["east", "north", "south"]
+
+
+def test_a_damaged_request_of_a_site_is_named(made: Hub) -> None:
+    made.add("north", "east")
+    path = made.home.sites / "north.json"
+    path.write_bytes((made.home.sites / "east.json").read_bytes())
+    with pytest.raises(FolderError, match=r"north\.json is the request of east"):
+        accepted(made.home)
+    path.write_bytes(b"")
+    with pytest.raises(FolderError, match=r"north\.json is damaged"):
+        issue(made.home, NOW)
+
+
+@pytest.mark.parametrize("damage", ["signature", "manifest", "other key", "missing"])
+def test_a_manifest_that_this_coordinator_did_not_sign(made: Hub, tmp_path: Path, damage: str) -> None:
+    made.add("north", "east")
+    path = made.home.manifests / "0001.json"
+    if damage == "signature":
+        path.with_suffix(".sig").write_text("ab" * 64)
+    elif damage == "manifest":
+        path.write_bytes(path.read_bytes().replace(b"heart", b"hearx"))
+    elif damage == "missing":
+        path.with_suffix(".sig").unlink()
+    else:
+        key = hub(tmp_path / "other").home.folder / "coordinator.key"
+        shutil.copyfile(key, made.home.folder / "coordinator.key")
+    with pytest.raises((NotApproved, FolderError)):
+        made.home.federation()
+
+
+# --- rotation ---------------------------------------------------------------------------------------------
+
+
+def test_a_new_certificate_is_by_the_same_ca(made: Hub) -> None:
+    first = made.add("north", "east")
+    tls = made.home.folder / "tls"
+    before = {path.name: path.read_bytes() for path in tls.iterdir()}
+    rotate_certificate(made.home, utc_now())
+    after = {path.name: path.read_bytes() for path in tls.iterdir()}
+    same = {name for name in before if before[name] == after[name]}
+    assert (before.keys(), same) == (after.keys(), {"ca.crt", "ca.key"})
+    assert issue(made.home, NOW) == first
+
+
+def test_a_new_ca_is_a_new_manifest(made: Hub) -> None:
+    made.add("north", "east")
+    change = rotate_ca(made.home, utc_now())
+    assert change.federation is not None
+    assert change.federation.serial == 2
+    assert change.federation.ca_sha256 == ca_sha256(made.home.ca.read_text())
+    made.home.check_certificates()
+
+
+def test_a_ca_that_others_made_is_not_replaced_here(made: Hub, tmp_path: Path) -> None:
+    paths = {
+        name: str(made.home.folder / "tls" / file)
+        for name, file in {"ca": "ca.crt", "certificate": "server.crt", "certificate_key": "server.key"}.items()
+    }
+    settings = made.home.settings.model_copy(update=paths)
+    own = Home.create(tmp_path / "own", settings)
+    with pytest.raises(InputError, match="was not made here"):
+        rotate_ca(own, utc_now())
+
+
+@pytest.mark.parametrize("died", ["before anything", "new key made", "old key moved", "new key in place"])
+def test_a_new_signing_key_whenever_the_command_died(made: Hub, died: str) -> None:
+    made.add("north", "east")
+    home, before = made.home, public_hex(made.home.key())
+    key, new, old = (home.folder / f"coordinator.key{end}" for end in ("", ".new", ".before"))
+    if died != "before anything":
+        new.write_bytes(bytes(range(32)))
+    if died in ("old key moved", "new key in place"):
+        key.replace(old)
+    if died == "new key in place":
+        new.replace(key)
+        with pytest.raises(NotApproved, match="names the signing key before"):
+            home.federation()
+    change = rotate_key(home, utc_now())
+    federation = home.federation()
+    assert change.federation == federation
+    assert (federation.serial, federation.coordinator) == (2, public_hex(home.key()))
+    assert federation.coordinator != before
+    assert (home.folder / "coordinator.pub").read_text() == f"{federation.coordinator}\n"
+    assert ReadWelcome(welcome_of(change)).handed_over_by(before)
+    assert not new.exists()
