@@ -293,6 +293,18 @@ class Plan(Section):
         if self.package != __version__:
             raise PlanChanged(f"the plan was made for undertone {self.package}, this is {__version__}")
 
+    def ready_after(self, site: str) -> float:
+        """Seconds from an accepted `prepare` until its rows are ready in public; 0 for as soon as they are made.
+
+        Where the sites add the noise, p is below 1 and this is above 0, how long a site takes tells nobody how many
+        units it sampled (PRIVACY 26).
+
+        Args:
+            site: one of the roster.
+        """
+        del site
+        return 0.0
+
     def denominator(self, sites: tuple[str, ...]) -> float:
         """The product s * p * sum of the public N_i of `sites` (PRIVACY 6).
 
