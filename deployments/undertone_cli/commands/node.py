@@ -12,6 +12,7 @@ COMMANDS = {
     "data": (f"{_HERE}.node_data:command", "A site's data sets."),
     "check": (f"{_HERE}.node_check:check", "Check whether a site is ready for a study."),
     "start": (f"{_HERE}.node_start:command", "Run a site: its node, and a SuperNode and a relay for each coordinator."),
+    "serve": (f"{_HERE}.node_serve:command", "The node itself, at a Unix socket."),
     "relay": (f"{_HERE}.node_relay:command", "Carry messages between a SuperNode and the node; needs no torch."),
     "ledger": (f"{_HERE}.node_ledger:command", "What was spent, and what is left."),
     "policy": (f"{_HERE}.node_plans:policy", "What the site allows; what it would refuse of a plan."),
