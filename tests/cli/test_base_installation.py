@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from tests.arch.tree import MODULES, at_import, imported
 from tests.support.deployed import processes
 from tests.support.supernode import SECRET, supernode
 from tests.support.world import World
@@ -30,6 +31,7 @@ from undertone_client.service.server import NodeService, serving
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+BASE_COMMANDS = ("node", "node_relay", "node_start")
 HEAVY = {"torch", "diffusers", "transformers", "scipy", "dp_accounting", "PIL", "safetensors", "huggingface_hub"}
 BASE = """
 import sys
@@ -151,6 +153,30 @@ def test_each_library_that_an_extra_brings_stands_in_the_table() -> None:
         assert direct[extra] - {"flwr"} <= named, extra
     chain = [("coordinator", "node"), ("demo", "coordinator"), ("ray", "coordinator")]
     assert all(f"undertone-federated[{inner}]" in extras[outer] for outer, inner in chain)
+
+
+def test_what_the_base_imports_itself_is_named_and_not_only_brought_by_another() -> None:
+    """The third-party modules that are reached from the commands of the base, at import."""
+    trees = {module.name: at_import(module.tree) for module in MODULES}
+    owners = {library: {canonical(one) for one in of} for library, of in packages_distributions().items()}
+    left, seen, libraries = (
+        ["undertone_cli.main", *(f"undertone_cli.commands.{name}" for name in BASE_COMMANDS)],
+        set(),
+        set(),
+    )
+    while left:
+        name = left.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        names = imported(trees[name])
+        left += [other for other in names if other in trees]
+        libraries |= {other.partition(".")[0] for other in names if other.partition(".")[0] in owners}
+    ours = {"undertone", "undertone_origin", "undertone_client", "undertone_server", "undertone_cli"}
+    direct = {canonical(one) for one in PROJECT["dependencies"]}
+    assert len(libraries) > 5
+    for library in libraries - ours:
+        assert owners[library] & direct, library
 
 
 def test_the_relay_loads_no_torch_and_costs_two_seconds_at_most(base: str) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from tests.support.runs import call
 from undertone.errors import FolderError
 from undertone_cli import console, main
+from undertone_cli.commands import node
 from undertone_cli.console import Bars
 
 EVIL = (
@@ -17,8 +18,9 @@ EVIL = (
 
 
 def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    for module, _ in main.COMMANDS.values():  # else a command that is first loaded within would keep what is patched
-        importlib.import_module(module)
+    # Else a command that is first loaded within would keep what is patched.
+    for place, _ in [*main.COMMANDS.values(), *node.COMMANDS.values()]:
+        importlib.import_module(place.partition(":")[0])
     stream = io.StringIO()
     for name in ("out", "err"):
         monkeypatch.setattr(console, name, Console(file=stream, width=200, color_system=None, emoji=False))

@@ -7,11 +7,12 @@ from undertone_cli.lazy import LazyGroup
 _HERE = "undertone_cli.commands"
 COMMANDS = {
     "init": (f"{_HERE}.node_init:command", "Make a SITE_DIR: keys, an empty ledger, a policy that allows nothing yet."),
-    "request": (f"{_HERE}.node_join:request", "Write what a coordinator is sent to let this site in."),
-    "join": (f"{_HERE}.node_join:join", "Take a coordinator's welcome: see who takes part, and pin that."),
+    "request": (f"{_HERE}.node_join:request", "Write the signed request with which a coordinator takes this site in."),
+    "join": (f"{_HERE}.node_join:join", "Join a federation, or take its newer manifest: a coordinator's welcome."),
     "data": (f"{_HERE}.node_data:command", "A site's data sets."),
     "check": (f"{_HERE}.node_check:check", "Check whether a site is ready for a study."),
     "start": (f"{_HERE}.node_start:command", "Run a site: its node, and a SuperNode and a relay for each coordinator."),
+    "serve": (f"{_HERE}.node_serve:command", "The node itself, at a Unix socket."),
     "relay": (f"{_HERE}.node_relay:command", "Carry messages between a SuperNode and the node; needs no torch."),
     "ledger": (f"{_HERE}.node_ledger:command", "What was spent, and what is left."),
     "policy": (f"{_HERE}.node_plans:policy", "What the site allows; what it would refuse of a plan."),

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from undertone import PROTOCOL
 from undertone.core.canonical import sha256_hex
+from undertone.core.clock import time_text
 from undertone.core.durable import read_bytes, storage_errors, sync, write_durable
-from undertone.core.federation import Federation, sign_federation, time_text
+from undertone.core.federation import Federation, sign_federation
 from undertone.core.joining import SiteRequest, Welcome, ca_sha256
 from undertone.core.keys import public_hex
 from undertone.core.text import shown

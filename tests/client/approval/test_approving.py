@@ -82,7 +82,7 @@ def test_a_plan_is_approved_once(office: Office) -> None:
 # name -> what of the policy changed since the plan was approved; none of it stands in the way of a new approval
 HONOURED_NO_MORE: dict[str, Callable[[Office], Any]] = {
     "the coordinator has another key": lambda office: office.world.allow("north", coordinators=other_key(office)),
-    "another federation": lambda office: (office.world.allow("north", federation="ab" * 32), office.arrives()),
+    "another federation": lambda office: (office.world.allow("north", federations={HUB: "ab" * 32}), office.arrives()),
     "a shorter longest day": lambda office: (
         office.world.allow("north", longest_approval_days=2),
         setattr(office, "now", office.now + timedelta(days=3)),

@@ -177,8 +177,10 @@ def test_a_supernode_that_gives_tasks_to_anyone_is_refused() -> None:
     node = FakeNode()
     with supernode(secret=None) as open_:
         open_.put("query.hello", header())
+        stop = threading.Event()
+        threading.Timer(20, stop.set).start()
         with pytest.raises(NotApproved, match="gives tasks to whoever asks: start it with --isolation process"):
-            run_relay(open_.address, SECRET, node, threading.Event())
+            run_relay(open_.address, SECRET, node, stop)
     assert not node.asked
 
 

@@ -140,8 +140,9 @@ def test_a_manifest_that_this_coordinator_did_not_sign(made: Hub, tmp_path: Path
     else:
         key = hub(tmp_path / "other").home.folder / "coordinator.key"
         shutil.copyfile(key, made.home.folder / "coordinator.key")
-    with pytest.raises((NotApproved, FolderError)):
-        made.home.federation()
+    for read in (made.home.federation, made.home.newest_manifest, lambda: issue(made.home, NOW)):
+        with pytest.raises((NotApproved, FolderError)):
+            read()
 
 
 # --- rotation ---------------------------------------------------------------------------------------------
