@@ -5,6 +5,7 @@ be a function call, a Flower ClientApp or a socket.
 """
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from undertone.errors import (
     FolderError,
     LedgerRestored,
     NotApproved,
+    NotPrepared,
     PlanChanged,
     ProtocolError,
     Refused,
@@ -39,6 +41,7 @@ from undertone_client.approval.books import LedgerBooks
 from undertone_client.approval.checks import check_data_set, check_plan
 from undertone_client.approval.pending import keep_pending
 from undertone_client.round.attempt import Answer, SiteAttempt
+from undertone_client.round.readiness import AtOnce, Preparations
 from undertone_client.site.attempt_store import AttemptStore
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.rollback import ledger_head_of, refuse_older
@@ -48,6 +51,7 @@ _TOLD = (
     BudgetExceeded,
     LedgerRestored,
     NotApproved,
+    NotPrepared,
     PlanChanged,
     ProtocolError,
     ReplayedAttempt,
@@ -58,18 +62,33 @@ _TOLD = (
 
 
 class Node:
-    """One site's node. Construct it where its SITE_DIR is; it keeps nothing in memory between requests."""
+    """One site's node. Construct it where its SITE_DIR is; it keeps nothing in memory between requests.
 
-    def __init__(self, folder: Path, entropy: Entropy | None = None, now: Clock = utc_now) -> None:
+    Only `preparations` may: where requests come to a node that stays, rows are made behind the answers.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        entropy: Entropy | None = None,
+        now: Clock = utc_now,
+        preparations: Preparations | None = None,
+    ) -> None:
         self.site = SiteDir(folder)
         self._entropy = entropy or OsEntropy()
         self._now = now
+        self._preparations = preparations or AtOnce()
 
     def handle(self, request: Request) -> Reply:
         """Answer or refuse; what a refusal says never depends on a record (PRIVACY 17).
 
-        Settings and policy are read anew: what the operator changed a moment ago holds for this request.
+        Settings and policy are read anew: what the operator changed a moment ago holds for this request. Several
+        threads may ask at once.
         """
+        return copy(self)._handle(request)
+
+    def _handle(self, request: Request) -> Reply:
+        """As `handle`, in a copy that belongs to this request."""
         log = self.site.log_stranger
         try:
             self.site = SiteDir(self.site.folder)
@@ -92,8 +111,10 @@ class Node:
         0 also for a plan that is not approved here: whatever its state is, it is refused.
         """
         try:
-            digest = self._signed(request)[0]
-            approved = digest and approval_of(self.site, digest) is not None
+            current = copy(self)
+            current.site = SiteDir(self.site.folder)
+            digest = current._signed(request)[0]
+            approved = digest and approval_of(current.site, digest) is not None
             return Plan.from_bytes(request.plan).method.dimension * 4 + LARGEST_HEADER if approved else 0
         except UndertoneError:
             return 0
@@ -129,7 +150,17 @@ class Node:
             refuse_older(ledger, secret, request.ledger_heads.get(self.site.config.site, ""))
             if request.kind in ("prepare", "plain_input", "masked_input"):
                 _refuse_replay(ledger, plan, request)
-            attempt = SiteAttempt(self.site, plan, request, ledger, store, self._entropy, data_set)
+            attempt = SiteAttempt(
+                self.site,
+                plan,
+                request,
+                ledger,
+                store,
+                self._entropy,
+                data_set,
+                self._preparations,
+                lambda: Node(self.site.folder, now=self._now)._approved_plan(request, digest, coordinator),
+            )
             answer = attempt.plain() if plan.aggregation.mode == "plain" else attempt.secure()
             return answer, ledger_head_of(secret, ledger.head)
 

@@ -19,6 +19,7 @@ from undertone_server.collect import plain_round, secure_round
 from undertone_server.collect.attempt import Attempt
 from undertone_server.collect.gathering import BRIEF, Patience
 from undertone_server.collect.sites import Sites
+from undertone_server.collect.waiting import USUAL, Waiting
 from undertone_server.gate import charge_unmasking, noised_before, pass_gate, pass_with_noise_shares
 from undertone_server.run_folder import RunFolder
 from undertone_server.status import tell
@@ -41,6 +42,7 @@ class Coordinator:
     entropy: Entropy
     patience: Patience = BRIEF
     patience_at_start: Patience = BRIEF
+    waiting: Waiting = USUAL
 
     def run_rounds(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
         """From the initial public state to the last; goes on where an earlier process stopped.
@@ -139,7 +141,7 @@ class Coordinator:
             self.sites.find()  # whoever was away in an earlier round may be back
         number = max(self.run.attempts_asked(round_), default=0) + 1
         tell(self.run, "running", self.sites.missing, round_=round_, attempt=number)
-        return Attempt(self.plan, self.ledger, self.run, round_, number, self.sites, self._w(state))
+        return Attempt(self.plan, self.ledger, self.run, round_, number, self.sites, self._w(state), self.waiting)
 
     def _append_voids(self, round_: int) -> None:
         """Each attempt that was asked for and left no Q stands in the ledger once, however often we come by."""

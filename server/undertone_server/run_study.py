@@ -21,6 +21,7 @@ from undertone_server.collect.approvals import wait_for_approvals
 from undertone_server.collect.deadlines import DAY, Deadlines, deadlines_for
 from undertone_server.collect.gathering import BRIEF, Patience
 from undertone_server.collect.sites import Sites
+from undertone_server.collect.waiting import Waiting
 from undertone_server.ledger_heads import LedgerHeads, LeftOut
 from undertone_server.movement import movement
 from undertone_server.release import release
@@ -62,7 +63,8 @@ def _run(sites: Sites, deadlines: Deadlines, run: RunFolder, plan: Plan, entropy
     with Ledger.open(run.ledger) as ledger:
         if run.kept_state(plan.privacy.rounds) is None:  # else no site is needed any more
             _find(sites, deadlines, run, plan)
-        study = Coordinator(plan, method, run, sites, ledger, telemetry, entropy, *_patiences(run, deadlines))
+        waits = (*_patiences(run, deadlines), Waiting(deadlines.preparation))
+        study = Coordinator(plan, method, run, sites, ledger, telemetry, entropy, *waits)
         start = method.initial_state(base)
         state = study.run_rounds(start)
     telemetry.close()

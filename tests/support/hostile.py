@@ -28,7 +28,7 @@ from undertone.secagg.parameters import Parameters
 from undertone.secagg.prg import pack24
 from undertone.wire.flower import MESSAGE_TYPES, reply_to_records, request_from_records
 from undertone.wire.hello import prove
-from undertone.wire.messages import Kind, Reply, Request
+from undertone.wire.messages import YES, Kind, Reply, Request
 
 KINDS: dict[str, Kind] = {name: kind for kind, name in MESSAGE_TYPES.items()}
 FIRST = SUPERLINK_NODE_ID + 1
@@ -58,6 +58,8 @@ class MemorySite:
             self.wire_bits = params.wire_bits
             self.state, body = advertise_keys(params, self.name, self.identity, self.federation, entropy)
             return replace(good, body=body)
+        if request.kind == "ready":
+            return replace(good, body=YES)
         if request.kind == "masked_input":
             self.state, words, proof = self.state.masked_input(request.body, to_ring(self.values))
             return replace(good, body=proof, words=pack24(words) if self.wire_bits == 24 else words)

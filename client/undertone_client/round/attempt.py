@@ -1,23 +1,25 @@
 """A site's answers within one attempt, under either aggregation (PRIVACY 4, 8, 12)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from undertone.core.failpoints import reached
-from undertone.errors import ProtocolError
+from undertone.errors import NotPrepared, ProtocolError
 from undertone.models.layout import state_sha256
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger, Receipt, commit_to_sum
 from undertone.privacy.plain_sum import plain_input
 from undertone.privacy.stages import MaskedVector
 from undertone.study.plan import Plan
-from undertone.wire.messages import Request
+from undertone.wire.messages import NO, YES, Request
 from undertone.wire.vectors import Packed
 from undertone_client.compute.preparing import Preparation
 from undertone_client.round.contribution import site_total
 from undertone_client.round.noise_share import add_noise_share
+from undertone_client.round.readiness import Preparations
 from undertone_client.round.session import SiteSession
 from undertone_client.site.attempt_store import AttemptKey, AttemptStore
 from undertone_client.site.audit_log import AuditLog
@@ -44,6 +46,9 @@ class SiteAttempt:
     store: AttemptStore
     entropy: Entropy
     data_set: str
+    preparations: Preparations
+    check: Callable[[], object]
+    """Whether the plan is approved still; raises where it is not."""
 
     def plain(self) -> Answer:
         """Prepare, then plain_input: the coordinator sees this site's sum.
@@ -51,12 +56,15 @@ class SiteAttempt:
         Raises:
             ProtocolError: any other kind, or a wrong or missing model state.
         """
+        if self.request.kind == "ready":
+            return self._ready()
         state = self._state()
         if self.request.kind == "prepare":
             self._prepare(state)
             return Answer()
         if self.request.kind != "plain_input":
             raise ProtocolError(f"a plan with plain aggregation has no message {self.request.kind}")
+        self._check_ready()
         vector = plain_input(site_total(self.plan, self._key, state_sha256(state), self.store))
         self._charge(vector.words.astype(np.int64))
         return self._leaving(Answer(vector))
@@ -69,9 +77,12 @@ class SiteAttempt:
                 state = self._state()
                 self._prepare(state)
                 return Answer(body=session.advertise_keys(state_sha256(state), self.entropy))
+            case "ready":
+                return self._ready()
             case "share_keys":
                 return Answer(body=session.share_keys())
             case "masked_input":
+                self._check_ready()
                 return self._leaving(Answer(*self._masked_input(session)))
             case "consistency_check":
                 return Answer(body=session.consistency_check())
@@ -99,8 +110,29 @@ class SiteAttempt:
         return state
 
     def _prepare(self, state: NDArray[np.float32]) -> None:
-        """Step 1 of the mechanism: coins and rows, into the attempt store."""
-        Preparation(self.site, self.plan, self._key, state, self.store, self.entropy).run()
+        """Step 1 of the mechanism: coins and rows, into the attempt store, now or behind this answer."""
+        folder, plan, key, check, entropy = self.site.folder, self.plan, self._key, self.check, self.entropy
+
+        def work() -> None:
+            check()  # it may have waited for hours
+            site = SiteDir(folder)
+            with AttemptStore(site.attempt_store) as store:
+                Preparation(site, plan, key, state, store, entropy).run()
+
+        self.preparations.begin(key, state_sha256(state), plan.ready_after(self.site.config.site), work)
+
+    def _ready(self) -> Answer:
+        """Yes or no, and no more: how far it is would tell how many units the coins chose (PRIVACY 26)."""
+        return Answer(body=YES if self.preparations.is_ready(self._key) else NO)
+
+    def _check_ready(self) -> None:
+        """Before anything is spent on an answer.
+
+        Raises:
+            NotPrepared: its time has not come, or has passed.
+        """
+        if not self.preparations.is_ready(self._key):
+            raise NotPrepared(f"round {self.request.round}, attempt {self.request.attempt} is not ready yet")
 
     def _charge(self, values: NDArray[np.int64]) -> Receipt:
         """Charge the plan's reservation in the site's own ledger, durably, before anything leaves."""

@@ -14,6 +14,7 @@ from undertone.wire.messages import Kind, Reply, Request
 from undertone_server.attempt_ref import AttemptRef
 from undertone_server.collect.due import reply_due
 from undertone_server.collect.sites import Sites
+from undertone_server.collect.waiting import USUAL, Waiting
 
 _NAMED = 20  # of the missing sites, in an error message
 
@@ -24,6 +25,7 @@ class Attempt(AttemptRef):
 
     sites: Sites
     state: NDArray[np.float32]
+    waiting: Waiting = USUAL
 
     def ask(
         self, kind: Kind, bodies: Mapping[str, bytes], *, session: int = 0, with_state: bool = False

@@ -3,7 +3,7 @@
 from undertone.privacy import plain_sum
 from undertone.secagg import messages as secagg
 from undertone.study.plan import Plan
-from undertone.wire.messages import Due, Kind
+from undertone.wire.messages import YES, Due, Kind
 
 _MESSAGES: dict[Kind, int] = {
     "prepare": secagg.AdvertisedKeys.KIND,
@@ -19,5 +19,7 @@ def reply_due(plan: Plan, kind: Kind) -> Due:
     """The answer to `kind`; the site's input alone brings a vector, and only secure aggregation a message."""
     dimension, sites = plan.method.dimension, len(plan.cohort.units)
     vector = (False, dimension) if plan.aggregation.wire_bits == 32 else (True, _PACKED_BYTES * dimension)
+    if kind == "ready":
+        return Due(len(YES), ledger_head=True)
     body = 0 if plan.aggregation.mode == plain_sum.NAME else secagg.largest_reply(_MESSAGES[kind], sites)
     return Due(body, vector if kind in ("plain_input", "masked_input") else None, ledger_head=True)

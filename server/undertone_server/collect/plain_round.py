@@ -7,6 +7,9 @@ from undertone.privacy.plain_sum import NAME, open_sum
 from undertone.privacy.quantise import from_ring
 from undertone.privacy.stages import MaskedVector, Sum
 from undertone_server.collect.attempt import Attempt
+from undertone_server.collect.readiness import unprepared, wait_until_ready
+
+_TRIES = 3
 
 
 def collect(attempt: Attempt) -> Sum:
@@ -20,7 +23,7 @@ def collect(attempt: Attempt) -> Sum:
     """
     if attempt.plan.aggregation.mode != NAME:
         raise MechanismViolation(f"the plan says aggregation {attempt.plan.aggregation.mode}; nobody was asked")
-    prepared = dict(attempt.ask("prepare", dict.fromkeys(attempt.sites.present, b""), with_state=True))
+    prepared = _prepared(attempt)
     attempt.check_threshold(prepared, attempt.plan.cohort.min_sites)
     attempt.begin()
     vectors: dict[str, MaskedVector] = {}
@@ -37,3 +40,14 @@ def collect(attempt: Attempt) -> Sum:
             vectors[site] = MaskedVector(words, NAME)
     attempt.check_threshold(vectors, attempt.plan.cohort.min_sites)
     return open_sum(vectors, attempt.plan.grid.as_grid(), attempt.plan.sensitivity)
+
+
+def _prepared(attempt: Attempt) -> list[str]:
+    """The sites whose rows are there; one whose node was restarted meanwhile is asked to prepare again."""
+    for _ in range(_TRIES):
+        prepared = dict(attempt.ask("prepare", dict.fromkeys(attempt.sites.present, b""), with_state=True))
+        ready = wait_until_ready(attempt, prepared)
+        if not unprepared(attempt):
+            break
+        attempt.sites.find()
+    return ready

@@ -25,8 +25,11 @@ from undertone.study.session_parameters import session_parameters
 from undertone.wire.messages import Kind, Words
 from undertone_server.collect.attempt import Attempt
 from undertone_server.collect.gathering import Gathering, Patience, enter_list
+from undertone_server.collect.readiness import unprepared, wait_until_ready
 
 _T = TypeVar("_T")
+# How often a session is begun anew for a node that was restarted while it prepared.
+_TRIES = 3
 KeysShared = tuple["CoordinatorSession", dict[str, bytes]]
 """A session after ShareKeys, and the share inbox of each site that takes part; no vector has left."""
 
@@ -75,8 +78,13 @@ def collect_with_noise_shares(
 
 def _keys_of_present(attempt: Attempt, federation: Federation) -> KeysShared:
     """A session of whoever is there, at least the quorum."""
-    session = CoordinatorSession.of(attempt, federation)
-    return session, session.share_keys(attempt.sites.present)
+    for _ in range(_TRIES):
+        session = CoordinatorSession.of(attempt, federation)
+        advertised = session.prepare(attempt.sites.present)
+        if not set(unprepared(attempt)) & attempt.plan.cohort.units.keys():
+            break
+        attempt.sites.find()  # coins and rows are durable: a node that was restarted goes on where it was
+    return session, session.share_keys(advertised)
 
 
 def _keys_of_all(attempt: Attempt, federation: Federation, gathering: Gathering) -> KeysShared:
@@ -84,7 +92,7 @@ def _keys_of_all(attempt: Attempt, federation: Federation, gathering: Gathering)
     while True:
         wanted, session = gathering.wanted(), CoordinatorSession.of(attempt, federation)
         try:
-            inboxes = session.share_keys(session.still(wanted))
+            inboxes = session.share_keys(session.prepare(session.still(wanted)))
         except TooFewSites:
             if gathering.complete(wanted):
                 raise
@@ -147,10 +155,16 @@ class CoordinatorSession:
         params = session_parameters(attempt.plan, federation.digest, attempt.round, attempt.number, number, state)
         return cls(attempt, number, ServerSession(params, federation))
 
-    def share_keys(self, sites: Iterable[str]) -> dict[str, bytes]:
-        """AdvertiseKeys and ShareKeys: site -> its share inbox, for each that takes part. No vector has left yet."""
+    def prepare(self, sites: Iterable[str]) -> dict[str, bytes]:
+        """AdvertiseKeys, once the rows are there: site -> its keys, for each that is ready."""
+        params = self.server.params
+        advertised = self._ask("prepare", sites, params.to_bytes(), params.quorum)
+        return {site: advertised[site] for site in wait_until_ready(self.attempt, advertised, self.number)}
+
+    def share_keys(self, advertised: dict[str, bytes]) -> dict[str, bytes]:
+        """ShareKeys: site -> its share inbox, for each that takes part. No vector has left yet."""
         server, quorum = self.server, self.server.params.quorum
-        advertised = self._ask("prepare", sites, server.params.to_bytes(), quorum)
+        self.attempt.check_threshold(advertised, quorum)
         key_list = self._step(lambda: server.advertise_keys(advertised))
         sealed = self._ask("share_keys", self.still(advertised), key_list, quorum)
         return self._step(lambda: server.share_keys(sealed))

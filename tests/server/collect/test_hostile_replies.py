@@ -34,10 +34,12 @@ from undertone_server.collect.due import reply_due
 from undertone_server.collect.gathering import BRIEF
 from undertone_server.collect.secure_round import _words, collect
 from undertone_server.collect.sites import Sites
+from undertone_server.collect.waiting import Waiting
 
 Make = Callable[..., World]
 NAMES, HOSTILE = tuple("abcde"), "e"
 BULK = [10_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])]
+IMPATIENT = Waiting(seconds=0.0)  # who says "not ready" may say so for a day
 ROUNDS = [250, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])]
 STEPS: dict[Kind, str] = {"prepare": "advertise_keys"}  # elsewhere the server's step is called as the kind is
 
@@ -179,13 +181,13 @@ def test_the_other_sites_finish_every_round(world: World, amount: int) -> None:
     said, lists, engine = Lines(), Counter[tuple[str, ...]](), InsecureTestEntropy(1)
     with Ledger.open(world.run.ledger) as ledger, reporting(said):
         for attempt in range(1, amount // 2 + 1):
-            moment = engine.bits(8) % 7  # at this question alone, or at all of them
+            moment = engine.bits(8) % 9  # at this question alone, or at all of them
             for site in grid.sites.values():
                 site.state = None
             asked = {kind: number for number, kind in enumerate(MESSAGE_TYPES.values())}
 
             def change(message: Any, records: RecordDict, moment: int = moment, asked: Any = asked) -> Any:
-                if moment in (6, asked[message.metadata.message_type]):
+                if moment in (8, asked[message.metadata.message_type]):
                     return hostility.change(message, records)
                 hostility.earlier = [*hostility.earlier[-40:], records]
                 return records
@@ -193,7 +195,9 @@ def test_the_other_sites_finish_every_round(world: World, amount: int) -> None:
             grid.changes = {node: change}
             sites = Sites(grid, NAMES, federation, Deadlines.equal(0.0))  # type: ignore[arg-type]
             sites.find()
-            opened = collect(Attempt(world.plan, ledger, world.run, 1, attempt, sites, START), federation, BRIEF)
+            opened = collect(
+                Attempt(world.plan, ledger, world.run, 1, attempt, sites, START, IMPATIENT), federation, BRIEF
+            )
             assert set(opened.sites) >= set(NAMES) - {HOSTILE}
             np.testing.assert_array_equal(opened.values, sum(values[site] for site in opened.sites))
             lists[opened.sites] += 1

@@ -1,0 +1,45 @@
+"""When an attempt's rows are made, and who asks whether they are there (PRIVACY 26)."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from undertone_client.site.attempt_store import AttemptKey
+
+
+class Preparations(Protocol):
+    """Where the long part of `prepare` is done: before its answer, or behind it."""
+
+    def begin(self, attempt: AttemptKey, state_sha256: str, ready_after: float, work: Callable[[], None]) -> None:
+        """Do the work of an attempt, or see to it that it will be done.
+
+        Args:
+            attempt: which; one of a study at a time.
+            state_sha256: of the public state that its rows are made at.
+            ready_after: seconds from now on until it may be called ready, in public; 0 for as soon as it is done.
+            work: coins and rows, into the attempt store. What it did before it was interrupted it does not do again.
+
+        Raises:
+            NotPrepared, PlanChanged: it cannot be begun now; and where the work is done at once, what it raises.
+        """
+
+    def is_ready(self, attempt: AttemptKey) -> bool:
+        """Whether the work is done, as far as that is public yet; until then nothing of it may leave.
+
+        Raises:
+            NotPrepared: it is not known here, or was not done in its time.
+            Refused: it cannot be done; as the work says.
+        """
+
+
+class AtOnce:
+    """The work is done before `prepare` is answered: for simulations, where a node lives for one request."""
+
+    def begin(self, attempt: AttemptKey, state_sha256: str, ready_after: float, work: Callable[[], None]) -> None:
+        """Do it."""
+        del attempt, state_sha256, ready_after
+        work()
+
+    def is_ready(self, attempt: AttemptKey) -> bool:
+        """Yes: where it was not done, the rows are missing, and the site's vector is refused for that."""
+        del attempt
+        return True

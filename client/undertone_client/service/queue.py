@@ -1,0 +1,162 @@
+"""The preparations of a node that stays: one after the other on the site's devices, behind the answers (PRIVACY 26).
+
+What is in memory here is who waits and who is done. Coins and rows are durable in the attempt store, so a node that was
+killed loses nothing but that; whoever asks then is told to have the same attempt prepared again.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from undertone.core.progress import reporting
+from undertone.errors import NotPrepared, PlanChanged
+from undertone_client.site.attempt_store import AttemptKey
+
+_UNKNOWN = "this node does not know that attempt, as after a restart; have the same attempt prepared again"
+_TOO_LATE = "the rows were not ready at the public time of this attempt; the site takes part in the next one"
+
+
+@dataclass
+class _Job:
+    """One attempt's preparation. `due` is its public time on the monotonic clock; 0.0 where there is none."""
+
+    attempt: AttemptKey
+    state_sha256: str
+    due: float
+    work: Callable[[], None] | None = field(repr=False)  # None once it has ended: it holds a model state
+    done_at: float | None = None
+    failed: Exception | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.done_at is None and self.failed is None
+
+    def too_late(self, now: float) -> bool:
+        """Whether its public time came before it was done. What went wrong, and when, is not said before that."""
+        return bool(self.due) and now >= self.due and (self.done_at is None or self.done_at > self.due)
+
+
+class _Ended(BaseException):
+    """Ends a preparation between two of its blocks: what it has made is durable."""
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A reporter that shows nothing, and looks after each block whether the node is to end."""
+
+    check: Callable[[], None]
+
+    @contextmanager
+    def task(self, _label: str, _total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda _steps: self.check()
+
+    def line(self, _text: str) -> None:
+        """Nothing."""
+
+
+class PreparationQueue:
+    """`Preparations` in one thread of their own: an attempt uses all the site's devices, so one is prepared at a time.
+
+    A study has one job: that of the attempt that was asked for last. One that waits is replaced; one that runs is
+    brought to its end first.
+    """
+
+    def __init__(self, log: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin to work.
+
+        Args:
+            log: of the site; it is told what went wrong.
+            clock: seconds that only rise.
+        """
+        self._log, self._clock = log, clock
+        self._jobs: dict[str, _Job] = {}
+        self._waiting: list[_Job] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="preparing", daemon=True)
+        self._thread.start()
+
+    def begin(self, attempt: AttemptKey, state_sha256: str, ready_after: float, work: Callable[[], None]) -> None:
+        """Put an attempt at the end of the queue, unless it is there or running already.
+
+        Raises:
+            PlanChanged: it is, for another public state.
+            NotPrepared: its public time is over and it was not done: asking again must not tell how long it took.
+        """
+        now = self._clock()
+        due = now + ready_after if ready_after else 0.0
+        with self._changed:
+            before = self._jobs.get(attempt[0])
+            if before is not None and before.attempt == attempt:
+                if before.too_late(now):
+                    raise NotPrepared(_TOO_LATE)
+                if before.open and before.state_sha256 != state_sha256:
+                    raise PlanChanged(
+                        f"round {attempt[1]}, attempt {attempt[2]} is being prepared for another model state"
+                    )
+                if before.open or before.due:
+                    return
+            job = _Job(attempt, state_sha256, due, work)
+            self._jobs[attempt[0]] = job
+            self._waiting = [other for other in self._waiting if other.attempt[0] != attempt[0]] + [job]
+            self._changed.notify_all()
+
+    def is_ready(self, attempt: AttemptKey) -> bool:
+        """Yes or no; with a public time, no before it and yes from then on, or a refusal for ever.
+
+        Raises:
+            NotPrepared: not known here, or not done at its public time.
+            Refused: it cannot be done; as the work says.
+        """
+        now = self._clock()
+        with self._changed:
+            job = self._jobs.get(attempt[0])
+            if job is None or job.attempt != attempt:
+                raise NotPrepared(_UNKNOWN)
+            if job.due:
+                if job.too_late(now):
+                    raise NotPrepared(_TOO_LATE)
+                return now >= job.due
+            if job.failed is not None:
+                raise job.failed.with_traceback(None)
+            return job.done_at is not None
+
+    def end(self, seconds: float) -> bool:
+        """Take no further job; whether the one that runs ended in time. What it has made is durable."""
+        with self._changed:
+            self._ended = True
+            self._waiting.clear()
+            self._changed.notify_all()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ended)
+                if self._ended:
+                    return
+                job = self._waiting.pop(0)
+            try:
+                with reporting(_Watched(self._check_going_on)):
+                    failed = self._tried(job.work)
+            except _Ended:
+                return
+            with self._changed:
+                job.failed, job.work = failed, None
+                job.done_at = None if failed else self._clock()
+
+    def _tried(self, work: Callable[[], None] | None) -> Exception | None:
+        try:
+            if work is not None:
+                work()
+        except Exception as error:  # noqa: BLE001 - the node decides what of it a coordinator is told
+            self._log(f"prepare failed: {type(error).__name__}: {error}")
+            return error
+        return None
+
+    def _check_going_on(self) -> None:
+        if self._ended:
+            raise _Ended
