@@ -32,14 +32,16 @@ from undertone.privacy.ledger import Ledger
 from undertone.privacy.stages import MaskedVector
 from undertone.secagg.prg import pack24
 from undertone.study.plan import Plan
+from undertone.study.rehearsal import rehearsal_plan
 from undertone.wire.hello import prove
 from undertone.wire.messages import LARGEST_PLAN, SITE_FAULT, Reply, Request, Words
 from undertone.wire.vectors import LARGEST_HEADER
 from undertone_client.approval.approvals import approval_of, check_approval
 from undertone_client.approval.approving import free_expired
 from undertone_client.approval.books import LedgerBooks
-from undertone_client.approval.checks import check_data_set, check_plan
+from undertone_client.approval.checks import check_asked, check_data_set, check_plan
 from undertone_client.approval.pending import keep_pending
+from undertone_client.rehearsal.rehearsing import rehearsal_site
 from undertone_client.round.attempt import Answer, SiteAttempt
 from undertone_client.round.readiness import AtOnce, Preparations
 from undertone_client.site.attempt_store import AttemptStore
@@ -95,6 +97,9 @@ class Node:
             self.site = SiteDir(self.site.folder)
             signed = self._signed(request)
             log = self.site.log
+            rehearsal = self._rehearsal(request, *signed)
+            if rehearsal is not None:
+                return rehearsal.handle(request)
             answer, ledger_head = self._answer(request, *signed)
         except _TOLD as error:
             blamed = error.blamed if isinstance(error, SecureAggregationError) else ""
@@ -115,6 +120,10 @@ class Node:
             current = copy(self)
             current.site = SiteDir(self.site.folder)
             digest = current._signed(request)[0]
+            rehearsal = None if current.site.config.rehearsal else rehearsal_plan(request.plan)
+            if rehearsal is not None:
+                check_asked(current.site, rehearsal)
+                return rehearsal.method.dimension * 4 + LARGEST_HEADER
             approved = digest and approval_of(current.site, digest) is not None
             return Plan.from_bytes(request.plan).method.dimension * 4 + LARGEST_HEADER if approved else 0
         except UndertoneError:
@@ -141,6 +150,18 @@ class Node:
             raise ProtocolError(f"a plan of {len(request.plan)} bytes is not read; {LARGEST_PLAN} are enough")
         digest = sha256_hex(request.plan)
         return digest, self.site.policy.coordinator_of(digest, request.signature)
+
+    def _rehearsal(self, request: Request, digest: str, coordinator: str) -> "Node | None":
+        """The node of a SITE_DIR with drawn images, if that is what a known coordinator asks for.
+
+        Raises:
+            NotApproved, PlanChanged, UnderstatedClaim: as for a study, or too many were begun.
+        """
+        plan = rehearsal_plan(request.plan) if digest and not self.site.config.rehearsal else None
+        if plan is None:
+            return None
+        folder = rehearsal_site(self.site, plan, request.signature, coordinator, self._entropy)
+        return Node(folder, self._entropy, self._now, self._preparations)
 
     def _answer(self, request: Request, digest: str, coordinator: str) -> tuple[Answer, str]:
         """The answer, and this site's ledger head."""

@@ -17,6 +17,7 @@ unreleased/             in its place where the study moved nothing that can be s
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,7 @@ from undertone.privacy.stages import Sensitivity, Sum, SumWithNoiseShares
 from undertone.study.plan import Plan
 
 _KEY = "coordinator.key"
+_LOCK_TRIES, _LOCK_SECONDS = 5, 0.1
 _NUMBERED = re.compile(r"\w+-(\d{3,})\.\w+")
 
 
@@ -144,19 +146,27 @@ class RunFolder:
             FolderError: another process holds it.
         """
         with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            for attempt in range(_LOCK_TRIES):
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if attempt + 1 < _LOCK_TRIES:  # whoever only looks has it for a moment
+                        time.sleep(_LOCK_SECONDS)
+            else:
                 raise FolderError(f"another process runs the study in {self.folder}; wait for it, or stop it") from None
             yield
 
     def held(self) -> bool:
         """Whether a process runs the study at this moment."""
         try:
-            with self.locked():
-                return False
-        except FolderError:
+            with (self.folder / "lock").open("r") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
             return True
+        return False
 
     def facts(self) -> dict[str, Json]:
         """run.json.

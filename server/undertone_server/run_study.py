@@ -63,7 +63,7 @@ def _run(sites: Sites, deadlines: Deadlines, run: RunFolder, plan: Plan, entropy
     with Ledger.open(run.ledger) as ledger:
         if run.kept_state(plan.privacy.rounds) is None:  # else no site is needed any more
             _find(sites, deadlines, run, plan)
-        waits = (*_patiences(run, deadlines), Waiting(deadlines.preparation))
+        waits = (*_patiences(run, plan, deadlines), Waiting(deadlines.preparation))
         study = Coordinator(plan, method, run, sites, ledger, telemetry, entropy, *waits)
         start = method.initial_state(base)
         state = study.run_rounds(start)
@@ -108,8 +108,11 @@ def _took_part(sites: Sites, run: RunFolder, plan: Plan) -> TookPart:
     return TookPart(sorted(everywhere), away, min(map(len, opened)))
 
 
-def _patiences(run: RunFolder, deadlines: Deadlines) -> tuple[Patience, Patience]:
-    """For a site of the study's list, and before there is one. In a simulation nobody comes back by waiting."""
-    if run.facts()["setting"] == SIMULATION:
+def _patiences(run: RunFolder, plan: Plan, deadlines: Deadlines) -> tuple[Patience, Patience]:
+    """For a site of the study's list, and before there is one.
+
+    In a simulation nobody comes back by waiting, and a rehearsal says who is away instead.
+    """
+    if run.facts()["setting"] == SIMULATION or plan.rehearsal:
         return BRIEF, BRIEF
     return Patience(deadlines.absent, deadlines.pause), Patience(deadlines.start, deadlines.pause)

@@ -34,6 +34,7 @@ ROOMS = {
         "site",
         "registration",
         "approval",
+        "rehearsal",
         "compute",
         "checks",
         "round",

@@ -1,6 +1,7 @@
 """A study between institutions: it waits for approvals, says where it stands, and loses nothing that was learned."""
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -266,6 +267,25 @@ def test_who_holds_a_run_is_seen(make_world: Make) -> None:
     with world.run.locked():
         assert RunFolder(world.run.folder).held()
     assert not world.run.held()
+
+
+def test_who_only_looks_keeps_no_study_from_starting(make_world: Make) -> None:
+    world, over = make_world(), threading.Event()
+    world.run.held()
+
+    def look() -> None:
+        while not over.is_set():
+            world.run.held()
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(50):
+            with world.run.locked():
+                assert RunFolder(world.run.folder).held()
+    finally:
+        over.set()
+        looking.join()
 
 
 # --- rehearsals ---------------------------------------------------------------------------------------

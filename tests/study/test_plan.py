@@ -17,10 +17,12 @@ from tests.support.world import make_plan, secure
 from undertone import __version__
 from undertone.core.canonical import canonical_json, sha256_hex
 from undertone.errors import MechanismViolation, NoisyRelease, PlanChanged
-from undertone.study.claim import recompute_epsilon
-from undertone.study.plan import FORMAT, Plan
+from undertone.study.claim import check_claim, recompute_epsilon
+from undertone.study.plan import FORMAT, Plan, PlannedData
+from undertone.study.rehearsal import drawn_units, rehearsal_of, rehearsal_plan
 from undertone.study.resolve import refuse_noise, resolve, units_for_signal
 from undertone.study.schema import parse_study
+from undertone.study.timing import check_timing
 
 SITES = ("north", "east", "south")
 AMPLIFIED = {"sampling_rate": 0.5, "rounds": 2, "max_attempts": 5}
@@ -151,7 +153,7 @@ def test_a_changed_byte_is_another_plan_or_none(plan: Plan, position: int, byte:
         lambda data: b" " + data,
         lambda data: data.replace(b'":', b'": ', 1),
         lambda data: json.dumps(dict(reversed(list(json.loads(data).items())))).encode(),
-        lambda data: data.replace(b'"protocol":1', b'"protocol":1,"protocol":1'),
+        lambda data: data.replace(b'"protocol":', b'"protocol":1,"protocol":', 1),
         lambda data: data.replace(b'"delta":1e-05', b'"delta":0.00001'),
     ],
     ids=["newline", "space before", "space within", "order", "key twice", "other float"],
@@ -213,10 +215,36 @@ def test_format_1_cannot_say_what_it_has_no_words_for(dummy_base: Path, changes:
         Plan.model_validate(tables)
 
 
-def test_a_rehearsal_is_another_plan(plan: Plan) -> None:
-    rehearsal = plan.model_copy(update={"rehearsal": True})
-    assert Plan.from_bytes(rehearsal.as_bytes()).rehearsal
+def test_a_rehearsal_is_another_plan_of_one_round(plan: Plan, dummy_base: Path) -> None:
+    rehearsal = rehearsal_of(plan, "dummy-rehearsal-1")
+    assert Plan.from_bytes(rehearsal.as_bytes()) == rehearsal == rehearsal_plan(rehearsal.as_bytes())
     assert rehearsal.digest != plan.digest
+    assert (rehearsal.privacy.rounds, rehearsal.privacy.max_attempts) == (1, 3)
+    assert rehearsal_of(plan, "dummy-rehearsal-2").digest != rehearsal.digest
+    check_claim(rehearsal)
+    same = {"grid", "method", "model", "cohort", "aggregation", "data", "package_sha256"}
+    assert rehearsal.model_dump(include=same) == plan.model_dump(include=same)
+    for changes in ({"rounds": 2}, {"max_attempts": 4}):
+        privacy = rehearsal.privacy.model_copy(update=changes)
+        with pytest.raises(ValidationError, match="one round in at most 3 attempts"):
+            Plan.model_validate(rehearsal.model_copy(update={"privacy": privacy}).model_dump())
+
+
+def test_a_rehearsals_public_time_is_short_and_there_where_the_studys_is(dummy_base: Path) -> None:
+    units = {"north": 280, "east": 200, "south": 120}
+    timed = {"aggregation": secure(3), "noise": "distributed", "ready_seconds_per_unit": 5.0}
+    rehearsal = rehearsal_of(make_plan(dummy_base, units, **timed, **AMPLIFIED), "r")
+    assert 0 < rehearsal.ready_after("south") < rehearsal.ready_after("north") <= 10.0
+    check_timing(rehearsal)
+    assert [drawn_units(rehearsal, site) for site in units] == [8, 8, 8]
+
+
+def test_what_is_no_rehearsal_is_none(plan: Plan) -> None:
+    quoting = plan.model_copy(
+        update={"study": "x", "data": PlannedData(unit_column="p", caption='{token} "rehearsal"')}
+    )
+    for data in (plan.as_bytes(), quoting.as_bytes(), b'"rehearsal":true', b"\xff" + b'"rehearsal":true', b""):
+        assert rehearsal_plan(data) is None
 
 
 def test_a_site_is_ready_at_a_public_time_where_its_pace_would_tell_its_coins(dummy_base: Path) -> None:

@@ -19,6 +19,17 @@ def check_plan(site: SiteDir, plan: Plan) -> None:
         PlanChanged: made for another version or other code, or its caption is none.
         UnderstatedClaim: it claims less than it costs.
     """
+    if plan.rehearsal != site.config.rehearsal:
+        raise NotApproved(
+            f"plan {plan.digest[:8]} is a rehearsal: it runs on drawn images, needs no approval and gets none"
+            if plan.rehearsal
+            else f"this SITE_DIR holds drawn images for rehearsals alone, and plan {plan.digest[:8]} is none"
+        )
+    check_asked(site, plan)
+
+
+def check_asked(site: SiteDir, plan: Plan) -> None:
+    """As `check_plan`, for a study and its rehearsal alike."""
     plan.check_version()
     check_package(plan.package_sha256)
     if site.config.site not in plan.cohort.units:

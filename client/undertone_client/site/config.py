@@ -30,6 +30,10 @@ class NodeConfig(Section):
         default=False,
         description="Whether rows stay on disk after they were answered: for diagnostics of a simulation.",
     )
+    rehearsal: bool = Field(
+        default=False,
+        description="Whether this SITE_DIR is a rehearsal's, with drawn images: then it takes part in no study.",
+    )
 
 
 class Connection(Section):

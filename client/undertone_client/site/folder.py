@@ -17,6 +17,7 @@ cache/          latents of the site's images, a folder for each data set
 datasets/       for each data set where it lies, its unit, published figure and cap; and who was withdrawn
 pending/        plans of known coordinators that wait for a person to approve them
 approved/       for each approved plan what was approved, by whom and until when
+rehearsal/      a SITE_DIR with drawn images for each rehearsal that a coordinator asked for; may be removed
 registered/     for each approved plan its records as they were found good
 """
 

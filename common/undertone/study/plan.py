@@ -27,6 +27,8 @@ from undertone.study.schema import Mode, Rosters
 # Of plan.json: what this program reads. Each format is read for ever; only its own version runs a plan, of the newest.
 FORMATS = (1, 2)
 FORMAT = max(FORMATS)
+# What a rehearsal may ask of a site, which nobody there approves.
+REHEARSAL_ROUNDS, REHEARSAL_ATTEMPTS = 1, 3
 ClipOrigin = Literal["study", "public images"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Text = Annotated[str, Field(max_length=bounds.TEXT)]
@@ -186,6 +188,8 @@ class Plan(Section):
         """What format 1 cannot spell is not in a plan of format 1."""
         if self.format == 1 and (self.rehearsal or self.privacy.ready_seconds_per_unit):
             raise ValueError("format 1 has no rehearsals and no time at which a site is ready")
+        if self.rehearsal and (self.privacy.rounds, self.privacy.max_attempts) > (REHEARSAL_ROUNDS, REHEARSAL_ATTEMPTS):
+            raise ValueError(f"a rehearsal has one round in at most {REHEARSAL_ATTEMPTS} attempts")
         if self.privacy.ready_seconds_per_unit and not self.amplified_at_sites:
             raise ValueError("only distributed noise with a sampling rate below 1 has a time at which a site is ready")
 

@@ -2,7 +2,13 @@
 
 import click
 
-from undertone_cli.commands import coordinator_init, coordinator_nodes, coordinator_runs, coordinator_start
+from undertone_cli.commands import (
+    coordinator_init,
+    coordinator_nodes,
+    coordinator_rehearse,
+    coordinator_runs,
+    coordinator_start,
+)
 
 
 @click.group("coordinator")
@@ -16,3 +22,4 @@ for _nodes in coordinator_nodes.COMMANDS:
 command.add_command(coordinator_start.command)
 for _runs in coordinator_runs.COMMANDS:
     command.add_command(_runs)
+command.add_command(coordinator_rehearse.command)

@@ -26,9 +26,10 @@ from undertone.study.schema import Study, load_study
 from undertone_cli.commands.plan import describe
 from undertone_cli.console import Bars, lines, out, resumable, table
 from undertone_cli.engines.choice import ENGINES, IN_PROCESS, check_engine, run_on
-from undertone_cli.provisioning import approve_simulated, federate, give_data_set, narrowest_policy
+from undertone_cli.provisioning import COORDINATOR, OPERATOR, federate
 from undertone_cli.site_logs import quoting_sites
 from undertone_cli.split import SiteData, split
+from undertone_client.approval.unattended import approve_unattended, give_data_set, narrowest_policy
 from undertone_client.site.audit_log import AuditLog
 from undertone_client.site.config import NodeConfig
 from undertone_client.site.folder import SiteDir, create_site
@@ -136,7 +137,7 @@ def round_units(count: int) -> int:
 def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteData], machine: Machine) -> None:
     run = RunFolder.create(part, plan, {"setting": SIMULATION, "engine": machine.engine})
     shutil.copyfile(study_file, part / "study.toml")
-    policy = narrowest_policy(plan, public_hex(run.key()))
+    policy = narrowest_policy(plan, COORDINATOR, public_hex(run.key()))
     for site, share in shares.items():
         config = NodeConfig(
             site=site,
@@ -153,7 +154,7 @@ def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteD
     folders = [part / "sites" / site for site in shares]
     federate(run, folders)
     for folder in folders:
-        approve_simulated(SiteDir(folder), plan, run.signature())
+        approve_unattended(SiteDir(folder), plan, run.signature(), OPERATOR)
 
 
 def _check_same_study(study_file: Path, folder: Path) -> None:

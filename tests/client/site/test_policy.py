@@ -12,7 +12,7 @@ from undertone.core.config import parse_tables
 from undertone.core.keys import PLAN_DOMAIN, create_key, public_hex, sign
 from undertone.errors import NotApproved, StudyError
 from undertone.study.plan import Plan
-from undertone_cli.provisioning import narrowest_policy
+from undertone_client.approval.unattended import narrowest_policy
 from undertone_client.site.policy import Policy
 from undertone_client.site.violations import check_policy, violations
 

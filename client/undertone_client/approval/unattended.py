@@ -1,0 +1,93 @@
+"""What a SITE_DIR gets that nobody looks after: those of a simulation and of a rehearsal, which hold their own images.
+
+A hospital's SITE_DIR gets all of this from its operator.
+"""
+
+from undertone.core.clock import utc_now
+from undertone.data.records import RecordTable
+from undertone.models.pinned import files_digest
+from undertone.study.plan import Plan
+from undertone_client.approval.approving import approve
+from undertone_client.approval.books import LedgerBooks
+from undertone_client.approval.pending import keep_pending
+from undertone_client.approval.proposing import propose
+from undertone_client.site import budget
+from undertone_client.site.datasets import DataSet, new_data_set
+from undertone_client.site.enrol import enrol
+from undertone_client.site.folder import SiteDir
+from undertone_client.site.policy import LONGEST_DAYS, Policy
+
+_DATA_SET = "data"
+
+
+def narrowest_policy(plan: Plan, coordinator: str, key: str) -> Policy:
+    """A policy under which this plan is allowed, and nothing that asks for more.
+
+    Args:
+        plan: the one that the site is for.
+        coordinator: a name for its coordinator.
+        key: the coordinator's public key.
+    """
+    central, patients = plan.privacy.noise == "central", plan.privacy.unit == "patient"
+    secure = plan.aggregation.mode == "secagg"
+    return Policy(
+        coordinators={coordinator: key},
+        methods=[plan.method.name],
+        models=[files_digest(plan.model.files)],
+        noise=[plan.privacy.noise],
+        largest_sampling_rate=plan.privacy.sampling_rate if central else None,
+        largest_rounds=plan.privacy.max_attempts if central else None,
+        fewest_sites=plan.quorum,
+        fewest_patients=sum(plan.cohort.units.values()) if patients else 0,
+        fewest_honest_shares=plan.noise_shares if secure else None,
+        allow_free_rosters=plan.free_rosters,
+        allow_plain=not secure,
+        allow_filled_in_figures=plan.cohort.units_origin != "published",
+        longest_approval_days=LONGEST_DAYS,
+    )
+
+
+def give_data_set(site: SiteDir, plan: Plan, table: RecordTable, *, ids_as_written: bool) -> DataSet:
+    """Give a site its one data set, with a cap that is what the plan takes.
+
+    Its images are good, and its public figure is the plan's.
+
+    Args:
+        site: without a data set.
+        plan: the one that the site is for.
+        table: the site's records, which its metadata.csv lists.
+        ids_as_written: whether unit ids that look alike are different people.
+
+    Raises:
+        InputError: no cap holds the plan.
+    """
+    data = new_data_set(
+        name=_DATA_SET,
+        folder=str(table.root),
+        metadata="metadata.csv",
+        unit=plan.privacy.unit,
+        unit_column=plan.data.unit_column,
+        ids_as_written=ids_as_written,
+        publish=plan.cohort.units[site.config.site],
+        epsilon=budget.price(plan),
+        delta=plan.privacy.delta,
+    )
+    enrol(site, data, table, budget)
+    return data
+
+
+def approve_unattended(site: SiteDir, plan: Plan, signature: str, operator: str) -> None:
+    """Approve a plan, as an operator would who looks at nothing.
+
+    Bad records were named before; from here on one is a zero row (PRIVACY 17).
+
+    Args:
+        site: with its data set.
+        plan: the one that the site is for.
+        signature: its coordinator's.
+        operator: what the audit log names as the person.
+    """
+    now, books = utc_now(), LedgerBooks(site.ledger)
+    digest = keep_pending(site, plan.as_bytes(), signature)
+    proposal = propose(site, digest, _DATA_SET, operator, None, books, now)
+    approve(site, proposal, books, now, say=lambda _line: None)

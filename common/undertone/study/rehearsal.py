@@ -1,0 +1,55 @@
+"""The rehearsal of a plan: one round of the same messages and sizes, as a plan of its own."""
+
+from dataclasses import replace
+from math import ceil
+
+from undertone.errors import PlanChanged
+from undertone.study.claim import epsilons
+from undertone.study.plan import REHEARSAL_ATTEMPTS, REHEARSAL_ROUNDS, Plan
+
+_SECONDS = 10.0  # the longest public time of a rehearsal
+_DRAWN_AT_LEAST, _MOST_UNITS = 4, 64
+_MARK = b'"rehearsal":true'
+
+
+def rehearsal_of(plan: Plan, name: str) -> Plan:
+    """A rehearsal of `plan`: its method, base, grid, roster and aggregation; one round, and as many units as do.
+
+    No signature or approval of the one is of the other: their digests differ.
+
+    Args:
+        plan: of a study.
+        name: of the rehearsal, as studies have one; another name is another rehearsal.
+    """
+    attempts = REHEARSAL_ROUNDS if plan.once_per_round else min(plan.privacy.max_attempts, REHEARSAL_ATTEMPTS)
+    epsilon, epsilon_rdp = epsilons(replace(plan.event, count=attempts), plan.privacy.delta)
+    privacy = plan.privacy.model_copy(
+        update={
+            "rounds": REHEARSAL_ROUNDS,
+            "max_attempts": attempts,
+            "epsilon": epsilon,
+            "epsilon_rdp": epsilon_rdp,
+            "ready_seconds_per_unit": min(
+                plan.privacy.ready_seconds_per_unit, _SECONDS / max(plan.cohort.units.values())
+            ),
+        }
+    )
+    made = plan.model_copy(update={"study": name, "privacy": privacy, "rehearsal": True})
+    return Plan.model_validate(made.model_dump())
+
+
+def drawn_units(plan: Plan, site: str) -> int:
+    """How many units a site draws for a rehearsal: some are in its sample, and they are few."""
+    enough = max(_DRAWN_AT_LEAST, ceil(_DRAWN_AT_LEAST / plan.privacy.sampling_rate))
+    return min(plan.cohort.units[site], enough, _MOST_UNITS)
+
+
+def rehearsal_plan(data: bytes) -> Plan | None:
+    """The plan, if it is a rehearsal's; None for any other bytes, which are not looked at closely."""
+    if _MARK not in data:
+        return None
+    try:
+        plan = Plan.from_bytes(data)
+    except PlanChanged:
+        return None
+    return plan if plan.rehearsal else None
