@@ -75,6 +75,7 @@ ROOMS = {
         "split",
         "diagnostics",
         "engines",
+        "loopback",
         "commands",
         "main",
     ),

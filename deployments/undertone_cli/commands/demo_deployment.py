@@ -13,9 +13,10 @@ from undertone.core.progress import reporter, reporting
 from undertone.core.unit import Unit
 from undertone.errors import FolderError, InputError
 from undertone.models.pinned import files_digest, pin
+from undertone.study.schema import load_study
 from undertone_cli.commands.demo import write_digits
 from undertone_cli.console import Bars, out, table
-from undertone_cli.loopback.federation import LoopbackFederation
+from undertone_cli.loopback.federation import RELEASED, LoopbackFederation
 from undertone_cli.loopback.hospitals import PATIENT, Hospital, make_hospitals
 from undertone_cli.loopback.processes import Processes
 from undertone_server.run_folder import refuse_existing
@@ -90,7 +91,7 @@ def _study(folder: Path, data: Path, processes: Processes, stages: Stages) -> No
     with stages.stage("data sets and policies"):
         federation.add_data(unit, CAP, DELTA)
         federation.allow(
-            methods=["dpsgd-ti"],
+            methods=[load_study(study).method.name],
             models=[files_digest(dict(pin(BASE, None).files))],
             noise=["central"],
             largest_sampling_rate=1.0,
@@ -109,8 +110,8 @@ def _study(folder: Path, data: Path, processes: Processes, stages: Stages) -> No
         federation.approve(run)
     with stages.stage("two rounds of secure aggregation, and the release"):
         last = federation.wait(run, _MOST_SECONDS)
-        if last["state"] != "done":
-            raise InputError(f"the study ended as {last['state']}; see {folder / 'logs'} and {run}")
+        if last["state"] != RELEASED:
+            raise InputError(f"the study is {last['state']}: {last['because']}; see {folder / 'logs'} and {run}")
     with stages.stage("release verified with the coordinator's key"):
         processes.undertone("verify", run / "release", "--coordinator", federation.key)
 

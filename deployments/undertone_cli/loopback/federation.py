@@ -14,10 +14,13 @@ from undertone.core.settings_file import settings_toml
 from undertone.core.unit import Unit
 from undertone.study.plan import Plan
 from undertone_cli.loopback.hospitals import PATIENT, Hospital
-from undertone_cli.loopback.processes import UNDERTONE, Processes, free_ports, wait_until
+from undertone_cli.loopback.processes import UNDERTONE, Processes, wait_until
+from undertone_cli.processes import free_port
 from undertone_client.site.folder import SiteDir
 
 HUB, DATA_SET = "hub", "images"
+RELEASED = "released"
+ENDED = (RELEASED, "stopped")
 _SECONDS_TO_START = 180.0
 _DIGITS = 8
 
@@ -40,7 +43,7 @@ class LoopbackFederation:
     def provision(self) -> None:
         """Keys and certificates are made where they stay; requests, then one welcome, go from hand to hand."""
         self._mail.mkdir()
-        fleet, superlink, health = free_ports(3)
+        fleet, superlink, health = free_port(), free_port(), free_port()
         address = ("--fleet", f"https://127.0.0.1:{fleet}", "--superlink-port", superlink, "--health-port", health)
         self.coordinator("init", "--name", "loopback", *address)
         requests = {name: self._mail / f"{name}.request" for name in self.sites}
@@ -94,16 +97,16 @@ class LoopbackFederation:
     def submit(self, study: Path) -> Path:
         """Submit a study; its RUN."""
         answer = json.loads(self.coordinator("submit", study, "--json"))
-        return Path(answer["run"])
+        return self.home / "runs" / str(answer["name"])
 
     def status(self, run: Path) -> dict[str, Any]:
-        """What `coordinator status --json` says."""
-        found: dict[str, Any] = json.loads(self.coordinator("status", run.name, "--json", quiet=True))
-        return found
+        """What `coordinator status --json` says of a study."""
+        (found,) = json.loads(self.coordinator("status", run.name, "--json", quiet=True))["studies"]
+        return dict(found)
 
     def wait(self, run: Path, seconds: float) -> dict[str, Any]:
         """Wait until the study has ended, whichever way; its last status."""
-        wait_until(lambda: self.status(run)["state"] not in ("waiting", "running"), "the study did not end", seconds)
+        wait_until(lambda: self.status(run)["state"] in ENDED, "the study did not end", seconds)
         return self.status(run)
 
     def coordinator(self, command: str, *words: object, quiet: bool = False) -> str:

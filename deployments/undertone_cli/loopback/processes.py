@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,18 +19,6 @@ UNDERTONE = (sys.executable, "-m", "undertone_cli.main")
 _SECONDS_TO_END = 20.0
 _POLL_SECONDS = 0.1
 _LAST_LINES = 12
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports of loopback that nobody uses now, each another."""
-    held = [socket.socket() for _ in range(number)]
-    try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
-    finally:
-        for one in held:
-            one.close()
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float) -> None:
