@@ -17,6 +17,7 @@ cache/          latents of the site's images, a folder for each data set
 datasets/       for each data set where it lies, its unit, published figure and cap; and who was withdrawn
 pending/        plans of known coordinators that wait for a person to approve them
 approved/       for each approved plan what was approved, by whom and until when
+run/            while the node serves: its socket, and the lock that makes it the only one
 registered/     for each approved plan its records as they were found good
 """
 
