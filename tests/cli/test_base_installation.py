@@ -121,6 +121,12 @@ def test_a_command_that_needs_more_says_which_extra_brings_it(base: str, words: 
     )
 
 
+def test_the_node_itself_says_so_when_it_is_to_start(base: str, tmp_path: Path) -> None:
+    done = run(base + COMMAND, "node", "serve", tmp_path)
+    assert done.returncode == 2
+    assert re.match(r"NotInstalled: `undertone node` needs \w+, .* constraints.txt \"\.\[node\]\"", done.stderr)
+
+
 def test_a_library_that_is_missing_later_is_one_line_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def digits(*_: object) -> None:
         raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn.datasets")

@@ -300,7 +300,7 @@ def check(ends: Counter[str], at_least: int) -> None:
 
 
 def test_ten_thousand_changed_messages(recording):
-    check(Fuzzer(recording, 3).run(10_000), 10_000)
+    check(Fuzzer(recording, 5).run(10_000), 10_000)
 
 
 @pytest.mark.slow

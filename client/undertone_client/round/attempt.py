@@ -112,16 +112,15 @@ class SiteAttempt:
     def _prepare(self, state: NDArray[np.float32]) -> None:
         """Step 1 of the mechanism: coins and rows, into the attempt store, now or behind this answer."""
         check_draws_on(self.ledger, self.plan, self.data_set)
-        folder, plan, key, check, entropy = self.site.folder, self.plan, self._key, self.check, self.entropy
-        data_set = self.data_set
+        folder, plan, key, entropy, data_set = self.site.folder, self.plan, self._key, self.entropy, self.data_set
 
         def work() -> None:
-            check()  # it may have waited for hours
             site = SiteDir(folder)
             with AttemptStore(site.attempt_store) as store:
                 Preparation(site, plan, key, state, store, entropy, data_set).run()
 
-        self.preparations.begin(key, state_sha256(state), plan.ready_after(self.site.config.site), work)
+        due = plan.ready_after(self.site.config.site)
+        self.preparations.begin(key, state_sha256(state), due, work, self.check)
 
     def _ready(self) -> Answer:
         """Yes or no, and no more: how far it is would tell how many units the coins chose (PRIVACY 26)."""

@@ -9,7 +9,14 @@ from undertone_client.site.attempt_store import AttemptKey
 class Preparations(Protocol):
     """Where the long part of `prepare` is done: before its answer, or behind it."""
 
-    def begin(self, attempt: AttemptKey, state_sha256: str, ready_after: float, work: Callable[[], None]) -> None:
+    def begin(
+        self,
+        attempt: AttemptKey,
+        state_sha256: str,
+        ready_after: float,
+        work: Callable[[], None],
+        check: Callable[[], object],
+    ) -> None:
         """Do the work of an attempt, or see to it that it will be done.
 
         Args:
@@ -17,6 +24,7 @@ class Preparations(Protocol):
             state_sha256: of the public state that its rows are made at.
             ready_after: seconds from now on until it may be called ready, in public; 0 for as soon as it is done.
             work: coins and rows, into the attempt store. What it did before it was interrupted it does not do again.
+            check: raises where the plan is not approved any more; for work that has waited.
 
         Raises:
             NotPrepared, PlanChanged: it cannot be begun now; and where the work is done at once, what it raises.
@@ -34,9 +42,16 @@ class Preparations(Protocol):
 class AtOnce:
     """The work is done before `prepare` is answered: for simulations, where a node lives for one request."""
 
-    def begin(self, attempt: AttemptKey, state_sha256: str, ready_after: float, work: Callable[[], None]) -> None:
-        """Do it."""
-        del attempt, state_sha256, ready_after
+    def begin(
+        self,
+        attempt: AttemptKey,
+        state_sha256: str,
+        ready_after: float,
+        work: Callable[[], None],
+        check: Callable[[], object],
+    ) -> None:
+        """Do it; the request has just been checked."""
+        del attempt, state_sha256, ready_after, check
         work()
 
     def is_ready(self, attempt: AttemptKey) -> bool:

@@ -78,13 +78,25 @@ class PreparationQueue:
         self._thread = threading.Thread(target=self._run, name="preparing", daemon=True)
         self._thread.start()
 
-    def begin(self, attempt: AttemptKey, state_sha256: str, ready_after: float, work: Callable[[], None]) -> None:
+    def begin(
+        self,
+        attempt: AttemptKey,
+        state_sha256: str,
+        ready_after: float,
+        work: Callable[[], None],
+        check: Callable[[], object] = lambda: None,
+    ) -> None:
         """Put an attempt at the end of the queue, unless it is there or running already.
 
         Raises:
             PlanChanged: it is, for another public state.
             NotPrepared: its public time is over and it was not done: asking again must not tell how long it took.
         """
+
+        def checked() -> None:
+            check()  # it may have waited for hours
+            work()
+
         now = self._clock()
         due = now + ready_after if ready_after else 0.0
         with self._changed:
@@ -98,7 +110,7 @@ class PreparationQueue:
                     )
                 if before.open or before.due:
                     return
-            job = _Job(attempt, state_sha256, due, work)
+            job = _Job(attempt, state_sha256, due, checked)
             self._jobs[attempt[0]] = job
             self._waiting = [other for other in self._waiting if other.attempt[0] != attempt[0]] + [job]
             self._changed.notify_all()

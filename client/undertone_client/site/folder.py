@@ -18,6 +18,7 @@ datasets/       for each data set where it lies, its unit, published figure and 
 pending/        plans of known coordinators that wait for a person to approve them
 approved/       for each approved plan what was approved, by whom and until when
 rehearsal/      a SITE_DIR with drawn images for each rehearsal that a coordinator asked for; may be removed
+run/            while the node serves: its socket, and the lock that makes it the only one
 registered/     for each approved plan its records as they were found good
 """
 

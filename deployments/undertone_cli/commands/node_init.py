@@ -49,9 +49,9 @@ def policy_for(coordinators: Sequence[str]) -> Policy:
     named: dict[str, str] = {}
     for text in coordinators:
         name, _, key = text.rpartition("=")
-        if _KEY.fullmatch(key) and not is_site_name(name):
+        if name and _KEY.fullmatch(key) and not is_site_name(name):
             raise InputError(f"--coordinator {shown(text)} has no name for a coordinator: {name_advice(name)}")
-        if not _KEY.fullmatch(key):
+        if not name or not _KEY.fullmatch(key):
             raise InputError(
                 f"--coordinator {shown(text)} is not NAME=KEY: a name of yours, and a key of 64 digits, 0 to 9 and "
                 "a to f; ask the coordinator for it"

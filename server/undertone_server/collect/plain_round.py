@@ -1,5 +1,7 @@
 """One attempt under plain aggregation: prepare, plain_input, add. The coordinator sees each site's vector."""
 
+from itertools import count
+
 import numpy as np
 
 from undertone.errors import MechanismViolation
@@ -7,9 +9,7 @@ from undertone.privacy.plain_sum import NAME, open_sum
 from undertone.privacy.quantise import from_ring
 from undertone.privacy.stages import MaskedVector, Sum
 from undertone_server.collect.attempt import Attempt
-from undertone_server.collect.readiness import unprepared, wait_until_ready
-
-_TRIES = 3
+from undertone_server.collect.readiness import TRIES, unprepared, wait_until_ready
 
 
 def collect(attempt: Attempt) -> Sum:
@@ -44,10 +44,10 @@ def collect(attempt: Attempt) -> Sum:
 
 def _prepared(attempt: Attempt) -> list[str]:
     """The sites whose rows are there; one whose node was restarted meanwhile is asked to prepare again."""
-    for _ in range(_TRIES):
+    for tries in count(1):
         prepared = dict(attempt.ask("prepare", dict.fromkeys(attempt.sites.present, b""), with_state=True))
         ready = wait_until_ready(attempt, prepared)
-        if not unprepared(attempt):
+        if tries == TRIES or not unprepared(attempt):
             break
         attempt.sites.find()
     return ready

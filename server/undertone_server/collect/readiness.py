@@ -7,6 +7,8 @@ from undertone.errors import NotPrepared
 from undertone.wire.messages import NO, YES
 from undertone_server.collect.attempt import Attempt
 
+TRIES = 3
+"""How often sites are asked to prepare, where a node was restarted while it did."""
 _GROWTH = 1.5
 
 

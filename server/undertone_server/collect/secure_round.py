@@ -7,6 +7,7 @@ the study form a chain (PRIVACY 12), `gathering` decides whom to ask, and a list
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from itertools import count
 from typing import TypeVar
 
 import numpy as np
@@ -25,11 +26,9 @@ from undertone.study.session_parameters import session_parameters
 from undertone.wire.messages import Kind, Words
 from undertone_server.collect.attempt import Attempt
 from undertone_server.collect.gathering import Gathering, Patience, enter_list
-from undertone_server.collect.readiness import unprepared, wait_until_ready
+from undertone_server.collect.readiness import TRIES, unprepared, wait_until_ready
 
 _T = TypeVar("_T")
-# How often a session is begun anew for a node that was restarted while it prepared.
-_TRIES = 3
 KeysShared = tuple["CoordinatorSession", dict[str, bytes]]
 """A session after ShareKeys, and the share inbox of each site that takes part; no vector has left."""
 
@@ -78,12 +77,14 @@ def collect_with_noise_shares(
 
 def _keys_of_present(attempt: Attempt, federation: Federation) -> KeysShared:
     """A session of whoever is there, at least the quorum."""
-    for _ in range(_TRIES):
+    for tries in count(1):
         session = CoordinatorSession.of(attempt, federation)
         advertised = session.prepare(attempt.sites.present)
-        if not set(unprepared(attempt)) & attempt.plan.cohort.units.keys():
+        if tries == TRIES or not unprepared(attempt):
             break
         attempt.sites.find()  # coins and rows are durable: a node that was restarted goes on where it was
+    if len(advertised) < session.server.params.quorum and unprepared(attempt):
+        attempt.begin()  # a node whose public time is over refuses this attempt for ever: it counts, and others follow
     return session, session.share_keys(advertised)
 
 

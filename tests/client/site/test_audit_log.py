@@ -28,6 +28,7 @@ NOON = datetime(2026, 6, 1, 12, 0, 0, tzinfo=UTC)
 DIGEST, KEY = "ab" * 32, "cd" * 32
 GOOD: dict[str, dict[str, Any]] = {
     "site made": {"key": KEY},
+    "federation joined": {"coordinator": KEY, "digest": DIGEST, "serial": 2},
     "data set added": {
         "data_set": "xray",
         "unit": "patient",
@@ -207,6 +208,7 @@ def test_no_type_of_a_fact_holds_free_text_or_a_count() -> None:
     }
     assert numbers == {
         ("log opened", "log"),
+        ("federation joined", "serial"),
         ("data set added", "published"),
         ("data set added", "epsilon"),
         ("data set added", "delta"),

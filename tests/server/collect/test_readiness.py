@@ -10,6 +10,7 @@ from undertone.errors import NotPrepared, TooFewSites
 from undertone.wire.messages import NO, YES, Reply, Request
 from undertone_client.node import Node
 from undertone_server.collect import readiness
+from undertone_server.collect.readiness import TRIES
 from undertone_server.collect.waiting import USUAL, Waiting
 
 Make = Callable[..., World]
@@ -144,6 +145,20 @@ def test_a_node_that_always_forgets_is_left_out(
     world.run_rounds()
     assert set(world.run.sites_opened(1)[0]) == {"north", "south", "west"}
     assert len(answers["east"]) == 97
+    assert not clock.pauses
+
+
+def test_an_attempt_that_too_many_sites_refuse_for_ever_counts_and_the_next_one_goes_on(
+    make_world: Make, clock: Clock, answers: dict[str, list[bytes | str]]
+) -> None:
+    world = make_world(FOUR, max_attempts=2, **AGGREGATIONS["distributed"])
+    for site in ("east", "west"):
+        answers[site] = [NotPrepared.__name__] * TRIES
+    with pytest.raises(TooFewSites, match="east: NotPrepared"):
+        world.run_rounds()
+    assert world.charges("north") == []
+    world.run_rounds()
+    assert world.charges() == world.charges("east") == [(1, 2)]
     assert not clock.pauses
 
 
