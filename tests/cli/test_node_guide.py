@@ -14,11 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.support.federating import Hub
 from tests.support.images import write_folder
 from tests.support.runs import call
 from tests.support.world import make_plan, secure
-from undertone.core.canonical import sha256_hex
-from undertone.core.federation import Federation
 from undertone.core.keys import PLAN_DOMAIN, public_hex, sign
 from undertone.models.pinned import files_digest
 from undertone.privacy.accounting import GaussianEvent
@@ -32,6 +31,9 @@ from undertone_cli.main import cli
 from undertone_client.approval.approvals import approval_of
 from undertone_client.site.budget import Budget
 from undertone_client.site.folder import SiteDir
+from undertone_server.home.folder import Home
+from undertone_server.home.membership import add_sites
+from undertone_server.home.settings import Settings
 from undertone_server.run_folder import RunFolder
 
 PAGE = (Path(__file__).parents[2] / "docs" / "node.md").read_text(encoding="utf-8")
@@ -74,6 +76,8 @@ class Guide:
             "MODEL_DIGEST": files_digest(self.plan.model.files),
             "LAST_DAY": f"{datetime.now(UTC) + timedelta(days=60):%Y-%m-%d}",
             "dpagg-ti": "dummy",
+            "north.request": str(folder / "north.request"),
+            "again.request": str(folder / "again.request"),
             "plan.json": str(folder / "plan.json"),
             "plan.sig": str(folder / "plan.sig"),
             "approval.sig": str(folder / "approval.sig"),
@@ -106,13 +110,13 @@ class Guide:
     def heading(self, text: str) -> None:
         """What others do before a section begins."""
         self.section = text
-        if text == "Write the policy":
-            keys = {name: public_hex(Ed25519PrivateKey.generate()) for name in UNITS}
-            keys["north"] = public_hex(SiteDir(self.site).identity())
-            self.run.keep_federation(Federation("guide", public_hex(self.run.key()), keys))
-            for name in ("federation.json", "federation.sig"):
-                shutil.copyfile(self.run.folder / name, self.site / name)
-            self.words["FEDERATION_DIGEST"] = sha256_hex((self.site / "federation.json").read_bytes())
+        if text == "Join the federation":
+            hub = Hub(self.folder, Home.create(self.folder / "hub", Settings(name="hub", fleet="https://hub:443")))
+            shutil.copyfile(self.run.folder / "coordinator.key", hub.home.folder / "coordinator.key")
+            requests = [(self.folder / "north.request").read_bytes(), *map(hub.request, UNITS.keys() - {"north"})]
+            change = add_sites(hub.home, requests, datetime.now(UTC))
+            self.words["WELCOME"] = str(change.welcome)
+            self.words["FEDERATION_DIGEST"] = hub.home.federation().digest
         elif text == "Named approvers":
             self.without_approvers = (self.site / "policy.toml").read_bytes()
             self.approved.append(self.another("a-second-study"))
@@ -136,12 +140,14 @@ class Guide:
         if "HASH" in line:
             self.words["HASH"] = json.loads(call("log", "verify", self.site, "--json").stdout)["newest"]
         answer = self.words.get("DIGEST", "") if " approve " in line else "y"
+        if " join " in line:
+            answer = self.words["FEDERATION_DIGEST"][:8]
         _, *arguments = shlex.split(self.meant(line), comments=True)
         return CliRunner().invoke(cli, arguments, input=f"{answer}\n")
 
     def as_on_the_page(self, text: str) -> list[str]:
         """Lines of output without what differs each time: hashes and keys, digests, times, last days."""
-        text = text.replace(str(self.site), "SITE_DIR")
+        text = text.replace(str(self.site), "SITE_DIR").replace(f"{self.folder}/north", "north")
         for differs in (r"\b[0-9a-f]{64}\b", r"\b[0-9a-f]{8}\b", r"\b\d{4}-\d\d-\d\d(T[\d:]+Z)?"):
             text = re.sub(differs, "*", text)
         return [line.rstrip() for line in text.splitlines()]

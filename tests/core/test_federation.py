@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.secagg import identity, world
 from undertone.core.canonical import canonical_json
-from undertone.core.federation import NEVER, Federation, read_federation, sign_federation, time_text
+from undertone.core.clock import time_text
+from undertone.core.federation import NEVER, Federation, read_federation, sign_federation
 from undertone.core.keys import PLAN_DOMAIN, SECAGG_DOMAIN, public_hex, sign
 from undertone.errors import NotApproved
 

@@ -12,7 +12,7 @@ from tests.support.federating import Hub, hub, welcome_of
 from undertone import PROTOCOL
 from undertone.core.canonical import canonical_json
 from undertone.core.flower_keys import create_flower_key, public_flower_key, registered_form
-from undertone.core.joining import ReadWelcome, SiteRequest, Welcome, site_request
+from undertone.core.joining import LARGEST_REQUEST, ReadWelcome, SiteRequest, Welcome, site_request
 from undertone.core.keys import public_hex
 from undertone.core.unit import is_site_name, name_advice
 from undertone.errors import FolderError, InputError, NotApproved, UndertoneError
@@ -86,6 +86,7 @@ def test_a_request_is_read_in_its_one_spelling(flower: str) -> None:
         canonical_json({**content, "handover": 1}),
         data.replace(b'"site":"north"', b'"site":"north","site":"north"'),
     ]
+    spellings.append(data + b" " * LARGEST_REQUEST)
     for spelling in spellings:
         with pytest.raises(InputError, match="site request"):
             SiteRequest.read(spelling)
@@ -122,6 +123,8 @@ def test_flower_keys_are_p384_in_one_spelling(tmp_path: Path, flower: str) -> No
     for text in ("", weak, ed, f"{flower} me@here", f"{flower}\n", f" {flower}", flower[:-4], "x" * 10_000):
         with pytest.raises(NotApproved, match="P-384"):
             registered_form(text)
+    with pytest.raises(NotApproved, match="P-384"):
+        SiteRequest.read(site_request("north", KEY, weak))
     (tmp_path / "weak.key").write_bytes(small.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
     for path in (tmp_path / "weak.key", tmp_path / "none.key"):
         with pytest.raises(FolderError, match="P-384"):

@@ -101,6 +101,13 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("manifest keys", "../core/federation.py", "isinstance(key, str) and _KEY.fullmatch(key)", "True"),
     ("canonical manifest", "../core/federation.py", "whole = whole and federation.to_bytes() == data", "pass"),
     ("manifest's size", "../core/federation.py", "whole = len(data) <= _LARGEST_BYTES", "whole = True"),
+    ("manifest's serial", "../core/federation.py", "not 1 <= self.serial <= _LARGEST_SERIAL", "False"),
+    ("manifest before", "../core/federation.py", 'if not (self.predecessor == "" if first else', "if not (True or"),
+    ("manifest's CA", "../core/federation.py", "if not _is_digest(self.ca_sha256, may_be_empty=True):", "if False:"),
+    ("manifest's time", "../core/clock.py", "if time_text(found) != text:", "if False:"),
+    ("manifest expired", "../core/federation.py", "if now >= moment(self.expires):", "if False:"),
+    ("manifest names the site", "../core/federation.py", "if site not in self.sites:", "if False:"),
+    ("manifest names its key", "../core/federation.py", "if self.sites[site] != key:", "if False:"),
     (
         "manifest signed",
         "../core/federation.py",
@@ -469,6 +476,13 @@ AROUND: list[tuple[str, str, str, str]] = [
         "False",
     ),
     ("manifest pinned", f"{CLIENT}/site/folder.py", "if pinned is None:", "if False:"),
+    (
+        "manifest is this coordinator's",
+        f"{CLIENT}/site/folder.py",
+        "if federation.coordinator != self.policy.coordinators.get(coordinator):",
+        "if False:",
+    ),
+    ("manifest holds now", f"{CLIENT}/site/folder.py", "        federation.check_current(now())\n", ""),
     (
         "charged before the vector leaves",
         f"{CLIENT}/round/attempt.py",

@@ -9,20 +9,19 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from types import MappingProxyType
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from undertone.core.canonical import canonical_json, sha256_hex
+from undertone.core.clock import Moment, moment
 from undertone.core.keys import FEDERATION_DOMAIN, SECAGG_DOMAIN, check_signature, public_hex, sign
 from undertone.errors import NotApproved
 
 # Of a federation that nobody joins or leaves: a simulation's.
 NEVER = "9999-12-31T23:59:59Z"
 _FORMAT = 2
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _LARGEST_SERIAL = 1_000_000
 _LARGEST_BYTES = 1 << 18
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -73,8 +72,10 @@ class Federation:
             raise NotApproved("the federation manifest does not name the one before it, or is the first and names one")
         if not _is_digest(self.ca_sha256, may_be_empty=True):
             raise NotApproved("the federation manifest holds a fingerprint that is not 64 hexadecimal characters")
-        if time_text(self._expiry()) != self.expires:
-            raise NotApproved("the federation manifest does not say when it expires, as 2027-01-31T12:00:00Z")
+        try:
+            moment(self.expires)
+        except ValueError:
+            raise NotApproved("the federation manifest does not say when it expires, as 2027-01-31T12:00:00Z") from None
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: what is hashed, signed and stored."""
@@ -122,13 +123,13 @@ class Federation:
         """SHA-256 of the canonical JSON."""
         return sha256_hex(self.to_bytes())
 
-    def check_current(self, now: datetime) -> None:
+    def check_current(self, now: Moment) -> None:
         """Refuse a manifest whose time is over.
 
         Raises:
             NotApproved: it has expired.
         """
-        if now >= self._expiry():
+        if now >= moment(self.expires):
             raise NotApproved(
                 f"the federation manifest {self.serial} of {self.name} expired at {self.expires}; ask the coordinator "
                 "for a newer one, then `undertone node join` it"
@@ -147,12 +148,6 @@ class Federation:
                 f"the federation manifest {self.serial} of {self.name} names another key for {site} than identity.key"
             )
 
-    def _expiry(self) -> datetime:
-        try:
-            return datetime.strptime(self.expires, _TIME).replace(tzinfo=UTC)
-        except (TypeError, ValueError):
-            raise NotApproved("the federation manifest does not say when it expires, as 2027-01-31T12:00:00Z") from None
-
     def signed_by(self, site: str, digest: bytes, signature: bytes) -> bool:
         """Whether `signature` is `site`'s over the 32-byte digest of a statement of secure aggregation."""
         try:
@@ -160,12 +155,6 @@ class Federation:
         except (KeyError, NotApproved):
             return False
         return True
-
-
-def time_text(moment: datetime) -> str:
-    """A moment as a manifest writes it: UTC, whole seconds."""
-    utc = moment.astimezone(UTC)
-    return f"{utc.year:04d}-{utc:%m-%dT%H:%M:%SZ}"
 
 
 def _is_digest(text: object, *, may_be_empty: bool) -> bool:

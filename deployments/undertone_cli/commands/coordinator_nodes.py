@@ -109,7 +109,11 @@ COMMANDS = (add_node, remove_node, manifest, sync, rotate)
 
 def say_registered(done: Registered) -> None:
     """A line for each key that the SuperLink was told about, and one for those that it knew."""
-    for names, what in ((done.added, "registered at the SuperLink"), (done.removed, "unregistered at the SuperLink")):
+    for names, what in (
+        (done.added, "registered at the SuperLink"),
+        (done.removed, "unregistered at the SuperLink"),
+        (done.refused, "its key was unregistered once and is never taken again; ask it for `node request --new-keys`"),
+    ):
         for name in names:
             _say(f"{name}: {what}")
     _say(f"{len(done.kept)} {'site was' if len(done.kept) == 1 else 'sites were'} registered before")

@@ -5,6 +5,8 @@ The SuperLink keeps its own list of keys. `synchronise` makes it that of COORDIN
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import httpx
@@ -30,11 +32,13 @@ class Registered:
         added: sites whose key the SuperLink now takes.
         removed: names under which it knew keys that no site has.
         kept: sites that it knew.
+        refused: sites whose key it has unregistered once, and takes never again.
     """
 
     added: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
 
 def synchronise(home: Home) -> Registered:
@@ -44,8 +48,48 @@ def synchronise(home: Home) -> Registered:
         SuperLinkUnreachable: it cannot be reached, or refuses; what was done before that stays.
         FolderError: a file of sites/ is damaged.
     """
-    wanted = {registered_form(request.flower): name for name, request in accepted(home).items()}
-    done = Registered()
+    wanted, done = _names(home), Registered()
+    with _superlink(home) as client:
+        nodes = client.ListNodes(ListNodesRequest()).nodes_info
+        gone = {node.public_key for node in nodes if node.status == _GONE}
+        known = {node.public_key for node in nodes} - gone
+        for node in nodes:
+            if node.public_key in known - wanted.keys():
+                client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+                done.removed.append(shown(node.name or str(node.node_id), 80))
+        for key, name in wanted.items():
+            if key not in known | gone:
+                client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
+            (done.kept if key in known else done.refused if key in gone else done.added).append(name)
+    return done
+
+
+def connections(home: Home) -> dict[str, str]:
+    """Whether each site's SuperNode is connected, in Flower's words: registered (never was), online, offline.
+
+    A site that the SuperLink does not know yet is "unregistered".
+
+    Raises:
+        SuperLinkUnreachable: it cannot be reached.
+        FolderError: a file of sites/ is damaged.
+    """
+    with _superlink(home) as client:
+        status = {node.public_key: node.status for node in client.ListNodes(ListNodesRequest()).nodes_info}
+    return {name: shown(status.get(key, _GONE), 40) for key, name in _names(home).items()}
+
+
+def _names(home: Home) -> dict[bytes, str]:
+    """Each site's key as the SuperLink has it, with the site's name, in the order of the names."""
+    return {registered_form(request.flower): name for name, request in accepted(home).items()}
+
+
+@contextmanager
+def _superlink(home: Home) -> Iterator[ControlHttpClient]:
+    """The SuperLink's interface for its operator, on loopback.
+
+    Raises:
+        SuperLinkUnreachable: it cannot be reached, or refuses.
+    """
     _no_proxy_between(home)
     client = ControlHttpClient.from_server_address(
         f"127.0.0.1:{home.settings.superlink_port}",
@@ -54,16 +98,7 @@ def synchronise(home: Home) -> Registered:
         interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
     )
     try:
-        nodes = [node for node in client.ListNodes(ListNodesRequest()).nodes_info if node.status != _GONE]
-        for node in nodes:
-            if node.public_key not in wanted:
-                client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
-                done.removed.append(shown(node.name or str(node.node_id), 80))
-        known = {node.public_key for node in nodes}
-        for key, name in wanted.items():
-            if key not in known:
-                client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
-            (done.kept if key in known else done.added).append(name)
+        yield client
     except (httpx.HTTPError, ValueError) as error:
         raise SuperLinkUnreachable(
             f"the SuperLink on 127.0.0.1:{home.settings.superlink_port} does not answer as it should: "
@@ -72,7 +107,6 @@ def synchronise(home: Home) -> Registered:
         ) from None
     finally:
         client.close()
-    return done
 
 
 def _no_proxy_between(home: Home) -> None:

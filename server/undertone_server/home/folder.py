@@ -6,7 +6,7 @@ coordinator.key     the one key that signs plans, releases and manifests (0600);
 tls/                ca.key ca.crt server.key server.crt: none of the keys where a certificate of one's own is used;
                     loopback.key loopback.crt: the SuperLink's, which nginx alone sees
 federation/         NNNN.json NNNN.sig: the manifests by serial; the newest holds. NNNN.welcome: what sites are sent
-sites/              NAME.json: the request of each site that was accepted
+sites/              NAME.json: the request of each site that was accepted; retired/: those whose keys were taken back
 superlink/          state.db: Flower's state; flower/: the configuration of Flower's CLI
 nginx/              undertone.conf: the server that sites reach; standalone.conf runs it without Debian's files
 runs/               NAME-DIGEST8: a RUN of each study

@@ -9,8 +9,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from undertone import PROTOCOL
-from undertone.core.durable import read_bytes, storage_errors, write_durable
-from undertone.core.federation import Federation, sign_federation, time_text
+from undertone.core.canonical import sha256_hex
+from undertone.core.clock import time_text
+from undertone.core.durable import read_bytes, storage_errors, sync, write_durable
+from undertone.core.federation import Federation, sign_federation
 from undertone.core.joining import SiteRequest, Welcome, ca_sha256
 from undertone.core.keys import public_hex
 from undertone.core.text import shown
@@ -19,6 +21,7 @@ from undertone.errors import FolderError, InputError, NotApproved
 from undertone_server.home.folder import Home
 
 _FEWEST = 2
+_RETIRED = "retired"
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ def add_sites(home: Home, requests: Sequence[bytes], now: datetime, *, replace: 
         InputError: a file is no request.
         NotApproved: a signature does not hold; a site is in with other keys; a key is already another site's.
     """
-    sites = accepted(home)
+    sites_before = accepted(home)
+    sites = dict(sites_before)
     for data in requests:
         request = SiteRequest.read(data)
         before = sites.get(request.site)
@@ -76,10 +80,14 @@ def add_sites(home: Home, requests: Sequence[bytes], now: datetime, *, replace: 
                 f"{request.site} is in already, with other keys. If they were replaced, and the site itself has told "
                 "you so, say --replace; if this is another site, it needs a name of its own"
             )
+        if before != request:
+            _refuse_retired_keys(home, request)
         sites[request.site] = request
         _refuse_shared_keys(home, sites)
     for data in requests:
         request = SiteRequest.read(data)
+        if sites_before.get(request.site, request) != request:
+            _retire(home, request.site)
         write_durable(home.sites / f"{request.site}.json", data)
     return issue(home, now)
 
@@ -99,8 +107,7 @@ def remove_site(home: Home, site: str, now: datetime) -> Change:
             f"without {site} fewer than two sites are left, and no manifest can say so: the one that names {site} "
             "would go on to hold. Add another site first, or stop the SuperLink and end this federation"
         )
-    with storage_errors(home.sites):
-        (home.sites / f"{site}.json").unlink()
+    _retire(home, site)
     return issue(home, now)
 
 
@@ -157,6 +164,33 @@ def write_welcome(home: Home, federation: Federation) -> Path:
     written = path.with_suffix(".welcome")
     write_durable(written, welcome.signed(home.key(), home.key_before()))
     return written
+
+
+def _refuse_retired_keys(home: Home, request: SiteRequest) -> None:
+    """Raise NotApproved where a site asks with a key that was taken back."""
+    if _retired_keys(home) & {request.identity, request.flower}:
+        raise NotApproved(
+            f"{request.site} asks with a key that was taken back: neither the SuperLink nor other sites take it again. "
+            "Its operator makes new ones with `undertone node request --new-keys`"
+        )
+
+
+def _retire(home: Home, site: str) -> None:
+    """Take a site's request out of what is accepted; its keys are kept, so that they never come back."""
+    path, folder = home.sites / f"{site}.json", home.sites / _RETIRED
+    with storage_errors(folder):
+        folder.mkdir(exist_ok=True, mode=0o700)
+        path.replace(folder / f"{sha256_hex(path.read_bytes())}.json")
+        sync(home.sites)
+
+
+def _retired_keys(home: Home) -> set[str]:
+    """Both keys of every request that was accepted once and is no longer."""
+    found: set[str] = set()
+    for path in (home.sites / _RETIRED).glob("*.json"):
+        request = SiteRequest.read(read_bytes(path))
+        found |= {request.identity, request.flower}
+    return found
 
 
 def _same(before: Federation, home: Home, sites: Mapping[str, str], fingerprint: str) -> bool:

@@ -126,6 +126,13 @@ def test_a_name_is_one_coordinators(made: Hub, tmp_path: Path) -> None:
         made.join("north", welcome, "The Hub")
 
 
+def test_a_coordinators_federation_keeps_its_name(made: Hub) -> None:
+    made.join("north", welcome_of(made.add("north", "east")))
+    made.home.settings = made.home.settings.model_copy(update={"name": "lung"})
+    with pytest.raises(NotApproved, match="a manifest of lung; heart is the coordinator of heart"):
+        made.join("north", welcome_of(issue(made.home, utc_now())))
+
+
 def test_a_new_signing_key_is_taken_when_the_one_before_signed_for_it(made: Hub) -> None:
     made.join("north", welcome_of(made.add("north", "east")))
     change = rotate_key(made.home, utc_now())

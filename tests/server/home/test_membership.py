@@ -103,6 +103,19 @@ def test_removing(made: Hub) -> None:
     assert sorted(accepted(made.home)) == ["east", "south"]
 
 
+def test_keys_that_were_taken_back_never_return(made: Hub) -> None:
+    made.add("north", "east", "south")
+    removed, replaced = made.request("north"), made.request("east")
+    made.remove("north")
+    add_sites(made.home, [made.request("east", new_keys=True)], NOW, replace=True)
+    for name, request in (("north", removed), ("east", replaced)):
+        with pytest.raises(NotApproved, match=f"{name} asks with a key that was taken back"):
+            add_sites(made.home, [request], NOW, replace=True)
+    change = add_sites(made.home, [made.request("north", new_keys=True)], NOW)
+    assert change.federation is not None
+    assert sorted(change.federation.sites) == ["east", "north", "south"]
+
+
 def test_a_damaged_request_of_a_site_is_named(made: Hub) -> None:
     made.add("north", "east")
     path = made.home.sites / "north.json"
@@ -127,8 +140,9 @@ def test_a_manifest_that_this_coordinator_did_not_sign(made: Hub, tmp_path: Path
     else:
         key = hub(tmp_path / "other").home.folder / "coordinator.key"
         shutil.copyfile(key, made.home.folder / "coordinator.key")
-    with pytest.raises((NotApproved, FolderError)):
-        made.home.federation()
+    for read in (made.home.federation, made.home.newest_manifest, lambda: issue(made.home, NOW)):
+        with pytest.raises((NotApproved, FolderError)):
+            read()
 
 
 # --- rotation ---------------------------------------------------------------------------------------------
