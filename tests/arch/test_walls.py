@@ -54,7 +54,7 @@ TORCH = {
     "undertone_client/round/attempt.py",
     "undertone_client/node.py",
     "undertone_client/app.py",
-    "undertone_client/service/server.py",
+    "undertone_client/service/running.py",
     "undertone_server/release.py",
     "undertone_server/run_study.py",
     "undertone_server/app.py",

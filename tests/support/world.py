@@ -45,6 +45,7 @@ from undertone_client.site.policy import Policy
 from undertone_server.collect.deadlines import Deadlines
 from undertone_server.collect.gathering import BRIEF, Patience
 from undertone_server.collect.sites import Sites
+from undertone_server.collect.waiting import USUAL, Waiting
 from undertone_server.ledger_heads import LedgerHeads, LeftOut
 from undertone_server.rounds import Coordinator
 from undertone_server.run_folder import RunFolder
@@ -218,12 +219,21 @@ class World:
         return self.run.checkpoints / f"round-{round_:06d}"
 
     def run_rounds(
-        self, absent: Sequence[str] = (), entropy: Entropy | None = None, patience: Patience = BRIEF
+        self,
+        absent: Sequence[str] = (),
+        entropy: Entropy | None = None,
+        patience: Patience = BRIEF,
+        *,
+        app: Any = client_app,
+        waiting: Waiting = USUAL,
     ) -> NDArray[np.float32]:
-        """A coordinator's process from start to end, as `run_study` does it, without model or release."""
+        """A coordinator's process from start to end, as `run_study` does it, without model or release.
+
+        `app` stands at the sites between messages and nodes.
+        """
         identify()
         there = [folder for site, folder in self.sites.items() if site not in absent]
-        grid = InProcessGrid(client_app, dict(enumerate(there, SUPERLINK_NODE_ID + 1)))
+        grid = InProcessGrid(app, dict(enumerate(there, SUPERLINK_NODE_ID + 1)))
         heads, left_out = LedgerHeads(self.run.checkpoints / "ledger-heads"), LeftOut(self.run.checkpoints / "left-out")
         sites = Sites(
             grid, tuple(self.plan.cohort.units), self.run.federation(), Deadlines.equal(10.0), heads, left_out
@@ -233,7 +243,7 @@ class World:
             method = DummyMethod(DummyOptions())
             telemetry: Any = SilentTelemetry()
             entropy = entropy or OsEntropy()
-            study = Coordinator(self.plan, method, self.run, sites, ledger, telemetry, entropy, patience)
+            study = Coordinator(self.plan, method, self.run, sites, ledger, telemetry, entropy, patience, waiting)
             return study.run_rounds(START)
 
 

@@ -35,7 +35,7 @@ class _Job:
 
     def too_late(self, now: float) -> bool:
         """Whether its public time came before it was done. What went wrong, and when, is not said before that."""
-        return bool(self.due) and now >= self.due and (self.done_at is None or self.done_at > self.due)
+        return bool(self.due) and now >= self.due and (self.done_at is None or self.done_at >= self.due)
 
 
 class _Ended(BaseException):

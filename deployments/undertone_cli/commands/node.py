@@ -2,7 +2,16 @@
 
 import click
 
-from undertone_cli.commands import node_data, node_init, node_join, node_ledger, node_plans, node_units, node_withdraw
+from undertone_cli.commands import (
+    node_data,
+    node_init,
+    node_join,
+    node_ledger,
+    node_plans,
+    node_serve,
+    node_units,
+    node_withdraw,
+)
 from undertone_cli.commands.node_check import check
 from undertone_client.site import budget
 
@@ -21,5 +30,6 @@ command.add_command(node_ledger.command)
 for _plans in node_plans.COMMANDS:
     command.add_command(_plans)
 command.add_command(node_withdraw.command)
+command.add_command(node_serve.command)
 for _units in (node_units.forget, node_units.unit_of):
     command.add_command(_units)
