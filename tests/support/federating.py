@@ -52,11 +52,16 @@ class Hub:
 
 
 def hub(
-    folder: Path, name: str = "heart", fleet: str = "https://hub.example.org:8443", *, superlink_port: int = 9091
+    folder: Path,
+    name: str = "heart",
+    fleet: str = "https://hub.example.org:8443",
+    *,
+    superlink_port: int = 9091,
+    health_port: int = 9095,
 ) -> Hub:
     """A coordinator without sites."""
     folder.mkdir(exist_ok=True)
-    settings = Settings(name=name, fleet=fleet, superlink_port=superlink_port)
+    settings = Settings(name=name, fleet=fleet, superlink_port=superlink_port, health_port=health_port)
     return Hub(folder, Home.create(folder / "home", settings))
 
 

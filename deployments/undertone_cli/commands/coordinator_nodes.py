@@ -104,9 +104,6 @@ def rotate(what: str, folder: Path | None, yes: bool) -> None:
     _show(home, (rotate_ca if what == "ca" else rotate_key)(home, utc_now()))
 
 
-COMMANDS = (add_node, remove_node, manifest, sync, rotate)
-
-
 def say_registered(done: Registered) -> None:
     """A line for each key that the SuperLink was told about, and one for those that it knew."""
     for names, what in (

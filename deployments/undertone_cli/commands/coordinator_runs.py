@@ -129,9 +129,6 @@ def resume(name: str, folder: Path | None, as_json: bool) -> None:
     _said({"name": run.folder.name, "flower_run": number}, f"{run.folder.name} goes on", as_json)
 
 
-COMMANDS = (submit, status, stop, resume)
-
-
 def plan_of(study: Path, *, quiet: bool) -> Plan:
     """The plan of STUDY.toml, refused where its release would be noise; shown unless `quiet`.
 

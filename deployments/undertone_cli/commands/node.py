@@ -19,6 +19,7 @@ COMMANDS = {
     "receive": (f"{_HERE}.node_plans:receive", "Take a plan that came another way than by the coordinator's program."),
     "pending": (f"{_HERE}.node_plans:pending", "Plans that wait for a person."),
     "approve": (f"{_HERE}.node_plans:approve_command", "Read what a plan does and costs, and approve it."),
+    "end": (f"{_HERE}.node_plans:end_command", "End a study here that is over: what it did not charge is free again."),
     "withdraw": (f"{_HERE}.node_withdraw:command", "End a plan here, or take one unit out of everything to come."),
     "forget": (f"{_HERE}.node_units:forget", "Delete what is kept of a study."),
     "unit-of": (f"{_HERE}.node_units:unit_of", "What a patient's id means here, and what is kept of her."),

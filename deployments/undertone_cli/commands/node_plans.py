@@ -211,9 +211,6 @@ def end_command(site_dir: Path, digest: str) -> None:
     )
 
 
-COMMANDS = (policy, receive, pending, approve_command, end_command)
-
-
 def _studies(site: SiteDir) -> Mapping[str, StudyBudget]:
     """Digest -> what the ledger says of each plan that ever reserved anything."""
     with Ledger.open(site.ledger, read_only=True) as ledger:

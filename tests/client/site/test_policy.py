@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.approvals import wide_policy
+from tests.support.approvals import HUB, wide_policy
 from tests.support.world import make_plan, secure
 from undertone.core.config import parse_tables
 from undertone.core.keys import PLAN_DOMAIN, create_key, public_hex, sign
@@ -50,7 +50,7 @@ def test_an_empty_policy_allows_nothing_of_a_plan(planned: Planned) -> None:
 def test_a_policy_that_was_written_for_a_plan_allows_it(planned: Planned) -> None:
     for plan in (planned(), planned(aggregation={"mode": "plain", "threshold": 0, "colluders": 0}), shared(planned)):
         assert violations(plan, allowed(plan)) == []
-        assert violations(plan, narrowest_policy(plan, KEY)) == []
+        assert violations(plan, narrowest_policy(plan, HUB, KEY)) == []
 
 
 def shared(planned: Planned, **changes: Any) -> Plan:
@@ -113,7 +113,7 @@ def test_what_the_policy_does_not_allow_is_named(planned: Planned, case: str) ->
 def test_at_the_very_bound_a_plan_is_allowed(planned: Planned, case: str) -> None:
     """Each bound is inclusive: what the narrowest policy says is what the plan says."""
     plan = planned(**REFUSED[case][0])
-    assert violations(plan, narrowest_policy(plan, KEY)) == []
+    assert violations(plan, narrowest_policy(plan, HUB, KEY)) == []
 
 
 def test_all_violations_are_named_at_once(planned: Planned) -> None:
