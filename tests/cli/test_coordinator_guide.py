@@ -21,7 +21,7 @@ from tests.cli.test_node_guide import leaves
 from tests.support.coordinating import Coordination, stand_in
 from tests.support.federating import Hub
 from tests.support.studies import study_with, write_study
-from tests.support.superlink import free_ports
+from tests.support.superlink import Servers, eventually, free_ports
 from tests.support.world import World, secure
 from undertone import __version__
 from undertone.core.clock import utc_now
@@ -90,7 +90,6 @@ class Guide:
     def __init__(self, folder: Path, world: World, patch: pytest.MonkeyPatch) -> None:
         self.folder, self.world, self.patch = folder, world, patch
         self.program: Program | None = None
-        self.heading_now = ""
         self.place = folder / "coordinator"
         self.address = f"localhost:{free_ports(1)[0]}"
         self.words = {HOST: self.address, "COORDINATOR_DIR": str(self.place)}
@@ -129,7 +128,6 @@ class Guide:
 
     def heading(self, text: str) -> None:
         """What others do before a section begins."""
-        self.heading_now = text
         if text == "Accept sites":
             hospitals = Hub(self.folder, self.home)
             hospitals.sites.update(self.world.sites)
@@ -190,6 +188,59 @@ class Guide:
         return [line.rstrip() for line in text.splitlines()]
 
 
+class GuideOnServers(Guide):
+    """The same with a SuperLink that runs, and with no hospital behind any key."""
+
+    def __init__(self, folder: Path, world: World, patch: pytest.MonkeyPatch) -> None:
+        super().__init__(folder, world, patch)
+        self.servers: Servers | None = None
+        changes = {"method": {"name": "dpagg-ti", "steps": 1}, "cohort.units": dict.fromkeys(SITES, 10)}
+        write_study(folder / "study.toml", study_with(changes, "embedded:tiny"))
+
+    def heading(self, text: str) -> None:
+        if text == "Rehearse":  # after a new CA both are restarted
+            self.restart()
+        elif text == "Approvals":
+            self.words["RUN"] = self.run_folder().folder.name
+            self.until(lambda: standing(self.run_folder()).state == "waiting")
+        elif text == "The release":
+            self.until(lambda: standing(self.run_folder()).state == "waiting")
+            assert len(standing(self.run_folder()).flower_runs) == 2
+        else:
+            super().heading(text)
+
+    def until(self, what: Callable[[], bool]) -> None:
+        assert eventually(what, 240)
+
+    def restart(self) -> None:
+        self.end()
+        superlink, health = free_ports(2)
+        path = self.place / "coordinator.toml"
+        text = path.read_text(encoding="utf-8")
+        for key, port in (("superlink_port", superlink), ("health_port", health)):  # the page's may be taken here
+            text = re.sub(rf"(?m)^{key} = \d+", f"{key} = {port}", text)
+        path.write_text(text, encoding="utf-8")
+        self.servers = Servers(self.home)
+        assert eventually(self.servers.ready, 90), self.servers.said
+
+    def end(self) -> None:
+        if self.servers is not None:
+            assert self.servers.stop() == 0
+            self.servers = None
+
+    def command(self, line: str) -> Result | None:
+        if line == "undertone coordinator start" or line.startswith("systemctl restart"):
+            self.restart()
+            return None
+        result = super().command(line)
+        if line.startswith("undertone coordinator stop"):
+            self.until(lambda: not self.run_folder().held())
+        return result
+
+    def begin(self) -> None:
+        """Flower does."""
+
+
 @pytest.fixture
 def guide(make_world: Callable[..., World], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guide]:
     world = make_world(aggregation=secure(3), rounds=2, max_attempts=5, sampling_rate=0.9)
@@ -235,6 +286,33 @@ def test_every_command_of_the_page_does_what_the_page_says(guide: Guide) -> None
     assert (standing(run).state, standing(run).flower_runs) == ("released", ["101", "102"])
     for site in SITES:
         assert [charge[0] for charge in guide.world.charges(site)] == [1, 2]
+
+
+@pytest.mark.slow
+def test_what_needs_servers_does_it_with_real_ones_too(
+    make_world: Callable[..., World], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    guide, said = GuideOnServers(tmp_path, make_world(), monkeypatch), {}
+    try:
+        for kind, text in steps():
+            if text.startswith("undertone verify"):  # nobody is there, so nothing is released
+                break
+            result = getattr(guide, kind)(text)
+            if result is not None:
+                said[text] = result.stdout
+                nobody_is_there = text.startswith("undertone coordinator rehearse")
+                assert result.exit_code == (3 if nobody_is_there else 0), (text, result.output, result.exception)
+        assert guide.servers is not None
+        started = guide.servers.said
+    finally:
+        guide.end()
+    assert "3 sites were registered before" in started
+    (added,) = (text for command, text in said.items() if " add-node " in command)
+    assert [f"{site}: registered at the SuperLink" in added for site in (*SITES, "west")] == [True] * 4
+    assert "west: unregistered at the SuperLink" in said["undertone coordinator remove-node west"]
+    assert "north: did not answer" in said["undertone coordinator rehearse study.toml"]
+    assert "waiting for east, north, south" in said["undertone coordinator status RUN"]
 
 
 def test_a_word_that_stands_for_nothing_here_is_no_command_of_the_page(guide: Guide) -> None:
