@@ -50,7 +50,7 @@ _CAPITALS = r"[A-Z][A-Z_]+\b"
 # They install, or need a systemd that runs. An installation is tried in tests/cli/test_base_installation.py, the units
 # in tests/cli/test_deployment_files.py.
 EXCEPTED = ("systemctl ", "python3.11 -m venv ", "pip install ")
-AS_ROOT = ("ln -s ", "nginx -t", "systemd-sysusers ")  # run in tests/cli/test_deployment_files.py
+AS_ROOT = ("ln -s ", "nginx -t", "systemd-sysusers ", "systemd-tmpfiles ")  # run in tests/cli/test_deployment_files.py
 
 
 def steps() -> Iterator[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """deployments/files: what the IT of a hospital or a coordinator gives to systemd and nginx; the demo runs the same."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -139,8 +140,9 @@ def test_the_pages_name_files_that_the_wheel_ships() -> None:
     shipped = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     assert shipped["deployments/files"] == "undertone_cli/files"
     pages = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("node.md", "coordinator.md"))
+    pages = pages.replace("$FILES/", f"{INSTALLED}systemd/")
     named = re.findall(rf"{re.escape(INSTALLED)}([\w/.@-]+)", pages)
-    assert len(named) >= 3
+    assert len(named) > 8
     for name in named:
         assert (FILES / name).exists(), name
 
@@ -201,13 +203,31 @@ def test_systemd_counts_little_that_a_unit_could_be_used_for(unit: str, tmp_path
 
 
 @pytest.mark.slow
-def test_the_account_is_made(tmp_path: Path) -> None:
-    (tmp_path / "etc").mkdir()
-    made = run("systemd-sysusers", f"--root={tmp_path}", FILES / "systemd" / "undertone.conf")
-    assert made.returncode == 0, made.stderr
-    (line,) = (tmp_path / "etc" / "passwd").read_text(encoding="utf-8").splitlines()
-    name, *_, home, shell = line.split(":")
+def test_the_account_and_its_folders_are_made(tmp_path: Path) -> None:
+    """As the page says, in a file system of its own, where the account is then whoever runs this test."""
+    etc, passwd = tmp_path / "etc", tmp_path / "etc" / "passwd"
+    etc.mkdir()
+    (account, folders) = re.findall(
+        r"(?m)^systemd-(?:sysusers|tmpfiles) .*$", (ROOT / "docs" / "coordinator.md").read_text(encoding="utf-8")
+    )
+
+    def done(line: str) -> None:
+        program, *words = shlex.split(line.replace(INSTALLED, f"{FILES}/"))
+        made = run(program, f"--root={tmp_path}", *words)
+        assert made.returncode == 0, made.stderr
+
+    done(account)
+    (line,) = passwd.read_text(encoding="utf-8").splitlines()
+    name, _, number, group, *_, home, shell = line.split(":")
     assert (name, home, shell) == ("undertone", "/var/lib/undertone", "/usr/sbin/nologin")
+    for path, theirs, ours in (
+        (passwd, f"{number}:{group}", f"{os.getuid()}:{os.getgid()}"),
+        (etc / "group", group, str(os.getgid())),
+    ):
+        path.write_text(path.read_text(encoding="utf-8").replace(f":{theirs}:", f":{ours}:"), encoding="utf-8")
+    done(folders)
+    assert (tmp_path / "var" / "lib" / "undertone").stat().st_mode & 0o777 == 0o700
+    assert (etc / "undertone").stat().st_mode & 0o777 == 0o755
 
 
 @pytest.mark.slow
