@@ -23,6 +23,7 @@ from undertone.errors import (
     Refused,
     ReplayedAttempt,
     SecureAggregationError,
+    TimingRevealed,
     TooFewSites,
     UnderstatedClaim,
     UndertoneError,
@@ -59,6 +60,7 @@ _TOLD = (
     ProtocolError,
     ReplayedAttempt,
     SecureAggregationError,
+    TimingRevealed,
     TooFewSites,
     UnderstatedClaim,
 )
@@ -203,6 +205,7 @@ class Node:
         check_approval(self.site, approval, coordinator, self._now())
         plan = Plan.from_bytes(request.plan)
         check_plan(self.site, plan)
+        self._preparations.check_plan(plan)
         check_data_set(self.site, plan, approval.document.data_set)
         if not (1 <= request.round <= plan.privacy.rounds and 1 <= request.attempt <= plan.privacy.max_attempts):
             raise PlanChanged(f"round {request.round}, attempt {request.attempt} is not in the plan")

@@ -168,7 +168,7 @@ def test_a_page_of_yesterday_is_not_approved_by_its_signature(desk: Desk) -> Non
     request = desk.folder / "pending" / f"{desk.digest}.request"
     path = desk.world.folder / "approval.sig"
     path.write_bytes(dean.sign(request.read_bytes()))
-    desk.world.allow("north", federation=None)
+    desk.world.allow("north", federations={})
     refused(desk.approve("--signature", path), 3, "NotApproved", "federation, page changed since", "--print-request")
     assert approvals(SiteDir(desk.folder)) == []
     assert desk.committed() == 0

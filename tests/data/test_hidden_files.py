@@ -146,5 +146,5 @@ def test_simulate_says_how_many_were_skipped(tmp_path: Path, dummy_base: Path, d
     changes = {"privacy.unit": "record", "data.unit_column": None, "data.caption": "a {token}"}
     study = write_study(tmp_path / "study.toml", study_with(changes, base=str(dummy_base)))
     result = call("simulate", study, "--data", tmp_path / "data", "--sites", "3", "--out", tmp_path / "run")
-    assert "2 hidden or system files skipped" in result.stderr.replace("\n", " ")
+    assert "2 hidden or system files skipped" in " ".join(result.stderr.split())
     assert "cannot be read" not in result.output

@@ -245,7 +245,9 @@ class World:
             method = DummyMethod(DummyOptions())
             telemetry: Any = SilentTelemetry()
             entropy = entropy or OsEntropy()
-            study = Coordinator(self.plan, method, self.run, sites, ledger, telemetry, entropy, patience, waiting)
+            study = Coordinator(
+                self.plan, method, self.run, sites, ledger, telemetry, entropy, patience, waiting=waiting
+            )
             return study.run_rounds(START)
 
 

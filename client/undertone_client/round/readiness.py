@@ -3,11 +3,19 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from undertone.study.plan import Plan
 from undertone_client.site.attempt_store import AttemptKey
 
 
 class Preparations(Protocol):
     """Where the long part of `prepare` is done: before its answer, or behind it."""
+
+    def check_plan(self, plan: Plan) -> None:
+        """Refuse a plan whose coins would show in how long the work takes here.
+
+        Raises:
+            TimingRevealed: they would.
+        """
 
     def begin(
         self,
@@ -41,6 +49,9 @@ class Preparations(Protocol):
 
 class AtOnce:
     """The work is done before `prepare` is answered: for simulations, where a node lives for one request."""
+
+    def check_plan(self, plan: Plan) -> None:
+        """Whatever shows, it shows to whoever holds all the sites."""
 
     def begin(
         self,

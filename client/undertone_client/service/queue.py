@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from undertone.core.progress import reporting
 from undertone.errors import NotPrepared, PlanChanged
+from undertone.study.plan import Plan
+from undertone.study.timing import check_timing
 from undertone_client.site.attempt_store import AttemptKey
 
 _UNKNOWN = "this node does not know that attempt, as after a restart; have the same attempt prepared again"
@@ -77,6 +79,10 @@ class PreparationQueue:
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="preparing", daemon=True)
         self._thread.start()
+
+    def check_plan(self, plan: Plan) -> None:
+        """Between institutions a coordinator can hold a clock against the answers."""
+        check_timing(plan)
 
     def begin(
         self,

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from undertone_cli.console import err
+from undertone_client.supervise.node_child import ANSWERS
 
 
 @click.command("serve")
@@ -39,4 +40,4 @@ def command(site_dir: Path, socket: Path | None) -> None:
 
 
 def _started(site: str, socket: Path) -> None:
-    err.print(f"{site} answers at {socket}", soft_wrap=True, markup=False, highlight=False)
+    err.print(f"{site}{ANSWERS}{socket}", soft_wrap=True, markup=False, highlight=False)

@@ -6,10 +6,10 @@ import click
 
 from undertone_cli.processes import free_port, log_to_stderr, stopped_by_signals
 from undertone_client.relay.secret import secret_of
-from undertone_client.service.client import NodeClient
 from undertone_client.service.place import socket_of
 from undertone_client.supervise.child import Child
 from undertone_client.supervise.connections import Connection, read_connections
+from undertone_client.supervise.node_child import NodeChild
 from undertone_client.supervise.programs import node_words, relay_words, supernode_words
 from undertone_client.supervise.supernode import SuperNodeChild
 from undertone_client.supervise.supervisor import Pair, supervise
@@ -31,8 +31,9 @@ def command(site_dir: Path, chosen: tuple[str, ...], socket: Path | None) -> Non
     log_to_stderr()
     place = socket_of(site_dir, socket)
     pairs = [_pair(site_dir, connection, place) for connection in read_connections(site_dir, chosen)]
-    with stopped_by_signals() as stop, NodeClient(place) as client:
-        supervise(Child("node", node_words(site_dir, place)), pairs, lambda: client.serves(1.0), stop)
+    node = NodeChild("node", node_words(site_dir, place))
+    with stopped_by_signals() as stop:
+        supervise(node, pairs, lambda: node.answers, stop)
 
 
 def _pair(site_dir: Path, to: Connection, socket: Path) -> Pair:

@@ -579,7 +579,7 @@ MEANWHILE: dict[str, tuple[Callable[[Office], Any], str]] = {
         "before, after, page",
     ),
     "the price": (lambda office: office.books.prices.update({office.digest: 2.0}), "price, after, page"),
-    "the federation": (lambda office: office.world.allow("north", federation="ab" * 32), "federation, page"),
+    "the federation": (lambda office: office.world.allow("north", federations={HUB: "ab" * 32}), "federation, page"),
     "the name of the coordinator": (
         lambda office: office.world.allow("north", coordinators={"centre": office.site.policy.coordinators["hub"]}),
         "coordinator, page",

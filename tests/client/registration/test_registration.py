@@ -19,11 +19,14 @@ from tests.support.world import World, data_of, oracle_row
 from undertone.core.canonical import sha256_hex
 from undertone.data.metadata import LONGEST_LINE
 from undertone.errors import DataError, FolderError
+from undertone.privacy.ledger import Ledger
+from undertone.study.plan import Plan
 from undertone.wire.messages import Reply
 from undertone_client.registration.checking import check_site
 from undertone_client.registration.registered import register
 from undertone_client.registration.stored import registered
 from undertone_client.site.attempt_store import AttemptStore
+from undertone_client.site.budget import free, reserve
 from undertone_client.site.enrol import update_data_set
 from undertone_client.site.folder import SiteDir
 
@@ -279,6 +282,13 @@ def test_one_image_of_two_units_is_not_registered(make_world: Make) -> None:
     assert not path.exists()
 
 
+def instead(site: SiteDir, before: Plan, after: Plan) -> None:
+    """The cap holds one of the two plans."""
+    with Ledger.open(site.ledger) as ledger:
+        free(ledger, before.digest, "ended")
+        reserve(ledger, after, "data")
+
+
 def test_latents_of_other_contents_under_the_same_name_are_not_used(make_world: Make) -> None:
     """A second plan registers the new contents of a file; to the first, whose file it was too, it is missing."""
     world = make_world(rounds=2, max_attempts=2)
@@ -289,10 +299,12 @@ def test_latents_of_other_contents_under_the_same_name_are_not_used(make_world: 
     update_data_set(site, "data")
     other = world.plan.model_copy(update={"study": "another"})
     register(site, other, data_of(site))
+    instead(site, world.plan, other)
     reply = world.node().handle(world.request(**world.signed(other)))
     assert reply.error == ""
     with AttemptStore(site.attempt_store) as store:
         assert store.rows((other.digest, 1, 1))["patient-1"][-2] == before
+    instead(site, other, world.plan)
     world.ask("prepare", round=2)
     assert world.rows(round_=2)["patient-1"][-2] == before - 1
     assert "it is not the file that was registered" in world.log()

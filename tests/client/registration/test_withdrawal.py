@@ -26,6 +26,7 @@ from undertone_client.registration.registered import register
 from undertone_client.registration.stored import registered, registration_of
 from undertone_client.registration.units import meanings
 from undertone_client.site.attempt_store import AttemptStore
+from undertone_client.site.budget import register_cap, reserve
 from undertone_client.site.datasets import DataSet
 from undertone_client.site.enrol import update_data_set
 from undertone_client.site.folder import SiteDir
@@ -332,6 +333,9 @@ def test_a_study_reads_the_data_set_that_it_was_approved_for(make_world: Make) -
     changes = world.signed(other)
     register(north(world), other, skin)
     approve_for(world, other, "skin")
+    with Ledger.open(north(world).ledger) as ledger:
+        register_cap(ledger, skin)
+        reserve(ledger, other, "skin")
     assert world.node().handle(world.request(**changes)).error == ""
     with AttemptStore(north(world).attempt_store) as store:
         assert set(store.rows((other.digest, 1, 1))) == {"skin-0", "skin-1"}

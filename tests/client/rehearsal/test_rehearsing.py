@@ -22,7 +22,7 @@ from undertone_client.approval.checks import check_plan
 from undertone_client.approval.pending import keep_pending, waiting
 from undertone_client.approval.proposing import propose
 from undertone_client.node import Node
-from undertone_client.registration.registered import registered
+from undertone_client.registration.stored import registered
 from undertone_client.rehearsal import rehearsing
 from undertone_client.site.folder import SiteDir
 

@@ -10,16 +10,19 @@ import pytest
 
 from tests.support.approvals import approved
 from tests.support.hand_session import HandSession
+from tests.support.images import write_folder
 from tests.support.served import SECONDS, held, served, until_ready
-from tests.support.world import START, World, data_of, secure
+from tests.support.world import START, World, describe_data, secure
 from undertone import PROTOCOL
 from undertone.errors import NotPrepared, PlanChanged
+from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
 from undertone.wire.hello import CHALLENGE_BYTES
 from undertone.wire.messages import NO, YES, Request
 from undertone_client.compute.preparing import Preparation
 from undertone_client.registration.registered import register
 from undertone_client.service.queue import PreparationQueue
+from undertone_client.site.budget import register_cap, reserve
 from undertone_client.site.folder import SiteDir
 from undertone_server.collect.waiting import Waiting
 
@@ -46,11 +49,19 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def another_study(world: World) -> dict[str, Any]:
-    """`changes` of requests of a second study at the same sites."""
+    """`changes` of requests of a second study at the same sites, over data sets of its own."""
     plan = Plan.model_validate(world.plan.model_dump() | {"study": "another-study"})
-    for folder in world.sites.values():
-        register(SiteDir(folder), plan, data_of(folder))
-    return world.signed(plan)
+    changes = world.signed(plan)
+    for index, folder in enumerate(world.sites.values()):
+        site, images = SiteDir(folder), world.folder / "second" / folder.name
+        write_folder(images, len(world.records[folder.name]), first=1000 * (index + 1))
+        data = describe_data(site, images, plan, name="second")
+        register(site, plan, data)
+        approved(site, plan, data_set="second")
+        with Ledger.open(site.ledger) as ledger:
+            register_cap(ledger, data)
+            reserve(ledger, plan, "second")
+    return changes
 
 
 def test_prepare_is_answered_at_once_and_ready_says_when_the_rows_are_there(
@@ -167,7 +178,7 @@ def test_a_plan_that_is_withdrawn_while_it_waits_is_not_prepared(world: World, g
             if "prepare failed: NotApproved" in "".join(log):
                 break
             time.sleep(0.02)
-        approved(site, plan)
+        approved(site, plan, data_set="second")
         assert until_ready(client, world.request("ready", state=None, **other)).error == "NotApproved"
         assert client.ask(world.request("prepare", **other), SECONDS).error == ""
         assert until_ready(client, world.request("ready", state=None, **other)).body == YES
@@ -339,6 +350,20 @@ def test_the_public_time_holds_at_the_node(make_world: Make, monkeypatch: pytest
         clock.now += 60.0
         assert client.ask(ready, SECONDS).body == YES
         assert client.ask(world.request("plain_input"), SECONDS).error == ""
+
+
+def test_a_node_that_stays_refuses_a_plan_whose_coins_would_show_on_a_clock(make_world: Make) -> None:
+    world = make_world(
+        dict.fromkeys(("east", "north", "south", "west"), 4),
+        noise="distributed",
+        sampling_rate=0.5,
+        aggregation=secure(4),
+    )
+    assert world.plan.amplified_at_sites
+    with served(world.sites["north"]) as client:
+        reply = client.ask(world.request("prepare"), SECONDS)
+    assert (reply.error, "ready_seconds_per_unit" in reply.message) == ("TimingRevealed", True)
+    assert world.ask("prepare").error != "TimingRevealed"  # in a simulation all sites are one person's
 
 
 def wait_for_rows(world: World) -> None:

@@ -3,6 +3,7 @@
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from tests.support.served import SECONDS, served, until_ready
 from tests.support.world import START, World
 from undertone import PROTOCOL
+from undertone.core.keys import PLAN_DOMAIN, sign
 from undertone.errors import NodeUnavailable, NotApproved, ProtocolError
+from undertone.study.plan import Plan
 from undertone.wire.grpc_form import CHUNK_BYTES, LARGEST_FRAME, reply_from_frames, request_to_frames
 from undertone.wire.hello import CHALLENGE_BYTES
 from undertone.wire.messages import YES, Reply, Request
@@ -121,7 +124,10 @@ def test_a_stranger_cannot_make_the_node_hold_a_vector(world: World, channel: gr
             yield RequestFrame(chunk=bytes(CHUNK_BYTES)).SerializeToString()
 
     claimed = packed(np.zeros(10, dtype=np.float32))
+    other = Plan.model_validate(world.plan.model_dump() | {"study": "not-approved"})
+    signature = sign(world.run.key(), PLAN_DOMAIN, other.digest)
     strangers = (
+        world.request("prepare", plan=other.as_bytes(), signature=signature, state=claimed),
         world.request("prepare", signature="0" * 128, state=claimed),
         world.request("prepare", plan=b"{}", state=claimed),
     )
@@ -173,7 +179,12 @@ def test_too_many_at_once_are_turned_away_and_the_node_answers_again(
         let_go.wait(SECONDS)
 
     calls = [channel.stream_stream(ASK)(stalling(), timeout=SECONDS) for _ in range(60)]
-    with pytest.raises(NodeUnavailable, match=r"RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED"):
+    for _ in range(100):
+        if sum(call.done() for call in calls) >= 20:
+            break
+        time.sleep(0.05)
+    assert {call.code() for call in calls if call.done()} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    with pytest.raises(NodeUnavailable, match="RESOURCE_EXHAUSTED"):
         client.ask(hello(), 2.0)
     for call in calls:
         call.cancel()

@@ -19,6 +19,7 @@ from tests.support.deployed import wait_until
 from undertone.errors import InputError, NotConnected
 from undertone_client.supervise import child as children
 from undertone_client.supervise.child import Child
+from undertone_client.supervise.node_child import NodeChild
 from undertone_client.supervise.supernode import SuperNodeChild
 from undertone_client.supervise.supervisor import Pair, supervise
 
@@ -87,6 +88,31 @@ def test_the_node_comes_first_and_what_ends_comes_again(tmp_path: Path, log: pyt
         wait_until(lambda: len(pids(site.files["relay"])) == 2, "no second relay", 20)
     assert "hub/relay ended (killed by signal 9); it starts again in 2 s" in log.text
     assert len(pids(site.files["node"])) == len(pids(site.files["supernode"])) == 1
+
+
+def test_a_node_answers_once_it_says_so_and_after_each_start_anew(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    script = f"""import pathlib, time
+while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)
+print("north answers at /somewhere", flush=True); time.sleep(60)"""
+    node = NodeChild("node", words(script))
+    try:
+        for _ in range(2):
+            node.start(time.monotonic())
+            time.sleep(0.2)
+            assert not node.answers
+            go.touch()
+            wait_until(lambda: node.answers, "it did not answer", 20)
+            go.unlink()
+            node.end()
+    finally:
+        node.end()
+
+
+def test_the_supervisor_holds_no_grpc_channel_when_it_forks() -> None:
+    """A node that was forked beside one once died before it began: "epoll_wait error: Bad file descriptor"."""
+    script = "import sys, undertone_cli.commands.node_start; sys.exit('grpc' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_a_node_that_never_answers_ends_all_by_name(tmp_path: Path) -> None:
