@@ -17,14 +17,15 @@ from tests.support.dummy import DummyMethod
 from tests.support.studies import study_with
 from tests.support.world import World, data_of
 from undertone.models import devices
+from undertone.preflight.running import run
+from undertone.preflight.verdict import Verdict, worst
 from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
 from undertone.study.schema import parse_study
 from undertone_client.approval.approvals import approval_of, keep_approval
 from undertone_client.checks import machine
 from undertone_client.checks.inspection import Inspection
-from undertone_client.checks.registry import CHECKS, SLOW, run
-from undertone_client.checks.verdict import Verdict, worst
+from undertone_client.checks.registry import CHECKS, SLOW
 from undertone_client.compute import preparing
 from undertone_client.compute.erasing import withdraw_unit
 from undertone_client.registration.registered import register
