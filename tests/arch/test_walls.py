@@ -29,7 +29,11 @@ WALLS: dict[str, set[str]] = {
     "http": set(),
     "urllib": set(),
     "requests": set(),
-    "httpx": {"undertone_client/relay/runtime_api.py", "undertone_server/home/fleet.py"},
+    "httpx": {
+        "undertone/preflight/fleet.py",
+        "undertone_client/relay/runtime_api.py",
+        "undertone_server/home/fleet.py",
+    },
     "random": set(),
     "secrets": {"undertone_cli/commands/generate.py"},
     "safetensors.numpy": {"undertone_server/release.py"},

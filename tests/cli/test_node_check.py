@@ -14,10 +14,10 @@ from PIL import Image
 
 from tests.support.runs import call
 from tests.support.world import World
+from undertone.preflight.verdict import passed
 from undertone_cli.commands import node_check
 from undertone_client.checks import inspection
 from undertone_client.checks.registry import CHECKS
-from undertone_client.checks.verdict import passed
 from undertone_client.site.audit_log import AuditLog
 
 Make = Callable[..., World]
@@ -40,8 +40,10 @@ PASS clock: the clock agrees with SITE_DIR's own files; the coordinator's clock 
 PASS keys: secret and identity are there, for their owner alone; neither has an expiry
 PASS ledger: the ledger opens, and its chain holds
 PASS audit log: the audit log's chain holds
+PASS manifest: each federation manifest holds for a month and more
 PASS policy: policy.toml allows all of the plans at hand
 PASS code: the installed code is what the plans at hand name
+PASS flower: the installed flwr is one that this version was made for
 PASS base models: each base model is here, byte for byte as pinned
 PASS device: cpu: there, and computes in float32
 PASS data: every record can be read
@@ -56,8 +58,10 @@ FAIL keys: secret.key can be used by others on this machine
      remedy: chmod 600 secret.key in SITE_DIR, and find out who could read it
 PASS ledger: the ledger opens, and its chain holds
 PASS audit log: the audit log's chain holds
+PASS manifest: each federation manifest holds for a month and more
 PASS policy: policy.toml allows all of the plans at hand
 PASS code: the installed code is what the plans at hand name
+PASS flower: the installed flwr is one that this version was made for
 PASS base models: each base model is here, byte for byte as pinned
 PASS device: cpu: there, and computes in float32
 FAIL data: there are records that cannot be read, are not listed well, or changed since they were registered
@@ -119,7 +123,7 @@ def test_json(on_cpu: World) -> None:
 
 def test_details_move_no_cursor(on_cpu: World, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = passed("looks", "fine", ["a model in \x1b[2J\nFAIL keys: [red]no[/red]"])
-    monkeypatch.setattr(node_check, "CHECKS", {"looks": lambda _: looks})
+    monkeypatch.setattr(node_check, "checks_of", lambda *_, **__: {"looks": lambda _: looks})
     assert check(on_cpu, "--details").stdout == (
         "PASS looks: fine\n     a model in \\x1b[2J\\nFAIL keys: [red]no[/red]\nnorth: PASS\n"
     )

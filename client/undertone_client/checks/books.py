@@ -1,9 +1,9 @@
 """Checks of what a site keeps for ever: its ledger and its audit log."""
 
 from undertone.errors import AuditLogCorrupt, FolderError, LedgerCorrupt, LedgerUnavailable
+from undertone.preflight.verdict import Verdict, failed, passed, warned
 from undertone.privacy.ledger import Ledger
 from undertone_client.checks.inspection import Inspection
-from undertone_client.checks.verdict import Verdict, failed, passed, warned
 from undertone_client.site.audit_chain import verify_chain
 
 _RESTORE_LEDGER = "keep the file as evidence and restore the newest backup; never begin a new ledger"

@@ -1,7 +1,7 @@
 """Checks of a site's data: can it be read, and is it about as much as was published?"""
 
+from undertone.preflight.verdict import Verdict, failed, passed, warned
 from undertone_client.checks.inspection import Inspection, Published
-from undertone_client.checks.verdict import Verdict, failed, passed, warned
 
 # How far a public round figure may be from what is there: a quarter is rounding, a factor of two is another cohort.
 _NEAR, _FAR = 1.25, 2.0

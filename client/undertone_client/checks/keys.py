@@ -5,8 +5,8 @@ from pathlib import Path
 
 from undertone.core.keys import public_hex
 from undertone.errors import FolderError, NotApproved
+from undertone.preflight.verdict import Verdict, failed, passed, warned
 from undertone_client.checks.inspection import Inspection
-from undertone_client.checks.verdict import Verdict, failed, passed, warned
 
 _NAMES = ("secret.key", "identity.key")
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO

@@ -11,10 +11,11 @@ from undertone.errors import ModelError, PlanChanged, StudyError
 from undertone.methods.protocol import SummingMethod
 from undertone.models.devices import check_dtype, choose
 from undertone.models.pinned import PinnedBase, files_digest
+from undertone.preflight.fleet_checks import clocks
+from undertone.preflight.verdict import Verdict, failed, first_fault, passed, warned
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
 from undertone_client.checks.inspection import Inspection
-from undertone_client.checks.verdict import Verdict, failed, passed, warned
 from undertone_client.site.audit_chain import FOLDER as AUDIT
 
 # No clock that is right shows an earlier year than this version was made in.
@@ -27,14 +28,20 @@ _SEAL_BYTES, _LATENT_CHANNELS, _BLOCK = 32, 4, 512
 
 
 def clock(inspection: Inspection) -> Verdict:
-    """Against what is at hand: the year of this version, and the times of the SITE_DIR's own files."""
+    """Against the year of this version, the times of the SITE_DIR's own files, and each coordinator's server."""
     if inspection.now < _EARLIEST:
         return failed("clock", "the clock shows a time before this version was made", _SET_CLOCK)
+    servers = [
+        clocks("clock", name, seen)
+        for name in inspection.connections
+        if not (seen := inspection.seen(name)).fault  # the check of the coordinator says why
+    ]
     ahead = [path.name for path in _own_files(inspection.site.folder) if _time_of(path) > inspection.now + _AHEAD]
     if ahead:
         sentence = "the clock shows a time before files of SITE_DIR were written"
-        return warned("clock", sentence, _SET_CLOCK, [f"{name} has a later time" for name in ahead])
-    return passed("clock", "the clock agrees with SITE_DIR's own files; the coordinator's clock was not asked")
+        servers.append(warned("clock", sentence, _SET_CLOCK, [f"{name} has a later time" for name in ahead]))
+    good = "the clock agrees with SITE_DIR's own files; the coordinator's clock was not asked"
+    return first_fault(servers or [passed("clock", good)])
 
 
 def _own_files(folder: Path) -> list[Path]:

@@ -7,10 +7,10 @@ from undertone.errors import ModelError, NotApproved, PlanChanged
 from undertone.methods.protocol import Method
 from undertone.methods.registry import method_for
 from undertone.models.pinned import PinnedBase, check_pins
+from undertone.preflight.verdict import Verdict, failed, passed, warned
 from undertone.study.planned import planned_method
 from undertone_client.approval.approvals import check_honoured
 from undertone_client.checks.inspection import Inspection, of_plans
-from undertone_client.checks.verdict import Verdict, failed, passed, warned
 from undertone_client.site.violations import violations
 
 _MODEL_FAULTS: Mapping[type[Exception], tuple[str, str]] = {

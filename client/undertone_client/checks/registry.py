@@ -1,15 +1,15 @@
 """The list of checks, in the order in which they are shown. A new check is one function and one line here."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
-from undertone.core.text import shown
+from undertone.preflight.verdict import Verdict
 from undertone_client.checks.books import audit_log, ledger
+from undertone_client.checks.connection import body, closed, coordinator, flower, manifest, node, proxy, relay
 from undertone_client.checks.data import data, units
 from undertone_client.checks.inspection import Inspection
 from undertone_client.checks.keys import keys
 from undertone_client.checks.machine import clock, device, disk
 from undertone_client.checks.plans import base_models, code, device_memory, policy
-from undertone_client.checks.verdict import Verdict, failed
 
 Check = Callable[[Inspection], Verdict]
 
@@ -18,27 +18,30 @@ CHECKS: Mapping[str, Check] = {
     "keys": keys,
     "ledger": ledger,
     "audit log": audit_log,
+    "manifest": manifest,
     "policy": policy,
     "code": code,
+    "flower": flower,
     "base models": base_models,
     "device": device,
     "data": data,
     "units": units,
     "disk": disk,
 }
+# Of a site that has joined a federation over a network: its coordinators' servers, and its own processes.
+CONNECTED: Mapping[str, Check] = {
+    "proxy": proxy,
+    "coordinator": coordinator,
+    "control API": closed,
+    "large messages": body,
+    "node": node,
+    "relay": relay,
+}
 # Only where they are asked for: they load the base model.
 SLOW: Mapping[str, Check] = {"device memory": device_memory}
 
 
-def run(checks: Mapping[str, Check], inspection: Inspection) -> Iterator[Verdict]:
-    """Each check's verdict; one that ends with an error has failed, and the others go on.
-
-    What the error says may name a record, so it stands in the details alone.
-    """
-    for name, check in checks.items():
-        try:
-            yield check(inspection)
-        except Exception as error:  # noqa: BLE001 - as above
-            kind = type(error).__name__
-            remedy = "--details shows what it said"
-            yield failed(name, f"this could not be checked: {kind}", remedy, [shown(f"{kind}: {error}", 2000)])
+def checks_of(inspection: Inspection, *, device_memory: bool = False) -> Mapping[str, Check]:
+    """The checks that a site is due."""
+    connected = CONNECTED if inspection.connections else {}
+    return {**CHECKS, **connected, **(SLOW if device_memory else {})}

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from threading import Event
 
 from undertone.core.text import shown
@@ -15,7 +16,9 @@ _LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 _log = logging.getLogger("undertone.relay")
 
 
-def run_relay(address: str, secret: bytes, node: Asks, stop: Event) -> None:
+def run_relay(
+    address: str, secret: bytes, node: Asks, stop: Event, say: Callable[[bool], object] = lambda _connected: None
+) -> None:
     """Answer a SuperNode's messages, one after the other, until `stop` is set.
 
     Args:
@@ -23,6 +26,7 @@ def run_relay(address: str, secret: bytes, node: Asks, stop: Event) -> None:
         secret: that it was given by --superexec-auth-secret-file.
         node: who answers.
         stop: is looked at between two messages.
+        say: told whether the SuperNode takes this relay, whenever that changes.
 
     Raises:
         InputError: the address is not one of loopback: messages would cross a network unencrypted.
@@ -34,12 +38,12 @@ def run_relay(address: str, secret: bytes, node: Asks, stop: Event) -> None:
     _never_by_proxy()
     api = RuntimeApi(address, secret)
     try:
-        _serve(api, node, stop)
+        _serve(api, node, stop, say)
     finally:
         api.close()
 
 
-def _serve(api: RuntimeApi, node: Asks, stop: Event) -> None:
+def _serve(api: RuntimeApi, node: Asks, stop: Event, say: Callable[[bool], object]) -> None:
     known, pause = False, POLL_SECONDS
     _log.info("relay %d begins", os.getpid())
     while not stop.is_set():
@@ -48,12 +52,14 @@ def _serve(api: RuntimeApi, node: Asks, stop: Event) -> None:
                 api.check_secret()
                 _log.info("the SuperNode knows this relay, and refused one without the secret, as its log says")
                 known, pause = True, POLL_SECONDS
+                say(True)
             if _one(api, node):
                 continue
         except SuperNodeAway as error:
             if known or pause == POLL_SECONDS:
                 _log.warning("no SuperNode yet: %s", error)
             known, pause = False, min(2 * pause, _LONGEST_PAUSE)
+            say(False)
         except TaskLost as error:
             _log.warning("a message is lost: %s", error)
         stop.wait(pause)

@@ -13,6 +13,7 @@ COMMANDS = {
     "rotate": (f"{_HERE}.coordinator_nodes:rotate", "Replace the server's certificate, the CA or the signing key."),
     "sync": (f"{_HERE}.coordinator_nodes:sync", "Tell the SuperLink which sites are in."),
     "start": (f"{_HERE}.coordinator_start:command", "Run the SuperLink, and nginx if asked, in the foreground."),
+    "check": (f"{_HERE}.coordinator_check:command", "Check whether servers, keys and sites are ready for a study."),
     "rehearse": (f"{_HERE}.coordinator_rehearse:command", "One round at every site on drawn images; nothing charged."),
     "submit": (f"{_HERE}.coordinator_runs:submit", "Plan and sign a study, and start it."),
     "status": (f"{_HERE}.coordinator_runs:status", "Where a study stands, and who is missing."),

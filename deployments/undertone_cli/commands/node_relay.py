@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from undertone_cli.processes import log_to_stderr, stopped_by_signals
+from undertone_client.relay.presence import present
 from undertone_client.relay.relay import run_relay
 from undertone_client.relay.secret import read_secret, secret_of
 from undertone_client.service.client import NodeClient
@@ -28,5 +29,6 @@ def command(site_dir: Path, coordinator: str, runtime_api: str, secret: Path | N
     """
     log_to_stderr()
     known = read_secret(secret or secret_of(site_dir, coordinator))
-    with stopped_by_signals() as stop, NodeClient(socket_of(site_dir, socket)) as node:
-        run_relay(runtime_api, known, node, stop)
+    place = socket_of(site_dir, socket)
+    with stopped_by_signals() as stop, NodeClient(place) as node, present(site_dir, coordinator) as say:
+        run_relay(runtime_api, known, node, stop, say)

@@ -13,7 +13,8 @@ from undertone_server.run_folder import RunFolder
 from undertone_server.status import read_status
 from undertone_server.studies.flower_runs import numbers_of
 
-_ENDED = {"released", "rehearsed", "stopped"}
+# States in which nobody goes on with a study by itself.
+OVER = {"released", "rehearsed", "stopped"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _state(run: RunFolder, said: str) -> str:
         return "released"
     if run.unreleased.exists():
         return "unreleased"
-    if said in _ENDED or run.held():
+    if said in OVER or run.held():
         return said or "running"
     return "interrupted" if said else "submitted"
 

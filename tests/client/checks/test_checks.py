@@ -17,14 +17,15 @@ from tests.support.dummy import DummyMethod
 from tests.support.studies import study_with
 from tests.support.world import World, data_of
 from undertone.models import devices
+from undertone.preflight.running import run
+from undertone.preflight.verdict import Verdict, worst
 from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
 from undertone.study.schema import parse_study
 from undertone_client.approval.approvals import approval_of, keep_approval
 from undertone_client.checks import machine
 from undertone_client.checks.inspection import Inspection
-from undertone_client.checks.registry import CHECKS, SLOW, run
-from undertone_client.checks.verdict import Verdict, worst
+from undertone_client.checks.registry import CHECKS, SLOW
 from undertone_client.compute import preparing
 from undertone_client.compute.erasing import withdraw_unit
 from undertone_client.registration.registered import register
@@ -408,7 +409,7 @@ def test_units_that_are_no_patients_do_not_count_as_such(world: World) -> None:
 
 
 def test_an_approval_that_the_policy_of_today_does_not_honour(world: World) -> None:
-    for changes in ({"federation": "ab" * 32}, {"longest_approval_days": None}, {"coordinators": {}}):
+    for changes in ({"federations": {HUB: "ab" * 32}}, {"longest_approval_days": None}, {"coordinators": {}}):
         kept = (world.sites["north"] / "policy.toml").read_bytes()
         world.allow("north", **changes)
         says("policy", inspect(world), "FAIL", f"approval of plan {world.plan.digest[:8]} does not hold")

@@ -1,4 +1,4 @@
-"""A verdict: what one check of a site found, in words that anybody may read (PRIVACY 17).
+"""A verdict: what one check of a site or a coordinator found, in words that anybody may read (PRIVACY 17).
 
 Name, status, sentence and remedy hold no record's name or path, no unit's id and no count of records or units. What
 only the operator may see stands in the details, which are shown where they are asked for.
@@ -36,6 +36,12 @@ def warned(name: str, sentence: str, remedy: str, details: Sequence[str] = ()) -
 def failed(name: str, sentence: str, remedy: str, details: Sequence[str] = ()) -> Verdict:
     """A study cannot go on."""
     return Verdict(name, "FAIL", sentence, remedy, tuple(details))
+
+
+def first_fault(verdicts: Sequence[Verdict]) -> Verdict:
+    """Of one check's verdicts on several things, at least one: the first FAIL, else the first WARN, else the last."""
+    found = max(verdicts, key=lambda one: _ORDER.index(one.status))
+    return verdicts[-1] if found.status == "PASS" else found
 
 
 def worst(statuses: Iterable[Status]) -> Status:
