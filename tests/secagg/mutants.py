@@ -561,7 +561,7 @@ AROUND: list[tuple[str, str, str, str]] = [
         "if not guilty or not guilty.issuperset(session.server.survivors):",
         "if True:",
     ),
-    ("a site proves its name", f"{SERVER}/collect/sites.py", "bool(reply.error) or proves(", "True or proves("),
+    ("a site proves its name", f"{SERVER}/collect/sites.py", "reply.error and proves(", "reply.error and bool("),
 ]
 
 # The chain of survivor lists around the protocol: the node's ledger, the coordinator.
