@@ -117,6 +117,7 @@ def test_the_units_of_a_site_run_what_node_start_runs() -> None:
 def test_a_unit_may_do_no_more_than_it_must(unit: str) -> None:
     found = settings(unit)
     assert {key: found.get(key, [None])[-1] for key in MUST} == MUST
+    assert "PYTHONUNBUFFERED=1" in found["Environment"]  # what a program says is in the journal when it says it
     alone = found.get("IPAddressDeny")
     assert alone == (None if "supernode" in unit else ["any"])
     assert found.get("PrivateNetwork") == (["yes"] if "node.service" in unit else None)
