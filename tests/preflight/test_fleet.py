@@ -153,6 +153,12 @@ def test_no_superlink_behind(tmp_path: Path, ca: Pair, status: int) -> None:
     says(body("large messages", "hub", seen), "FAIL", "no SuperLink answers")
 
 
+@pytest.mark.parametrize("status", [500, 507])
+def test_a_server_that_cannot_keep_a_body(tmp_path: Path, ca: Pair, status: int) -> None:
+    seen = seen_of(tmp_path, certificate(ca), Told(statuses={FLEET: status}))
+    says(body("large messages", "hub", seen), "FAIL", "cannot keep bodies of 5 MB")
+
+
 # --- clocks ------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from undertone.preflight.verdict import Verdict, failed, passed, warned
 # Before a certificate or a manifest ends somebody should have a month for it.
 SOON = timedelta(days=30)
 _TOO_LARGE, _NOT_FOUND = 413, 404
+_CANNOT = (500, 507)
 _REFUSED = range(400, 500)
 # Flower's SuperLink takes no signature that is made 5 s ahead of its clock or 305 s behind it; clocks drift, so less.
 _AHEAD, _BEHIND = 3.0, 290.0
@@ -88,6 +89,10 @@ def body(name: str, whose: str, seen: Seen) -> Verdict:
     if status in (_TOO_LARGE, 0):
         sentence = f"nginx of {whose}, or a proxy on the way, refuses Flower's pieces of 5 MB"
         return failed(name, sentence, "at the coordinator: client_max_body_size 16m; at a proxy the same", details)
+    if status in _CANNOT:
+        sentence = f"nginx of {whose} cannot keep bodies of 5 MB while they arrive"
+        remedy = "at the coordinator: its workers' account must be able to write client_body_temp_path; see its log"
+        return failed(name, sentence, remedy, details)
     if status not in _REFUSED or status == _NOT_FOUND:
         sentence = f"behind the fleet address of {whose} no SuperLink answers"
         return failed(name, sentence, "at the coordinator: start the SuperLink, and see proxy_pass of nginx", details)
