@@ -164,6 +164,28 @@ def test_status_says_which_round_and_who_is_missing(make_world: Make, monkeypatc
     assert seen[0].missing == {"south": "did not answer"}
 
 
+def test_status_says_waiting_while_it_waits_and_running_from_then_on(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = deploy(make_world(aggregation=secure(3)))
+    handle, away, seen = Node.handle, ["prepare", "prepare"], []
+
+    def watched(node: Node, request: Any) -> Reply:
+        if node.site.config.site == "south" and request.kind in away:
+            away.remove(request.kind)
+            return Reply("south", request.protocol, error="NodeUnavailable", message="restarted")
+        if request.kind == "masked_input" or away == ["prepare"]:
+            seen.append(status_of(world))
+        return handle(node, request)
+
+    monkeypatch.setattr(Node, "handle", watched)
+    run(world)
+    waiting_, asked = seen[0], seen[-1]
+    assert "waiting for south (NodeUnavailable: restarted)" in waiting_.because
+    assert (waiting_.state, waiting_.missing) == ("waiting", {"south": "NodeUnavailable: restarted"})
+    assert (asked.state, asked.because, asked.missing, asked.round, asked.attempt) == ("running", "", {}, 1, 1)
+
+
 @pytest.mark.parametrize("text", ["A" * 1_000_000, "\x1b]0;owned\x07\x1b[2J", "\u202e", "a\nb"])
 def test_what_a_site_says_stands_in_the_status_as_one_bounded_line(make_world: Make, text: str) -> None:
     world = deploy(make_world())

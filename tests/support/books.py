@@ -17,7 +17,7 @@ KEY = "ab" * 32
 
 
 class BooksInMemory:
-    """`undertone_client.site.enrol.Books`, for tests."""
+    """`undertone_client.site.enrol.Caps`, for tests."""
 
     def __init__(self) -> None:
         self.caps: dict[str, tuple[float, float]] = {}

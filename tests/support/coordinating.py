@@ -97,8 +97,13 @@ def coordination(folder: Path, world: World, monkeypatch: pytest.MonkeyPatch) ->
     assert federation is not None
     for place in world.sites.values():
         SiteDir(place).join(HUB, federation, sign_federation(federation, home.key()))
+    stand_in(folder, monkeypatch)
+    return Coordination(home, world)
+
+
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the stand-in in the place of Flower's command line."""
     program = folder / "flwr"
     program.write_text(FLWR, encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setattr(flower_runs, "program", lambda _name: str(program))
-    return Coordination(home, world)

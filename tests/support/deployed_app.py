@@ -13,6 +13,7 @@ from undertone.methods.registry import METHODS
 from undertone.privacy.entropy import OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone_server import gate
+from undertone_server.collect.deadlines import Deadlines
 from undertone_server.collect.gathering import Patience
 from undertone_server.collect.sites import Sites
 from undertone_server.ledger_heads import LedgerHeads, LeftOut
@@ -42,10 +43,10 @@ def main(grid: Grid, context: Context) -> None:
 
     gate.rounded_gaussian = recorded  # type: ignore[assignment]
     heads, left_out = LedgerHeads(run.checkpoints / "ledger-heads"), LeftOut(run.checkpoints / "left-out")
-    sites = Sites(grid, tuple(plan.cohort.units), run.federation(), SECONDS, heads, left_out)
+    sites = Sites(grid, tuple(plan.cohort.units), run.federation(), Deadlines.equal(SECONDS), heads, left_out)
     with Ledger.open(run.ledger) as ledger:
         sites.find()
         method, telemetry = DummyMethod(DummyOptions()), _SilentTelemetry()
         patience = Patience(SECONDS, 2.0)
-        study = Coordinator(plan, method, run, sites, ledger, telemetry, OsEntropy(), patience)  # type: ignore[arg-type]
+        study = Coordinator(plan, method, run, sites, ledger, telemetry, OsEntropy(), patience, patience)  # type: ignore[arg-type]
         study.run_rounds(np.zeros(DIMENSION, dtype=np.float32))

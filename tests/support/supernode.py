@@ -46,15 +46,27 @@ class SuperNode:
             uvicorn.Config(create_app(factory, secret), host="127.0.0.1", port=0, log_level="warning")
         )
 
-    def put(self, message_type: str, content: RecordDict, ttl: float | None = None, *, spoil: bool = False) -> str:
-        """A message that waits for an answer; its id. `spoil`: its records' bytes are not what they should be."""
+    def put(
+        self,
+        message_type: str,
+        content: RecordDict,
+        ttl: float | None = None,
+        *,
+        spoil: bool = False,
+        absent: bool = False,
+    ) -> str:
+        """A message that waits for an answer; its id.
+
+        `spoil`: its records' bytes are not what they should be; `absent`: they never come, as where a run ends while
+        the SuperNode fetches them.
+        """
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN, SUPERLINK_NODE_ID
         message = Message(content, dst_node_id=NODE, message_type=message_type, ttl=ttl)
         message.metadata.__dict__["_message_id"] = message.object_id
         store, objects = self._stores.store(), get_all_nested_objects(message)
         store.preregister(RUN, get_object_tree(message))
         contents = {name: one.deflate() for name, one in objects.items()}
-        for name, data in contents.items():
+        for name, data in [] if absent else contents.items():
             store.put(name, data)
             if spoil and name != message.object_id:
                 store.store[name].content = data[:8] + b"\xff" * 8  # type: ignore[attr-defined]

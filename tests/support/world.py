@@ -196,8 +196,12 @@ class World:
             (self.sites[site] / "approved" / f"{self.plan.digest}.json").unlink()
 
     def allow(self, site: str, **changes: Any) -> None:
-        """A site's policy, with some keys changed."""
+        """A site's policy, with some keys changed; a coordinator's federation goes with its key, as by hand."""
         path, policy = self.sites[site] / "policy.toml", SiteDir(self.sites[site]).policy
+        if "coordinators" in changes:
+            pinned = {key: policy.federations.get(name) for name, key in policy.coordinators.items()}
+            kept = {name: pinned[key] for name, key in changes["coordinators"].items() if pinned.get(key)}
+            changes = {"federations": kept} | changes
         path.write_bytes(settings_toml(Policy.model_validate(policy.model_dump() | changes)))
 
     def ask(self, kind: str, site: str = "north", **changes: Any) -> Reply:
@@ -246,7 +250,7 @@ class World:
             telemetry: Any = SilentTelemetry()
             entropy = entropy or OsEntropy()
             study = Coordinator(
-                self.plan, method, self.run, sites, ledger, telemetry, entropy, patience, waiting=waiting
+                self.plan, method, self.run, sites, ledger, telemetry, entropy, patience, patience, waiting
             )
             return study.run_rounds(START)
 

@@ -54,6 +54,10 @@ _COMPONENT = "SuperExec"
 _CALL_SECONDS = 20.0  # one call with its repetitions: a task that was claimed waits 30 s to be begun, then 60 s
 _LONGEST_PAUSE = 5
 _BUSY = frozenset({502, 503, 504})
+# Where a run ends while the SuperNode fetches a message of it, Flower leaves the task and never brings its parts; it
+# would ask for them for two hours, and nothing else would be answered. A header without vectors is there at once.
+_HEADER_OBJECTS, _HEADER_SECONDS = 3, 30.0
+_LONGEST_WAIT = 3600.0  # for a model state, whose sender says how long it waits
 _MOST_OBJECTS = 4096  # chunks of 5 MB: more than a vector of any length that a plan may have
 _log = logging.getLogger("undertone.relay")
 logging.getLogger("httpx").setLevel(WARNING)  # it would write a line for each question whether there is a task
@@ -218,7 +222,7 @@ def _pulled(client: RuntimeHttpClient) -> Task:
     message, unreadable = message_from_proto(pulled.messages_list[0]), ""
     tree = pulled.message_object_trees[0]
     try:
-        message = _inflated(client, tree, node, run)
+        message = _inflated(client, tree, node, run, message.metadata.ttl)
     except (httpx.HTTPError, ObjectPullError):
         raise
     except Exception as error:  # noqa: BLE001 - a coordinator wrote what is unpacked here
@@ -233,14 +237,16 @@ def _pulled(client: RuntimeHttpClient) -> Task:
     return Task(message, unreadable, answer)
 
 
-def _inflated(client: RuntimeHttpClient, tree: ObjectTree, node: Node, run: int) -> Message:
-    if sum(1 for _ in iterate_object_tree(tree)) > _MOST_OBJECTS:
+def _inflated(client: RuntimeHttpClient, tree: ObjectTree, node: Node, run: int, ttl: float) -> Message:
+    objects = sum(1 for _ in iterate_object_tree(tree))
+    if objects > _MOST_OBJECTS:
         raise ValueError(f"it has more than {_MOST_OBJECTS} parts")
     return pull_and_inflate_object_from_tree(
         tree,
         make_pull_object_fn_protobuf(client.PullObject, node, run),
         make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, run),
         return_type=Message,
+        max_time=min(ttl, _HEADER_SECONDS if objects <= _HEADER_OBJECTS else _LONGEST_WAIT),
     )
 
 

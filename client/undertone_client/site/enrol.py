@@ -25,7 +25,7 @@ from undertone_client.site.unit_index import EMPTY, UnitIndex, fingerprints, ind
 _SIZE = 32
 
 
-class Books(Protocol):
+class Caps(Protocol):
     """The part of the site's budget that a new data set needs."""
 
     def register_cap(self, ledger: Ledger, data: DataSet) -> None:
@@ -56,7 +56,7 @@ class Found:
         return len(self.table.units())
 
 
-def add_data_set(site: SiteDir, data: DataSet, books: Books) -> Found:
+def add_data_set(site: SiteDir, data: DataSet, books: Caps) -> Found:
     """Read the metadata strictly, decode every image once, refuse overlap, and enter the data set with its cap.
 
     One that is described already, and has no cap in the ledger, gets it: a process died, or the ledger was restored.
@@ -79,7 +79,7 @@ def add_data_set(site: SiteDir, data: DataSet, books: Books) -> Found:
     return Found(table, len(table.units()), 0, 0, withdrawn)
 
 
-def enrol(site: SiteDir, data: DataSet, table: RecordTable, books: Books) -> None:
+def enrol(site: SiteDir, data: DataSet, table: RecordTable, books: Caps) -> None:
     """Give a budget to a data set whose records were found good.
 
     Raises:

@@ -12,7 +12,7 @@ from undertone_client.registration import moving
 from undertone_client.registration.remarks import remarks
 from undertone_client.site import budget
 from undertone_client.site.datasets import data_sets, new_data_set
-from undertone_client.site.enrol import Books, Found, add_data_set
+from undertone_client.site.enrol import Caps, Found, add_data_set
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.unit_index import read_index
 
@@ -32,7 +32,7 @@ _UNITS = ("patient", "record", "site")
 @click.option("--ids-as-written", is_flag=True, help="Unit ids that look alike are different people.")
 @click.pass_obj
 def add(
-    books: Books,
+    books: Caps,
     site_dir: Path,
     name: str,
     folder: Path,
@@ -116,7 +116,7 @@ def listed(site_dir: Path) -> None:
     )
 
 
-def data_commands(books: Books) -> click.Group:
+def data_commands(books: Caps) -> click.Group:
     """The group `data`; `books` is where the caps of new data sets are entered."""
     return click.Group(
         "data",

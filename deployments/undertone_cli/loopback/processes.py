@@ -44,6 +44,7 @@ class Processes:
         self.folder = folder
         self._environment = {**os.environ, **environment}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._earlier: dict[str, int] = {}  # characters that earlier processes of a name have written
 
     def __enter__(self) -> "Processes":
         """Nothing runs yet."""
@@ -82,6 +83,7 @@ class Processes:
     def start(self, name: str, argv: Sequence[object], environment: Mapping[str, str] | None = None) -> None:
         """Start a process, or start it anew after it ended."""
         with (self.folder / f"{name}.log").open("ab") as log:
+            self._earlier[name] = len(self.log(name))
             self._running[name] = subprocess.Popen(
                 [str(word) for word in argv],
                 env={**self._environment, **(environment or {})},
@@ -96,11 +98,11 @@ class Processes:
         return self._running[name].pid
 
     def log(self, name: str) -> str:
-        """What a process has written so far."""
+        """What the processes of a name have written so far."""
         return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
     def says(self, name: str, pattern: str, seconds: float) -> str:
-        """Wait until a process has written something that fits; what fits.
+        """Wait until the newest process of a name has written something that fits; what fits.
 
         Raises:
             InputError: it ended, or did not; with its last lines.
@@ -108,7 +110,7 @@ class Processes:
         process = self._running[name]
 
         def found() -> "re.Match[str] | None":
-            return re.search(pattern, self.log(name))
+            return re.search(pattern, self.log(name)[self._earlier[name] :])
 
         with suppress(InputError):
             wait_until(lambda: found() is not None or process.poll() is not None, name, seconds)

@@ -18,7 +18,7 @@ from undertone.secagg.survivors import check_follows
 from undertone.study.plan import Plan
 from undertone_server.collect.attempt import Attempt
 from undertone_server.run_folder import RunFolder
-from undertone_server.status import tell
+from undertone_server.status import State, tell
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Gathering:
         self._kept = attempt.run.kept_survivors()
         self._gone: dict[str, str] = {}
         self._began, self._tries = time.monotonic(), count(1)
+        self._waits = False  # as the status has it
 
     def wanted(self) -> tuple[str, ...]:
         """Whom to ask now, sorted.
@@ -72,15 +73,23 @@ class Gathering:
         if not away:
             for site, reason in self._gone.items():
                 sites.drop(site, reason)
+            if self._waits:
+                self._tell("running")
             return True
         who, attempt = ", ".join(f"{site} ({reason})" for site, reason in away.items()), self._attempt
         because = f"round {attempt.round}: waiting for {who}; no vector has left, so no attempt is lost"
         reporter().line(because)
-        tell(attempt.run, "waiting", sites.missing, round_=attempt.round, attempt=attempt.number, because=because)
+        self._tell("waiting", because)
+        self._waits = True
         if not self._patience.lasts(next(self._tries), self._began):
             self._gone |= away
         sites.find()
         return False
+
+    def _tell(self, state: State, because: str = "") -> None:
+        attempt = self._attempt
+        missing, number = attempt.sites.missing, attempt.number
+        tell(attempt.run, state, missing, round_=attempt.round, attempt=number, because=because)
 
 
 def next_list(plan: Plan, kept: Collection[str] | None, gone: Mapping[str, str]) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ starts and stops runs (/v1/control/), which knows no accounts. So the whole requ
 before nginx looks at it in any other way: no spelling of a path reaches the other two.
 """
 
+import os
+import pwd
 from pathlib import Path
 
 from undertone.core.fleet_address import FleetAddress
@@ -72,6 +74,9 @@ server {{
 def standalone_conf(folder: Path) -> str:
     """A whole configuration that runs `undertone.conf` of this folder alone, for any user.
 
+    Where root starts it, its workers are root's too, as the SuperLink is: those of another account could not reach the
+    bodies that are longer than a buffer, which lie in this folder for a moment.
+
     Raises:
         ValueError: the path cannot be written.
     """
@@ -80,7 +85,7 @@ def standalone_conf(folder: Path) -> str:
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     return f"""# Written by `undertone coordinator init`, for `undertone coordinator start --nginx`.
-daemon off;
+{_account()}daemon off;
 worker_processes 2;
 pid {quoted(folder / "nginx.pid")};
 error_log stderr warn;
@@ -95,6 +100,11 @@ http {{
     include {quoted(folder / "undertone.conf")};
 }}
 """
+
+
+def _account() -> str:
+    """Who runs the workers; a program that root does not start cannot choose."""
+    return f"user {quoted(pwd.getpwuid(0).pw_name)};\n" if os.geteuid() == 0 else ""
 
 
 def _listen(address: FleetAddress) -> str:

@@ -409,7 +409,7 @@ def test_units_that_are_no_patients_do_not_count_as_such(world: World) -> None:
 
 
 def test_an_approval_that_the_policy_of_today_does_not_honour(world: World) -> None:
-    for changes in ({"federation": "ab" * 32}, {"longest_approval_days": None}, {"coordinators": {}}):
+    for changes in ({"federations": {HUB: "ab" * 32}}, {"longest_approval_days": None}, {"coordinators": {}}):
         kept = (world.sites["north"] / "policy.toml").read_bytes()
         world.allow("north", **changes)
         says("policy", inspect(world), "FAIL", f"approval of plan {world.plan.digest[:8]} does not hold")

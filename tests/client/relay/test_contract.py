@@ -48,6 +48,7 @@ USED: dict[str, set[str] | None] = {
         "pull_object_fn",
         "confirm_object_received_fn",
         "return_type",
+        "max_time",
     },
     "flwr.supercore.interceptors.RuntimeTokenHttpInterceptor": {"token"},
     "flwr.supercore.interceptors.RuntimeVersionHttpInterceptor": {"component_name"},

@@ -6,9 +6,10 @@ Real processes on loopback: `undertone coordinator start`, flower-superlink, flo
 import shutil
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from http.client import HTTPSConnection
 from pathlib import Path
-from socket import socket
+from socket import create_connection, socket
 
 import psutil
 import pytest
@@ -121,6 +122,17 @@ class Fleet:
         finally:
             connection.close()
 
+    def raw(self, data: bytes) -> int:
+        """The answer to bytes; who answers early hears no more of them."""
+        port = self.home.settings.address.port
+        with (
+            create_connection(("localhost", port), timeout=30) as plain,
+            self.context.wrap_socket(plain, server_hostname="localhost") as stream,
+        ):
+            with suppress(ConnectionError, ssl.SSLError):
+                stream.sendall(data)
+            return int(stream.recv(12).removeprefix(b"HTTP/1.1 "))
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Hub:
@@ -175,9 +187,23 @@ def test_attack_without_a_key_or_with_another_method_or_too_much(made: Hub) -> N
     fleet, register = Fleet(made.home), "/v1/fleet/register-node"
     key = registered_form(public_flower_key(made.site("north").flower_key))
     assert fleet.status(register, body=RegisterNodeFleetRequest(public_key=key).SerializeToString()) == 401
+    long = RegisterNodeFleetRequest(public_key=bytes(1 << 20)).SerializeToString()
+    assert fleet.status(register, body=long) == 401  # by the SuperLink: a body beyond nginx's buffers has reached it
     assert fleet.status(register, "GET") == 403
     assert fleet.status(register, "PUT") == 403
     assert fleet.status(register, headers={"Content-Length": str(17 << 20)}) == 413
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("behind")
+def test_attack_a_body_that_does_not_say_how_long_it_is(made: Hub) -> None:
+    """What is sent is counted, and a request that two readers would end at two places is not passed on."""
+    fleet, register, post = Fleet(made.home), b"/v1/fleet/register-node", b"POST %s HTTP/1.1\r\nHost: localhost\r\n"
+    piece = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
+    chunked = post % register + b"Content-Type: application/protobuf\r\nTransfer-Encoding: chunked\r\n"
+    assert fleet.raw(chunked + b"\r\n" + 17 * piece) == 413
+    hidden = b"0\r\n\r\n" + post % b"/v1/control/list-nodes" + b"\r\n"
+    assert fleet.raw(chunked + b"Content-Length: %d\r\n\r\n" % len(hidden) + hidden) == 400
 
 
 @pytest.mark.slow
