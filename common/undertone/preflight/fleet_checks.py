@@ -21,6 +21,10 @@ _FAULTS: Mapping[str, tuple[str, str]] = {
         "{} is not reached at its fleet address",
         "see that its server runs, and that firewalls and name servers let this machine out to its host and port",
     ),
+    "too slow": (
+        "what answers at the fleet address of {} takes minutes",
+        "see that the address is nginx's, and how busy its machine and the network are",
+    ),
     "proxy": (
         "the proxy does not let this machine out to {}",
         "ask for its host and port to be let through, or name the right proxy in HTTPS_PROXY",
@@ -68,7 +72,7 @@ def closed(name: str, whose: str, seen: Seen) -> Verdict:
         return _not_asked(name, whose)
     found = {path: status for path, status in seen.statuses.items() if path in CLOSED}
     details = [f"{path}: HTTP {status}" for path, status in found.items()]
-    if any(status != _NOT_FOUND for status in found.values()):
+    if any(status not in (_NOT_FOUND, 0) for status in found.values()):
         return failed(
             name,
             f"the SuperLink of {whose} is open to the network: its control or runtime API is reached through the fleet "
@@ -77,6 +81,9 @@ def closed(name: str, whose: str, seen: Seen) -> Verdict:
             "address until then",
             details,
         )
+    if len(found) < len(CLOSED) or 0 in found.values():
+        sentence = f"the connection to {whose} broke before all was asked"
+        return warned(name, sentence, "check again; see the log of its nginx", details)
     return passed(name, f"of the SuperLink of {whose} the fleet API alone is reached", details)
 
 
