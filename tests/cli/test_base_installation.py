@@ -25,6 +25,7 @@ from undertone.wire.hello import CHALLENGE_BYTES, PROOF_BYTES, proves
 from undertone.wire.messages import Due, Request
 from undertone_cli.extras import EXTRAS
 from undertone_cli.main import cli
+from undertone_client.relay.presence import presence
 from undertone_client.relay.secret import secret_of
 from undertone_client.service.place import socket_of
 from undertone_client.service.server import NodeService, serving
@@ -213,6 +214,8 @@ def test_a_relay_of_the_base_carries_messages(base: str, make_world: Any, tmp_pa
         process = running.start("relay", [sys.executable, "-c", base + COMMAND, *relay])
         flower.put("query.hello", request_to_records(Request("hello", PROTOCOL, body=challenge)))
         reply = reply_from_records(flower.reply(60).content, Due(body=PROOF_BYTES))
+        assert presence(site, "hub") == "connected"
         process.terminate()
         assert process.wait(timeout=20) == 0, running.log("relay")
+    assert presence(site, "hub") == "absent"
     assert proves(world.run.federation(), "north", challenge, reply.body)

@@ -10,6 +10,7 @@ import pytest
 from tests.support.fleet import Told, ca_of, certificate, fake_fleet
 from undertone.core.clock import utc_now
 from undertone.core.fleet_address import FleetAddress
+from undertone.preflight import fleet
 from undertone.preflight.fleet import CLOSED, FLEET, PIECE_BYTES, Seen, look
 from undertone.preflight.fleet_checks import body, clocks, closed, server
 from undertone.preflight.verdict import Verdict
@@ -151,6 +152,28 @@ def test_a_limit_of_a_body(tmp_path: Path, ca: Pair, largest: int, status: str) 
 def test_no_superlink_behind(tmp_path: Path, ca: Pair, status: int) -> None:
     seen = seen_of(tmp_path, certificate(ca), Told(statuses={FLEET: status}))
     says(body("large messages", "hub", seen), "FAIL", "no SuperLink answers")
+
+
+@pytest.mark.parametrize("status", [500, 507])
+def test_a_server_that_cannot_keep_a_body(tmp_path: Path, ca: Pair, status: int) -> None:
+    seen = seen_of(tmp_path, certificate(ca), Told(statuses={FLEET: status}))
+    says(body("large messages", "hub", seen), "FAIL", "cannot keep bodies of 5 MB")
+
+
+@pytest.mark.parametrize("path", [CLOSED[1], FLEET])
+def test_a_connection_that_breaks(tmp_path: Path, ca: Pair, path: str) -> None:
+    seen = seen_of(tmp_path, certificate(ca), Told(statuses={FLEET: 401, path: 0}))
+    assert (seen.fault, seen.statuses[path]) == ("", 0)
+    if path == FLEET:
+        says(body("large messages", "hub", seen), "FAIL", "refuses Flower's pieces")
+    else:
+        says(closed("control API", "hub", seen), "WARN", "broke before all was asked")
+
+
+def test_a_server_that_answers_for_ever(tmp_path: Path, ca: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "_LONGEST_SECONDS", 1.0)
+    seen = seen_of(tmp_path, certificate(ca), Told(drips=0.05))
+    says(server("c", "hub", seen, utc_now()), "FAIL", "takes minutes")
 
 
 # --- clocks ------------------------------------------------------------------------------------------------------

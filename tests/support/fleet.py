@@ -22,16 +22,20 @@ class Told:
     Attributes:
         ahead: by how many seconds its clock is ahead.
         largest: body in bytes; more is 413.
-        statuses: of paths; all others are 404.
+        statuses: of paths; all others are 404. 0: the connection ends without an answer.
+        drips: seconds before each byte of an answer, of which there is no end.
         date: what it says of the time, where it is not its clock's.
         asked: paths, in order.
+        stopped: set when it is over.
     """
 
     ahead: float = 0.0
     largest: int = 16 << 20
     statuses: dict[str, int] = field(default_factory=lambda: {FLEET: 401})
     date: str | None = None
+    drips: float = 0.0
     asked: list[str] = field(default_factory=list)
+    stopped: bool = False
 
 
 @contextmanager
@@ -45,6 +49,12 @@ def fake_fleet(folder: Path, pair: Pair, port: int = 0, told: Told | None = None
         def do_POST(self) -> None:
             how.asked.append(self.path)
             length = int(self.headers["Content-Length"])
+            while how.drips and not how.stopped:
+                self.wfile.write(b"H")
+                time.sleep(how.drips)
+            if how.statuses.get(self.path) == 0 or how.drips:
+                self.close_connection = True
+                return
             large = length > how.largest
             if not large:
                 self.rfile.read(length)
@@ -80,6 +90,7 @@ def fake_fleet(folder: Path, pair: Pair, port: int = 0, told: Told | None = None
     try:
         yield server.server_address[1]
     finally:
+        how.stopped = True
         server.shutdown()
         thread.join()
         server.server_close()

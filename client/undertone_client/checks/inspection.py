@@ -63,7 +63,7 @@ class Inspection:
     offline: bool = False
     socket: Path | None = None
     welcomes: Sequence[bytes] = ()
-    environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
     clock: Clock = utc_now
     _seen: dict[str, Seen] = field(default_factory=dict, compare=False, repr=False)
     _pinned: dict[tuple[str, str | None], PinnedBase] = field(default_factory=dict, compare=False, repr=False)

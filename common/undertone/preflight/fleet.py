@@ -5,12 +5,14 @@ Over TLS alone, by the CA that is pinned; nothing of a site is sent but zeros.
 
 import ssl
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from math import inf
 from pathlib import Path
+from threading import Thread
 
 import httpx
 from cryptography import x509
@@ -27,6 +29,7 @@ PIECE_BYTES = (5 << 20) + (64 << 10)
 _HEADERS = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
 _LARGEST_ANSWER = 1 << 16
 _TIMEOUT = httpx.Timeout(10.0, write=60.0, read=60.0)
+_LONGEST_SECONDS = 150.0
 # OpenSSL's, X509_V_ERR_*.
 _EXPIRED, _NOT_YET = 10, 9
 _OTHER_NAME = (62, 64)
@@ -37,8 +40,8 @@ class Seen:
     """What was seen of a server.
 
     Attributes:
-        fault: why it was not reached: "unreachable", "proxy", "no TLS", "expired", "not yet valid", "other name",
-            "foreign"; empty where it was.
+        fault: why it was not reached: "unreachable", "too slow", "proxy", "no TLS", "expired", "not yet valid",
+            "other name", "foreign"; empty where it was.
         said: the error's own words; may name hosts.
         certificate: which it showed, where it was reached.
         statuses: path -> HTTP status; 0: the connection broke.
@@ -68,23 +71,41 @@ def look(address: FleetAddress, ca: Path, clock: Clock = utc_now, *, on_this_mac
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_verify_locations(ca)
-    url, seen = address.url, Seen()
-    headers, extensions = dict(_HEADERS), {}
+    url, headers, extensions = address.url, dict(_HEADERS), {}
     if on_this_machine:
         url, headers["Host"] = f"https://127.0.0.1:{address.port}", address.authority
         extensions["sni_hostname"] = address.host
-    with httpx.Client(verify=context, timeout=_TIMEOUT, trust_env=not on_this_machine) as client:
-        for path in (*CLOSED, FLEET):
-            request = client.build_request(
-                "POST",
-                url + path,
-                headers=headers,
-                content=bytes(PIECE_BYTES) if path == FLEET else b"",
-                extensions={**extensions, "timeout": _TIMEOUT.as_dict()},
-            )
-            _ask(client, request, path, seen, clock)
-            if seen.fault:
-                break
+    client = httpx.Client(verify=context, timeout=_TIMEOUT, headers=headers, trust_env=not on_this_machine)
+    answered: Future[Seen] = Future()
+
+    def work() -> None:
+        try:
+            with client:
+                answered.set_result(_questions(client, url, extensions, clock))
+        except Exception as error:  # noqa: BLE001 - raised where it is waited for
+            answered.set_exception(error)
+
+    # A server may send byte after byte, each in time: whoever waits for it is not held for longer than this.
+    Thread(target=work, daemon=True).start()
+    try:
+        return answered.result(_LONGEST_SECONDS)
+    except TimeoutError:
+        return Seen("too slow")
+
+
+def _questions(client: httpx.Client, url: str, extensions: Mapping[str, str], clock: Clock) -> Seen:
+    """Each question, until one shows that the server is not reached."""
+    seen = Seen()
+    for path in (*CLOSED, FLEET):
+        request = client.build_request(
+            "POST",
+            url + path,
+            content=bytes(PIECE_BYTES) if path == FLEET else b"",
+            extensions={**extensions, "timeout": _TIMEOUT.as_dict()},
+        )
+        _ask(client, request, path, seen, clock)
+        if seen.fault:
+            break
     return seen
 
 

@@ -9,6 +9,7 @@ from undertone.preflight.verdict import Verdict, failed, passed, warned
 # Before a certificate or a manifest ends somebody should have a month for it.
 SOON = timedelta(days=30)
 _TOO_LARGE, _NOT_FOUND = 413, 404
+_CANNOT = (500, 507)
 _REFUSED = range(400, 500)
 # Flower's SuperLink takes no signature that is made 5 s ahead of its clock or 305 s behind it; clocks drift, so less.
 _AHEAD, _BEHIND = 3.0, 290.0
@@ -19,6 +20,10 @@ _FAULTS: Mapping[str, tuple[str, str]] = {
     "unreachable": (
         "{} is not reached at its fleet address",
         "see that its server runs, and that firewalls and name servers let this machine out to its host and port",
+    ),
+    "too slow": (
+        "what answers at the fleet address of {} takes minutes",
+        "see that the address is nginx's, and how busy its machine and the network are",
     ),
     "proxy": (
         "the proxy does not let this machine out to {}",
@@ -67,7 +72,7 @@ def closed(name: str, whose: str, seen: Seen) -> Verdict:
         return _not_asked(name, whose)
     found = {path: status for path, status in seen.statuses.items() if path in CLOSED}
     details = [f"{path}: HTTP {status}" for path, status in found.items()]
-    if any(status != _NOT_FOUND for status in found.values()):
+    if any(status not in (_NOT_FOUND, 0) for status in found.values()):
         return failed(
             name,
             f"the SuperLink of {whose} is open to the network: its control or runtime API is reached through the fleet "
@@ -76,6 +81,9 @@ def closed(name: str, whose: str, seen: Seen) -> Verdict:
             "address until then",
             details,
         )
+    if len(found) < len(CLOSED) or 0 in found.values():
+        sentence = f"the connection to {whose} broke before all was asked"
+        return warned(name, sentence, "check again; see the log of its nginx", details)
     return passed(name, f"of the SuperLink of {whose} the fleet API alone is reached", details)
 
 
@@ -88,6 +96,10 @@ def body(name: str, whose: str, seen: Seen) -> Verdict:
     if status in (_TOO_LARGE, 0):
         sentence = f"nginx of {whose}, or a proxy on the way, refuses Flower's pieces of 5 MB"
         return failed(name, sentence, "at the coordinator: client_max_body_size 16m; at a proxy the same", details)
+    if status in _CANNOT:
+        sentence = f"nginx of {whose} cannot keep bodies of 5 MB while they arrive"
+        remedy = "at the coordinator: its workers' account must be able to write client_body_temp_path; see its log"
+        return failed(name, sentence, remedy, details)
     if status not in _REFUSED or status == _NOT_FOUND:
         sentence = f"behind the fleet address of {whose} no SuperLink answers"
         return failed(name, sentence, "at the coordinator: start the SuperLink, and see proxy_pass of nginx", details)

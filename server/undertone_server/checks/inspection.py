@@ -29,7 +29,7 @@ class Inspection:
 
     home: Home
     now: datetime
-    environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
     clock: Clock = utc_now
     sockets: tuple[Path, ...] = SOCKETS
 

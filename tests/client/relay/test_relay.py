@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from tests.support.superlink import eventually, free_ports
 from tests.support.supernode import SECRET, SuperNode, supernode
 from undertone import PROTOCOL
 from undertone.errors import InputError, NotApproved
@@ -262,3 +263,20 @@ def test_a_long_answer_is_kept_alive(site: SuperNode, monkeypatch: pytest.Monkey
 def test_each_kind_has_a_deadline() -> None:
     assert set(DEADLINES) == set(MESSAGE_TYPES)
     assert set(answering._KINDS.values()) == set(MESSAGE_TYPES)
+
+
+def test_it_says_whether_a_supernode_takes_it(site: SuperNode) -> None:
+    (nobody,) = free_ports(1)
+    for address, first in ((f"127.0.0.1:{nobody}", False), (site.address, True)):
+        said: list[bool] = []
+        stop = threading.Event()
+        arguments = (address, SECRET, FakeNode(), stop, said.append)
+        thread = threading.Thread(target=run_relay, args=arguments, daemon=True)
+        thread.start()
+        try:
+            assert eventually(lambda said=said: bool(said), 20)
+            assert said[0] is first
+        finally:
+            stop.set()
+            thread.join(timeout=30)
+        assert not thread.is_alive()
