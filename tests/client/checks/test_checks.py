@@ -46,7 +46,7 @@ def world(make_world: Make) -> World:
 
 
 def inspect(world: World, *plans: Plan, **changes: Any) -> Inspection:
-    values: dict[str, Any] = {"now": NOW, "given": plans or (world.plan,)} | changes
+    values: dict[str, Any] = {"now": datetime.now(UTC), "given": plans or (world.plan,)} | changes
     return Inspection(SiteDir(world.sites["north"]), **values)
 
 
@@ -122,7 +122,7 @@ def test_clock(world: World) -> None:
 @pytest.mark.parametrize("name", ["node.toml", "ledger.sqlite", "audit/audit-000001.jsonl"])
 def test_a_clock_behind_the_sites_own_files(world: World, name: str) -> None:
     AuditLog(world.sites["north"]).append("plan expired", digest="ab" * 32)
-    later = (NOW + timedelta(minutes=4)).timestamp()
+    later = (datetime.now(UTC) + timedelta(minutes=4)).timestamp()
     os.utime(world.sites["north"] / name, (later, later))
     says("clock", inspect(world), "PASS")
     later += 120

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.support.approvals import HUB
+from tests.support.approvals import HUB, approved
 from tests.support.dummy import DIMENSION
 from tests.support.failpoints import Killed, kill_after, kill_before
 from tests.support.hand_session import HandSession, changed, fails_at, plain_sum, said
@@ -422,12 +422,14 @@ def test_a_federation_that_does_not_hold_is_refused_whoever_pinned_it(make_world
     ):
         federation = replace(honest, **changes)
         site.join(HUB, federation, world.run.keep_federation(federation))
+        approved(site, world.plan)
         reply = session.ask("prepare", "north", session.params.to_bytes(), state=START)
         assert (reply.error, told in reply.message) == ("NotApproved", True), reply.message
     other = Ed25519PrivateKey.generate()
     foreign = replace(honest, coordinator=public_hex(other))
     world.allow("north", federations={HUB: foreign.digest})
     write_federation(site.federation_folder(HUB), foreign, sign_federation(foreign, other))
+    approved(SiteDir(site.folder), world.plan)
     reply = session.ask("prepare", "north", session.params.to_bytes(), state=START)
     assert (reply.error, "another coordinator's" in reply.message) == ("NotApproved", True)
 
