@@ -272,11 +272,11 @@ def _pulled(client: RuntimeHttpClient, waiting: Waiting) -> Task:
 def _inflated(client: RuntimeHttpClient, tree: ObjectTree, node: Node, run: int, waiting: Waiting) -> Message:
     if sum(1 for _ in iterate_object_tree(tree)) > _MOST_OBJECTS:
         raise ValueError(f"it has more than {_MOST_OBJECTS} parts")
-    fetch = make_pull_object_fn_protobuf(client.PullObject, node, run)
+    pull = make_pull_object_fn_protobuf(client.PullObject, node, run)
 
     def part(name: str) -> bytes:
         try:
-            return fetch(name)
+            return pull(name)
         except ObjectUnavailableError:
             if waiting.is_there():
                 raise ObjectPullError(name, "its run has ended: it will never be there") from None
