@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.images import write_folder
-from tests.support.loopback import Killable, Watched, none_left, soon
+from tests.support.loopback import Killable, Watched, none_left, silent, soon
 from undertone.release.verify import verify
 from undertone_cli.commands.demo_deployment import _ENVIRONMENT, demo_deployment
 from undertone_cli.loopback.processes import Processes
@@ -54,8 +54,9 @@ def test_the_demo_ends_in_a_verified_release_and_leaves_no_process(tmp_path: Pat
     write_folder(tmp_path / "images", 100, 16, per_patient=1)
     with none_left():
         seconds = demo_deployment(tmp_path / "demo", tmp_path / "images")
-    (run,) = (tmp_path / "demo" / "coordinator" / "runs").glob("loopback-*")
-    statement = verify(run / "release", (tmp_path / "demo" / "coordinator" / "coordinator.pub").read_text().strip())
+    silent(tmp_path / "demo" / "coordinator")
+    (release,) = (tmp_path / "demo" / "coordinator" / "runs").glob("loopback-*/release")  # a rehearsal has none
+    statement = verify(release, (tmp_path / "demo" / "coordinator" / "coordinator.pub").read_text().strip())
     assert statement.attempts_charged == 2
     print(*(f"{value:6.1f} s  {name}" for name, value in seconds.items()), sep="\n")
 
@@ -68,6 +69,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killable]:
         made = Killable(folder, SITES, processes)
         made.begin("dpsgd-ti", 20.0)
         yield made
+    silent(made.home)
 
 
 def begun(federation: Killable, name: str, folder: Path) -> Watched:

@@ -5,7 +5,9 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from errno import ECONNREFUSED
 from pathlib import Path
+from socket import socket
 from typing import Literal
 
 import psutil
@@ -19,6 +21,7 @@ from undertone_cli.commands.demo_deployment import BASE, DELTA
 from undertone_cli.loopback.federation import LoopbackFederation
 from undertone_cli.loopback.hospitals import Hospital
 from undertone_cli.loopback.processes import Processes
+from undertone_server.home.folder import Home
 from undertone_server.run_folder import RunFolder
 from undertone_server.status import Status, read_status
 
@@ -47,6 +50,14 @@ def none_left() -> Iterator[None]:
                 with suppress(psutil.NoSuchProcess):
                     one.kill()
     assert not said
+
+
+def silent(home: Path) -> None:
+    """Raise AssertionError if somebody listens where a coordinator did: nginx's processes wear no mark."""
+    settings = Home.open(home).settings
+    for port in (settings.address.port, settings.superlink_port, settings.health_port):
+        with socket() as tried:
+            assert tried.connect_ex(("127.0.0.1", port)) == ECONNREFUSED
 
 
 def _has(process: psutil.Process, mark: str) -> bool:

@@ -8,7 +8,7 @@ from typing import cast
 
 import uvicorn
 from flwr.app import Context, Message, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.constant import SUPERLINK_NODE_ID, Status
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
@@ -41,7 +41,7 @@ class SuperNode:
         self.state.store_run(run)
         context = Context(RUN, NODE, node_config={}, state=RecordDict(), run_config={})
         self.state.set_run_series_context(SERIES, context)
-        self._fab_hash = run.fab_hash
+        self._fab_hash, self.absent = run.fab_hash, dict[str, bytes]()
         self.server = uvicorn.Server(
             uvicorn.Config(create_app(factory, secret), host="127.0.0.1", port=0, log_level="warning")
         )
@@ -66,6 +66,7 @@ class SuperNode:
         store, objects = self._stores.store(), get_all_nested_objects(message)
         store.preregister(RUN, get_object_tree(message))
         contents = {name: one.deflate() for name, one in objects.items()}
+        self.absent = contents if absent else {}
         for name, data in [] if absent else contents.items():
             store.put(name, data)
             if spoil and name != message.object_id:
@@ -73,6 +74,15 @@ class SuperNode:
         self.state.store_message(message)
         assert self.state.create_task(TaskType.CLIENT_APP, RUN, self._fab_hash)
         return cast(str, message.object_id)
+
+    def bring(self) -> None:
+        """The parts of the last message that was put without them."""
+        for name, data in self.absent.items():
+            self._stores.store().put(name, data)
+
+    def unfinished(self) -> int:
+        """Tasks whose end Flower waits for; for one that a relay leaves it answers by itself, a minute later."""
+        return sum(task.status.status != Status.FINISHED for task in self.state.get_tasks())
 
     def reply(self, seconds: float = 20.0) -> Message:
         """The next reply that a relay pushed.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import WARNING
+from threading import Lock
 
 import httpx
 from flwr.app import Context, Error, Message, RecordDict
@@ -34,6 +35,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
     ObjectPushError,
+    ObjectUnavailableError,
     pull_and_inflate_object_from_tree,
 )
 from flwr.supercore.interceptors import (
@@ -54,10 +56,6 @@ _COMPONENT = "SuperExec"
 _CALL_SECONDS = 20.0  # one call with its repetitions: a task that was claimed waits 30 s to be begun, then 60 s
 _LONGEST_PAUSE = 5
 _BUSY = frozenset({502, 503, 504})
-# Where a run ends while the SuperNode fetches a message of it, Flower leaves the task and never brings its parts; it
-# would ask for them for two hours, and nothing else would be answered. A header without vectors is there at once.
-_HEADER_OBJECTS, _HEADER_SECONDS = 3, 30.0
-_LONGEST_WAIT = 3600.0  # for a model state, whose sender says how long it waits
 _MOST_OBJECTS = 4096  # chunks of 5 MB: more than a vector of any length that a plan may have
 _log = logging.getLogger("undertone.relay")
 logging.getLogger("httpx").setLevel(WARNING)  # it would write a line for each question whether there is a task
@@ -96,6 +94,7 @@ class RuntimeApi:
         """
         self._address = address
         signed = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({ACQUIRE}))
+        self._waiting = Waiting(self._acquired)
         self._anyone = self._client()
         self._executor = self._client(signed)
 
@@ -142,8 +141,8 @@ class RuntimeApi:
             TaskLost: it was claimed and is not waited for any more.
         """
         with _reaching(self._address):
-            found = self._executor.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
-        if not (found.HasField("task") and found.token):
+            token = self._waiting.taken() or self._acquired()
+        if not token:
             yield None
             return
         retry = RetryInvoker(
@@ -153,8 +152,37 @@ class RuntimeApi:
             max_time=_CALL_SECONDS,
             should_giveup=_final,
         )
-        with self._client(RuntimeTokenHttpInterceptor(found.token), retry=retry) as client, _losing(), _beating(client):
-            yield _pulled(client)
+        with self._client(RuntimeTokenHttpInterceptor(token), retry=retry) as client, _losing(), _beating(client):
+            yield _pulled(client, self._waiting)
+
+    def _acquired(self) -> str:
+        """The token of a task that is now this relay's; empty if there is none."""
+        found = self._executor.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+        return found.token if found.HasField("task") else ""
+
+
+class Waiting:
+    """Whether another task is there while parts of one are missing.
+
+    A SuperNode fetches one message at a time, and may take long over a slow line. Where the message's run ends
+    meanwhile, Flower leaves the task as it is and goes on to the next: the parts never come, and a relay that waited
+    for them would answer nobody for hours. That it went on is what tells the two apart.
+    """
+
+    def __init__(self, acquire: Callable[[], str]) -> None:
+        self._acquire, self._token, self._lock = acquire, "", Lock()
+
+    def is_there(self) -> bool:
+        """Whether there is one; it is claimed then."""
+        with self._lock:
+            self._token = self._token or self._acquire()
+            return bool(self._token)
+
+    def taken(self) -> str:
+        """The token of the one that was claimed meanwhile, once; empty if none was."""
+        with self._lock:
+            token, self._token = self._token, ""
+            return token
 
 
 def _status(client: RuntimeHttpClient) -> int:
@@ -210,7 +238,7 @@ def _beating(client: RuntimeHttpClient) -> Iterator[None]:
         sender.stop()
 
 
-def _pulled(client: RuntimeHttpClient) -> Task:
+def _pulled(client: RuntimeHttpClient, waiting: Waiting) -> Task:
     """The task's message. Its run, configuration and app are not looked at."""
     given = client.PullTaskInput(PullTaskInputRequest())
     run, node = given.run.run_id, Node(node_id=given.context.node_id)
@@ -222,8 +250,12 @@ def _pulled(client: RuntimeHttpClient) -> Task:
     message, unreadable = message_from_proto(pulled.messages_list[0]), ""
     tree = pulled.message_object_trees[0]
     try:
-        message = _inflated(client, tree, node, run, message.metadata.ttl)
-    except (httpx.HTTPError, ObjectPullError):
+        message = _inflated(client, tree, node, run, waiting)
+    except ObjectPullError:
+        # Ended without a word: Flower would answer in our place, and hold each later reply back until one more comes.
+        client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=""))
+        raise
+    except httpx.HTTPError:
         raise
     except Exception as error:  # noqa: BLE001 - a coordinator wrote what is unpacked here
         unreadable = f"{type(error).__name__}: {error}"
@@ -237,16 +269,24 @@ def _pulled(client: RuntimeHttpClient) -> Task:
     return Task(message, unreadable, answer)
 
 
-def _inflated(client: RuntimeHttpClient, tree: ObjectTree, node: Node, run: int, ttl: float) -> Message:
-    objects = sum(1 for _ in iterate_object_tree(tree))
-    if objects > _MOST_OBJECTS:
+def _inflated(client: RuntimeHttpClient, tree: ObjectTree, node: Node, run: int, waiting: Waiting) -> Message:
+    if sum(1 for _ in iterate_object_tree(tree)) > _MOST_OBJECTS:
         raise ValueError(f"it has more than {_MOST_OBJECTS} parts")
+    pull = make_pull_object_fn_protobuf(client.PullObject, node, run)
+
+    def part(name: str) -> bytes:
+        try:
+            return pull(name)
+        except ObjectUnavailableError:
+            if waiting.is_there():
+                raise ObjectPullError(name, "its run has ended: it will never be there") from None
+            raise
+
     return pull_and_inflate_object_from_tree(
         tree,
-        make_pull_object_fn_protobuf(client.PullObject, node, run),
+        part,
         make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, run),
         return_type=Message,
-        max_time=min(ttl, _HEADER_SECONDS if objects <= _HEADER_OBJECTS else _LONGEST_WAIT),
     )
 
 

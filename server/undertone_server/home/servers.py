@@ -3,11 +3,12 @@
 They start together and end together: when one ends, or a signal comes, the others are ended too, and none is left.
 """
 
+import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -82,7 +83,7 @@ def run(home: Home, programs: Sequence[Server], ready: Callable[[Registered], No
 
 @contextmanager
 def _process(program: Server) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that does not outlive the context."""
+    """A process that does not outlive the context, nor does what it started: nginx's workers hold its port."""
     try:
         # A group of its own: Ctrl-C at the terminal reaches this process alone, which ends the others in order.
         process = subprocess.Popen(program.argv, env=dict(program.variables), start_new_session=True)
@@ -99,6 +100,8 @@ def _process(program: Server) -> Iterator[subprocess.Popen[bytes]]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextmanager

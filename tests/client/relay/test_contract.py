@@ -43,12 +43,12 @@ USED: dict[str, set[str] | None] = {
     "flwr.supercore.inflatable.inflatable_protobuf_utils.make_pull_object_fn_protobuf": {"node", "run_id"},
     "flwr.supercore.inflatable.inflatable_utils.ObjectPullError": None,
     "flwr.supercore.inflatable.inflatable_utils.ObjectPushError": None,
+    "flwr.supercore.inflatable.inflatable_utils.ObjectUnavailableError": None,
     "flwr.supercore.inflatable.inflatable_utils.pull_and_inflate_object_from_tree": {
         "object_tree",
         "pull_object_fn",
         "confirm_object_received_fn",
         "return_type",
-        "max_time",
     },
     "flwr.supercore.interceptors.RuntimeTokenHttpInterceptor": {"token"},
     "flwr.supercore.interceptors.RuntimeVersionHttpInterceptor": {"component_name"},

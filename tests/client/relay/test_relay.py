@@ -19,7 +19,7 @@ from undertone import PROTOCOL
 from undertone.errors import InputError, NotApproved
 from undertone.wire.flower import MESSAGE_TYPES, reply_from_records, request_to_records
 from undertone.wire.messages import Due, Kind, Reply, Request
-from undertone_client.relay import answering, runtime_api
+from undertone_client.relay import answering
 from undertone_client.relay.answering import DEADLINES, FAULT, Asks
 from undertone_client.relay.relay import run_relay
 from undertone_client.relay.runtime_api import RuntimeApi, SuperNodeAway
@@ -150,20 +150,30 @@ def test_bytes_that_flower_cannot_unpack_are_refused_and_the_next_message_is_ans
         assert reply_from_records(site.reply().content, Due(body=1)).body == b"x"
 
 
-@pytest.mark.parametrize("state", [None, np.zeros(10, dtype=np.float32)])
-def test_a_message_whose_parts_never_come_is_given_up_and_the_next_is_answered(
-    site: SuperNode, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, state: np.ndarray | None
+def test_a_message_whose_run_has_ended_is_given_up_and_the_next_is_answered(
+    site: SuperNode, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where a run ends while the SuperNode fetches a message of it."""
-    monkeypatch.setattr(runtime_api, "_HEADER_SECONDS", 2.0)
-    node, lost = FakeNode(), request_to_records(Request("prepare", PROTOCOL, state=state))
-    ttl = 86400.0 if state is None else 2.0  # a state may take as long as its sender waits
+    """Its parts never come; and no reply is left over, which Flower would send in the next one's place."""
+    node, left = FakeNode(), site.unfinished()
     with relaying(site.address, node), caplog.at_level(logging.WARNING, "undertone.relay"):
-        site.put("train.prepare", lost, ttl, absent=True)
-        site.put("query.hello", header())
-        assert reply_from_records(site.reply().content, Due(body=1)).body == b"x"
+        site.put("train.prepare", request_to_records(Request("prepare", PROTOCOL, state=np.zeros(9))), absent=True)
+        time.sleep(1.5)
+        asked = site.put("query.hello", header())
+        reply = site.reply()
+        assert reply.metadata.reply_to_message_id == asked
     assert "a message is lost: ObjectPullError" in caplog.text
     assert [request.kind for request, _ in node.asked] == ["hello"]
+    assert site.unfinished() == left
+
+
+def test_a_message_whose_parts_are_long_on_their_way_is_answered(site: SuperNode) -> None:
+    node = FakeNode()
+    with relaying(site.address, node):
+        site.put("query.hello", header(), absent=True)
+        time.sleep(3.0)
+        assert not node.asked
+        site.bring()
+        assert reply_from_records(site.reply().content, Due(body=1)).body == b"x"
 
 
 def test_a_foreign_apps_message_is_refused_and_its_app_is_never_unpacked() -> None:
