@@ -1,5 +1,6 @@
 """A site and its coordinators: each check of what joins them, seen to fail and to pass with real sockets."""
 
+import fcntl
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -237,3 +238,15 @@ def test_one_relay_of_a_coordinator_at_a_time_and_whoever_looks_does_not_count(m
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_relay_waits_a_moment_for_whoever_looks(made: Hub) -> None:
+    folder = made.sites["north"]
+    with present(folder, "heart"):
+        pass
+    with (folder / "run" / "relay-heart.lock").open("rb") as looked_at:
+        fcntl.flock(looked_at, fcntl.LOCK_SH)
+        timer = threading.Timer(0.5, lambda: fcntl.flock(looked_at, fcntl.LOCK_UN))
+        timer.start()
+        with present(folder, "heart"):
+            timer.join()
