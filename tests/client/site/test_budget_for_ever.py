@@ -228,5 +228,5 @@ class LongInterleavings(Interleavings):
 
 TestInterleavings = Interleavings.TestCase
 TestInterleavings.settings = interleaved(12, 25)
-TestLongInterleavings = pytest.mark.slow(LongInterleavings.TestCase)
+TestLongInterleavings = pytest.mark.timeout(3600)(pytest.mark.slow(LongInterleavings.TestCase))  # 3 minutes alone
 TestLongInterleavings.settings = interleaved(300, 40)
