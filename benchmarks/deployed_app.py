@@ -25,7 +25,7 @@ app = ServerApp()
 
 def digest(vector: NDArray[np.float32] | NDArray[np.uint32]) -> str:
     """SHA-256 of a vector's bytes."""
-    return hashlib.sha256(memoryview(vector)).hexdigest()
+    return hashlib.sha256(vector.data).hexdigest()
 
 
 def state_of(length: int) -> NDArray[np.float32]:
