@@ -9,8 +9,8 @@ from pathlib import Path
 
 from undertone.core.fleet_address import FleetAddress
 
-# Flower sends objects in pieces of 5 MB; nginx's default of 1 MB would refuse them. They stay in memory: what sites
-# send belongs on no disk, and workers that root has started, as nobody, can write nowhere in COORDINATOR_DIR.
+# Flower sends objects in pieces of 5 MB; nginx's default of 1 MB would refuse them. They stay in memory: where
+# root starts nginx, its workers run as nobody, who can write nowhere in COORDINATOR_DIR.
 _LARGEST_BODY = "16m"
 # There where the machine speaks IPv6; nginx does not start where it does not and is told to listen on it.
 _IPV6 = Path("/proc/net/if_inet6")
