@@ -25,7 +25,7 @@ STUDY = Path(__file__).with_name("demo_deployment.toml")
 BASE, CAP, DELTA = "embedded:tiny", 8.0, 1e-5
 _MOST_SECONDS = 1800.0
 # Flower asks a proxy of the environment even for this machine, and tells its makers of each run unless told not to.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "NO_PROXY": "127.0.0.1,localhost",
     "no_proxy": "127.0.0.1,localhost",
@@ -57,6 +57,21 @@ def study_text(unit: Unit, hospitals: Sequence[Hospital]) -> str:
     return STUDY.read_text(encoding="utf-8").format(unit=unit, column=column, units=units)
 
 
+def decisions(study: Path, unit: Unit, hospitals: Sequence[Hospital]) -> dict[str, object]:
+    """What each hospital's board decides, as keys of policy.toml: this study's method and model, and bounds."""
+    return {
+        "methods": [load_study(study).method.name],
+        "models": [files_digest(dict(pin(BASE, None).files))],
+        "noise": ["central"],
+        "largest_sampling_rate": 1.0,
+        "largest_rounds": 100,
+        "fewest_sites": 3,
+        "fewest_patients": sum(one.published for one in hospitals) if unit == "patient" else 0,
+        "fewest_honest_shares": 2,
+        "longest_approval_days": 30,
+    }
+
+
 def demo_deployment(folder: Path, data: Path | None) -> dict[str, float]:
     """Run the demo in a new folder; seconds of each stage. No process is left, however it ends.
 
@@ -75,7 +90,7 @@ def demo_deployment(folder: Path, data: Path | None) -> dict[str, float]:
             write_digits(folder, {"digits": 1.0})
             data = folder / "digits"
         stages = Stages()
-        with Processes(folder / "logs", _ENVIRONMENT) as processes:
+        with Processes(folder / "logs", ENVIRONMENT) as processes:
             _study(folder, data, processes, stages)
         return stages.seconds
 
@@ -90,17 +105,7 @@ def _study(folder: Path, data: Path, processes: Processes, stages: Stages) -> No
         federation.provision()
     with stages.stage("data sets and policies"):
         federation.add_data(unit, CAP, DELTA)
-        federation.allow(
-            methods=[load_study(study).method.name],
-            models=[files_digest(dict(pin(BASE, None).files))],
-            noise=["central"],
-            largest_sampling_rate=1.0,
-            largest_rounds=100,
-            fewest_sites=3,
-            fewest_patients=sum(one.published for one in hospitals) if unit == "patient" else 0,
-            fewest_honest_shares=2,
-            longest_approval_days=30,
-        )
+        federation.allow(**decisions(study, unit, hospitals))
     with stages.stage("start: SuperLink, nginx, and three processes at each hospital"):
         federation.start()
     with stages.stage("rehearsal on drawn images: nothing private is read, nothing charged"):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from undertone.core.fleet_address import FleetAddress
 
-# Flower sends objects in pieces of 5 MB; nginx's default of 1 MB would refuse them.
+# Flower sends objects in pieces of 5 MB; nginx's default of 1 MB would refuse them. They stay in memory: where
+# root starts nginx, its workers run as nobody, who can write nowhere in COORDINATOR_DIR.
 _LARGEST_BODY = "16m"
 # There where the machine speaks IPv6; nginx does not start where it does not and is told to listen on it.
 _IPV6 = Path("/proc/net/if_inet6")
@@ -41,6 +42,7 @@ server {{
     ssl_session_tickets off;
 
     client_max_body_size {_LARGEST_BODY};
+    client_body_buffer_size {_LARGEST_BODY};
     client_body_timeout 60s;
     client_header_timeout 20s;
 
@@ -62,6 +64,7 @@ server {{
         proxy_ssl_name localhost;
         proxy_ssl_protocols TLSv1.2 TLSv1.3;
         proxy_read_timeout 120s;
+        proxy_max_temp_file_size 0;
     }}
 
     location / {{

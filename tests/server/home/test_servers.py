@@ -14,6 +14,7 @@ from socket import create_connection, socket
 import psutil
 import pytest
 from flwr.proto.fleet_pb2 import RegisterNodeFleetRequest
+from flwr.proto.message_pb2 import PushObjectRequest
 
 from tests.support.federating import Hub, welcome_of
 from tests.support.runs import call
@@ -143,6 +144,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Hub:
 def behind(made: Hub) -> Iterator[Servers]:
     with servers(made.home, "--nginx") as running:
         yield running
+
+
+@pytest.mark.slow
+def test_a_piece_of_a_vector_gets_through_and_touches_no_disk(made: Hub, behind: Servers) -> None:
+    """Started by root, nginx works as nobody, who can write nowhere in COORDINATOR_DIR."""
+    piece = PushObjectRequest(object_content=bytes(5 << 20)).SerializeToString()
+    assert Fleet(made.home).status("/v1/fleet/push-object", body=piece) == 401  # of Flower: nobody has signed it
+    assert not [line for line in behind.said if "nginx/tmp" in line]
 
 
 @pytest.mark.slow
