@@ -81,3 +81,11 @@ def test_every_make_target_that_a_page_names_is_there(page: str) -> None:
     targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
     assert named
     assert named <= targets
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name)
+def test_fences_stand_on_lines_of_their_own(page: Path) -> None:
+    """A fence inside a line is text: a page that was wrapped by a program once joined commands to their fences."""
+    marked = [line for line in page.read_text(encoding="utf-8").splitlines() if "```" in line]
+    assert [line for line in marked if not re.fullmatch(r"\s*```\w*", line)] == []
+    assert len(marked) % 2 == 0
