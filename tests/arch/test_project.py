@@ -83,7 +83,9 @@ def test_every_make_target_that_a_page_names_is_there(page: str) -> None:
     assert named <= targets
 
 
-@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name
+)
 def test_fences_stand_on_lines_of_their_own(page: Path) -> None:
     """A fence inside a line is text: a page that was wrapped by a program once joined commands to their fences."""
     marked = [line for line in page.read_text(encoding="utf-8").splitlines() if "```" in line]
