@@ -65,6 +65,8 @@ _TOLD = (
     UnderstatedClaim,
 )
 
+_LARGEST_REHEARSED = 1 << 30  # bytes of a model state
+
 
 class Node:
     """One site's node. Construct it where its SITE_DIR is; it keeps nothing in memory between requests.
@@ -116,7 +118,8 @@ class Node:
     def state_due(self, request: Request) -> int:
         """The most bytes of a model state that is taken in for this request, before it is handled; 0 for a stranger.
 
-        0 also for a plan that is not approved here: whatever its state is, it is refused.
+        0 also for a plan that is not approved here: whatever its state is, it is refused. Nobody has approved a
+        rehearsal's figures, so its state has a bound of its own.
         """
         try:
             current = copy(self)
@@ -125,7 +128,7 @@ class Node:
             rehearsal = None if current.site.config.rehearsal else rehearsal_plan(request.plan)
             if rehearsal is not None:
                 check_asked(current.site, rehearsal)
-                return rehearsal.method.dimension * 4 + LARGEST_HEADER
+                return min(rehearsal.method.dimension * 4, _LARGEST_REHEARSED) + LARGEST_HEADER
             approved = digest and approval_of(current.site, digest) is not None
             return Plan.from_bytes(request.plan).method.dimension * 4 + LARGEST_HEADER if approved else 0
         except UndertoneError:

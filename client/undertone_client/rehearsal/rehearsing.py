@@ -50,6 +50,8 @@ def rehearsal_site(site: SiteDir, plan: Plan, signature: str, coordinator: str, 
     with storage_errors(place):
         place.mkdir(mode=0o700, exist_ok=True)
     folder = place / plan.digest
+    if _is_whole(folder, plan.digest) and not _lags(site, SiteDir(folder), coordinator):
+        return folder  # without the lock: the messages of two rehearsals come at once
     with exclusively(place):
         if not _is_whole(folder, plan.digest):
             shutil.rmtree(folder, ignore_errors=True)
@@ -90,8 +92,13 @@ def _make(site: SiteDir, folder: Path, plan: Plan, signature: str, coordinator: 
 
 def _join(site: SiteDir, rehearsal: SiteDir, coordinator: str) -> None:
     """Let the rehearsal have the manifest that the site has pinned now."""
-    pinned = site.policy.federations.get(coordinator)
-    if pinned is None or rehearsal.policy.federations.get(coordinator) == pinned:
+    if not _lags(site, rehearsal, coordinator):
         return
     signature = federation_files(site.federation_folder(coordinator))[1]
     rehearsal.join(coordinator, site.pinned_federation(coordinator), signature)
+
+
+def _lags(site: SiteDir, rehearsal: SiteDir, coordinator: str) -> bool:
+    """Whether the site has pinned another manifest than the rehearsal."""
+    pinned = site.policy.federations.get(coordinator)
+    return pinned is not None and rehearsal.policy.federations.get(coordinator) != pinned

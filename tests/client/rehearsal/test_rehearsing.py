@@ -11,12 +11,15 @@ import pytest
 from tests.support.approvals import HUB
 from tests.support.world import World, secure
 from undertone.core.clock import utc_now
+from undertone.core.durable import exclusively
 from undertone.core.keys import PLAN_DOMAIN, create_key, sign
 from undertone.errors import FolderError, NotApproved
 from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
 from undertone.study.rehearsal import drawn_units, rehearsal_of
 from undertone.wire.messages import YES, Reply
+from undertone.wire.vectors import LARGEST_HEADER
+from undertone_client import node as node_module
 from undertone_client.approval.books import LedgerBooks
 from undertone_client.approval.checks import check_plan
 from undertone_client.approval.pending import keep_pending, waiting
@@ -186,3 +189,21 @@ def test_a_rehearsal_is_no_plan_that_waits(world: World) -> None:
     assert waiting(SiteDir(world.sites["north"])) == []
     assert world.plan.digest not in {path.name for path in (world.sites["north"] / "rehearsal").iterdir()}
     assert HUB in SiteDir(place(world, rehearsal(world))).policy.coordinators
+
+
+def test_a_rehearsal_that_is_made_waits_for_no_other(world: World) -> None:
+    plan = rehearsal(world)
+    assert ask(world, plan, "ready").error == ""
+    with exclusively(world.sites["north"] / "rehearsal"):  # another one is being made
+        assert ask(world, plan, "ready").error == ""
+
+
+def test_the_state_of_a_rehearsal_has_a_bound_that_its_plan_does_not_set(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = rehearsal(world)
+    request = world.request(plan=plan.as_bytes(), signature=sign(world.run.key(), PLAN_DOMAIN, plan.digest))
+    size = plan.method.dimension * 4
+    assert Node(world.sites["north"]).state_due(request) == size + LARGEST_HEADER
+    monkeypatch.setattr(node_module, "_LARGEST_REHEARSED", size - 4)
+    assert Node(world.sites["north"]).state_due(request) == size - 4 + LARGEST_HEADER
