@@ -9,7 +9,7 @@ import shutil
 import time
 from pathlib import Path
 
-from undertone.core.durable import exclusively, storage_errors
+from undertone.core.durable import exclusively, storage_errors, write_durable
 from undertone.core.federation_files import federation_files
 from undertone.core.keys import public_hex
 from undertone.errors import NotApproved
@@ -27,6 +27,7 @@ from undertone_client.site.folder import SiteDir, create_site
 FOLDER = "rehearsal"
 MOST = 8
 _HOUR = 3600.0
+_FAILED = ".failed"
 _OPERATOR = "rehearsal"
 
 
@@ -56,7 +57,10 @@ def rehearsal_site(site: SiteDir, plan: Plan, signature: str, coordinator: str, 
         if not _is_whole(folder, plan.digest):
             shutil.rmtree(folder, ignore_errors=True)
             _make_room(place, site.config.site)
+            failed = place / f"{time.time_ns()}{_FAILED}"
+            write_durable(failed, b"")  # counts, until it is made: a base that fails is not hashed again and again
             _make(site, folder, plan, signature, coordinator, entropy)
+            failed.unlink()
         _join(site, SiteDir(folder), coordinator)
     return folder
 
@@ -67,12 +71,20 @@ def _is_whole(folder: Path, digest: str) -> bool:
 
 
 def _make_room(place: Path, name: str) -> None:
-    """Remove rehearsals that were begun long ago, the oldest first, where there are as many as there may be."""
-    begun = sorted((path.stat().st_ctime, path) for path in place.iterdir() if path.is_dir())
+    """Remove rehearsals that were begun long ago, the oldest first, where there are as many as there may be.
+
+    One that could not be made counts too.
+    """
+    begun = sorted(
+        (path.stat().st_ctime, path) for path in place.iterdir() if path.is_dir() or path.suffix == _FAILED
+    )
     for then, path in begun[: max(0, len(begun) - MOST + 1)]:
         if time.time() - then < _HOUR:
             raise NotApproved(f"{MOST} rehearsals were begun at {name} in the last hour; try again later")
-        shutil.rmtree(path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _make(site: SiteDir, folder: Path, plan: Plan, signature: str, coordinator: str, entropy: Entropy) -> None:

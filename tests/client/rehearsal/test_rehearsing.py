@@ -207,3 +207,18 @@ def test_the_state_of_a_rehearsal_has_a_bound_that_its_plan_does_not_set(
     assert Node(world.sites["north"]).state_due(request) == size + LARGEST_HEADER
     monkeypatch.setattr(node_module, "_LARGEST_REHEARSED", size - 4)
     assert Node(world.sites["north"]).state_due(request) == size - 4 + LARGEST_HEADER
+
+
+def test_a_rehearsal_that_cannot_be_made_counts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a base that a plan names is hashed with every message."""
+    hashed: list[str] = []
+
+    def fails(reference: str, _revision: object) -> None:
+        hashed.append(reference)
+        raise FolderError("it is not here")
+
+    monkeypatch.setattr(rehearsing, "pin", fails)
+    monkeypatch.setattr(rehearsing, "MOST", 3)
+    replies = [ask(world, rehearsal(world), "ready") for _ in range(6)]
+    assert [reply.error for reply in replies] == ["SiteFault"] * 3 + ["NotApproved"] * 3
+    assert len(hashed) == 3
