@@ -9,6 +9,7 @@ import pytest
 from tests.support.federating import Hub, hub, welcome_of
 from tests.support.runs import call
 from undertone.core.clock import utc_now
+from undertone.core.durable import exclusively
 from undertone.core.keys import public_hex
 from undertone.errors import FolderError, InputError, NotApproved
 from undertone_client.site.folder import SiteDir
@@ -212,6 +213,48 @@ def test_a_policy_names_no_federation_of_a_stranger(made: Hub) -> None:
     path.write_text(f'federations = {{"hub" = "{"ab" * 32}"}}\n')
     with pytest.raises(FolderError, match="hub, which is not among coordinators"):
         SiteDir(path.parent)
+
+
+# --- two at once, and what is done in which order ---------------------------------------------------------
+
+
+def test_attack_an_older_manifest_that_was_shown_before_a_newer_one_was_pinned(made: Hub) -> None:
+    first, second = welcome_of(made.add("north", "east")), welcome_of(made.add("south"))
+    third = welcome_of(made.remove("south"))
+    made.join("north", first)
+    waits = joining(made.site("north"), second, None, utc_now())
+    made.join("north", third)
+    with pytest.raises(NotApproved, match="is never taken"):
+        waits.pin()
+    assert sorted(made.site("north").federation("heart").sites) == ["east", "north"]
+
+
+def test_what_was_shown_is_pinned_only_while_it_still_holds(made: Hub) -> None:
+    first, second = welcome_of(made.add("north", "east")), welcome_of(made.add("south"))
+    third = welcome_of(made.remove("east"))
+    made.join("north", first)
+    waits = joining(made.site("north"), third, None, utc_now())
+    made.join("north", second)
+    with pytest.raises(NotApproved, match="changed after this was shown"):
+        waits.pin()
+    assert made.site("north").federation("heart").serial == 2
+
+
+def test_another_coordinator_that_was_joined_meanwhile_stays(made: Hub, tmp_path: Path) -> None:
+    lung = hub(tmp_path / "lung", "lung", "https://lung.example.org:443")
+    lung.sites = made.sites
+    waits = joining(made.site("north"), welcome_of(made.add("north", "east")), None, utc_now())
+    made.join("north", welcome_of(lung.add("north", "east")))
+    waits.pin()
+    site = made.site("north")
+    assert {site.federation(name).name for name in ("heart", "lung")} == {"heart", "lung"}
+
+
+def test_two_commands_never_pin_at_once(made: Hub) -> None:
+    waits = joining(made.site("north"), welcome_of(made.add("north", "east")), None, utc_now())
+    with exclusively(waits.site.folder / "federations"), pytest.raises(FolderError, match="another process"):
+        waits.pin()
+    assert made.site("north").policy.federations == {}
 
 
 # --- commands ---------------------------------------------------------------------------------------------
