@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from undertone.core.durable import exclusively, write_durable
+from undertone.core.durable import exclusively, storage_errors, write_durable
 from undertone.core.federation import Federation
 from undertone.core.joining import ReadWelcome
 from undertone.core.keys import load_key, public_hex
@@ -80,13 +80,17 @@ class Joining:
             self._pin(site)
 
     def _pin(self, site: SiteDir) -> None:
+        """Take it, and pin it when all else is there; whoever dies in between does the same again."""
         welcome, federation = self.read.welcome, self.read.federation
+        site.policy_with(self.name, federation)  # where a person must write it, nothing changes before that
+        folder = site.federation_folder(self.name)
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_durable(folder / "ca.crt", welcome.ca.encode())
+        write_durable(folder / "connection.toml", settings_toml(Connection(fleet=welcome.fleet)))
         if self.new_keys:
             site.use_next_keys()
         site.join(self.name, federation, welcome.manifest_signature)
-        folder = site.federation_folder(self.name)
-        write_durable(folder / "ca.crt", welcome.ca.encode())
-        write_durable(folder / "connection.toml", settings_toml(Connection(fleet=welcome.fleet)))
         facts = {"coordinator": federation.coordinator, "digest": federation.digest, "serial": federation.serial}
         AuditLog(site.folder).append("federation joined", **facts)
 

@@ -1,6 +1,7 @@
 """A site takes welcomes in their order, of coordinators that it knows, and pins nothing that does not hold."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from undertone.errors import FolderError, InputError, NotApproved
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.joining import joining
 from undertone_server.home.membership import add_sites, issue
-from undertone_server.home.rotation import rotate_key
+from undertone_server.home.rotation import rotate_ca, rotate_key
 
 
 @pytest.fixture
@@ -255,6 +256,43 @@ def test_two_commands_never_pin_at_once(made: Hub) -> None:
     with exclusively(waits.site.folder / "federations"), pytest.raises(FolderError, match="another process"):
         waits.pin()
     assert made.site("north").policy.federations == {}
+
+
+def test_a_site_that_pins_can_be_reached_whenever_the_command_died(made: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is pinned answers; so how the coordinator is reached is there before."""
+    welcome = welcome_of(made.add("north", "east"))
+
+    def dies(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SiteDir, "join", dies)
+        with pytest.raises(KeyboardInterrupt):
+            made.join("north", welcome)
+    site = made.site("north")
+    assert site.policy.federations == {}
+    assert site.root_certificate("heart").read_bytes() == made.home.ca.read_bytes()
+    assert site.connection("heart").address.authority == "hub.example.org:8443"
+    assert made.join("north", welcome).federation("heart").serial == 1
+
+
+def test_a_policy_that_a_program_cannot_change_changes_nothing_else(made: Hub) -> None:
+    site = made.join("north", welcome_of(made.add("north", "east")))
+    change = add_sites(made.home, [made.request("north", new_keys=True)], utc_now(), replace=True)
+    path = site.folder / "policy.toml"
+    text = path.read_text()
+    tables = {key: getattr(site.policy, key)["heart"] for key in ("coordinators", "federations")}
+    for key, value in tables.items():
+        text = re.sub(rf"(?m)^{key} *=.*\n", "", text) + f'\n[{key}]\nheart = "{value}"\n'
+    path.write_text(text)
+    rotated = rotate_ca(made.home, utc_now())
+    assert rotated.federation != change.federation
+    files = [file for file in site.folder.rglob("*") if file.is_file()]
+    before = {file: file.read_bytes() for file in files}
+    with pytest.raises(FolderError, match=r'federations = \{"heart" = '):
+        made.join("north", welcome_of(rotated))
+    assert {file: file.read_bytes() for file in files if file.exists()} == before
+    assert made.site("north").federation("heart").serial == 1
 
 
 # --- commands ---------------------------------------------------------------------------------------------
