@@ -156,13 +156,30 @@ class SiteDir:
         Raises:
             FolderError: policy.toml cannot be changed by a program, or a file cannot be written.
         """
-        policy = self.policy
-        coordinators = {**policy.coordinators, name: federation.coordinator}
-        self._write_tables(coordinators=coordinators, federations={**policy.federations, name: federation.digest})
+        self.policy, text = self.policy_with(name, federation)
+        write_durable(self.folder / "policy.toml", text)
         folder = self.federation_folder(name)
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_federation(folder, federation, signature)
+
+    def policy_with(self, name: str, federation: Federation) -> tuple[Policy, bytes]:
+        """What `join` makes of policy.toml as it is there now; nothing is written.
+
+        Only this coordinator's entries change; what a person wrote beside them stays.
+
+        Raises:
+            FolderError: the file is written in a way that a program should not touch; says which line to write.
+        """
+        path = self.folder / "policy.toml"
+        before = _read(path, Policy)
+        changes = {
+            "coordinators": {**before.coordinators, name: federation.coordinator},
+            "federations": {**before.federations, name: federation.digest},
+        }
+        policy = Policy.model_validate(before.model_copy(update=changes).model_dump())
+        changed = [key for key in changes if getattr(policy, key) != getattr(before, key)]
+        return policy, with_tables(path, policy, changed)
 
     def connection(self, coordinator: str) -> Connection:
         """Where and how this coordinator is reached.
@@ -203,18 +220,6 @@ class SiteDir:
             with storage_errors(path):
                 if following.is_file():
                     following.replace(path)
-
-    def _write_tables(self, **changes: Mapping[str, str]) -> None:
-        """Change tables of policy.toml, and leave what a person wrote there beside them.
-
-        Raises:
-            FolderError: the file is written in a way that a program should not touch; says which line to write.
-        """
-        path, before = self.folder / "policy.toml", self.policy
-        policy = Policy.model_validate(before.model_copy(update=changes).model_dump())
-        changed = [key for key in changes if getattr(policy, key) != getattr(before, key)]
-        write_durable(path, with_tables(path, policy, changed))
-        self.policy = policy
 
     def log(self, text: str) -> None:
         """One line in node.log, for the site's own eyes.

@@ -4,10 +4,10 @@ Nothing is changed at the site before `Joining.pin`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from undertone.core.durable import write_durable
+from undertone.core.durable import exclusively, storage_errors, write_durable
 from undertone.core.federation import Federation
 from undertone.core.joining import ReadWelcome
 from undertone.core.keys import load_key, public_hex
@@ -32,15 +32,19 @@ class Joining:
         known: whether policy.toml has the coordinator's key already.
         handed_over: whether the key is new, and the one before signed for it.
         new_keys: whether it names the keys that this site asked for last, and that do not hold yet.
+        given: the name that a person gave the coordinator, if any.
+        now: when the welcome was held against what the site knows.
     """
 
-    site: SiteDir
+    site: SiteDir = field(compare=False)
     name: str
     read: ReadWelcome
     before: Federation | None
     known: bool
     handed_over: bool
     new_keys: bool
+    given: str | None
+    now: datetime
 
     def summary(self) -> Iterator[tuple[str, str]]:
         """What a person compares with what the coordinator and the other sites say: (what, value)."""
@@ -59,18 +63,36 @@ class Joining:
     def pin(self) -> None:
         """Take it: pin the manifest in policy.toml, keep address and CA, and say so in the audit log.
 
+        A person takes his time, and meanwhile another command may pin another manifest: what the site knows is read
+        anew while no other command pins, and must be what was shown.
+
         Raises:
-            FolderError: policy.toml cannot be changed by a program, or a file cannot be written.
+            NotApproved: what was shown holds no longer.
+            FolderError: policy.toml cannot be changed by a program, a file cannot be written, or another command pins.
         """
+        with exclusively(self.site.folder / "federations"):
+            site = SiteDir(self.site.folder)
+            if _held(site, self.read, self.given, self.now) != self:
+                raise NotApproved(
+                    f"what this site knows of {self.name} changed after this was shown; nothing was pinned. Give the "
+                    "same command again, and compare again"
+                )
+            self._pin(site)
+
+    def _pin(self, site: SiteDir) -> None:
+        """Take it, and pin it when all else is there; whoever dies in between does the same again."""
         welcome, federation = self.read.welcome, self.read.federation
-        if self.new_keys:
-            self.site.use_next_keys()
-        self.site.join(self.name, federation, welcome.manifest_signature)
-        folder = self.site.federation_folder(self.name)
+        site.policy_with(self.name, federation)  # where a person must write it, nothing changes before that
+        folder = site.federation_folder(self.name)
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_durable(folder / "ca.crt", welcome.ca.encode())
         write_durable(folder / "connection.toml", settings_toml(Connection(fleet=welcome.fleet)))
+        if self.new_keys:
+            site.use_next_keys()
+        site.join(self.name, federation, welcome.manifest_signature)
         facts = {"coordinator": federation.coordinator, "digest": federation.digest, "serial": federation.serial}
-        AuditLog(self.site.folder).append("federation joined", **facts)
+        AuditLog(site.folder).append("federation joined", **facts)
 
     def _about_the_key(self) -> str:
         if self.known:
@@ -100,7 +122,11 @@ def joining(site: SiteDir, welcome: bytes, name: str | None, now: datetime) -> J
         NotApproved: a signature does not hold, it has expired, does not name this site with its key, is older than the
             manifest that is pinned or does not follow it, or its key is another than policy.toml has for the name.
     """
-    read = ReadWelcome(welcome)
+    return _held(site, ReadWelcome(welcome), name, now)
+
+
+def _held(site: SiteDir, read: ReadWelcome, name: str | None, now: datetime) -> Joining:
+    """As `joining`, of a welcome that was read."""
     federation = read.federation
     federation.check_current(now)
     new_keys = _names_next_keys(site, federation)
@@ -109,7 +135,7 @@ def joining(site: SiteDir, welcome: bytes, name: str | None, now: datetime) -> J
     called, handed_over = _called(site, read, name)
     before = _before(site, called, federation)
     known = site.policy.coordinators.get(called) == federation.coordinator
-    return Joining(site, called, read, before, known, handed_over, new_keys)
+    return Joining(site, called, read, before, known, handed_over, new_keys, name, now)
 
 
 def _names_next_keys(site: SiteDir, federation: Federation) -> bool:

@@ -95,19 +95,23 @@ def add_sites(home: Home, requests: Sequence[bytes], now: datetime, *, replace: 
 def remove_site(home: Home, site: str, now: datetime) -> Change:
     """Take a site out: the new manifest does not name it, and the SuperLink is to forget its key.
 
+    A site that is out already changes nothing; so the same command again finishes one that was interrupted.
+
     Raises:
-        InputError: no such site is in.
+        InputError: no such site is in, nor was.
         NotApproved: fewer than two sites would be left, which no manifest can name.
     """
-    sites = accepted(home)
-    if not is_site_name(site) or site not in sites:
+    sites, newest = accepted(home), home.newest_manifest()
+    named = set() if newest is None else set(newest.sites)
+    if not is_site_name(site) or site not in sites.keys() | named | {request.site for request in _retired(home)}:
         raise InputError(f"{shown(site)} is not in; the sites are {', '.join(sites) or 'none yet'}")
-    if len(sites) <= _FEWEST and home.newest_manifest() is not None:
+    if len(sites.keys() - {site}) < _FEWEST and newest is not None:
         raise NotApproved(
             f"without {site} fewer than two sites are left, and no manifest can say so: the one that names {site} "
             "would go on to hold. Add another site first, or stop the SuperLink and end this federation"
         )
-    _retire(home, site)
+    if site in sites:
+        _retire(home, site)
     return issue(home, now)
 
 
@@ -168,7 +172,8 @@ def write_welcome(home: Home, federation: Federation) -> Path:
 
 def _refuse_retired_keys(home: Home, request: SiteRequest) -> None:
     """Raise NotApproved where a site asks with a key that was taken back."""
-    if _retired_keys(home) & {request.identity, request.flower}:
+    retired = {key for before in _retired(home) for key in (before.identity, before.flower)}
+    if retired & {request.identity, request.flower}:
         raise NotApproved(
             f"{request.site} asks with a key that was taken back: neither the SuperLink nor other sites take it again. "
             "Its operator makes new ones with `undertone node request --new-keys`"
@@ -184,13 +189,9 @@ def _retire(home: Home, site: str) -> None:
         sync(home.sites)
 
 
-def _retired_keys(home: Home) -> set[str]:
-    """Both keys of every request that was accepted once and is no longer."""
-    found: set[str] = set()
-    for path in (home.sites / _RETIRED).glob("*.json"):
-        request = SiteRequest.read(read_bytes(path))
-        found |= {request.identity, request.flower}
-    return found
+def _retired(home: Home) -> list[SiteRequest]:
+    """Every request that was accepted once and is no longer."""
+    return [SiteRequest.read(read_bytes(path)) for path in (home.sites / _RETIRED).glob("*.json")]
 
 
 def _same(before: Federation, home: Home, sites: Mapping[str, str], fingerprint: str) -> bool:

@@ -1,6 +1,7 @@
 """A site takes welcomes in their order, of coordinators that it knows, and pins nothing that does not hold."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import pytest
 from tests.support.federating import Hub, hub, welcome_of
 from tests.support.runs import call
 from undertone.core.clock import utc_now
+from undertone.core.durable import exclusively
 from undertone.core.keys import public_hex
 from undertone.errors import FolderError, InputError, NotApproved
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.joining import joining
 from undertone_server.home.membership import add_sites, issue
-from undertone_server.home.rotation import rotate_key
+from undertone_server.home.rotation import rotate_ca, rotate_key
 
 
 @pytest.fixture
@@ -212,6 +214,85 @@ def test_a_policy_names_no_federation_of_a_stranger(made: Hub) -> None:
     path.write_text(f'federations = {{"hub" = "{"ab" * 32}"}}\n')
     with pytest.raises(FolderError, match="hub, which is not among coordinators"):
         SiteDir(path.parent)
+
+
+# --- two at once, and what is done in which order ---------------------------------------------------------
+
+
+def test_attack_an_older_manifest_that_was_shown_before_a_newer_one_was_pinned(made: Hub) -> None:
+    first, second = welcome_of(made.add("north", "east")), welcome_of(made.add("south"))
+    third = welcome_of(made.remove("south"))
+    made.join("north", first)
+    waits = joining(made.site("north"), second, None, utc_now())
+    made.join("north", third)
+    with pytest.raises(NotApproved, match="is never taken"):
+        waits.pin()
+    assert sorted(made.site("north").federation("heart").sites) == ["east", "north"]
+
+
+def test_what_was_shown_is_pinned_only_while_it_still_holds(made: Hub) -> None:
+    first, second = welcome_of(made.add("north", "east")), welcome_of(made.add("south"))
+    third = welcome_of(made.remove("east"))
+    made.join("north", first)
+    waits = joining(made.site("north"), third, None, utc_now())
+    made.join("north", second)
+    with pytest.raises(NotApproved, match="changed after this was shown"):
+        waits.pin()
+    assert made.site("north").federation("heart").serial == 2
+
+
+def test_another_coordinator_that_was_joined_meanwhile_stays(made: Hub, tmp_path: Path) -> None:
+    lung = hub(tmp_path / "lung", "lung", "https://lung.example.org:443")
+    lung.sites = made.sites
+    waits = joining(made.site("north"), welcome_of(made.add("north", "east")), None, utc_now())
+    made.join("north", welcome_of(lung.add("north", "east")))
+    waits.pin()
+    site = made.site("north")
+    assert {site.federation(name).name for name in ("heart", "lung")} == {"heart", "lung"}
+
+
+def test_two_commands_never_pin_at_once(made: Hub) -> None:
+    waits = joining(made.site("north"), welcome_of(made.add("north", "east")), None, utc_now())
+    with exclusively(waits.site.folder / "federations"), pytest.raises(FolderError, match="another process"):
+        waits.pin()
+    assert made.site("north").policy.federations == {}
+
+
+def test_a_site_that_pins_can_be_reached_whenever_the_command_died(made: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is pinned answers; so how the coordinator is reached is there before."""
+    welcome = welcome_of(made.add("north", "east"))
+
+    def dies(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SiteDir, "join", dies)
+        with pytest.raises(KeyboardInterrupt):
+            made.join("north", welcome)
+    site = made.site("north")
+    assert site.policy.federations == {}
+    assert site.root_certificate("heart").read_bytes() == made.home.ca.read_bytes()
+    assert site.connection("heart").address.authority == "hub.example.org:8443"
+    assert made.join("north", welcome).federation("heart").serial == 1
+
+
+def test_a_policy_that_a_program_cannot_change_changes_nothing_else(made: Hub) -> None:
+    site = made.join("north", welcome_of(made.add("north", "east")))
+    change = add_sites(made.home, [made.request("north", new_keys=True)], utc_now(), replace=True)
+    path = site.folder / "policy.toml"
+    text = path.read_text()
+    tables = {key: getattr(site.policy, key)["heart"] for key in ("coordinators", "federations")}
+    for key, value in tables.items():
+        text = re.sub(rf"(?m)^{key} *=.*\n", "", text) + f'\n[{key}]\nheart = "{value}"\n'
+    path.write_text(text)
+    rotated = rotate_ca(made.home, utc_now())
+    assert rotated.federation != change.federation
+    files = [file for file in site.folder.rglob("*") if file.is_file()]
+    before = {file: file.read_bytes() for file in files}
+    with pytest.raises(FolderError, match=r'federations = \{"heart" = '):
+        made.join("north", welcome_of(rotated))
+    assert {file: file.read_bytes() for file in files if file.exists()} == before
+    assert made.site("north").federation("heart").serial == 1
 
 
 # --- commands ---------------------------------------------------------------------------------------------

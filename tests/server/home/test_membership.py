@@ -57,7 +57,7 @@ def test_what_was_interrupted_is_finished_by_the_same_command(made: Hub, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(membership, "issue", dies)
+        patched.setattr(membership, "sign_federation", dies)
         with pytest.raises(KeyboardInterrupt):
             made.add("south")
     assert made.home.federation().serial == 1
@@ -101,6 +101,34 @@ def test_removing(made: Hub) -> None:
     with pytest.raises(NotApproved, match="fewer than two sites are left"):
         made.remove("east")
     assert sorted(accepted(made.home)) == ["east", "south"]
+
+
+@pytest.mark.parametrize("died", ["sign_federation", "write_welcome"])
+def test_a_removal_that_was_interrupted_is_finished_by_the_same_command(
+    made: Hub, monkeypatch: pytest.MonkeyPatch, died: str
+) -> None:
+    """And what comes behind it is done: the command then tells the SuperLink."""
+    made.add("north", "east", "south")
+
+    def dies(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(membership, died, dies)
+        with pytest.raises(KeyboardInterrupt):
+            made.remove("south")
+    for change in (made.remove("south"), made.remove("south")):
+        assert change.federation == made.home.federation()
+        assert (change.federation.serial, sorted(change.federation.sites)) == (2, ["east", "north"])
+        assert ReadWelcome(welcome_of(change)).federation == change.federation
+
+
+def test_one_of_two_sites_stays_whatever_was_interrupted(made: Hub) -> None:
+    made.add("north", "east")
+    (made.home.sites / "east.json").unlink()
+    for name in ("north", "east"):
+        with pytest.raises(NotApproved, match="fewer than two sites are left"):
+            made.remove(name)
 
 
 def test_keys_that_were_taken_back_never_return(made: Hub) -> None:
