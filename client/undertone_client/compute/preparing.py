@@ -67,7 +67,10 @@ class Preparation:
         if isinstance(method, SummingMethod) and method.sums(pinned):
             adding = self._sum_workers(method, files)
             chosen = self._sampled(units)
-            self._sum_rows(chosen, adding, self._reader(chosen, method, registration, pinned, adding[0].base))
+            while not self._sum_rows(
+                chosen, adding, registration, self._reader(chosen, method, registration, pinned, adding[0].base)
+            ):
+                pass  # somebody withdrew: anew without her, with the coins that fell
         else:
             workers = self._row_workers(method, files)
             chosen = self._sampled(units)
@@ -112,11 +115,15 @@ class Preparation:
                     reached("preparing/rows durable")
                     progress(len(rows))
 
-    def _sum_rows(self, chosen: list[str], workers: list[SumWorker], read: "_Reader") -> None:
-        """The sum of all rows, batch by batch."""
+    def _sum_rows(
+        self, chosen: list[str], workers: list[SumWorker], registration: Registration, read: "_Reader"
+    ) -> bool:
+        """The sum of all rows, batch by batch; whether nobody who was registered withdrew meanwhile."""
         dimension = self.plan.method.dimension
         with reporter().task(f"{self.site.config.site}: {self.plan.method.name}", len(chosen)) as progress:
-            AttemptSum(workers, self.attempt, dimension, self.store, self.site.log).run(chosen, read.unit, progress)
+            making = AttemptSum(workers, self.attempt, dimension, self.store, self.site.log)
+            gone_now = partial(withdrawn_units, self.site, registration)
+            return making.run(chosen, read.unit, progress, read.withdrawn, gone_now)
 
     def _row_workers(self, method: Method, files: str) -> list[RowWorker]:
         """One worker for each device, for rows at w that are kept."""

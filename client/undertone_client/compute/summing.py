@@ -1,4 +1,9 @@
-"""One attempt's sum of rows too long to be kept: batch after batch of integers (PRIVACY 14)."""
+"""One attempt's sum of rows too long to be kept: batch after batch of integers (PRIVACY 14, 17).
+
+Whose rows are in a sum cannot be told from it. So units that were withdrawn are marked as summed last, with the whole:
+an unfinished sum that marks one has her row, and is not gone on with. And before a sum is written, the tombstones are
+looked at once more, in a turn that the command which puts one up waits for before it looks for sums.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,20 +31,35 @@ class AttemptSum:
     store: AttemptStore
     log: Callable[[str], None]
 
-    def run(self, chosen: Sequence[str], records_of: Callable[[str], UnitRecords | None], progress: Progress) -> None:
+    def run(
+        self,
+        chosen: Sequence[str],
+        records_of: Callable[[str], UnitRecords | None],
+        progress: Progress,
+        gone: frozenset[str],
+        gone_now: Callable[[], frozenset[str]],
+    ) -> bool:
         """Sum the rows of all chosen units that are not summed yet.
 
         Args:
             chosen: the sampled units.
             records_of: a unit's records, None where none can be read: its row is zero.
             progress: hears of units that are done.
+            gone: the units that were withdrawn when `records_of` was made; it is not asked for them.
+            gone_now: those that are withdrawn by now.
+
+        Returns:
+            whether it is finished; if not, somebody withdrew meanwhile, and it was dropped.
 
         Raises:
             ModelError: a device fails on random data too.
         """
         summed, total = self.store.kept_sum(self.attempt, len(chosen), self.dimension)
         place = {unit: number for number, unit in enumerate(chosen)}
-        missing = [unit for unit, done in zip(chosen, summed, strict=True) if not done]
+        leaving = [place[unit] for unit in chosen if unit in gone]
+        if not summed.all() and summed[leaving].any():
+            summed, total = np.zeros_like(summed), np.zeros_like(total)
+        missing = [unit for unit, done in zip(chosen, summed, strict=True) if not done and unit not in gone]
         progress(len(chosen) - len(missing))
         written = monotonic()
 
@@ -54,15 +74,28 @@ class AttemptSum:
                 summed[place[unit]] = True
                 progress(1)
             reached("summing/batch summed")
-            if bool(summed.all()) or monotonic() - written > _SECONDS_BETWEEN_WRITES:
-                self._keep(summed, total)
+            if monotonic() - written > _SECONDS_BETWEEN_WRITES:
+                if not self._keep(summed, total, gone, gone_now):
+                    return False
                 written = monotonic()
-        if not missing:
-            self._keep(summed, total)  # no unit was sampled, or all were summed before
+        summed[leaving] = True
+        return self._keep(summed, total, gone, gone_now)
 
-    def _keep(self, summed: np.ndarray[tuple[int], np.dtype[np.bool_]], total: Sum) -> None:
-        self.store.keep_sum(self.attempt, summed, total)
+    def _keep(
+        self,
+        summed: np.ndarray[tuple[int], np.dtype[np.bool_]],
+        total: Sum,
+        gone: frozenset[str],
+        gone_now: Callable[[], frozenset[str]],
+    ) -> bool:
+        """Write the sum; drop it instead, and say so, where somebody has withdrawn since it was begun."""
+        with self.store.turn():
+            if gone_now() != gone:
+                self.store.drop_sum(self.attempt)
+                return False
+            self.store.keep_sum(self.attempt, summed, total)
         reached("summing/sum durable")
+        return True
 
     def _sum(
         self, worker: SumWorker, block: Sequence[str], records_of: Callable[[str], UnitRecords | None]

@@ -150,6 +150,12 @@ class AttemptStore:
             return nothing
         return found[words.size : words.size + chosen] != 0, found[words.size + chosen :]
 
+    def drop_sum(self, attempt: AttemptKey) -> None:
+        """Drop what was summed so far: the sum begins anew, with the coins that fell."""
+        kept = self._sum_of(attempt)
+        for file in (kept, part_of(kept)):  # the second after a death within a write
+            file.unlink(missing_ok=True)
+
     def holds_sum(self, attempt: AttemptKey) -> bool:
         """Whether a sum, finished or not, was begun for this attempt."""
         return self._sum_of(attempt).exists()
@@ -179,6 +185,8 @@ class AttemptStore:
     def withdraw(self, digest: str, units: Sequence[str]) -> tuple[int, int]:
         """Make the rows of units zero rows in all attempts of a study, and drop its unfinished sums, which begin anew.
 
+        Their tombstones stand by now: whoever makes a sum meanwhile sees them in its own turn, or wrote before this.
+
         Returns:
             how many rows there were; how many finished sums stay: whose rows are in a sum cannot be told from it.
         """
@@ -186,11 +194,12 @@ class AttemptStore:
         for attempt in self._attempts(digest):
             found += len(self.finished(attempt) & set(units))
             self.zero_rows(attempt, units)
-            if self.holds_sum(attempt):
-                if self._sum_is_finished(attempt):
-                    finished += 1
-                else:
-                    self._sum_of(attempt).unlink(missing_ok=True)
+            with self.turn():
+                if self.holds_sum(attempt):
+                    if self._sum_is_finished(attempt):
+                        finished += 1
+                    else:
+                        self.drop_sum(attempt)
         return found, finished
 
     def forget_study(self, digest: str) -> int:
@@ -221,9 +230,7 @@ class AttemptStore:
 
     def forget(self, attempt: AttemptKey) -> None:
         """Drop the coins' outcome and rows, or sum, of an attempt that was answered."""
-        kept = self._sum_of(attempt)
-        for file in (kept, part_of(kept)):  # the second after a death within a write
-            file.unlink(missing_ok=True)
+        self.drop_sum(attempt)
         for table in ("rows", "samples"):
             self._run(f"DELETE FROM {table} WHERE digest = ? AND round = ? AND attempt = ?", [attempt])
 
@@ -242,6 +249,17 @@ class AttemptStore:
         with _explained(self._path):
             found = self._db.execute(query, attempt).fetchone()
         return np.frombuffer(sha256(repr((attempt, found)).encode()).digest(), dtype="<i8").astype(np.int64)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Within, no other process has a turn, or writes coins or rows; nor may this one write those."""
+        with _explained(self._path):
+            self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            with _explained(self._path):
+                self._db.execute("ROLLBACK")
 
     def _run(self, statement: str, values: Sequence[tuple[object, ...]]) -> None:
         with _explained(self._path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.support.dummy import DIMENSION, FEATURES, DummyBase, DummyMethod, DummyOptions
-from tests.support.failpoints import Killed, at
+from tests.support.failpoints import Killed, at, kill_before, meanwhile
 from tests.support.world import START, World, oracle_row
 from undertone.errors import FolderError, MechanismViolation, PlanChanged, ProtocolError
 from undertone.models.layout import state_sha256
@@ -16,9 +16,11 @@ from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import clip_and_quantise
 from undertone.privacy.stages import PER_ROW, Sensitivity, Sum
 from undertone.study.plan import Plan
+from undertone_client.compute.erasing import withdraw_unit
 from undertone_client.compute.sum_worker import SumWorker
 from undertone_client.round.contribution import site_total
 from undertone_client.site.attempt_store import AttemptStore
+from undertone_client.site.folder import SiteDir
 from undertone_server.attempt_ref import AttemptRef
 from undertone_server.gate import pass_gate
 
@@ -118,6 +120,65 @@ def test_a_death_in_between_changes_nothing(world: World, failpoint: str, monkey
     assert world.ask("prepare").error == ""
     np.testing.assert_array_equal(total_of(world), expected(world))
     assert sum(summed) == (4 if failpoint == "summing/batch summed" else 1)
+
+
+def one_by_one(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A site of four units, one in a batch, whose sum is kept after each."""
+    monkeypatch.setattr("undertone_client.compute.summing._SECONDS_BETWEEN_WRITES", -1.0)
+    unchecked(monkeypatch)
+    return make_world({"north": 8, "east": 4}, micro_batch=1, summing=True)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("moment", ["summing/batch summed", "summing/sum durable"])
+@pytest.mark.parametrize("patient", ["patient-0", "patient-3"])
+def test_who_withdraws_while_a_sum_is_made_is_not_in_it(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch, patient: str, moment: str, kept: bool
+) -> None:
+    """Whether the sum had come to her or not, and whether it was on disk or in memory alone."""
+    world, sums = one_by_one(make_world, monkeypatch), list[int]()
+    if not kept:
+        moment = "summing/batch summed"
+        monkeypatch.setattr("undertone_client.compute.summing._SECONDS_BETWEEN_WRITES", 60.0)
+    site = SiteDir(world.sites["north"])
+    with meanwhile(moment, lambda: sums.append(withdraw_unit(site, "data", patient).sums), 2):
+        assert world.ask("prepare").error == ""
+    assert sums == [0], "no finished sum, so she is told that none has her"
+    np.testing.assert_array_equal(total_of(world), expected(world, lost=(patient,)))
+    assert "patient-" not in world.log()
+
+
+def test_a_sum_that_a_death_left_is_not_gone_on_with_where_one_in_it_withdrew(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command died too, after the tombstone and before it looked at the sum."""
+    world = one_by_one(make_world, monkeypatch)
+    with at("summing/sum durable", 2), pytest.raises(Killed):
+        world.ask("prepare")
+    with monkeypatch.context() as patch:
+        kill_before(patch, AttemptStore, "withdraw")
+        with pytest.raises(Killed):
+            withdraw_unit(SiteDir(world.sites["north"]), "data", "patient-0")
+    assert world.ask("prepare").error == ""
+    np.testing.assert_array_equal(total_of(world), expected(world, lost=("patient-0",)))
+
+
+def test_a_sum_goes_on_after_a_death_though_somebody_withdrew_before_it_began(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, batches = one_by_one(make_world, monkeypatch), list[int]()
+    withdraw_unit(SiteDir(world.sites["north"]), "data", "patient-0")
+    with at("summing/sum durable", 2), pytest.raises(Killed):
+        world.ask("prepare")
+
+    def counted(self: DummyMethod, base: Any, state: Any, batch: Any, **grid: int) -> Any:
+        batches.append(len(batch))
+        return SUM(self, base, state, batch, **grid)
+
+    monkeypatch.setattr(DummyMethod, "clipped_sum", counted)
+    assert world.ask("prepare").error == ""
+    np.testing.assert_array_equal(total_of(world), expected(world, lost=("patient-0",)))
+    assert len(batches) == 1, "two of three were summed"
 
 
 def test_a_damaged_sum_or_one_of_other_coins_is_made_anew(world: World) -> None:
