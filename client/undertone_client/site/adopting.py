@@ -18,5 +18,5 @@ def adopt_files(site: SiteDir) -> list[str]:
     folder = site.folder / FOLDER
     with exclusively(folder):
         there = [(path, unit_index.domain_of(path.stem)) for path in sorted(folder.glob("*.index"))]
-        there.append((tombstones.path_of(site), tombstones.DOMAIN))
-        return [path.name for path, domain in there if adopt(site, path, domain)]
+        news = [path.name for path, domain in there if adopt(site, path, domain)]
+        return [*news, tombstones.path_of(site).name] if tombstones.adopt_tombstones(site) else news

@@ -3,7 +3,9 @@
 Each new version appends an entry "file" {name, sha256}. The new version is durable beside the file, as NAME.next,
 before the ledger names it, and takes the file's place afterwards. So whenever a process dies, the version that the
 ledger names is there, in its place or beside it, and whoever reads takes that one. A version that was not entered yet
-is no version: what it held is done again by the same command.
+is no version: what it held is done again by the same command. A ledger that was put back knows as little of one that
+was entered: nobody can tell the two apart, so `adopt` takes the one beside where it holds more, and the tombstones
+count from the moment they are durable (`beside`).
 """
 
 from pathlib import Path
@@ -68,8 +70,25 @@ def read_newest(site: SiteDir, path: Path, domain: bytes) -> bytes | None:
     )
 
 
+def beside(site: SiteDir, path: Path, domain: bytes) -> bytes | None:
+    """The version that did not take its place yet, whether the ledger names it or not; None where there is none.
+
+    Raises:
+        FolderError: it is damaged, or not this node's; or it cannot be read.
+    """
+    place = _beside(path)
+    with storage_errors(place):
+        try:
+            data = place.read_bytes()
+        except FileNotFoundError:
+            return None
+    return opened(place, data, site.secret(), domain)
+
+
 def adopt(site: SiteDir, path: Path, domain: bytes) -> bool:
     """Enter the version that is there, or that there is none, as the newest: what was newer is gone for good.
+
+    Versions only grow, so of one in its place and one beside it, the longer is the newer.
 
     Returns:
         whether that was news to the ledger.
@@ -78,17 +97,33 @@ def adopt(site: SiteDir, path: Path, domain: bytes) -> bool:
         FolderError: it is damaged, or not this node's.
     """
     wanted = _newest(site, path)
-    if any(_read(place, wanted) is not None for place in (_beside(path), path)):
+    if _read(_beside(path), wanted) is not None:
+        return False
+    later = beside(site, path, domain)
+    if later is not None and (not path.is_file() or len(later) > len(_body(site, path, domain))):
+        with storage_errors(path):
+            data = _beside(path).read_bytes()
+        _enter(site, path, sha256_hex(data))
+        _take_place(path)
+        return True
+    if _read(path, wanted) is not None:
         return False
     if not path.is_file():
         if wanted:
             _enter(site, path, _GONE)
         return bool(wanted)
+    _body(site, path, domain)
     with storage_errors(path):
         data = path.read_bytes()
-    opened(path, data, site.secret(), domain)
     _enter(site, path, sha256_hex(data))
     return True
+
+
+def _body(site: SiteDir, path: Path, domain: bytes) -> bytes:
+    """What the file in its place holds."""
+    with storage_errors(path):
+        data = path.read_bytes()
+    return opened(path, data, site.secret(), domain)
 
 
 def _enter(site: SiteDir, path: Path, digest: str) -> None:

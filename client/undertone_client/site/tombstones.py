@@ -12,7 +12,7 @@ from pathlib import Path
 from undertone.core.canonical import canonical_json
 from undertone_client.site.datasets import FOLDER, DataSet
 from undertone_client.site.folder import SiteDir
-from undertone_client.site.newest import read_newest, write_newest
+from undertone_client.site.newest import adopt, beside, read_newest, write_newest
 from undertone_client.site.sealed import mac
 
 DOMAIN = b"undertone/1/withdrawn\0"
@@ -25,12 +25,22 @@ def withdraw(site: SiteDir, data: DataSet, unit: str) -> bool:
         FolderError: the file is damaged, gone, or cannot be written.
         OlderCopy: it is not the one that the ledger names.
     """
-    secret, standing = site.secret(), _lines(site)
-    line = _line(secret, data, unit)
-    if line in standing:
+    standing, line = _lines(site), _line(site.secret(), data, unit)
+    if line in _entered(site):
         return False
-    write_newest(site, path_of(site), DOMAIN, b"".join(one + b"\n" for one in [*standing, line]))
+    _write(site, standing if line in standing else [*standing, line])
     return True
+
+
+def adopt_tombstones(site: SiteDir) -> bool:
+    """`newest.adopt`, for the tombstones of both versions that may be there; whether that was news to the ledger."""
+    waiting = _beside(site)
+    news = adopt(site, path_of(site), DOMAIN)
+    entered = _entered(site)
+    missing = [line for line in waiting if line not in entered]
+    if missing:
+        _write(site, [*entered, *missing])
+    return news or bool(missing)
 
 
 def withdrawn_from(site: SiteDir, data: DataSet) -> Callable[[str], bool]:
@@ -51,7 +61,25 @@ def _line(secret: bytes, data: DataSet, unit: str) -> bytes:
 
 
 def _lines(site: SiteDir) -> list[bytes]:
+    """All that stand, those not entered in the ledger last: whoever is to leave has left when that is durable.
+
+    The ones beside are read first: where they take their place in between, the ledger names them by then.
+    """
+    waiting = _beside(site)
+    entered = _entered(site)
+    return [*entered, *(line for line in waiting if line not in entered)]
+
+
+def _entered(site: SiteDir) -> list[bytes]:
     return (read_newest(site, path_of(site), DOMAIN) or b"").splitlines()
+
+
+def _beside(site: SiteDir) -> list[bytes]:
+    return (beside(site, path_of(site), DOMAIN) or b"").splitlines()
+
+
+def _write(site: SiteDir, lines: list[bytes]) -> None:
+    write_newest(site, path_of(site), DOMAIN, b"".join(line + b"\n" for line in lines))
 
 
 def path_of(site: SiteDir) -> Path:

@@ -91,6 +91,7 @@ def test_tombstones_that_the_ledger_does_not_know_are_an_older_ledgers(site: Sit
 
 DEATHS = ["durable/written", "durable/synced", "durable/renamed", "ledger/before commit", "entered", "placed"]
 ENTERED = DEATHS[-2:]
+DURABLE = DEATHS[2:]  # the version is there, beside the file or in its place
 
 
 def die(patch: pytest.MonkeyPatch, death: str, work: Callable[[], object]) -> None:
@@ -111,11 +112,11 @@ def test_whoever_dies_while_writing_tombstones_loses_none(
     chest = data_set(site.folder, "chest")
     assert withdrawn(site) == set()
     die(monkeypatch, death, lambda: withdraw(site, chest, "patient-1"))
-    assert withdrawn(site) == ({"patient-1"} if death in ENTERED else set())
+    assert withdrawn(site) == ({"patient-1"} if death in DURABLE else set())
     assert withdraw(site, chest, "patient-1") == (death not in ENTERED)
     assert withdrawn(site) == {"patient-1"}
     die(monkeypatch, death, lambda: withdraw(site, chest, "patient-2"))
-    assert withdrawn(site) == ({"patient-1", "patient-2"} if death in ENTERED else {"patient-1"})
+    assert withdrawn(site) == ({"patient-1", "patient-2"} if death in DURABLE else {"patient-1"})
     withdraw(site, chest, "patient-2")
     assert withdrawn(site) == {"patient-1", "patient-2"}
 
@@ -128,11 +129,11 @@ def test_one_death_after_another_loses_no_version_that_was_entered(
     chest = data_set(site.folder, "chest")
     die(monkeypatch, first, lambda: withdraw(site, chest, "patient-1"))
     die(monkeypatch, second, lambda: withdraw(site, chest, "patient-2"))
-    entered = {"patient-1"} if first in ENTERED else set()
+    there = {"patient-1"} if first in DURABLE else set()
     # Where the first one did not take its place, the second dies when that is done for it.
-    if second in ENTERED and (first, second) != ("entered", "placed"):
-        entered.add("patient-2")
-    assert withdrawn(site) == entered
+    if second in DURABLE and (first, second) != ("entered", "placed"):
+        there.add("patient-2")
+    assert withdrawn(site) == there
 
 
 @pytest.mark.parametrize("death", DEATHS)
@@ -234,6 +235,47 @@ def test_a_version_that_was_entered_and_did_not_take_its_place_is_the_newest_the
     die(monkeypatch, "entered", lambda: withdraw(site, data_set(site.folder, "chest"), "patient-1"))
     assert adopt_files(site) == []
     assert withdrawn(site) == {"patient-1"}
+
+
+@pytest.mark.parametrize("adopts", [True, False])
+def test_a_version_that_did_not_take_its_place_outlasts_a_ledger_that_was_put_back(
+    site: SiteDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adopts: bool
+) -> None:
+    chest, both = data_set(site.folder, "chest"), {"patient-1", "patient-2"}
+    withdraw(site, chest, "patient-1")
+    join(tmp_path / "a", 50, "patient-8")
+    with Ledger.open(site.ledger, read_only=True) as ledger:
+        ledger.copy_to(tmp_path / "backup.sqlite")
+    die(monkeypatch, "entered", lambda: withdraw(site, chest, "patient-2"))
+    die(monkeypatch, "entered", lambda: update_data_set(site, "chest"))
+    assert withdrawn(site) == both
+    grown = read_index(site, chest)
+    shutil.copyfile(tmp_path / "backup.sqlite", site.ledger)
+    assert withdrawn(site) == both
+    assert read_index(site, chest).spelled < grown.spelled, "as after a death before the entry"
+    if adopts:
+        assert adopt_files(site) == ["chest.index", "withdrawn.jsonl"]
+        assert adopt_files(site) == []
+        assert withdrawn(site) == both
+        assert read_index(site, chest) == grown
+    assert withdraw(site, chest, "patient-3")
+    assert withdrawn(site) == both
+    assert not tombstones(site).with_name("withdrawn.jsonl.next").exists()
+
+
+def test_tombstones_of_both_versions_are_adopted(
+    site: SiteDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One beside, of an older time and put back with the folder, need not have all that the other has."""
+    chest, other = data_set(site.folder, "chest"), tmp_path / "beside"
+    die(monkeypatch, "ledger/before commit", lambda: withdraw(site, chest, "patient-1"))
+    beside = tombstones(site).with_name("withdrawn.jsonl.next")
+    beside.rename(other)
+    withdraw(site, chest, "patient-2")
+    other.rename(beside)
+    assert adopt_files(site) == ["withdrawn.jsonl"]
+    assert not beside.exists()
+    assert withdrawn(site) == {"patient-1", "patient-2"}
 
 
 def test_a_data_set_that_was_added_since_the_backup_is_added_once_more(site: SiteDir, tmp_path: Path) -> None:
