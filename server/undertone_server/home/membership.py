@@ -91,14 +91,15 @@ def add_sites(home: Home, requests: Sequence[bytes], now: datetime, *, replace: 
                     "told you so, say --replace; if this is another site, it needs a name of its own"
                 )
             if before != request:
-                _refuse_retired_keys(home, request)
+                _refuse_retired_keys(home, request, sites_before.get(request.site))
             sites[request.site] = request
             _refuse_shared_keys(home, sites)
         for data in requests:
             request = SiteRequest.read(data)
+            path = home.sites / f"{request.site}.json"
             if sites_before.get(request.site, request) != request:
-                _retire(home, request.site)
-            write_durable(home.sites / f"{request.site}.json", data)
+                _retire(path)
+            write_durable(path, data)
         return next_manifest(home, now)
 
 
@@ -122,7 +123,11 @@ def remove_site(home: Home, site: str, now: datetime) -> Change:
                 "would go on to hold. Add another site first, or stop the SuperLink and end this federation"
             )
         if site in sites:
-            _retire(home, site)
+            path = home.sites / f"{site}.json"
+            _retire(path)
+            with storage_errors(path):
+                path.unlink()
+                sync(home.sites)
         return next_manifest(home, now)
 
 
@@ -187,27 +192,30 @@ def write_welcome(home: Home, federation: Federation) -> Path:
     return written
 
 
-def _refuse_retired_keys(home: Home, request: SiteRequest) -> None:
-    """Raise NotApproved where a site asks with a key that was taken back."""
-    retired = {key for before in _retired(home) for key in (before.identity, before.flower)}
-    if retired & {request.identity, request.flower}:
+def _refuse_retired_keys(home: Home, request: SiteRequest, before: SiteRequest | None) -> None:
+    """Raise NotApproved where a site asks with a key that was taken back.
+
+    A key that it has now was not, although an earlier request of its own may name it beside one that was.
+    """
+    retired = {key for old in _retired(home) for key in (old.identity, old.flower)}
+    held = set() if before is None else {before.identity, before.flower}
+    if (retired - held) & {request.identity, request.flower}:
         raise NotApproved(
             f"{request.site} asks with a key that was taken back: neither the SuperLink nor other sites take it again. "
             "Its operator makes new ones with `undertone node request --new-keys`"
         )
 
 
-def _retire(home: Home, site: str) -> None:
-    """Take a site's request out of what is accepted; its keys are kept, so that they never come back."""
-    path, folder = home.sites / f"{site}.json", home.sites / _RETIRED
+def _retire(path: Path) -> None:
+    """Keep the request of a site that is about to lose it, so that its keys never come back."""
+    folder, data = path.parent / _RETIRED, read_bytes(path)
     with storage_errors(folder):
         folder.mkdir(exist_ok=True, mode=0o700)
-        path.replace(folder / f"{sha256_hex(path.read_bytes())}.json")
-        sync(home.sites)
+    write_durable(folder / f"{sha256_hex(data)}.json", data)
 
 
 def _retired(home: Home) -> list[SiteRequest]:
-    """Every request that was accepted once and is no longer."""
+    """Every request that was taken back, or was about to be."""
     return [SiteRequest.read(read_bytes(path)) for path in (home.sites / _RETIRED).glob("*.json")]
 
 

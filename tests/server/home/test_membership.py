@@ -149,6 +149,48 @@ def test_keys_that_were_taken_back_never_return(made: Hub) -> None:
     assert sorted(change.federation.sites) == ["east", "north", "south"]
 
 
+def test_a_key_that_a_replaced_request_shares_with_the_new_one_is_not_taken_back(made: Hub) -> None:
+    """A lost Flower key is made anew again and again; the identity beside it is in use all the time."""
+    made.add("north", "east", "south")
+    site, requests = made.site("north"), [made.request("north")]
+    for _ in range(2):
+        site.flower_key.unlink()
+        requests.append(made.request("north"))
+        add_sites(made.home, requests[-1:], NOW, replace=True)
+    assert made.home.federation().sites["north"] == public_hex(site.identity())
+    for old in requests[:-1]:
+        with pytest.raises(NotApproved, match="north asks with a key that was taken back"):
+            add_sites(made.home, [old], NOW, replace=True)
+    made.remove("north")
+    site.flower_key.unlink()
+    with pytest.raises(NotApproved, match="north asks with a key that was taken back"):
+        made.add("north")
+
+
+@pytest.mark.parametrize("new_keys", [True, False], ids=["both keys", "one key"])
+def test_a_replacement_that_was_interrupted_is_finished_by_the_same_command(
+    made: Hub, monkeypatch: pytest.MonkeyPatch, new_keys: bool
+) -> None:
+    made.add("north", "east")
+    if not new_keys:
+        made.site("north").flower_key.unlink()
+    request = made.request("north", new_keys=new_keys)
+    write = membership.write_durable
+
+    def dies(path: Path, data: bytes) -> None:
+        if path == made.home.sites / "north.json":
+            raise KeyboardInterrupt
+        write(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(membership, "write_durable", dies)
+        with pytest.raises(KeyboardInterrupt):
+            add_sites(made.home, [request], NOW, replace=True)
+    assert sorted(accepted(made.home)) == ["east", "north"]
+    add_sites(made.home, [request], NOW, replace=True)
+    assert accepted(made.home)["north"] == membership.SiteRequest.read(request)
+
+
 def test_a_damaged_request_of_a_site_is_named(made: Hub) -> None:
     made.add("north", "east")
     path = made.home.sites / "north.json"
