@@ -4,6 +4,7 @@ Every change makes a new manifest, which names the one before; it is signed and 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from undertone import PROTOCOL
 from undertone.core.canonical import sha256_hex
 from undertone.core.clock import time_text
-from undertone.core.durable import read_bytes, storage_errors, sync, write_durable
+from undertone.core.durable import exclusively, read_bytes, storage_errors, sync, write_durable
 from undertone.core.federation import Federation, sign_federation
 from undertone.core.joining import SiteRequest, Welcome, ca_sha256
 from undertone.core.keys import public_hex
@@ -55,6 +56,14 @@ def accepted(home: Home) -> dict[str, SiteRequest]:
     return found
 
 
+def alone(home: Home) -> AbstractContextManager[None]:
+    """Within, no other command changes who is in, or which keys and certificates hold.
+
+    Two at once would announce two manifests of one number, and no site could tell which comes next.
+    """
+    return exclusively(home.manifests)
+
+
 def add_sites(home: Home, requests: Sequence[bytes], now: datetime, *, replace: bool = False) -> Change:
     """Accept requests and make the manifest that names these sites too.
 
@@ -70,26 +79,28 @@ def add_sites(home: Home, requests: Sequence[bytes], now: datetime, *, replace: 
         InputError: a file is no request.
         NotApproved: a signature does not hold; a site is in with other keys; a key is already another site's.
     """
-    sites_before = accepted(home)
-    sites = dict(sites_before)
-    for data in requests:
-        request = SiteRequest.read(data)
-        before = sites.get(request.site)
-        if before is not None and before != request and not replace:
-            raise NotApproved(
-                f"{request.site} is in already, with other keys. If they were replaced, and the site itself has told "
-                "you so, say --replace; if this is another site, it needs a name of its own"
-            )
-        if before != request:
-            _refuse_retired_keys(home, request)
-        sites[request.site] = request
-        _refuse_shared_keys(home, sites)
-    for data in requests:
-        request = SiteRequest.read(data)
-        if sites_before.get(request.site, request) != request:
-            _retire(home, request.site)
-        write_durable(home.sites / f"{request.site}.json", data)
-    return issue(home, now)
+    with alone(home):
+        sites_before = accepted(home)
+        sites = dict(sites_before)
+        for data in requests:
+            request = SiteRequest.read(data)
+            before = sites.get(request.site)
+            if before is not None and before != request and not replace:
+                raise NotApproved(
+                    f"{request.site} is in already, with other keys. If they were replaced, and the site itself has "
+                    "told you so, say --replace; if this is another site, it needs a name of its own"
+                )
+            if before != request:
+                _refuse_retired_keys(home, request, sites_before.get(request.site))
+            sites[request.site] = request
+            _refuse_shared_keys(home, sites)
+        for data in requests:
+            request = SiteRequest.read(data)
+            path = home.sites / f"{request.site}.json"
+            if sites_before.get(request.site, request) != request:
+                _retire(path)
+            write_durable(path, data)
+        return next_manifest(home, now)
 
 
 def remove_site(home: Home, site: str, now: datetime) -> Change:
@@ -101,18 +112,23 @@ def remove_site(home: Home, site: str, now: datetime) -> Change:
         InputError: no such site is in, nor was.
         NotApproved: fewer than two sites would be left, which no manifest can name.
     """
-    sites, newest = accepted(home), home.newest_manifest()
-    named = set() if newest is None else set(newest.sites)
-    if not is_site_name(site) or site not in sites.keys() | named | {request.site for request in _retired(home)}:
-        raise InputError(f"{shown(site)} is not in; the sites are {', '.join(sites) or 'none yet'}")
-    if len(sites.keys() - {site}) < _FEWEST and newest is not None:
-        raise NotApproved(
-            f"without {site} fewer than two sites are left, and no manifest can say so: the one that names {site} "
-            "would go on to hold. Add another site first, or stop the SuperLink and end this federation"
-        )
-    if site in sites:
-        _retire(home, site)
-    return issue(home, now)
+    with alone(home):
+        sites, newest = accepted(home), home.newest_manifest()
+        named = set() if newest is None else set(newest.sites)
+        if not is_site_name(site) or site not in sites.keys() | named | {request.site for request in _retired(home)}:
+            raise InputError(f"{shown(site)} is not in; the sites are {', '.join(sites) or 'none yet'}")
+        if len(sites.keys() - {site}) < _FEWEST and newest is not None:
+            raise NotApproved(
+                f"without {site} fewer than two sites are left, and no manifest can say so: the one that names {site} "
+                "would go on to hold. Add another site first, or stop the SuperLink and end this federation"
+            )
+        if site in sites:
+            path = home.sites / f"{site}.json"
+            _retire(path)
+            with storage_errors(path):
+                path.unlink()
+                sync(home.sites)
+        return next_manifest(home, now)
 
 
 def issue(home: Home, now: datetime, *, anew: bool = False) -> Change:
@@ -124,8 +140,14 @@ def issue(home: Home, now: datetime, *, anew: bool = False) -> Change:
         anew: whether to make one although nothing but its expiry changes.
 
     Raises:
-        FolderError: a file of COORDINATOR_DIR is damaged.
+        FolderError: a file of COORDINATOR_DIR is damaged, or another command is at work there.
     """
+    with alone(home):
+        return next_manifest(home, now, anew=anew)
+
+
+def next_manifest(home: Home, now: datetime, *, anew: bool = False) -> Change:
+    """As `issue`, within `alone`."""
     sites = {name: request.identity for name, request in accepted(home).items()}
     before = home.newest_manifest()
     if len(sites) < _FEWEST:
@@ -170,27 +192,30 @@ def write_welcome(home: Home, federation: Federation) -> Path:
     return written
 
 
-def _refuse_retired_keys(home: Home, request: SiteRequest) -> None:
-    """Raise NotApproved where a site asks with a key that was taken back."""
-    retired = {key for before in _retired(home) for key in (before.identity, before.flower)}
-    if retired & {request.identity, request.flower}:
+def _refuse_retired_keys(home: Home, request: SiteRequest, before: SiteRequest | None) -> None:
+    """Raise NotApproved where a site asks with a key that was taken back.
+
+    A key that it has now was not, although an earlier request of its own may name it beside one that was.
+    """
+    retired = {key for old in _retired(home) for key in (old.identity, old.flower)}
+    held = set() if before is None else {before.identity, before.flower}
+    if (retired - held) & {request.identity, request.flower}:
         raise NotApproved(
             f"{request.site} asks with a key that was taken back: neither the SuperLink nor other sites take it again. "
             "Its operator makes new ones with `undertone node request --new-keys`"
         )
 
 
-def _retire(home: Home, site: str) -> None:
-    """Take a site's request out of what is accepted; its keys are kept, so that they never come back."""
-    path, folder = home.sites / f"{site}.json", home.sites / _RETIRED
+def _retire(path: Path) -> None:
+    """Keep the request of a site that is about to lose it, so that its keys never come back."""
+    folder, data = path.parent / _RETIRED, read_bytes(path)
     with storage_errors(folder):
         folder.mkdir(exist_ok=True, mode=0o700)
-        path.replace(folder / f"{sha256_hex(path.read_bytes())}.json")
-        sync(home.sites)
+    write_durable(folder / f"{sha256_hex(data)}.json", data)
 
 
 def _retired(home: Home) -> list[SiteRequest]:
-    """Every request that was accepted once and is no longer."""
+    """Every request that was taken back, or was about to be."""
     return [SiteRequest.read(read_bytes(path)) for path in (home.sites / _RETIRED).glob("*.json")]
 
 

@@ -9,7 +9,7 @@ from undertone.core.durable import storage_errors, sync, write_durable
 from undertone.core.keys import create_key, load_key, public_hex
 from undertone.errors import InputError
 from undertone_server.home.folder import Home
-from undertone_server.home.membership import Change, issue
+from undertone_server.home.membership import Change, alone, next_manifest
 
 
 def rotate_certificate(home: Home, now: datetime) -> None:
@@ -18,7 +18,8 @@ def rotate_certificate(home: Home, now: datetime) -> None:
     Raises:
         FolderError: the CA's key is missing, or the certificates do not serve.
     """
-    home.make_certificates(now, new_ca=False)
+    with alone(home):
+        home.make_certificates(now, new_ca=False)
 
 
 def rotate_ca(home: Home, now: datetime) -> Change:
@@ -34,8 +35,9 @@ def rotate_ca(home: Home, now: datetime) -> Change:
             f"the CA {home.ca} was not made here: put the new certificate, its key and its CA where coordinator.toml "
             "says, then `undertone coordinator manifest --renew`"
         )
-    home.make_certificates(now, new_ca=True)
-    return issue(home, now)
+    with alone(home):
+        home.make_certificates(now, new_ca=True)
+        return next_manifest(home, now)
 
 
 def rotate_key(home: Home, now: datetime) -> Change:
@@ -43,15 +45,16 @@ def rotate_key(home: Home, now: datetime) -> Change:
 
     Plans that were signed by the key before stay its own: studies that run end with it, or are submitted anew.
     """
-    key, new, before = (home.folder / f"coordinator.key{end}" for end in ("", ".new", ".before"))
-    manifest = home.newest_manifest() if key.is_file() else None
-    if manifest is None or manifest.coordinator == public_hex(load_key(key)):
-        if not new.is_file():
-            create_key(new)
-        with storage_errors(home.folder):
-            if key.is_file():
-                key.replace(before)
-            new.replace(key)
-            sync(home.folder)
-    write_durable(home.folder / "coordinator.pub", f"{public_hex(load_key(key))}\n".encode())
-    return issue(home, now)
+    with alone(home):
+        key, new, before = (home.folder / f"coordinator.key{end}" for end in ("", ".new", ".before"))
+        manifest = home.newest_manifest() if key.is_file() else None
+        if manifest is None or manifest.coordinator == public_hex(load_key(key)):
+            if not new.is_file():
+                create_key(new)
+            with storage_errors(home.folder):
+                if key.is_file():
+                    key.replace(before)
+                new.replace(key)
+                sync(home.folder)
+        write_durable(home.folder / "coordinator.pub", f"{public_hex(load_key(key))}\n".encode())
+        return next_manifest(home, now)

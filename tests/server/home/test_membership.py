@@ -1,8 +1,13 @@
 """Sites come and go: each change is a new manifest that names the one before, and no key is two sites'."""
 
 import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +18,7 @@ from undertone.core.keys import public_hex
 from undertone.errors import FolderError, InputError, NotApproved
 from undertone_server.home import membership
 from undertone_server.home.folder import Home
-from undertone_server.home.membership import accepted, add_sites, issue, remove_site
+from undertone_server.home.membership import accepted, add_sites, alone, issue, remove_site
 from undertone_server.home.rotation import rotate_ca, rotate_certificate, rotate_key
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -144,6 +149,48 @@ def test_keys_that_were_taken_back_never_return(made: Hub) -> None:
     assert sorted(change.federation.sites) == ["east", "north", "south"]
 
 
+def test_a_key_that_a_replaced_request_shares_with_the_new_one_is_not_taken_back(made: Hub) -> None:
+    """A lost Flower key is made anew again and again; the identity beside it is in use all the time."""
+    made.add("north", "east", "south")
+    site, requests = made.site("north"), [made.request("north")]
+    for _ in range(2):
+        site.flower_key.unlink()
+        requests.append(made.request("north"))
+        add_sites(made.home, requests[-1:], NOW, replace=True)
+    assert made.home.federation().sites["north"] == public_hex(site.identity())
+    for old in requests[:-1]:
+        with pytest.raises(NotApproved, match="north asks with a key that was taken back"):
+            add_sites(made.home, [old], NOW, replace=True)
+    made.remove("north")
+    site.flower_key.unlink()
+    with pytest.raises(NotApproved, match="north asks with a key that was taken back"):
+        made.add("north")
+
+
+@pytest.mark.parametrize("new_keys", [True, False], ids=["both keys", "one key"])
+def test_a_replacement_that_was_interrupted_is_finished_by_the_same_command(
+    made: Hub, monkeypatch: pytest.MonkeyPatch, new_keys: bool
+) -> None:
+    made.add("north", "east")
+    if not new_keys:
+        made.site("north").flower_key.unlink()
+    request = made.request("north", new_keys=new_keys)
+    write = membership.write_durable
+
+    def dies(path: Path, data: bytes) -> None:
+        if path == made.home.sites / "north.json":
+            raise KeyboardInterrupt
+        write(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(membership, "write_durable", dies)
+        with pytest.raises(KeyboardInterrupt):
+            add_sites(made.home, [request], NOW, replace=True)
+    assert sorted(accepted(made.home)) == ["east", "north"]
+    add_sites(made.home, [request], NOW, replace=True)
+    assert accepted(made.home)["north"] == membership.SiteRequest.read(request)
+
+
 def test_a_damaged_request_of_a_site_is_named(made: Hub) -> None:
     made.add("north", "east")
     path = made.home.sites / "north.json"
@@ -171,6 +218,54 @@ def test_a_manifest_that_this_coordinator_did_not_sign(made: Hub, tmp_path: Path
     for read in (made.home.federation, made.home.newest_manifest, lambda: issue(made.home, NOW)):
         with pytest.raises((NotApproved, FolderError)):
             read()
+
+
+def test_attack_two_changes_at_once_never_sign_two_manifests_of_one_number(
+    made: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.add("north", "east")
+    made.request("south"), made.request("west")
+    signing, sign, refused = threading.Barrier(2), membership.sign_federation, threading.Event()
+
+    def meets(*arguments: Any) -> str:
+        if not refused.is_set():
+            with suppress(threading.BrokenBarrierError):
+                signing.wait(5)
+        return sign(*arguments)
+
+    def add(name: str) -> membership.Change | None:
+        try:
+            return made.add(name)
+        except FolderError:
+            refused.set()
+            signing.abort()
+            return None
+
+    monkeypatch.setattr(membership, "sign_federation", meets)
+    with ThreadPoolExecutor(2) as pool:
+        changes = [change for change in pool.map(add, ("south", "west")) if change is not None]
+    manifests = [change.federation for change in changes if change.federation is not None]
+    assert len({manifest.digest for manifest in manifests}) == len({manifest.serial for manifest in manifests})
+    assert manifests[-1] == made.home.federation()
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "issue", "ca", "key", "certificate"])
+def test_no_change_while_another_is_made(made: Hub, change: str) -> None:
+    made.add("north", "east", "south")
+    made.request("west")
+    before = {path: path.read_bytes() for path in made.home.folder.rglob("*") if path.is_file()}
+    does: dict[str, Callable[[], object]] = {
+        "add": lambda: made.add("west"),
+        "remove": lambda: made.remove("south"),
+        "issue": lambda: issue(made.home, NOW, anew=True),
+        "ca": lambda: rotate_ca(made.home, utc_now()),
+        "key": lambda: rotate_key(made.home, utc_now()),
+        "certificate": lambda: rotate_certificate(made.home, utc_now()),
+    }
+    with alone(made.home), pytest.raises(FolderError, match="another process is at work"):
+        does[change]()
+    assert {path: path.read_bytes() for path in made.home.folder.rglob("*") if path.is_file()} == before
+    does[change]()
 
 
 # --- rotation ---------------------------------------------------------------------------------------------
