@@ -187,7 +187,7 @@ class Node:
                 self._entropy,
                 data_set,
                 self._preparations,
-                lambda: Node(self.site.folder, now=self._now)._approved_plan(request, digest, coordinator),
+                lambda: Node(self.site.folder, now=self._now)._check_again(request, digest, coordinator),
             )
             answer = attempt.plain() if plan.aggregation.mode == "plain" else attempt.secure()
             return answer, ledger_head_of(secret, newest_told(ledger))
@@ -213,6 +213,17 @@ class Node:
         if not (1 <= request.round <= plan.privacy.rounds and 1 <= request.attempt <= plan.privacy.max_attempts):
             raise PlanChanged(f"round {request.round}, attempt {request.attempt} is not in the plan")
         return plan, approval.document.data_set
+
+    def _check_again(self, request: Request, digest: str, coordinator: str) -> None:
+        """Before work that has waited begins: the plan holds still, and the attempt was not answered meanwhile.
+
+        Raises:
+            NotApproved, PlanChanged, UnderstatedClaim: as when it was asked for.
+            ReplayedAttempt: the site's ledger has it by now.
+        """
+        plan, _ = self._approved_plan(request, digest, coordinator)
+        with Ledger.open(self.site.ledger) as ledger:
+            _refuse_replay(ledger, plan, request)
 
     def _keep_pending(self, request: Request) -> None:
         """Keep a plan for a person to look at, if there is room; the request is refused in any case."""

@@ -48,7 +48,7 @@ class SiteAttempt:
     data_set: str
     preparations: Preparations
     check: Callable[[], object]
-    """Whether the plan is approved still; raises where it is not."""
+    """Whether plan and attempt may begin still; raises where they may not."""
 
     def plain(self) -> Answer:
         """Prepare, then plain_input: the coordinator sees this site's sum.

@@ -30,9 +30,11 @@ class Preparations(Protocol):
         Args:
             attempt: which; one of a study at a time.
             state_sha256: of the public state that its rows are made at.
-            ready_after: seconds from now on until it may be called ready, in public; 0 for as soon as it is done.
+            ready_after: seconds from when the work begins until it may be called ready, in public; 0 for as soon as
+                it is done.
             work: coins and rows, into the attempt store. What it did before it was interrupted it does not do again.
-            check: raises where the plan is not approved any more; for work that has waited.
+            check: raises where the plan is not approved any more, or the attempt was answered; for work that has
+                waited.
 
         Raises:
             NotPrepared, PlanChanged: it cannot be begun now; and where the work is done at once, what it raises.

@@ -4,11 +4,13 @@ What is in memory here is who waits and who is done. Coins and rows are durable 
 killed loses nothing but that; whoever asks then is told to have the same attempt prepared again.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from undertone.core.progress import reporting
 from undertone.errors import NotPrepared, PlanChanged
@@ -19,15 +21,18 @@ from undertone_client.site.attempt_store import AttemptKey
 _UNKNOWN = "this node does not know that attempt, as after a restart; have the same attempt prepared again"
 _TOO_LATE = "the rows were not ready at the public time of this attempt; the site takes part in the next one"
 
+_LOOK_SECONDS = 0.05  # between two looks at the clock, where one waits for a public time
+
 
 @dataclass
 class _Job:
-    """One attempt's preparation. `due` is its public time on the monotonic clock; 0.0 where there is none."""
+    """One attempt's preparation. `due` is its public time on the monotonic clock, `ready_after` after it began."""
 
     attempt: AttemptKey
     state_sha256: str
-    due: float
+    ready_after: float  # 0.0 where it has no public time
     work: Callable[[], None] | None = field(repr=False)  # None once it has ended: it holds a model state
+    due: float = 0.0  # until it begins
     done_at: float | None = None
     failed: Exception | None = None
 
@@ -37,7 +42,11 @@ class _Job:
 
     def too_late(self, now: float) -> bool:
         """Whether its public time came before it was done. What went wrong, and when, is not said before that."""
-        return bool(self.due) and now >= self.due and (self.done_at is None or self.done_at >= self.due)
+        return self.time_came(now) and (self.done_at is None or self.done_at >= self.due)
+
+    def time_came(self, now: float) -> bool:
+        """Whether its public time has come."""
+        return bool(self.due) and now >= self.due
 
 
 class _Ended(BaseException):
@@ -62,7 +71,8 @@ class PreparationQueue:
     """`Preparations` in one thread of their own: an attempt uses all the site's devices, so one is prepared at a time.
 
     A study has one job: that of the attempt that was asked for last. One that waits is replaced; one that runs is
-    brought to its end first.
+    brought to its end first, or to its public time. Behind one with a public time none begins before that time,
+    whatever is done: nobody can see from a job behind it when it ended.
     """
 
     def __init__(self, log: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,7 +86,7 @@ class PreparationQueue:
         self._jobs: dict[str, _Job] = {}
         self._waiting: list[_Job] = []
         self._changed = threading.Condition()
-        self._ended = False
+        self._ended, self._free_at = False, -math.inf
         self._thread = threading.Thread(target=self._run, name="preparing", daemon=True)
         self._thread.start()
 
@@ -104,25 +114,27 @@ class PreparationQueue:
             work()
 
         now = self._clock()
-        due = now + ready_after if ready_after else 0.0
         with self._changed:
             before = self._jobs.get(attempt[0])
             if before is not None and before.attempt == attempt:
                 if before.too_late(now):
                     raise NotPrepared(_TOO_LATE)
-                if before.open and before.state_sha256 != state_sha256:
+                kept = before.open or bool(before.ready_after)  # before its public time nothing tells which of the two
+                if kept and before.state_sha256 != state_sha256:
                     raise PlanChanged(
                         f"round {attempt[1]}, attempt {attempt[2]} is being prepared for another model state"
                     )
-                if before.open or before.due:
+                if kept:
                     return
-            job = _Job(attempt, state_sha256, due, checked)
+            job = _Job(attempt, state_sha256, ready_after, checked)
             self._jobs[attempt[0]] = job
             self._waiting = [other for other in self._waiting if other.attempt[0] != attempt[0]] + [job]
             self._changed.notify_all()
 
     def is_ready(self, attempt: AttemptKey) -> bool:
         """Yes or no; with a public time, no before it and yes from then on, or a refusal for ever.
+
+        The public time counts from when the work begins: an attempt that waits is not late.
 
         Raises:
             NotPrepared: not known here, or not done at its public time.
@@ -133,10 +145,10 @@ class PreparationQueue:
             job = self._jobs.get(attempt[0])
             if job is None or job.attempt != attempt:
                 raise NotPrepared(_UNKNOWN)
-            if job.due:
+            if job.ready_after:
                 if job.too_late(now):
                     raise NotPrepared(_TOO_LATE)
-                return now >= job.due
+                return job.time_came(now)
             if job.failed is not None:
                 raise job.failed.with_traceback(None)
             return job.done_at is not None
@@ -152,19 +164,30 @@ class PreparationQueue:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._ended)
-                if self._ended:
-                    return
-                job = self._waiting.pop(0)
+            job = self._next()
+            if job is None:
+                return
             try:
-                with reporting(_Watched(self._check_going_on)):
+                with reporting(_Watched(partial(self._check_going_on, job))):
                     failed = self._tried(job.work)
             except _Ended:
                 return
             with self._changed:
                 job.failed, job.work = failed, None
                 job.done_at = None if failed else self._clock()
+
+    def _next(self) -> _Job | None:
+        """The first one that waits, once the public time of the one before it has come; none at the end."""
+        with self._changed:
+            while not self._ended:
+                rest = self._free_at - self._clock()
+                if self._waiting and rest <= 0:
+                    job = self._waiting.pop(0)
+                    if job.ready_after:
+                        job.due = self._free_at = self._clock() + job.ready_after
+                    return job
+                self._changed.wait(min(rest, _LOOK_SECONDS) if self._waiting else None)
+        return None
 
     def _tried(self, work: Callable[[], None] | None) -> Exception | None:
         try:
@@ -175,6 +198,8 @@ class PreparationQueue:
             return error
         return None
 
-    def _check_going_on(self) -> None:
+    def _check_going_on(self, job: _Job) -> None:
         if self._ended:
             raise _Ended
+        if job.time_came(self._clock()):  # going on would show, to whoever waits behind it, how much was left
+            raise NotPrepared(_TOO_LATE)

@@ -166,8 +166,9 @@ def _trust_in_timing(plan: Plan) -> str:
     if not seconds:
         return "How long a node takes is not protected: it grows with the number of units that were sampled."
     return (
-        "How long a node computes tells the coordinator nothing: each site says that it is ready at a public time, "
-        f"{seconds:g} seconds after it was asked for each unit of its public figure, however many were sampled."
+        "How long a node computes tells the coordinator nothing but whether it was done by its public time; how long "
+        "it sums and masks finished rows is not hidden. Each site says that it is ready at that time, "
+        f"{seconds:g} seconds after it began for each unit of its public figure, however many were sampled."
     )
 
 

@@ -271,7 +271,7 @@ class Plan(Section):
         return self.privacy.noise == "distributed" and self.privacy.sampling_rate < 1
 
     def ready_after(self, site: str) -> float:
-        """Seconds from an accepted `prepare` to the public time at which `site` says that it is ready (PRIVACY 26).
+        """Seconds from when the work begins to the public time at which `site` says that it is ready (PRIVACY 26).
 
         0 where nothing has to be hidden, or where the plan sets no time: then a site is ready as soon as it is done.
         """

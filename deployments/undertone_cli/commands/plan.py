@@ -174,7 +174,7 @@ def _ready(plan: Plan) -> list[tuple[str, str]]:
         return [
             ("sites are ready", "as soon as they are done: for simulate alone, a site between institutions refuses it")
         ]
-    return [("sites are ready", f"at a public time, {min(after):.4g} to {max(after):.4g} s after they were asked")]
+    return [("sites are ready", f"at a public time, {min(after):.4g} to {max(after):.4g} s after they begin")]
 
 
 @click.command("plan")

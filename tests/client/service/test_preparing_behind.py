@@ -19,6 +19,7 @@ from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
 from undertone.wire.hello import CHALLENGE_BYTES
 from undertone.wire.messages import NO, YES, Request
+from undertone_client import node
 from undertone_client.compute.preparing import Preparation
 from undertone_client.registration.registered import register
 from undertone_client.service.queue import PreparationQueue
@@ -153,6 +154,28 @@ def test_what_a_restarted_node_does_not_know_is_prepared_again_with_the_same_coi
     assert all(np.array_equal(rows[unit], again[unit]) for unit in rows)
 
 
+def test_a_prepare_that_crossed_its_own_charge_makes_no_rows_again(
+    make_world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, refuse, looked = make_world(keep_rows=False), node._refuse_replay, []
+
+    def late(*asked: Any) -> None:
+        looked.append(1)
+        if len(looked) > 1:  # the request itself looked before the attempt was charged
+            refuse(*asked)
+
+    ready = world.request("ready", state=None)
+    with served(world.sites["north"]) as client:
+        client.ask(world.request("prepare"), SECONDS)
+        assert until_ready(client, ready).body == YES
+        assert client.ask(world.request("plain_input"), SECONDS).error == ""
+        monkeypatch.setattr(node, "_refuse_replay", late)
+        assert client.ask(world.request("prepare"), SECONDS).error == ""
+        assert until_ready(client, ready).error == "ReplayedAttempt"
+    assert world.rows() == {}
+    assert world.charges("north") == [(1, 1)]
+
+
 def test_ready_of_another_attempt_is_refused(world: World) -> None:
     with served(world.sites["north"]) as client:
         client.ask(world.request("prepare"), SECONDS)
@@ -245,6 +268,22 @@ def wait(queue: PreparationQueue, attempt: Any = FIRST) -> bool:
     return False
 
 
+def begun(queue: PreparationQueue, attempt: Any, ready_after: float, work: Callable[[], None]) -> None:
+    """Begin, and wait until the work has begun."""
+    started = threading.Event()
+
+    def noted() -> None:
+        started.set()
+        work()
+
+    queue.begin(attempt, W, ready_after, noted)
+    assert started.wait(SECONDS)
+
+
+def nothing() -> None:
+    """Work that is done at once."""
+
+
 def test_one_attempt_at_a_time_in_the_order_in_which_they_came(queue: PreparationQueue) -> None:
     order: list[str] = []
     running: list[int] = []
@@ -305,7 +344,7 @@ def test_who_is_not_done_at_the_public_time_is_refused_for_ever_in_fixed_words(
     queue: PreparationQueue, clock: Clock
 ) -> None:
     event = threading.Event()
-    queue.begin(FIRST, W, 60.0, held(event))
+    begun(queue, FIRST, 60.0, held(event))
     clock.now = 160.0
     texts = set()
     for late in (160.0, 170.0):
@@ -318,9 +357,8 @@ def test_who_is_not_done_at_the_public_time_is_refused_for_ever_in_fixed_words(
     with pytest.raises(NotPrepared) as found:
         queue.begin(FIRST, W, 60.0, event.clear)
     assert texts == {str(found.value)}
-    queue.begin(SECOND, W, 60.0, event.set)
+    begun(queue, SECOND, 60.0, event.set)
     clock.now = 300.0
-    time.sleep(0.05)
     queue.begin(OTHER, W, 0.0, event.set)
     assert wait(queue, OTHER)
 
@@ -329,11 +367,82 @@ def test_a_failure_is_not_told_before_the_public_time(queue: PreparationQueue, c
     def failing() -> None:
         raise PlanChanged("at once")
 
-    queue.begin(FIRST, W, 60.0, failing)
+    begun(queue, FIRST, 60.0, failing)
     time.sleep(0.05)
     assert queue.is_ready(FIRST) is False
     queue.begin(FIRST, W, 60.0, failing)
     clock.now = 160.0
+    with pytest.raises(NotPrepared, match="public time"):
+        queue.is_ready(FIRST)
+
+
+def failing_work() -> None:
+    raise RuntimeError("at once")
+
+
+@pytest.mark.parametrize("how", ["open", "done", "failed"])
+def test_before_the_public_time_another_state_is_refused_whether_the_work_has_ended_or_not(
+    queue: PreparationQueue, how: str
+) -> None:
+    event = threading.Event()
+    begun(queue, FIRST, 60.0, {"open": held(event), "done": nothing, "failed": failing_work}[how])
+    time.sleep(0.05)
+    with pytest.raises(PlanChanged, match="another model state"):
+        queue.begin(FIRST, "1" * 64, 60.0, nothing)
+    queue.begin(FIRST, W, 60.0, nothing)
+    assert queue.is_ready(FIRST) is False
+    event.set()
+
+
+@pytest.mark.parametrize("work", [nothing, failing_work])
+@pytest.mark.parametrize("behind", [OTHER, SECOND])
+def test_behind_a_public_time_no_work_begins_before_it(
+    queue: PreparationQueue, clock: Clock, work: Callable[[], None], behind: Any
+) -> None:
+    begun(queue, FIRST, 60.0, work)
+    started = threading.Event()
+    queue.begin(behind, W, 0.0, started.set)
+    clock.now = 159.999
+    assert not started.wait(0.3)
+    assert queue.is_ready(behind) is False
+    clock.now = 160.0
+    assert wait(queue, behind)
+
+
+def test_the_public_time_counts_from_when_the_work_begins(queue: PreparationQueue, clock: Clock) -> None:
+    event, started = threading.Event(), threading.Event()
+    begun(queue, OTHER, 0.0, held(event))
+    queue.begin(FIRST, W, 60.0, started.set)
+    clock.now = 200.0
+    assert queue.is_ready(FIRST) is False
+    queue.begin(FIRST, W, 60.0, started.set)
+    event.set()
+    assert started.wait(SECONDS)
+    time.sleep(0.05)
+    for now, yes in ((259.999, False), (260.0, True)):
+        clock.now = now
+        assert queue.is_ready(FIRST) is yes
+
+
+def test_late_work_ends_behind_its_block_so_that_nobody_sees_how_much_was_left(
+    queue: PreparationQueue, clock: Clock
+) -> None:
+    from undertone.core.progress import reporter
+
+    blocks = []
+
+    def work() -> None:
+        with reporter().task("rows", 10_000) as progress:
+            for block in range(10_000):
+                blocks.append(block)
+                time.sleep(0.001)
+                progress(1)
+
+    begun(queue, FIRST, 60.0, work)
+    queue.begin(OTHER, W, 0.0, nothing)
+    clock.now = 160.0
+    assert wait(queue, OTHER)
+    assert len(blocks) < 10_000
     with pytest.raises(NotPrepared, match="public time"):
         queue.is_ready(FIRST)
 
