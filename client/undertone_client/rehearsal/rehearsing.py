@@ -75,9 +75,7 @@ def _make_room(place: Path, name: str) -> None:
 
     One that could not be made counts too.
     """
-    begun = sorted(
-        (path.stat().st_ctime, path) for path in place.iterdir() if path.is_dir() or path.suffix == _FAILED
-    )
+    begun = sorted((path.stat().st_ctime, path) for path in place.iterdir() if path.is_dir() or path.suffix == _FAILED)
     for then, path in begun[: max(0, len(begun) - MOST + 1)]:
         if time.time() - then < _HOUR:
             raise NotApproved(f"{MOST} rehearsals were begun at {name} in the last hour; try again later")
