@@ -14,7 +14,7 @@ import pytest
 from tests.support.images import write_folder
 from tests.support.loopback import Killable, Watched, none_left, silent, soon
 from undertone.release.verify import verify
-from undertone_cli.commands.demo_deployment import _ENVIRONMENT, demo_deployment
+from undertone_cli.commands.demo_deployment import ENVIRONMENT, demo_deployment
 from undertone_cli.loopback.processes import Processes
 from undertone_server.home.flower_files import program
 from undertone_server.home.folder import Home
@@ -65,7 +65,7 @@ def test_the_demo_ends_in_a_verified_release_and_leaves_no_process(tmp_path: Pat
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killable]:
     folder = tmp_path_factory.mktemp("kills")
     (folder / "logs").mkdir()
-    with none_left(), Processes(folder / "logs", _ENVIRONMENT) as processes:
+    with none_left(), Processes(folder / "logs", ENVIRONMENT) as processes:
         made = Killable(folder, SITES, processes)
         made.begin("dpsgd-ti", 20.0)
         yield made

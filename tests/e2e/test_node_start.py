@@ -59,6 +59,7 @@ def started(folder: Path) -> Iterator[Started]:
         yield Started(made, running)
 
 
+@pytest.mark.slow
 def test_one_command_brings_a_site_to_its_coordinator_and_leaves_no_process(tmp_path: Path) -> None:
     with started(tmp_path / "hub") as site:
         site.says(r"hub/relay \| .*the SuperNode knows this relay", 120)

@@ -65,6 +65,7 @@ def test_certificates_that_do_not_serve_stop_the_start(tmp_path: Path) -> None:
     assert (result.exit_code, "does not serve localhost" in result.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_ends_the_start_and_leaves_no_process(tmp_path: Path) -> None:
     made = coordinator(tmp_path / "hub")
     with socket() as taken:
