@@ -35,7 +35,7 @@ from undertone_cli.flower_app import flower_app
 from undertone_cli.loopback.federation import HUB, RELEASED, LoopbackFederation
 from undertone_cli.loopback.hospitals import Hospital, make_hospitals
 from undertone_cli.loopback.processes import Processes, wait_until
-from undertone_cli.processes import free_port
+from undertone_cli.processes import free_ports
 from undertone_client.relay.secret import secret_of
 from undertone_client.service.place import socket_of
 from undertone_client.service.server import NodeService, serving
@@ -211,7 +211,7 @@ def long_vectors(folder: Path, values: int) -> list[Row]:
 def start_wires(processes: Processes, site: str, place: Path) -> None:
     """A site's SuperNode and relay, as `undertone node start` starts them."""
     (connection,) = read_connections(place)
-    port, secret = free_port(), secret_of(place, connection.name)
+    (port,), secret = free_ports(1), secret_of(place, connection.name)
     processes.start(f"{site}-supernode", supernode_words(connection, port, secret))
     processes.start(f"{site}-relay", relay_words(place, connection.name, port, secret, socket_of(place)))
 

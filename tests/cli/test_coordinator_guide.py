@@ -21,7 +21,7 @@ from tests.cli.test_node_guide import leaves
 from tests.support.coordinating import Coordination, stand_in
 from tests.support.federating import Hub
 from tests.support.studies import study_with, write_study
-from tests.support.superlink import Servers, eventually, free_ports
+from tests.support.superlink import Servers, eventually
 from tests.support.world import World, secure
 from undertone import __version__
 from undertone.core.clock import utc_now
@@ -29,6 +29,7 @@ from undertone.core.federation import sign_federation
 from undertone_cli import console
 from undertone_cli.commands import coordinator, coordinator_nodes, coordinator_rehearse, coordinator_runs
 from undertone_cli.main import cli
+from undertone_cli.processes import free_ports
 from undertone_client.site.folder import SiteDir
 from undertone_server import release, run_study
 from undertone_server.collect import gathering

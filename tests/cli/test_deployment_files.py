@@ -12,10 +12,10 @@ import click
 import pytest
 
 from tests.support.federating import hub
-from tests.support.superlink import free_ports
 from undertone.core.fleet_address import FleetAddress
 from undertone_cli.loopback.processes import UNDERTONE
 from undertone_cli.main import cli
+from undertone_cli.processes import free_ports
 from undertone_client.supervise.connections import Connection
 from undertone_client.supervise.programs import node_words, relay_words, supernode_words
 from undertone_server.home import nginx

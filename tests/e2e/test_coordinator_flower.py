@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,15 +13,10 @@ import pytest
 from tests.support.federating import Hub, hub
 from tests.support.runs import SITES, call, spawn
 from tests.support.studies import study_with, write_study
+from undertone_cli.processes import free_ports
 from undertone_server.run_folder import RunFolder
 
 _SECONDS = 240.0
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextmanager
@@ -53,7 +47,8 @@ def until(what: Callable[[], Any]) -> Any:
 
 @pytest.mark.slow
 def test_a_study_waits_on_a_real_superlink_is_stopped_and_goes_on(tmp_path: Path) -> None:
-    made = hub(tmp_path / "hub", superlink_port=free_port(), health_port=free_port())
+    superlink_port, health_port = free_ports(2)
+    made = hub(tmp_path / "hub", superlink_port=superlink_port, health_port=health_port)
     made.add(*SITES)
     changes = {"method": {"name": "dpagg-ti", "steps": 1}, "cohort.units": dict.fromkeys(SITES, 10)}
     study = write_study(tmp_path / "study.toml", study_with(changes, "embedded:tiny"))

@@ -17,7 +17,7 @@ from tests.support.deployed import Processes, dummy_app, processes, start_superl
 from tests.support.hand_session import plain_sum
 from tests.support.world import World, secure
 from undertone.wire.messages import Kind, Request
-from undertone_cli.processes import free_port
+from undertone_cli.processes import free_ports
 from undertone_client.relay.secret import secret_of
 from undertone_client.service.place import socket_of
 from undertone_client.service.server import NodeService, serving
@@ -27,7 +27,8 @@ SITES = ("east", "north", "south")
 
 def start_site(running: Processes, site: Path, superlink: int) -> None:
     """A SuperNode and its relay."""
-    api, secret = f"127.0.0.1:{(port := free_port())}", secret_of(site, "hub")
+    (port,), secret = free_ports(1), secret_of(site, "hub")
+    api = f"127.0.0.1:{port}"
     words = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{superlink}", "--isolation", "process"]
     words += ["--host", "127.0.0.1", "--port", str(port), "--superexec-auth-secret-file", str(secret)]
     running.start(f"supernode-{site.name}", words)

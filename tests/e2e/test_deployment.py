@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.images import write_folder
-from tests.support.loopback import Killable, Watched, none_left, silent, soon
+from tests.support.loopback import Killable, Watched, none_left, silent
+from tests.support.superlink import eventually
 from undertone.release.verify import verify
 from undertone_cli.commands.demo_deployment import ENVIRONMENT, demo_deployment
 from undertone_cli.loopback.processes import Processes
@@ -122,12 +123,12 @@ def test_a_coordinator_whose_parts_are_killed_goes_on(federation: Killable, tmp_
     def resumed() -> float:
         """Seconds from a failure, which has just been, until another process runs the study."""
         began = time.monotonic()
-        assert soon(lambda: not study.run.held(), 30)
+        assert eventually(lambda: not study.run.held(), 30)
         assert federation.status(study.run.folder)["state"] == "interrupted"
         if federation.found("coordinator", "flower-superlink") is None:
             federation.start_coordinator()
         federation.coordinator("resume", run)
-        assert soon(study.run.held, 60)
+        assert eventually(study.run.held, 60)
         return time.monotonic() - began
 
     study.reached("round-000001/asked-001.mark")
@@ -168,7 +169,7 @@ def test_attack_a_foreign_app_is_refused_and_never_imported(federation: Killable
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert soon(heard.exists, 180), federation.processes.log("coordinator")[-3000:]
+    assert eventually(heard.exists, 180), federation.processes.log("coordinator")[-3000:]
     replies = json.loads(heard.read_text(encoding="utf-8"))
     assert len(replies) == len(SITES)
     for said in replies.values():

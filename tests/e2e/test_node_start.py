@@ -13,7 +13,8 @@ import pytest
 
 from tests.support.deployed import Processes, processes, wait_until
 from tests.support.federating import Hub, welcome_of
-from tests.support.superlink import free_ports, servers
+from tests.support.superlink import servers
+from undertone_cli.processes import free_ports
 from undertone_client.service.client import NodeClient
 from undertone_client.service.place import socket_of
 from undertone_server.home.fleet import connections, synchronise

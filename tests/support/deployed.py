@@ -1,20 +1,17 @@
 """Flower deployed on this machine's loopback, as real processes that are ended whatever happens."""
 
 import os
-import re
 import shutil
-import subprocess
 import sys
-import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 import undertone_cli
-from undertone_cli.processes import free_port
+from tests.support.superlink import eventually
+from undertone_cli.loopback.processes import Processes
+from undertone_cli.processes import free_ports
 
 ROOT = Path(undertone_cli.__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -26,63 +23,8 @@ def wait_until(holds: Callable[[], object], what: str, seconds: float = 60.0) ->
     Raises:
         TimeoutError: it did not happen; says what.
     """
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            raise TimeoutError(what)
-        time.sleep(0.05)
-
-
-class Processes:
-    """Named processes, each with its output in FOLDER/NAME.log."""
-
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        self.folder = folder
-        self._environment = {**os.environ, **environment}
-        self._started: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start(self, name: str, words: Sequence[object]) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{name}.log").open("ab") as out:
-            self._started[name] = subprocess.Popen(
-                [str(word) for word in words],
-                env=self._environment,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                cwd=self.folder,
-                start_new_session=True,
-            )
-        return self._started[name]
-
-    def log(self, name: str) -> str:
-        path = self.folder / f"{name}.log"
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-
-    def says(self, name: str, pattern: str, seconds: float = 60.0) -> str:
-        """Wait until a process has said something; what it said."""
-        with suppress(TimeoutError):
-            wait_until(
-                lambda: re.search(pattern, self.log(name)) or self._started[name].poll() is not None, "", seconds
-            )
-        found = re.search(pattern, self.log(name))
-        if found is None:
-            raise TimeoutError(f"{name} did not say {pattern!r}, but:\n{self.log(name)[-4000:]}")
-        return found[0]
-
-    def end(self) -> None:
-        """End all of them and whatever they started, and wait for that."""
-        found: list[psutil.Process] = []
-        for process in reversed(self._started.values()):
-            try:
-                found += [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            except psutil.NoSuchProcess:
-                continue
-            process.terminate()
-        _, alive = psutil.wait_procs(found, timeout=10)
-        for left in alive:
-            left.kill()
-        psutil.wait_procs(alive, timeout=10)
-        for process in self._started.values():
-            process.wait(timeout=10)
+    if not eventually(holds, seconds):
+        raise TimeoutError(what)
 
 
 @contextmanager
@@ -103,16 +45,13 @@ def processes(folder: Path, **environment: str) -> Iterator[Processes]:
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
     }
-    started = Processes(folder, switched_off | here | environment)
-    try:
+    with Processes(folder, switched_off | here | environment) as started:
         yield started
-    finally:
-        started.end()
 
 
 def start_superlink(world: Processes) -> int:
     """A SuperLink without TLS on loopback, known to `flwr` as "test"; its port."""
-    port = free_port()
+    (port,) = free_ports(1)
     (world.folder / "flower").mkdir()
     (world.folder / "flower" / "config.toml").write_text(
         f'[superlink]\ndefault = "test"\n\n[superlink.test]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',

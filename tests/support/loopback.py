@@ -3,7 +3,7 @@
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import ECONNREFUSED
 from pathlib import Path
@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.support.images import write_folder
+from tests.support.superlink import eventually
 from undertone.errors import FolderError
 from undertone.models.pinned import files_digest, pin
 from undertone.privacy.ledger import Ledger
@@ -112,32 +113,22 @@ class Killable(LoopbackFederation):
         process = self.found(owner, part)
         assert process is not None, f"{owner} has no {part}"
         process.kill()
-        assert soon(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 10)
+        assert eventually(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 10)
         return process
 
     def back(self, owner: str, part: Part, gone: psutil.Process, seconds: float) -> float:
         """Seconds until another process is in the place of one that was killed."""
         began = time.monotonic()
-        assert soon(lambda: (now := self.found(owner, part)) is not None and now != gone, seconds), f"no new {part}"
+        assert eventually(lambda: self.found(owner, part) not in (None, gone), seconds), f"no new {part}"
         return time.monotonic() - began
 
     def says_again(self, owner: str, text: str, before: int, seconds: float) -> float:
         """Seconds until a log has a text once more than `before`."""
         began = time.monotonic()
-        assert soon(lambda: self.processes.log(owner).count(text) > before, seconds), (
+        assert eventually(lambda: self.processes.log(owner).count(text) > before, seconds), (
             f"{owner} did not say {text!r} again:\n" + self.processes.log(owner)[-3000:]
         )
         return time.monotonic() - began
-
-
-def soon(holds: Callable[[], object], seconds: float) -> bool:
-    """Whether something becomes true in time."""
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 class Watched:
@@ -159,11 +150,11 @@ class Watched:
             now = self.status()
             return now is not None and now.state == "waiting" and now.missing.get(site, "").startswith(because)
 
-        assert soon(said, seconds), self.status()
+        assert eventually(said, seconds), self.status()
 
     def reached(self, pattern: str, seconds: float = 240.0) -> None:
         """Wait until checkpoints hold such a file."""
-        assert soon(lambda: any(self.run.checkpoints.glob(pattern)), seconds), (pattern, self.status())
+        assert eventually(lambda: any(self.run.checkpoints.glob(pattern)), seconds), (pattern, self.status())
 
     def asked(self) -> set[tuple[int, int]]:
         """(round, attempt) of each attempt for which RUN has a mark."""

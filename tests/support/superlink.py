@@ -8,34 +8,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from socket import socket
 
 import psutil
 
 from tests.support.runs import spawn
+from undertone_cli.processes import free_ports
 from undertone_client.site.folder import SiteDir
 from undertone_server.home.flower_files import environment, program
 from undertone_server.home.folder import Home
 
 
-def free_ports(number: int) -> list[int]:
-    """Ports that nobody has now."""
-    sockets = [socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports: list[int] = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def eventually(what: Callable[[], bool], seconds: float) -> bool:
+def eventually(what: Callable[[], object], seconds: float) -> bool:
     """Whether something becomes true in time."""
     deadline = time.monotonic() + seconds
     while not what():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.2)
+        time.sleep(0.05)
     return True
 
 

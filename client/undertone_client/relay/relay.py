@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from threading import Event
 
+from undertone.core.loopback import with_loopback
 from undertone.core.text import shown
 from undertone.errors import InputError
 from undertone_client.relay.answering import Asks, answer
@@ -77,5 +78,4 @@ def _one(api: RuntimeApi, node: Asks) -> bool:
 def _never_by_proxy() -> None:
     """A proxy that the environment names is for the SuperNode's way out; the Runtime API is on this machine."""
     for name in ("NO_PROXY", "no_proxy"):
-        here = [host.strip("[]") for host in _LOOPBACK]
-        os.environ[name] = ",".join(dict.fromkeys([*filter(None, os.environ.get(name, "").split(",")), *here]))
+        os.environ[name] = with_loopback(os.environ.get(name, ""))

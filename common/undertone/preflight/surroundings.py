@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
+from undertone.core.loopback import HOSTS, with_loopback
 from undertone.preflight.verdict import Verdict, failed, passed
 
 # As pyproject.toml has it: from, and below.
 FLOWER = ((1, 41), (1, 43))
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-_LOOPBACK = "127.0.0.1"
 
 
 def proxy(environment: Mapping[str, str]) -> Verdict:
@@ -16,9 +16,9 @@ def proxy(environment: Mapping[str, str]) -> Verdict:
     if not named:
         return passed("proxy", "the environment names no proxy")
     direct = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    if not {_LOOPBACK, "*"} & {host.strip() for host in direct.split(",")}:
+    if not {HOSTS[0], "*"} & {host.strip() for host in direct.split(",")}:
         sentence = f"{named[-1]} is set, and NO_PROXY leaves out this machine: Flower's programs would ask the proxy"
-        remedy = f"NO_PROXY={_LOOPBACK},localhost,::1 in the environment of every program here"
+        remedy = f"NO_PROXY={with_loopback('')} in the environment of every program here"
         return failed("proxy", sentence, remedy)
     return passed("proxy", "a proxy is named, and what is for this machine does not go there")
 

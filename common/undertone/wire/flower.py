@@ -12,7 +12,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, Recor
 from numpy.typing import NDArray
 
 from undertone import PROTOCOL
-from undertone.core.text import REASON, shown
 from undertone.core.unit import is_site_name
 from undertone.errors import ProtocolError
 from undertone.wire.messages import (
@@ -20,8 +19,6 @@ from undertone.wire.messages import (
     LARGEST_NUMBER,
     LARGEST_PLAN,
     MOST_SITES,
-    REFUSALS,
-    UNKNOWN,
     Due,
     Kind,
     Reply,
@@ -29,6 +26,7 @@ from undertone.wire.messages import (
     Words,
     is_ledger_head,
     is_signature,
+    refusal,
 )
 from undertone.wire.vectors import Packed
 
@@ -187,8 +185,7 @@ def _refusal(fields: _Fields, error: str, message: str) -> Reply:
     fields.take("ledger_head", str, _empty)
     blamed = fields.take("blamed", str, lambda name: name == "" or is_site_name(name))
     fields.done()
-    known = error if error in REFUSALS else UNKNOWN
-    return Reply(site, PROTOCOL, error=known, message=shown(message, REASON), blamed=blamed)
+    return refusal(site, error, message, blamed)
 
 
 def _ledger_heads(fields: _Fields) -> dict[str, str]:

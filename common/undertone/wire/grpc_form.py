@@ -14,7 +14,6 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from undertone import PROTOCOL
 from undertone.core import bounds
-from undertone.core.text import REASON, shown
 from undertone.core.unit import is_site_name
 from undertone.errors import ProtocolError
 from undertone.wire.messages import (
@@ -22,14 +21,13 @@ from undertone.wire.messages import (
     LARGEST_NUMBER,
     LARGEST_PLAN,
     MOST_SITES,
-    REFUSALS,
-    UNKNOWN,
     Kind,
     Reply,
     Request,
     Words,
     is_ledger_head,
     is_signature,
+    refusal,
 )
 from undertone.wire.node_pb2 import LedgerHead, ReplyFrame, ReplyHeader, RequestFrame, RequestHeader, Vector
 from undertone.wire.vectors import LARGEST_HEADER, Packed, packed
@@ -131,8 +129,7 @@ def reply_from_frames(frames: Iterable[ReplyFrame], words_due: int) -> Reply:
     if header.error:
         empty = not (header.body or header.ledger_head or header.HasField("words"))
         _need(empty and next(stream, None) is None, "reply", "a refusal carries nothing else")
-        error = header.error if header.error in REFUSALS else UNKNOWN
-        return Reply(site, PROTOCOL, error=error, message=shown(header.message, REASON), blamed=header.blamed)
+        return refusal(site, header.error, header.message, header.blamed)
     _need(not header.message, "reply", "a message without an error")
     _need(len(header.body) <= LARGEST_BODY, "reply", "body")
     _need(not header.ledger_head or is_ledger_head(header.ledger_head), "reply", "ledger_head")

@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone import errors
+from undertone import PROTOCOL, errors
 from undertone.core.bounds import PLAN_BYTES, SITES
+from undertone.core.text import REASON, shown
 from undertone.wire.vectors import Packed
 
 Kind = Literal[
@@ -94,6 +95,12 @@ class Reply:
     error: str = ""
     message: str = ""
     blamed: str = ""
+
+
+def refusal(site: str, error: str, message: str, blamed: str) -> Reply:
+    """A refusal as a reader keeps it: `error` a word that this program knows, `message` one printable line."""
+    known = error if error in REFUSALS else UNKNOWN
+    return Reply(site, PROTOCOL, error=known, message=shown(message, REASON), blamed=blamed)
 
 
 @dataclass(frozen=True)

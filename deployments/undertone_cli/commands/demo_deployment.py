@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from undertone.core.durable import exclusively
+from undertone.core.loopback import with_loopback
 from undertone.core.progress import reporter, reporting
 from undertone.core.unit import Unit
 from undertone.errors import FolderError, InputError
@@ -27,8 +28,8 @@ _MOST_SECONDS = 1800.0
 # Flower asks a proxy of the environment even for this machine, and tells its makers of each run unless told not to.
 ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
-    "NO_PROXY": "127.0.0.1,localhost",
-    "no_proxy": "127.0.0.1,localhost",
+    "NO_PROXY": with_loopback(""),
+    "no_proxy": with_loopback(""),
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "OMP_NUM_THREADS": "1",

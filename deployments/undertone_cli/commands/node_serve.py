@@ -1,14 +1,13 @@
 """`undertone node serve`: the node as a service on a Unix socket."""
 
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 
 import click
 
 from undertone_cli.console import err
+from undertone_cli.processes import stopped_by_signals
 from undertone_client.supervise.node_child import ANSWERS
 
 
@@ -30,10 +29,8 @@ def command(site_dir: Path, socket: Path | None) -> None:
     """
     from undertone_client.service.running import run_node  # loads torch, which `undertone node --help` need not
 
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
-    ended = run_node(site_dir, socket, _started, stop)
+    with stopped_by_signals() as stop:
+        ended = run_node(site_dir, socket, _started, stop)
     if not ended:  # in the middle of a long block: a thread that computes ends with its process alone
         sys.stderr.flush()
         os._exit(0)

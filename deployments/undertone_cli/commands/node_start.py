@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from undertone_cli.processes import free_port, log_to_stderr, stopped_by_signals
+from undertone_cli.processes import free_ports, log_to_stderr, stopped_by_signals
 from undertone_client.relay.secret import secret_of
 from undertone_client.service.place import socket_of
 from undertone_client.supervise.child import Child
@@ -38,7 +38,7 @@ def command(site_dir: Path, chosen: tuple[str, ...], socket: Path | None) -> Non
 
 def _pair(site_dir: Path, to: Connection, socket: Path) -> Pair:
     """The SuperNode and the relay of one coordinator, which meet at a port of loopback that is free now."""
-    port, secret = free_port(), secret_of(site_dir, to.name)
+    (port,), secret = free_ports(1), secret_of(site_dir, to.name)
     return Pair(
         SuperNodeChild(f"{to.name}/supernode", supernode_words(to, port, secret)),
         Child(f"{to.name}/relay", relay_words(site_dir, to.name, port, secret, socket)),

@@ -15,7 +15,7 @@ from undertone.core.unit import Unit
 from undertone.study.plan import Plan
 from undertone_cli.loopback.hospitals import PATIENT, Hospital
 from undertone_cli.loopback.processes import UNDERTONE, Processes, wait_until
-from undertone_cli.processes import free_port
+from undertone_cli.processes import free_ports
 from undertone_client.site.folder import SiteDir
 
 HUB, DATA_SET = "hub", "images"
@@ -43,7 +43,7 @@ class LoopbackFederation:
     def provision(self) -> None:
         """Keys and certificates are made where they stay; requests, then one welcome, go from hand to hand."""
         self._mail.mkdir()
-        fleet, superlink, health = free_port(), free_port(), free_port()
+        fleet, superlink, health = free_ports(3)
         address = ("--fleet", f"https://127.0.0.1:{fleet}", "--superlink-port", superlink, "--health-port", health)
         self.coordinator("init", "--name", "loopback", *address)
         requests = {name: self._mail / f"{name}.request" for name in self.sites}

@@ -80,7 +80,9 @@ class Processes:
             raise InputError(f"undertone {shlex.join(map(str, words))} ended with {done.returncode}:\n{last}")
         return done.stdout
 
-    def start(self, name: str, argv: Sequence[object], environment: Mapping[str, str] | None = None) -> None:
+    def start(
+        self, name: str, argv: Sequence[object], environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start a process, or start it anew after it ended."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self._earlier[name] = len(self.log(name))
@@ -92,6 +94,7 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        return self._running[name]
 
     def pid(self, name: str) -> int:
         """The process's id, which is its group's too."""

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from undertone.core.loopback import with_loopback
 from undertone.core.quoting import toml_text
 
 CONNECTION = "undertone"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_NO_PROXY = ("127.0.0.1", "localhost", "::1")
 
 
 def superlink_argv(*, port: int, health_port: int, certificate: Path, key: Path, ca: Path, database: Path) -> list[str]:
@@ -44,8 +44,7 @@ def environment(flower_home: Path, base: Mapping[str, str] = os.environ) -> dict
     between them and loopback.
     """
     here, path = str(Path(sys.executable).parent), base.get("PATH", "")
-    direct = [host for host in base.get("NO_PROXY", base.get("no_proxy", "")).split(",") if host]
-    without = ",".join(dict.fromkeys([*direct, *_NO_PROXY]))
+    without = with_loopback(base.get("NO_PROXY", base.get("no_proxy", "")))
     return {
         **base,
         "FLWR_HOME": str(flower_home),

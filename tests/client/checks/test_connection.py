@@ -14,12 +14,12 @@ import pytest
 from tests.support.federating import Hub, hub, welcome_of
 from tests.support.fleet import Told, fake_fleet
 from tests.support.served import served
-from tests.support.superlink import free_ports
 from undertone.core.clock import utc_now
 from undertone.errors import FolderError
 from undertone.preflight.fleet import CLOSED, FLEET
 from undertone.preflight.running import run
 from undertone.preflight.verdict import Verdict
+from undertone_cli.processes import free_ports
 from undertone_client.checks.inspection import Inspection
 from undertone_client.checks.registry import CHECKS, CONNECTED, checks_of
 from undertone_client.relay.presence import present

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from tests.support.superlink import eventually, free_ports
+from tests.support.superlink import eventually
 from tests.support.supernode import SECRET, SuperNode, supernode
 from undertone import PROTOCOL
 from undertone.errors import InputError, NotApproved
 from undertone.wire.flower import MESSAGE_TYPES, reply_from_records, request_to_records
 from undertone.wire.messages import Due, Kind, Reply, Request
+from undertone_cli.processes import free_ports
 from undertone_client.relay import answering
 from undertone_client.relay.answering import DEADLINES, FAULT, Asks
 from undertone_client.relay.relay import run_relay

@@ -15,13 +15,14 @@ import pytest
 from tests.support.federating import Hub, hub, welcome_of
 from tests.support.fleet import Told, fake_fleet
 from tests.support.runs import call
-from tests.support.superlink import eventually, free_ports, servers, supernode
+from tests.support.superlink import eventually, servers, supernode
 from tests.support.world import make_plan
 from undertone.core.clock import utc_now
 from undertone.preflight.fleet import CLOSED, FLEET
 from undertone.preflight.running import run
 from undertone.preflight.verdict import Verdict
 from undertone.study.plan import Plan
+from undertone_cli.processes import free_ports
 from undertone_server.checks import folder
 from undertone_server.checks.inspection import Inspection
 from undertone_server.checks.registry import CHECKS

@@ -18,9 +18,10 @@ from flwr.proto.message_pb2 import PushObjectRequest
 
 from tests.support.federating import Hub, welcome_of
 from tests.support.runs import call
-from tests.support.superlink import Servers, eventually, free_ports, servers, supernode
+from tests.support.superlink import Servers, eventually, servers, supernode
 from undertone.core.flower_keys import public_flower_key, registered_form
 from undertone.errors import SuperLinkUnreachable
+from undertone_cli.processes import free_ports
 from undertone_server.home.fleet import connections, synchronise
 from undertone_server.home.folder import Home
 from undertone_server.home.settings import Settings
