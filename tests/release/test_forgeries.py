@@ -133,7 +133,11 @@ FORGERIES: dict[str, tuple[dict[str, Any], str]] = {
     "no weights": ({"weights": {}}, r"holds no weights"),
     "garbage for weights": ({"files": raw(EMBEDS, b"\xff" * 100)}, r"learned_embeds\.safetensors cannot be read"),
     "cut-off weights": ({"files": raw(EMBEDS, save(WORD)[:-1])}, r"learned_embeds\.safetensors cannot be read"),
-    "weights of 32 MB": ({"files": raw(EMBEDS, bytes(32 << 20))}, r"4 values take less than"),
+    "weights of 32 MB": ({"files": raw(EMBEDS, bytes(32 << 20))}, r"learned_embeds\.safetensors cannot be read"),
+    "names of 32 MB": (
+        {"files": raw(EMBEDS, (32 << 20).to_bytes(8, "little") + b" " * (32 << 20))},
+        r"names its tensors in 33554432 bytes",
+    ),
     # ledger, statement, manifest
     "20,000 entries": ({"files": many_entries}, r"ledger\.sqlite has \d+ entries; at most 104"),
     "an entry of 1 MB": ({"files": long_entry}, r"ledger\.sqlite has an entry of"),

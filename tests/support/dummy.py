@@ -82,6 +82,9 @@ class DummyMethod:
         del base
         return Layout((("features", (FEATURES,)), ("others", (2,))))
 
+    def dimension(self, base: PinnedBase) -> int:
+        return self.layout(base).size
+
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
         del base
         return np.zeros(DIMENSION, dtype=np.float32)

@@ -38,12 +38,8 @@ class Planned(Protocol):
         """All of them."""
 
     @property
-    def dimension(self) -> int:
-        """D, how many values it adapts."""
-
-    @property
     def layout_digest(self) -> str:
-        """Of what it adapts."""
+        """Of the release's tensors."""
 
 
 def format_in(release: Path) -> ReleaseFormat:
@@ -96,21 +92,17 @@ def check_weights(release: Path, planned: Planned) -> None:
     except StudyError as error:
         raise UnfitWeights(f"plan.json names no method of this version: {error}") from None
     kind = format_in(release)
-    most = 4 * planned.dimension + _HEADER_BYTES
-    for file in kind.files:
-        size = (release / file).stat().st_size
-        if size > most:
-            raise UnfitWeights(f"{file} has {size} bytes; {planned.dimension} values take less than {most}")
     shapes = {}
     for file in kind.files:
+        _check_header(release / file)
         with _opened(release / file) as stream:
             shapes[file] = _shapes(file, stream)
     if set(kind.files) != set(wanted.files) or not _fits(wanted.layout(shapes), planned):
         held = [(name, shape) for tensors in shapes.values() for name, shape in tensors.items()]
         first = ", ".join(f"{shown(name, 80)} {list(shape)}" for name, shape in held[:3])
         raise UnfitWeights(
-            f"{' and '.join(kind.files)} is not what {planned.name} releases under this plan ({planned.dimension} "
-            f"values, layout {planned.layout_digest[:8]}); it holds {len(held)} tensors: {first}"
+            f"{' and '.join(kind.files)} is not what {planned.name} releases under this plan (layout "
+            f"{planned.layout_digest[:8]}); it holds {len(held)} tensors: {first}"
         )
     for file in kind.files:
         with _opened(release / file) as stream:
@@ -137,7 +129,23 @@ def attach(base: Base, weights: Weights) -> None:
 
 
 def _fits(layout: Layout | None, planned: Planned) -> bool:
-    return layout is not None and (layout.digest, layout.size) == (planned.layout_digest, planned.dimension)
+    return layout is not None and layout.digest == planned.layout_digest
+
+
+def _check_header(path: Path) -> None:
+    """Names and shapes are few enough to be looked at.
+
+    The file says in its first 8 bytes how long they are; the library holds its size against them and the shapes.
+
+    Raises:
+        UnfitWeights: they are not.
+    """
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if _HEADER_BYTES < length < path.stat().st_size:
+        raise UnfitWeights(
+            f"{path.name} names its tensors in {length} bytes; no release takes more than {_HEADER_BYTES}"
+        )
 
 
 @contextmanager

@@ -60,6 +60,10 @@ class ChannelShift:
         """One value for each latent channel."""
         return Layout((("shift", base.shapes("unet")["conv_out.bias"]),))
 
+    def dimension(self, base: PinnedBase) -> int:
+        """As many."""
+        return self.layout(base).size
+
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
         """No shift."""
         return np.zeros(self.layout(base).size, dtype=np.float32)

@@ -74,7 +74,7 @@ class DPLoRA(GradientMethod):
 
         return TrainedLora(base, self.layout(base.pinned), w, self.options.rank, self.options.alpha)
 
-    def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
+    def _released(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
         """A, and B with alpha / r multiplied in."""
         layout, scale = self.layout(base), np.float32(self.options.alpha / self.options.rank)
         named = layout.unflatten(w)

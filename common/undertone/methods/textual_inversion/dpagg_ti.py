@@ -83,6 +83,10 @@ class DPAggTI:
         """One tensor [vectors, width] named by the token."""
         return word_layout(self.options, base)
 
+    def dimension(self, base: PinnedBase) -> int:
+        """Those of the word."""
+        return self.layout(base).size
+
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
         """v0: the initial word's embedding, repeated for each vector, [vectors * width]."""
         return first_word(self.options, base)
