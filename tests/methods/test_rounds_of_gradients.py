@@ -1,6 +1,7 @@
 """Gradient methods over rounds: federated equals centralised; a killed run goes on as if it had not been."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,21 @@ import pytest
 
 from tests.support.failpoints import Killed, at
 from tests.support.gradient_studies import FIVE, SMALL, centralised, gradient_study
-from undertone.errors import PlanChanged
+from undertone.errors import PlanChanged, TooFewSites
+from undertone.methods.gradient import kept_directions, public_directions
+from undertone.methods.gradient.directions import Directions
+from undertone.methods.gradient.kept_directions import Facts
 from undertone.methods.registry import METHODS
+from undertone.methods.weights import read_weights
 from undertone.models.pinned import pin
 from undertone.privacy.ledger import Ledger
 from undertone.release.verify import verify
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
 from undertone_cli.commands.simulate import simulate
+from undertone_client.compute.preparing import Preparation
+from undertone_client.site.attempt_store import AttemptStore
+from undertone_client.site.folder import SiteDir
 from undertone_server import gate, release, telemetry
 from undertone_server.run_folder import RunFolder
 
@@ -33,6 +41,16 @@ def no_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "rounded_gaussian", lambda _entropy, _sigma, size: np.zeros(size, dtype=np.int64))
+
+
+# Few, and quickly made.
+DIRECTIONS: dict[str, Any] = {"directions": 4, "direction_drawings": 6}
+
+
+@pytest.fixture(autouse=True)
+def few_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What directions keep is not looked at here."""
+    monkeypatch.setattr(public_directions, "_HELD_OUT", 2)
 
 
 def go(study: Path, **options: Any) -> Path:
@@ -74,6 +92,67 @@ def test_sums_made_batch_by_batch_are_one_place_too(
     assert verify(run / "release").digest == plan_of(run).digest
 
 
+@pytest.mark.usefixtures("no_samples", "no_noise")
+@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "dpagg-ti"])
+def test_in_public_directions_five_sites_are_one_place_and_send_k_values(
+    tmp_path: Path, tiny_base: Path, name: str, rounds: int
+) -> None:
+    """Over secure aggregation's wire, whose vectors have k values; each site makes the directions by itself."""
+    run = go(gradient_study(tmp_path, tiny_base, name, FIVE, rounds, optimiser="sgd", **DIRECTIONS))
+    plan, folder = plan_of(run), RunFolder(run)
+    assert_one_place(run, (1, rounds), 1e-4)
+    assert plan.method.dimension == DIRECTIONS["directions"]
+    for round_ in range(1, rounds + 1):
+        noised = folder.kept_noised(round_)
+        assert noised is not None
+        assert noised[1].shape == (DIRECTIONS["directions"],)
+    assert verify(run / "release").digest == plan.digest
+
+
+@pytest.mark.usefixtures("no_samples")
+def test_each_site_makes_the_same_directions_whatever_its_data(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on machines of their own, which keep nothing of each other's: bit for bit, and the coordinator too."""
+    made: list[np.ndarray] = []
+
+    def anew(_key: object, make: Callable[[], Directions]) -> tuple[Directions, Facts]:
+        made.append((found := make()).basis)
+        return found, Facts(found.fingerprint(), found.of_rows, found.of_mean)
+
+    monkeypatch.setattr(public_directions, "directions_for", anew)
+    go(gradient_study(tmp_path, tiny_base, "dp-ldm", FIVE[:3], 1, **DIRECTIONS))
+    assert len(made) > 4
+    assert len({basis.tobytes() for basis in made}) == 1
+
+
+@pytest.mark.usefixtures("no_samples")
+def test_sites_that_make_other_directions_refuse_before_a_coin_falls(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if their libraries drew otherwise than those of whoever planned."""
+    run_ = Preparation.run
+
+    def elsewhere(self: Preparation) -> None:
+        kept_directions.forget()
+        with monkeypatch.context() as patch:
+            patch.setattr(public_directions, "_SEED", 7)
+            patch.setattr(kept_directions, "_read", lambda _key: None)
+            patch.setattr(kept_directions, "_keep", lambda *_: None)
+            run_(self)
+
+    monkeypatch.setattr(Preparation, "run", elsewhere)
+    with pytest.raises(TooFewSites, match="DirectionsDiffer"):
+        go(gradient_study(tmp_path, tiny_base, "dp-ldm", FIVE[:3], 1, **DIRECTIONS))
+    kept_directions.forget()
+    sites = sorted((tmp_path / "run" / "sites").iterdir())
+    assert len(sites) == 3
+    for folder in sites:
+        with AttemptStore(SiteDir(folder).attempt_store) as store:
+            assert store._attempts(plan_of(tmp_path / "run").digest) == []
+
+
 def assert_one_place(run: Path, rounds: tuple[int, ...], tolerance: float) -> None:
     plan, expected = plan_of(run), centralised(run)
     method, start = planned_method(plan, pin(plan.model.base)), centralised_start(plan)
@@ -93,13 +172,18 @@ def centralised_start(plan: Plan) -> np.ndarray:
 
 
 @pytest.mark.usefixtures("no_samples")
-@pytest.mark.parametrize("step", ["rounds/updated", "rounds/state durable"])
+@pytest.mark.parametrize(
+    ("step", "options"),
+    [("rounds/updated", {}), ("rounds/state durable", {}), ("rounds/updated", DIRECTIONS)],
+    ids=["updated", "durable", "in public directions"],
+)
 def test_a_killed_run_goes_on_with_the_optimisers_memory_and_pays_once(
-    tmp_path: Path, tiny_base: Path, step: str
+    tmp_path: Path, tiny_base: Path, step: str, options: dict[str, Any]
 ) -> None:
-    study = gradient_study(tmp_path, tiny_base, "dpsgd-ti", FIVE[:3], 3, ema=0.5, warm_up=2)
+    study = gradient_study(tmp_path, tiny_base, "dpsgd-ti", FIVE[:3], 3, ema=0.5, warm_up=2, **options)
     with at(step, 2), pytest.raises(Killed):
         go(study)
+    kept_directions.forget()  # as in a new process
     run = go(study, resume=True)
     plan, folder = plan_of(run), RunFolder(run)
     method, pinned = planned_method(plan, pin(str(tiny_base))), pin(str(tiny_base))
@@ -110,14 +194,16 @@ def test_a_killed_run_goes_on_with_the_optimisers_memory_and_pays_once(
         state = method.step(state, kept[1] / plan.denominator(kept[2]))
         np.testing.assert_array_equal(folder.kept_state(round_), state)
     assert state.size > 3 * plan.method.dimension  # w is not all there is
+    held = read_weights(run / "release")
+    for file, tensors in method.weights(pinned, method.released(state)).items():
+        for name, tensor in tensors.items():
+            np.testing.assert_array_equal(held[file][name], tensor)
     with Ledger.open(folder.ledger, read_only=True) as ledger:
         assert [(charge.round, charge.attempt) for charge in ledger.charges(plan.digest)] == [(1, 1), (2, 1), (3, 1)]
 
 
 @pytest.mark.usefixtures("no_samples")
 def test_sites_are_sent_w_alone(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from undertone_client.compute.preparing import Preparation
-
     seen: list[np.ndarray] = []
     run_ = Preparation.run
     monkeypatch.setattr(Preparation, "run", lambda self: (seen.append(self.state), run_(self))[1])
