@@ -22,7 +22,7 @@ from undertone.core.progress import reporter
 from undertone.errors import StudyError
 from undertone.methods.gradient.optimisers import ServerOptimiser
 from undertone.methods.gradient.options import GradientOptions
-from undertone.methods.protocol import TEXT_TO_IMAGE, Progress, UnitRecords
+from undertone.methods.protocol import TEXT_TO_IMAGE, Draw, Progress, UnitRecords
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
@@ -179,6 +179,11 @@ class GradientMethod(ABC):
     def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
         """All of w, in the layout's tensors."""
         return self.release_format.write(self.layout(base), w)
+
+    def fixed(self, name: str) -> Draw | None:
+        """None: a release holds w alone, unless a subclass says otherwise."""
+        del name
+        return None
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         """The caption, its columns empty, before and after."""
