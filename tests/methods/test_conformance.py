@@ -16,7 +16,7 @@ from undertone.gradients.engine import UnitBatch
 from undertone.methods.gradient.method import GradientMethod
 from undertone.methods.protocol import Method, UnitRecords, settled
 from undertone.methods.registry import METHODS, method_for
-from undertone.methods.weights import attach
+from undertone.methods.weights import attach, released_layout
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import PinnedBase, pin
 from undertone.models.tokens import RowTokens
@@ -31,7 +31,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "dp-lora": [
         {"rank": 2, "alpha": 4, "draws": 2, "records": 2},
-        {"targets": ["attention", "conv"], "ema": 0.5, "warm_up": 3},
+        {"targets": ["attention", "conv"], "freeze_a": False, "ema": 0.5, "warm_up": 3},
+        {"targets": ["conv"], "text": False},
         {"rank": 2, "alpha": 4, "records": 2, "directions": 5, "direction_drawings": 12},
     ],
     "dp-ldm": [
@@ -204,26 +205,32 @@ def test_the_release_holds_the_layouts_tensors_alone(method: Method, pinned: Pin
     layout = method.layout(pinned)
     w = np.arange(method.dimension(pinned), dtype=np.float32)
     (tensors,) = method.weights(pinned, w).values()
-    assert set(tensors) == {name for name, _ in layout.tensors}
+    assert set(tensors) == {name for name, _ in (*layout.tensors, *layout.fixed)}
     scale = getattr(method.options, "alpha", 1.0) / getattr(method.options, "rank", 1)
     for name, values in layout.unflatten(whole_w(method, pinned, w)).items():
         expected = values * np.float32(scale) if ".lora_B." in name else values
         np.testing.assert_allclose(tensors[name].reshape(-1), expected.reshape(-1), rtol=1e-5, atol=1e-6)
+    assert all(method.fixed(name) is None for name, _ in layout.tensors)
+    for name, shape in layout.fixed:
+        draw = method.fixed(name)
+        assert draw is not None
+        np.testing.assert_array_equal(tensors[name], draw(shape))
+        assert not np.array_equal(tensors[name], np.zeros(shape))
 
 
 def test_a_release_tells_whose_layout_it_is(method: Method, pinned: PinnedBase) -> None:
-    """`layout` is the reverse of `write`: from names and shapes alone, and of no other names or shapes."""
+    """From names and shapes alone, and of no other names or shapes: what the study moves, and what is fixed."""
     layout = method.layout(pinned)
     released = method.weights(pinned, np.zeros(method.dimension(pinned), dtype=np.float32))
     assert set(released) == set(method.release_format.files)
     # In no order: a file of safetensors has its own.
     shapes = {file: {name: tensors[name].shape for name in reversed(tensors)} for file, tensors in released.items()}
-    assert method.release_format.layout(shapes) == layout
+    assert released_layout(method, shapes) == layout
     (file,) = shapes
-    name, shape = next(iter(shapes[file].items()))
-    for changed in ({name: (*shape[:-1], shape[-1] + 1)}, {f"{name}.x": shape}):
-        other = method.release_format.layout({file: {**shapes[file], **changed}})
-        assert other is None or other.digest != layout.digest
+    for name, shape in (layout.tensors[0], *layout.fixed[:1]):
+        for changed in ({name: (*shape[:-1], shape[-1] + 1)}, {f"{name}.x": shape}):
+            other = released_layout(method, {file: {**shapes[file], **changed}})
+            assert other is None or other.digest != layout.digest
 
 
 def test_a_release_that_does_not_fit_changes_nothing(method: Method, pinned: PinnedBase) -> None:

@@ -105,7 +105,7 @@ def test_a_row_is_equal_to_the_bit_whoever_stands_beside_it(
 ) -> None:
     """In batches of one shape, as a worker makes them; also where gradients are so long that only two fit at a time."""
     method = made(pinned)
-    row = 4 * method._layout_of_w(pinned).size
+    row = 4 * method.layout(pinned).size
     for mib in (1 << 20, 2 * row // method.options.largest_row_mib + 1):
         monkeypatch.setattr("undertone.methods.gradient.method._MIB", mib)
         everyone = rows(method, base, C, [unit(number) for number in range(5)])

@@ -62,28 +62,52 @@ def plan_of(run: Path) -> Plan:
     return Plan.from_bytes((run / "plan.json").read_bytes())
 
 
+# What a method trains may depend on its options: each variant must be one place.
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in METHODS if name != "dpagg-ti"),
+    ("dp-lora", {"freeze_a": False}),
+    ("dp-lora", {"text": False, "targets": ["conv"]}),
+]
+
+
+def variant_id(value: Any) -> str:
+    return "-".join(value) if isinstance(value, dict) else str(value)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_samples", "no_noise")
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "dpagg-ti"])
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=variant_id)
 def test_five_sites_are_one_place_to_quantisation_error(
-    tmp_path: Path, tiny_base: Path, name: str, optimiser: str
+    tmp_path: Path, tiny_base: Path, name: str, options: dict[str, Any], optimiser: str
 ) -> None:
     rate = SMALL[name]["learning_rate"] * (1.0 if optimiser == "sgd" else 0.01)
-    study = gradient_study(tmp_path, tiny_base, name, FIVE, 20, optimiser=optimiser, learning_rate=rate)
+    study = gradient_study(tmp_path, tiny_base, name, FIVE, 20, optimiser=optimiser, learning_rate=rate, **options)
     # sgd: one part in 2^10 of the clip bound in each value would show; adam makes small values' errors large.
     assert_one_place(go(study), (1, 5, 20), 1e-4 if optimiser == "sgd" else 2e-2)
 
 
 @pytest.mark.usefixtures("no_samples", "no_noise")
-@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["dp-lora", "dp-ldm"])
+@pytest.mark.parametrize(
+    ("name", "options", "rounds"),
+    [
+        ("dp-lora", {}, 2),
+        ("dp-ldm", {}, 2),
+        *(pytest.param(*one, 20, marks=pytest.mark.slow) for one in VARIANTS if one[0] != "dpsgd-ti"),
+    ],
+    ids=variant_id,
+)
 def test_sums_made_batch_by_batch_are_one_place_too(
-    tmp_path: Path, tiny_base: Path, name: str, rounds: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tiny_base: Path,
+    name: str,
+    options: dict[str, Any],
+    rounds: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same with rows that count as too long to keep: summed as integers, over secure aggregation's wire."""
     monkeypatch.setattr("undertone.methods.gradient.method._MIB", 64)
-    study = gradient_study(tmp_path, tiny_base, name, FIVE, rounds, optimiser="sgd")
+    study = gradient_study(tmp_path, tiny_base, name, FIVE, rounds, optimiser="sgd", **options)
     run = go(study)
     assert_one_place(run, (1, rounds), 1e-4)
     statement = json.loads((run / "release" / "privacy.json").read_bytes())

@@ -20,6 +20,7 @@ from undertone.privacy.unit_randomness import KEY_BYTES, row_generator
 
 Progress = Callable[[int], None]
 Shape = tuple[int, ...]
+Draw = Callable[[Shape], NDArray[np.float32]]
 Said = Sequence[tuple[str, str]]
 """Lines for a person: name and value."""
 # The parts of a pipeline that draws latents to a text.
@@ -125,10 +126,10 @@ class Method(Protocol):
         """
 
     def layout(self, base: PinnedBase) -> Layout:
-        """Which tensors the release holds."""
+        """Which tensors the study adapts, and which of its release are `fixed`."""
 
     def dimension(self, base: PinnedBase) -> int:
-        """How many values w and a row have, d: as many as the release's tensors, or fewer that those follow from."""
+        """How many values w and a row have, d: as many as those tensors, or fewer that they follow from."""
 
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
         """What the coordinator starts from, public: w [d], and behind it whatever `step` must remember.
@@ -177,6 +178,12 @@ class Method(Protocol):
 
     def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
         """What the release holds of w [d], written by `release_format`."""
+
+    def fixed(self, name: str) -> Draw | None:
+        """How a tensor that a release holds beside w is made from its shape; None: it is of w, or of no release.
+
+        It is public and the same in every study: `verify` makes it again and accepts no other value.
+        """
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         """The prompts for samples before and after adaptation."""

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from undertone.core.text import shown
 from undertone.errors import ModelError, StudyError, UnfitWeights
+from undertone.methods.protocol import Method
 from undertone.methods.registry import format_of, method_for, release_formats
 from undertone.methods.release_format import ReleaseFormat, Shapes, Weights
 from undertone.models.interface import Base
@@ -75,7 +76,7 @@ def read_weights(release: Path) -> Weights:
 
 
 def check_weights(release: Path, planned: Planned) -> None:
-    """The weights of a release are what its plan releases: files, names, shapes, float32, finite.
+    """The weights of a release are what its plan releases: files, names, shapes, float32, finite, public where fixed.
 
     A file is read one tensor at a time; the base is not needed.
 
@@ -88,16 +89,15 @@ def check_weights(release: Path, planned: Planned) -> None:
         ModelError: there are none, or they are damaged.
     """
     try:
-        wanted = method_for(planned.name, planned.options).release_format
+        method = method_for(planned.name, planned.options)
     except StudyError as error:
         raise UnfitWeights(f"plan.json names no method of this version: {error}") from None
     kind = format_in(release)
     shapes = {}
     for file in kind.files:
-        _check_header(release / file)
         with _opened(release / file) as stream:
             shapes[file] = _shapes(file, stream)
-    if set(kind.files) != set(wanted.files) or not _fits(wanted.layout(shapes), planned):
+    if set(kind.files) != set(method.release_format.files) or not _fits(released_layout(method, shapes), planned):
         held = [(name, shape) for tensors in shapes.values() for name, shape in tensors.items()]
         first = ", ".join(f"{shown(name, 80)} {list(shape)}" for name, shape in held[:3])
         raise UnfitWeights(
@@ -106,8 +106,23 @@ def check_weights(release: Path, planned: Planned) -> None:
         )
     for file in kind.files:
         with _opened(release / file) as stream:
-            for name in shapes[file]:
-                _finite(file, name, stream.get_tensor(name))  # type: ignore[no-untyped-call]
+            for name, shape in shapes[file].items():
+                tensor = _finite(file, name, stream.get_tensor(name))  # type: ignore[no-untyped-call]
+                draw = method.fixed(name)
+                if draw is not None and not np.array_equal(tensor, draw(shape)):
+                    raise UnfitWeights(
+                        f"{file}: {shown(name, 80)} is not the public draw that this plan keeps as it is"
+                    )
+
+
+def released_layout(method: Method, shapes: Mapping[str, Shapes]) -> Layout | None:
+    """The layout whose release these files are, from names and shapes alone; None: it is none's."""
+    whole = method.release_format.layout(shapes)
+    if whole is None:
+        return None
+    fixed = {name for name, _ in whole.tensors if method.fixed(name) is not None}
+    learned = tuple(tensor for tensor in whole.tensors if tensor[0] not in fixed)
+    return Layout(learned, fixed=tuple(tensor for tensor in whole.tensors if tensor[0] in fixed))
 
 
 def attach(base: Base, weights: Weights) -> None:
@@ -132,30 +147,21 @@ def _fits(layout: Layout | None, planned: Planned) -> bool:
     return layout is not None and layout.digest == planned.layout_digest
 
 
-def _check_header(path: Path) -> None:
-    """Names and shapes are few enough to be looked at.
-
-    The file says in its first 8 bytes how long they are; the library holds its size against them and the shapes.
-
-    Raises:
-        UnfitWeights: they are not.
-    """
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-    if _HEADER_BYTES < length < path.stat().st_size:
-        raise UnfitWeights(
-            f"{path.name} names its tensors in {length} bytes; no release takes more than {_HEADER_BYTES}"
-        )
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[safe_open]:
     """A file of safetensors, open to be read.
 
     Raises:
         ModelError: it is damaged.
+        UnfitWeights: its header is longer than any release's. How long the file is follows from its header.
     """
     try:
+        with path.open("rb") as raw:
+            header = int.from_bytes(raw.read(8), "little")
+        if header > _HEADER_BYTES:
+            raise UnfitWeights(
+                f"{path.name} begins with {header} bytes of names; a release has at most {_HEADER_BYTES}"
+            )
         with safe_open(path, framework="numpy") as stream:
             yield stream
     except (OSError, SafetensorError) as error:

@@ -26,7 +26,7 @@ from undertone.errors import MechanismViolation, StudyError
 from undertone.methods.gradient.optimisers import ServerOptimiser
 from undertone.methods.gradient.options import GradientOptions
 from undertone.methods.gradient.public_directions import PublicDirections
-from undertone.methods.protocol import TEXT_TO_IMAGE, Method, Progress, Said, UnitRecords, blank_unit
+from undertone.methods.protocol import TEXT_TO_IMAGE, Draw, Method, Progress, Said, UnitRecords, blank_unit
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
@@ -62,15 +62,11 @@ class GradientMethod(ABC):
 
     @abstractmethod
     def layout(self, base: PinnedBase) -> Layout:
-        """The tensors of the release.
+        """The tensors that w [D] holds, and those of the release that are fixed.
 
         Raises:
             StudyError: an option names none of the base's parts; the message names them.
         """
-
-    def _layout_of_w(self, base: PinnedBase) -> Layout:
-        """The tensors that w [D] holds: the release's, unless some of those follow from w and what is public."""
-        return self.layout(base)
 
     @abstractmethod
     def _start(self, base: PinnedBase) -> NDArray[np.float32]:
@@ -114,7 +110,7 @@ class GradientMethod(ABC):
 
     def dimension(self, base: PinnedBase) -> int:
         """K with public directions, else D."""
-        return self.options.directions or self._layout_of_w(base).size
+        return self.options.directions or self.layout(base).size
 
     def settled(self, base: PinnedBase, caption: str) -> tuple[Method, Said]:
         """With public directions: the caption that their drawings have, and what tells them from others.
@@ -146,7 +142,7 @@ class GradientMethod(ABC):
             with self._trained(loaded, self._start(base)) as trained:
                 return unit_gradients(loaded, trained, units, options)
 
-        return PublicDirections(self.name, self.options, base, self._layout_of_w(base), self.token, gradients)
+        return PublicDirections(self.name, self.options, base, self.layout(base), self.token, gradients)
 
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
         """`w` (with public directions: c, which is zero) and the optimiser's memory before the first round."""
@@ -198,7 +194,7 @@ class GradientMethod(ABC):
 
     def _too_long(self, base: PinnedBase) -> bool:
         """Whether one unit's gradient is more than `largest_row_mib`."""
-        return 4 * self._layout_of_w(base).size > self.options.largest_row_mib * _MIB
+        return 4 * self.layout(base).size > self.options.largest_row_mib * _MIB
 
     def entering(self, records: int, generator: np.random.Generator) -> Sequence[int]:
         """A random choice of `records` of them, where there are more."""
@@ -267,6 +263,11 @@ class GradientMethod(ABC):
         if self.options.directions:
             w = self._directions(base).found().moved(self._start(base), w)
         return self._released(base, w)
+
+    def fixed(self, name: str) -> Draw | None:
+        """None: a release holds w alone, unless a subclass says otherwise."""
+        del name
+        return None
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         """The caption, its columns empty, before and after."""
