@@ -116,6 +116,25 @@ def test_a_row_is_equal_to_the_bit_whoever_stands_beside_it(
                     np.testing.assert_array_equal(found[place], everyone[number])
 
 
+def test_a_last_batch_has_the_shape_of_the_others(
+    pinned: PinnedBase, base: LoadedBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels choose their order of summation by shape, so a shorter batch could move a row in its last bits."""
+    from undertone.methods.gradient import unit_gradients as module
+
+    seen, of_units = [], module.unit_gradients
+    monkeypatch.setattr(
+        module,
+        "unit_gradients",
+        lambda base, trained, units, options: seen.append(len(units)) or of_units(base, trained, units, options),
+    )
+    method = made(pinned)
+    monkeypatch.setattr("undertone.methods.gradient.method._MIB", 2 * 4 * method.layout(pinned).size // 64 + 1)
+    seen.clear()
+    assert rows(method, base, C, [unit(number) for number in range(5)]).shape == (5, K)
+    assert seen == [2, 2, 2]
+
+
 def test_a_unit_moves_the_integer_sum_by_s_c_at_most_whatever_the_directions_are(
     pinned: PinnedBase, base: LoadedBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +265,19 @@ def test_what_does_not_fit_is_refused_with_what_would(
     monkeypatch.setattr(public_directions, "_LARGEST", 200_000)
     with pytest.raises(StudyError, match=named):
         made(pinned, "dpsgd-ti", "a {token}", **options)
+
+
+def test_a_node_makes_none_that_are_too_large(
+    pinned: PinnedBase, base: LoadedBase, fresh: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a plan asks for: before anything is drawn."""
+    method = made(pinned)
+    fresh()
+    monkeypatch.setenv("UNDERTONE_CACHE", "/nowhere")
+    monkeypatch.setattr(public_directions, "_LARGEST", 1000)
+    monkeypatch.setattr(public_directions.PublicDirections, "_of_drawings", lambda *_: pytest.fail("drawn"))
+    with pytest.raises(StudyError, match="GiB"):
+        method.prepare(base)
 
 
 # --- they are made once ---------------------------------------------------------------------------
