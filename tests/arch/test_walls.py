@@ -36,7 +36,7 @@ WALLS: dict[str, set[str]] = {
     },
     "random": set(),
     "secrets": {"undertone_cli/commands/generate.py"},
-    "safetensors.numpy": {"undertone_server/release.py"},
+    "safetensors.numpy": {"undertone_server/release.py", "undertone_cli/commands/export.py"},
 }
 HEAVY = {"torch", "diffusers", "transformers"}
 # Where importing a module may load torch. Everything else plans, waits, asks, charges and checks without it.

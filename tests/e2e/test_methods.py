@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from tests.support.gradient_studies import gradient_study
@@ -16,7 +17,8 @@ from tests.support.runs import SITES, call, coordinator_of
 from undertone.methods.weights import attach, read_weights
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import pin
-from undertone_cli.commands.export import export
+from undertone.study.plan import Plan
+from undertone_cli.commands.export import export, export_file
 
 PROMPT = "a picture, mass"
 
@@ -81,6 +83,80 @@ def test_an_exported_pipeline_is_base_and_release_together(release: Path, tiny_b
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert call("export", release, "--out", tmp_path / "pipeline").exit_code == 2  # it exists
     assert call("export", tmp_path, "--out", tmp_path / "other").exit_code == 2  # no release
+
+
+@pytest.mark.parametrize("release", ["dp-lora"], indirect=True)
+def test_diffusers_own_converter_reads_the_kohya_file_back(release: Path, tiny_base: Path, tmp_path: Path) -> None:
+    file = tmp_path / "adapters.safetensors"
+    result = call("export", release, "--format", "kohya", "--out", file)
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    pipeline, expected = stock(tiny_base), stock(tiny_base)
+    before = predicted(pipeline, PROMPT)
+    pipeline.load_lora_weights(file)
+    expected.load_lora_weights(release, weight_name="pytorch_lora_weights.safetensors")
+    found = adapters_in(pipeline)
+    assert found.keys() == adapters_in(expected).keys()
+    assert {name.split(".")[0] for name in found} == {"unet", "text_encoder"}
+    for name, tensor in adapters_in(expected).items():
+        torch.testing.assert_close(found[name], tensor, atol=0, rtol=0)
+    torch.testing.assert_close(predicted(pipeline, PROMPT), predicted(expected, PROMPT), atol=0, rtol=0)
+    assert not torch.allclose(predicted(pipeline, PROMPT), before, atol=1e-4)
+
+
+@pytest.mark.parametrize("release", ["dp-ldm", "dpsgd-ti"], indirect=True)
+def test_a_release_without_adapters_makes_no_kohya_file(release: Path, tmp_path: Path) -> None:
+    result = call("export", release, "--format", "kohya", "--out", tmp_path / "x.safetensors")
+    assert result.exit_code == 2
+    assert "which no file of kohya holds: leave --format out" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def adapters_in(pipeline: Any) -> dict[str, torch.Tensor]:
+    parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+    named = {f"{part}.{name}": one for part, module in parts.items() for name, one in module.named_parameters()}
+    return {name: one for name, one in named.items() if ".lora_" in name}
+
+
+@pytest.mark.parametrize("release", ["dp-lora"], indirect=True)
+def test_the_kohya_file_says_whose_it_is_and_carries_the_statement(
+    release: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    export_file(release, tmp_path / "x.safetensors", "kohya")
+    with safe_open(tmp_path / "x.safetensors", framework="np") as stream:
+        said, held = stream.metadata(), sorted(stream.keys())
+        alphas = {float(stream.get_tensor(name)) for name in held if name.endswith(".alpha")}
+    assert said["undertone_privacy"].encode() == (release / "privacy.json").read_bytes()
+    assert said["undertone_plan"] == Plan.from_bytes((release / "plan.json").read_bytes()).digest
+    assert (said["base_model"], said["ss_network_module"]) == (str(tiny_base), "networks.lora")
+    assert (said["ss_network_dim"], said["ss_network_alpha"], alphas) == ("2", "2", {2.0})
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    text = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+    assert {f"{one}.{end}" for one in (layer, text) for end in ("lora_down.weight", "lora_up.weight", "alpha")} <= {
+        *held
+    }
+    export_file(release, tmp_path / "y.safetensors", "kohya")
+    assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "y.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("release", ["dp-lora"], indirect=True)
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (["--out", "folder"], "ends in .safetensors"),
+        (["--out", "there.safetensors"], "exists already"),
+        (["--out", "x.safetensors", "--base", "."], "needs no base model"),
+    ],
+)
+def test_a_kohya_file_that_cannot_be_written_is_refused(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], why: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.safetensors").write_bytes(b"mine")
+    result = call("export", release, "--format", "kohya", *more)
+    assert result.exit_code == 2
+    assert why in result.stderr
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("there.safetensors", b"mine")]
 
 
 def test_the_release_verifies_and_its_card_says_how_to_load_it(release: Path) -> None:

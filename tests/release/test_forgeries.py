@@ -198,7 +198,14 @@ def test_a_key_that_is_none_is_bad_input(tmp_path: Path, key: str, command: str)
     assert "64 hexadecimal digits" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["generate", "export"])
+USES: dict[str, list[str]] = {
+    "generate": ["--prompt", "a <private>", "-n", "1", "--steps", "1"],
+    "export": [],
+    "export to kohya": ["--format", "kohya"],
+}
+
+
+@pytest.mark.parametrize("command", USES)
 @pytest.mark.parametrize(
     "name", ["README.md", "learned_embeds.safetensors", "ledger.sqlite", "plan.json", "privacy.json", MANIFEST]
 )
@@ -213,25 +220,25 @@ def test_no_image_is_made_from_a_release_of_which_a_byte_has_changed(
     refused(command, release, tmp_path / "out", name)
 
 
-@pytest.mark.parametrize("command", ["generate", "export"])
+@pytest.mark.parametrize("command", USES)
 @pytest.mark.parametrize("forgery", ["not a number", "another width", "bfloat16", "another name", "delta 0.9"])
 def test_no_image_is_made_with_unfit_weights(tmp_path: Path, dummy_base: Path, command: str, forgery: str) -> None:
     forge(tmp_path / "release", dummy_base, Forgery(**FORGERIES[forgery][0]))
     refused(command, tmp_path / "release", tmp_path / "out", "plan.json" if "delta" in forgery else EMBEDS)
 
 
-@pytest.mark.parametrize("command", ["generate", "export"])
+@pytest.mark.parametrize("command", USES)
 def test_no_image_is_made_from_what_another_key_signed(tmp_path: Path, dummy_base: Path, command: str) -> None:
     forge(tmp_path / "release", dummy_base)
     refused(command, tmp_path / "release", tmp_path / "out", "signed by", "--coordinator", "0" * 64)
 
 
 def refused(command: str, release: Path, out: Path, named: str, *more: str) -> None:
-    prompt = ["--prompt", "a <private>", "-n", 1, "--steps", 1] if command == "generate" else []
-    result = call(command, release, *prompt, "--out", out, *more)
+    target = out.with_suffix(".safetensors")
+    result = call(command.split()[0], release, *USES[command], "--out", target, *more)
     assert result.exit_code == 3, result.output
     assert named in result.stderr
-    assert not out.exists()
+    assert not target.exists()
 
 
 def test_a_manifest_signed_anew_cannot_pass_for_the_plan_of_another(tmp_path: Path, dummy_base: Path) -> None:

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from undertone.core.config import Section
 from undertone.methods.protocol import Draw, Progress, UnitRecords
-from undertone.methods.release_format import Description, ReleaseFormat, Shapes, Weights
+from undertone.methods.release_format import Description, ReleaseFormat, Respelled, Shapes, Weights
 from undertone.models.expected import EXPECTED
 from undertone.models.layout import Layout
 from undertone.models.pinned import PinnedBase
@@ -49,6 +49,10 @@ class DummyFile:
 
     def fuse(self, base: Any) -> None:
         del base
+
+    def respelled(self, program: str, weights: Weights) -> Respelled | None:
+        del program, weights
+        return None
 
     def describe(self) -> Description:
         return Description("a dummy", "two means: nothing draws with them", "# nothing loads a dummy")

@@ -31,6 +31,14 @@ class Description:
     pipeline: str = "StableDiffusionPipeline"
 
 
+@dataclass(frozen=True)
+class Respelled:
+    """A release's tensors under the names that another program's file has, and what that file says of itself."""
+
+    tensors: Tensors
+    metadata: Mapping[str, str]
+
+
 class ReleaseFormat(Protocol):
     """One kind of release, told from the others by the names of its files. Instances hold nothing."""
 
@@ -58,6 +66,9 @@ class ReleaseFormat(Protocol):
 
     def fuse(self, base: Base) -> None:
         """Make what was attached part of the base's own tensors and words, so that the pipeline can be saved."""
+
+    def respelled(self, program: str, weights: Weights) -> Respelled | None:
+        """What a file of another program's kind holds, such as "kohya"; None: a release of this kind makes none."""
 
     def describe(self) -> Description:
         """What the card and the commands say of it."""

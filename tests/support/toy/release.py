@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.errors import UnfitWeights
-from undertone.methods.release_format import Description, Shapes, Weights
+from undertone.methods.release_format import Description, Respelled, Shapes, Weights
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
 
@@ -37,6 +37,11 @@ class ShiftFile:
 
     def fuse(self, base: Base) -> None:
         """Nothing: the bias is the base's own."""
+
+    def respelled(self, program: str, weights: Weights) -> Respelled | None:
+        """None: no other program shifts channels."""
+        del program, weights
+        return None
 
     def describe(self) -> Description:
         """No loader of diffusers adds it."""

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from undertone.core.text import shown
 from undertone.errors import UnfitWeights
-from undertone.methods.release_format import Description, Shapes, Weights
+from undertone.methods.release_format import Description, Respelled, Shapes, Weights
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
 
@@ -47,6 +47,11 @@ class DifferenceFile:
 
     def fuse(self, base: Base) -> None:
         """Nothing: the differences are in the base's tensors already."""
+
+    def respelled(self, program: str, weights: Weights) -> Respelled | None:
+        """None: whole weights have no names of another kind."""
+        del program, weights
+        return None
 
     def describe(self) -> Description:
         """Differences that no loader of diffusers adds."""

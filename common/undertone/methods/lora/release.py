@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from undertone.core.text import shown
 from undertone.errors import UnfitWeights
-from undertone.methods.release_format import Description, Shapes, Weights
+from undertone.methods.lora.kohya import kohya
+from undertone.methods.release_format import Description, Respelled, Shapes, Weights
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
 
@@ -61,6 +62,10 @@ class AdapterFile:
         adapted = [part for part, module in parts.items() if getattr(module, "peft_config", None)]
         base.pipeline.fuse_lora(components=adapted)
         base.pipeline.unload_lora_weights()
+
+    def respelled(self, program: str, weights: Weights) -> Respelled | None:
+        """A file as kohya-ss's scripts write it, which most programs that draw with Stable Diffusion read."""
+        return kohya(weights[LORA]) if program == "kohya" else None
 
     def describe(self) -> Description:
         """Adapters for `load_lora_weights`."""

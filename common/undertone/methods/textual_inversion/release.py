@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from undertone.core.text import shown
 from undertone.errors import UnfitWeights
-from undertone.methods.release_format import Description, Shapes, Weights
+from undertone.methods.release_format import Description, Respelled, Shapes, Weights
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
 
@@ -56,6 +56,11 @@ class WordFile:
 
     def fuse(self, base: Base) -> None:
         """Nothing: tokenizer and encoder hold the word and are saved with it."""
+
+    def respelled(self, program: str, weights: Weights) -> Respelled | None:
+        """None: the file is read as it is by programs that read words."""
+        del program, weights
+        return None
 
     def describe(self) -> Description:
         """A word for `load_textual_inversion`."""
