@@ -9,6 +9,7 @@ from undertone.core.code_digest import check_package
 from undertone.core.durable import storage_errors
 from undertone.core.progress import reporter
 from undertone.errors import FolderError
+from undertone.methods.protocol import PreparedMethod
 from undertone.models.pinned import check_pins, pin
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
@@ -59,6 +60,8 @@ def _run(sites: Sites, deadlines: Deadlines, run: RunFolder, plan: Plan, entropy
     base = pin(plan.model.base, plan.model.revision)
     check_pins(base, plan.model.files)
     method = planned_method(plan, base)
+    if isinstance(method, PreparedMethod):
+        method.prepare(base)  # now: at the release it would be too late
     telemetry = Telemetry(run.folder / "events", plan)
     with Ledger.open(run.ledger) as ledger:
         if run.kept_state(plan.privacy.rounds) is None:  # else no site is needed any more

@@ -121,6 +121,14 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         f"{_ROWS}::test_a_plan_that_does_not_say_is_refused",
     ),
     (
+        "a coordinator finds out at the release",
+        "server/undertone_server/run_study.py",
+        "method.prepare(base)  # now: at the release it would be too late",
+        "pass",
+        "methods/test_rounds_of_gradients.py::"
+        "test_a_coordinator_that_makes_other_directions_refuses_before_a_site_is_asked",
+    ),
+    (
         "any figures will do",
         _DIRECTIONS,
         "bool(np.abs(one - two).max() <= _TOLERANCE)",

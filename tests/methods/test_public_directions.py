@@ -230,13 +230,13 @@ def test_a_plan_says_which_they_are_and_another_machine_refuses_others(
     assert isinstance(method, PreparedMethod)
     assert len(method.options.direction_check.split()) == 16
     assert method.options.direction_caption == CAPTION
-    method.prepare(base)
+    method.prepare(pinned, base)
     monkeypatch.setattr(public_directions, "_SEED", 7)  # as if its libraries drew otherwise
     fresh()
     for entry in public_cache.folder("public-directions").glob("*"):
         entry.unlink()
     with pytest.raises(DirectionsDiffer, match="not those of the plan"):
-        method.prepare(base)
+        method.prepare(pinned, base)
     with pytest.raises(DirectionsDiffer):
         rows(method, base, C, [unit(0)])
     with pytest.raises(DirectionsDiffer):
@@ -245,7 +245,7 @@ def test_a_plan_says_which_they_are_and_another_machine_refuses_others(
 
 def test_a_plan_that_does_not_say_is_refused(pinned: PinnedBase, base: LoadedBase) -> None:
     with pytest.raises(DirectionsDiffer, match="plan anew"):
-        method_for("dp-ldm", SMALL).prepare(base)  # type: ignore[attr-defined]
+        method_for("dp-ldm", SMALL).prepare(pinned, base)  # type: ignore[attr-defined]
 
 
 def test_a_study_cannot_say_it_wrongly(pinned: PinnedBase) -> None:
@@ -256,7 +256,7 @@ def test_a_study_cannot_say_it_wrongly(pinned: PinnedBase) -> None:
 def test_without_directions_nothing_is_made_or_said(pinned: PinnedBase, base: LoadedBase, makings: list[str]) -> None:
     plain = method_for("dp-lora", {})
     assert settled(plain, pinned, CAPTION) == (plain, ())
-    plain.prepare(base)  # type: ignore[attr-defined]
+    plain.prepare(pinned, base)  # type: ignore[attr-defined]
     assert not makings
 
 
@@ -285,7 +285,7 @@ def test_a_node_makes_none_that_are_too_large(
     monkeypatch.setattr(public_directions, "_LARGEST", 1000)
     monkeypatch.setattr(public_directions.PublicDirections, "_of_drawings", lambda *_: pytest.fail("drawn"))
     with pytest.raises(StudyError, match="GiB"):
-        method.prepare(base)
+        method.prepare(pinned, base)
 
 
 @pytest.fixture
@@ -336,7 +336,7 @@ def test_a_second_process_and_a_lighter_method_make_none(
     before = method._directions(pinned).found().basis
     fresh()
     for _, lighter in method.lighter():
-        lighter.prepare(base)
+        lighter.prepare(pinned, base)
     again = made(pinned, draws=3, learning_rate=0.5, records=2, optimiser="sgd")
     np.testing.assert_array_equal(again._directions(pinned).found().basis, before)
     assert makings == ["dp-ldm"]
@@ -388,7 +388,7 @@ def test_a_damaged_entry_is_made_anew(
     (entry,) = public_cache.folder("public-directions").glob(f"*.{ending}")
     entry.write_bytes(damage(entry.read_bytes()))
     fresh()
-    method.prepare(base)
+    method.prepare(pinned, base)
     np.testing.assert_array_equal(method._directions(pinned).found().basis, before)
     assert len(makings) == 2
 
@@ -404,7 +404,7 @@ def test_an_entry_that_is_whole_and_another_is_made_anew(
     for other in (basis[::-1].copy(), basis.astype(np.float64), basis[0]):
         write_array(entry, other)
         fresh()
-        method.prepare(base)
+        method.prepare(pinned, base)
     assert len(makings) == 4
 
 

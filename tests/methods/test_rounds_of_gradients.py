@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.failpoints import Killed, at
 from tests.support.gradient_studies import FIVE, SMALL, centralised, gradient_study
-from undertone.errors import PlanChanged, TooFewSites
+from undertone.errors import DirectionsDiffer, PlanChanged, TooFewSites
 from undertone.methods.gradient import kept_directions, public_directions
 from undertone.methods.gradient.directions import Directions
 from undertone.methods.gradient.kept_directions import Facts
@@ -25,7 +25,7 @@ from undertone_cli.commands.simulate import simulate
 from undertone_client.compute.preparing import Preparation
 from undertone_client.site.attempt_store import AttemptStore
 from undertone_client.site.folder import SiteDir
-from undertone_server import gate, release, telemetry
+from undertone_server import gate, release, run_study, telemetry
 from undertone_server.run_folder import RunFolder
 
 
@@ -183,6 +183,26 @@ def test_sites_that_make_other_directions_refuse_before_a_coin_falls(
     for folder in sites:
         with AttemptStore(SiteDir(folder).attempt_store) as store:
             assert store._attempts(plan_of(tmp_path / "run").digest) == []
+
+
+@pytest.mark.usefixtures("no_samples")
+def test_a_coordinator_that_makes_other_directions_refuses_before_a_site_is_asked(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its release would be of other weights than the sites trained, and the budget spent."""
+    planned = run_study.planned_method
+
+    def elsewhere(*arguments: Any) -> Any:
+        kept_directions.forget()
+        monkeypatch.setattr(kept_directions, "_read", lambda _key: None)
+        monkeypatch.setattr(public_directions, "_SEED", 7)
+        return planned(*arguments)
+
+    monkeypatch.setattr(run_study, "planned_method", elsewhere)
+    with pytest.raises(DirectionsDiffer):
+        go(gradient_study(tmp_path, tiny_base, "dp-ldm", FIVE[:3], 1, **DIRECTIONS))
+    kept_directions.forget()
+    assert RunFolder(tmp_path / "run").attempts_asked(1) == []
 
 
 def assert_one_place(run: Path, rounds: tuple[int, ...], tolerance: float) -> None:

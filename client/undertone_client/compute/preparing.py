@@ -160,7 +160,7 @@ class Preparation:
             check_dtype(device, config.dtype)
         bases = [_loaded(model.base, model.revision, device, files, name) for device in devices]
         if isinstance(method, PreparedMethod):
-            method.prepare(bases[0])
+            method.prepare(bases[0].pinned, bases[0])
         return [(device, config.dtype, base, self.site.log) for device, base in zip(devices, bases, strict=True)]
 
     def _settle(self, worker: RowWorker | SumWorker) -> None:
@@ -295,7 +295,7 @@ def dry_run(site: SiteDir, pinned: PinnedBase, method: Method) -> None:
         check_dtype(device, config.dtype)
         base = _loaded(pinned.reference, pinned.revision, device, files, method.name)
         if isinstance(method, PreparedMethod):
-            method.prepare(base)
+            method.prepare(pinned, base)
         where = (device, config.dtype, base, _unheard)
         if isinstance(method, SummingMethod) and method.sums(pinned):
             sums = SumWorker(*where, make=partial(_clipped_sum, method, state, _DRY_SCALE, _DRY_SCALE))

@@ -224,8 +224,10 @@ class PreparedMethod(Method, Protocol):
             StudyError: the options ask for what the base does not have.
         """
 
-    def prepare(self, base: Base) -> None:
-        """Make, or find on this machine, what rows need; called before any coin falls or record is read.
+    def prepare(self, base: PinnedBase, loaded: Base | None = None) -> None:
+        """Make, or find on this machine, what rows and release need; on `loaded`, else on a base loaded for it.
+
+        Called at a node before any coin falls or record is read, and at the coordinator before any site is asked.
 
         Raises:
             DirectionsDiffer: it is not what the plan was made with.

@@ -124,16 +124,16 @@ class GradientMethod(ABC):
         options, said = type(self)(named)._directions(base).settled()
         return type(self)(options), said
 
-    def prepare(self, base: Base) -> None:
+    def prepare(self, base: PinnedBase, loaded: Base | None = None) -> None:
         """Public directions, where rows need them.
 
         Raises:
             DirectionsDiffer: they are not the plan's, or the plan does not say which are.
         """
         if self.options.directions:
-            directions = self._directions(base.pinned)
+            directions = self._directions(base)
             directions.check_planned()
-            directions.found(base)
+            directions.found(loaded)
 
     def _directions(self, base: PinnedBase) -> PublicDirections:
         def gradients(loaded: Base, units: list[UnitRecords], options: GradientOptions) -> NDArray[np.float32]:
