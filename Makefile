@@ -3,9 +3,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Tests of one file stay in one process: they share what takes long to make.
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 BENCHMARKS := $(filter-out benchmarks/contestants.py benchmarks/deployed_app.py benchmarks/report.py,$(wildcard benchmarks/*.py))
 
-.PHONY: help install demo demo-deployment test test-all check bench proto clean
+.PHONY: help install demo demo-deployment test test-all test-long check bench proto clean
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -24,11 +26,14 @@ demo: install ## four sites adapt one model to real handwritten digits (some min
 demo-deployment: install ## a coordinator and five hospitals over TLS on this machine; needs nginx (apt install nginx-light); DATA=FOLDER for images of yours
 	$(BIN)/undertone demo-deployment --out runs/deployment-$$(date +%Y%m%d-%H%M%S) $(if $(DATA),--data $(DATA))
 
-test: install ## everything but the slow tests
-	$(BIN)/python -m pytest -m "not slow"
+test: install ## everything but the slow tests, a process of one thread for each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
-test-all: install ## every test, the slow ones too; fails, never skips, where a tool is missing
-	UNDERTONE_TEST_ALL=1 $(BIN)/python -m pytest
+test-all: test ## every test but the long ones; fails, never skips, where a tool is missing (Debian: nginx-light, systemd)
+	$(BIN)/python -m pytest -m "slow and not long"
+
+test-long: install ## what takes longer than test-all may
+	$(BIN)/python -m pytest -m long
 
 check: install ## style, types and the architecture tests
 	$(BIN)/ruff check .

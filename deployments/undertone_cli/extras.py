@@ -20,9 +20,9 @@ _NODE = (
 )
 EXTRAS = dict.fromkeys(_NODE, "node") | {
     "matplotlib": "coordinator",
+    "psutil": "coordinator",
     "tensorboard": "coordinator",
     "sklearn": "demo",
-    "psutil": "ray",
     "ray": "ray",
 }
 # A site's commands. All others are a coordinator's, whose extra holds a node's; the demo's holds both.

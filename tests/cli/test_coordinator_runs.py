@@ -215,9 +215,13 @@ def test_resume_takes_the_newest_manifest(hub: Coordination) -> None:
     assert run.federation().serial == 2
 
 
-def test_a_study_is_named_by_the_beginning_of_its_name(hub: Coordination) -> None:
+def test_a_study_is_named_by_its_name_or_the_beginning_of_it(hub: Coordination) -> None:
     run = make_run(hub.home, hub.world.plan, utc_now(), 14)
     for name in (run.folder.name, "dummy", str(run.folder)):
+        assert run_named(hub.home, name).folder == run.folder
+    for more in ("dummy-study-rehearsal", "dummy-study-2"):
+        make_run(hub.home, hub.world.plan.model_copy(update={"study": more}), utc_now(), 14)
+    for name in (run.folder.name, "dummy-study", str(run.folder)):
         assert run_named(hub.home, name).folder == run.folder
     for name in ("other", "", "../x", "\x1b[2J"):
         if name:

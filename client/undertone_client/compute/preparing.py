@@ -1,4 +1,4 @@
-"""Preparing an attempt: the coins, then each sampled unit's row, durable block by block (PRIVACY 2, 3, 17).
+"""Preparing an attempt: the coins, each sampled unit's row, durable block by block, their sum (PRIVACY 2-4, 17).
 
 The long part of a round. It can be interrupted and asked for again: coins fall once, finished rows stay,
 and nothing that depends on a record leaves the site.
@@ -24,6 +24,8 @@ from undertone.models.devices import Dtype, check_dtype, choose
 from undertone.models.layout import state_sha256
 from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.privacy.entropy import Entropy, poisson_sample
+from undertone.privacy.quantise import sum_of_blocks
+from undertone.privacy.stages import Contributions
 from undertone.privacy.unit_randomness import row_generator, row_key
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
@@ -57,20 +59,29 @@ class Preparation:
     data_set: str
 
     def run(self) -> None:
-        """Draw the coins once, then compute every sampled unit's row that is not on disk yet."""
+        """Draw the coins once, compute every sampled unit's row that is not on disk yet, and sum them.
+
+        Everything that takes longer with more units is done here: what comes after `ready` says nothing of how many
+        there were (PRIVACY 26).
+        """
         plan, registration = self.plan, self._registered()
         pinned = pin(plan.model.base, plan.model.revision)
         # Before the coins: whether a site can take part must not depend on how they fell.
         check_pins(pinned, plan.model.files)
-        method, files = planned_method(plan, pinned), digest_of(dict(pinned.files))
-        units = registration.table.units()
+        if self.store.finished_sum(self.attempt, self._state_sha256, plan.method.dimension) is None:
+            self._sum(planned_method(plan, pinned), pinned, registration)
+        self.store.forget_parts(self.attempt, rows=not self.site.config.keep_rows)
+
+    def _sum(self, method: Method, pinned: PinnedBase, registration: Registration) -> None:
+        """The finished sum over the sampled units; anew, with the coins that fell, whenever somebody withdraws."""
+        units, files = registration.table.units(), digest_of(dict(pinned.files))
         if isinstance(method, SummingMethod) and method.sums(pinned):
             adding = self._sum_workers(method, files)
             chosen = self._sampled(units)
             while not self._sum_rows(
                 chosen, adding, registration, self._reader(chosen, method, registration, pinned, adding[0].base)
             ):
-                pass  # somebody withdrew: anew without her, with the coins that fell
+                pass
         else:
             workers = self._row_workers(method, files)
             chosen = self._sampled(units)
@@ -78,8 +89,29 @@ class Preparation:
             missing = [unit for unit in chosen if unit not in done]
             if missing:
                 self._keep_rows(missing, workers, self._reader(missing, method, registration, pinned, workers[0].base))
-            # Last, so that whoever was withdrawn while rows were computed is a zero row too.
-            self.store.zero_rows(self.attempt, sorted(withdrawn_units(self.site, registration)))
+            while not self._sum_kept_rows(registration):
+                pass
+
+    def _sum_kept_rows(self, registration: Registration) -> bool:
+        """Sum the rows that are kept, each cut to integers; whether nobody withdrew meanwhile.
+
+        Whoever was withdrawn while rows were computed is a zero row too.
+        """
+        dimension, grid = self.plan.method.dimension, self.plan.grid.as_grid()
+        gone = withdrawn_units(self.site, registration)
+        self.store.zero_rows(self.attempt, sorted(gone))
+        total = sum_of_blocks(map(Contributions, self.store.row_blocks(self.attempt, dimension)), dimension, grid)
+        reached("preparing/rows summed")
+        finished = self.store.finish(
+            self.attempt, self._state_sha256, total, gone=lambda: withdrawn_units(self.site, registration) != gone
+        )
+        if finished:
+            reached("preparing/sum durable")
+        return finished
+
+    @property
+    def _state_sha256(self) -> str:
+        return state_sha256(self.state)
 
     def _registered(self) -> Registration:
         """The records as they were when a person approved the plan; a request alone registers nothing (PRIVACY 17).
@@ -121,7 +153,7 @@ class Preparation:
         """The sum of all rows, batch by batch; whether nobody who was registered withdrew meanwhile."""
         dimension = self.plan.method.dimension
         with reporter().task(f"{self.site.config.site}: {self.plan.method.name}", len(chosen)) as progress:
-            making = AttemptSum(workers, self.attempt, dimension, self.store, self.site.log)
+            making = AttemptSum(workers, self.attempt, self._state_sha256, dimension, self.store, self.site.log)
             gone_now = partial(withdrawn_units, self.site, registration)
             return making.run(chosen, read.unit, progress, read.withdrawn, gone_now)
 
@@ -171,7 +203,7 @@ class Preparation:
 
     def _sampled(self, units: dict[str, list[int]]) -> list[str]:
         """The sampled units; draws the coins where they have not fallen."""
-        digest = state_sha256(self.state)
+        digest = self._state_sha256
         chosen = self.store.sampled(self.attempt, digest)
         if chosen is None:
             coins = poisson_sample(self.entropy, len(units), self.plan.privacy.sampling_rate)

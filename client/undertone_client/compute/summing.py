@@ -23,10 +23,11 @@ _SECONDS_BETWEEN_WRITES = 30.0
 
 @dataclass(frozen=True)
 class AttemptSum:
-    """One attempt's sum at one site; `store` keeps what was summed so far."""
+    """One attempt's sum at one site, of rows at a public state; `store` keeps what was summed so far."""
 
     workers: Sequence[SumWorker]
     attempt: AttemptKey
+    state_sha256: str
     dimension: int
     store: AttemptStore
     log: Callable[[str], None]
@@ -78,8 +79,11 @@ class AttemptSum:
                 if not self._keep(summed, total, gone, gone_now):
                     return False
                 written = monotonic()
-        summed[leaving] = True
-        return self._keep(summed, total, gone, gone_now)
+        if not self.store.finish(self.attempt, self.state_sha256, total, gone=lambda: gone_now() != gone):
+            self.store.drop_sum(self.attempt)
+            return False
+        reached("summing/sum durable")
+        return True
 
     def _keep(
         self,

@@ -120,7 +120,7 @@ class SiteAttempt:
                 Preparation(site, plan, key, state, store, entropy, data_set).run()
 
         due = plan.ready_after(self.site.config.site)
-        self.preparations.begin(key, state_sha256(state), due, work, self.check)
+        self.preparations.begin(key, state_sha256(state), due, work, self.check, spare=self.plan.rehearsal)
 
     def _ready(self) -> Answer:
         """Yes or no, and no more: how far it is would tell how many units the coins chose (PRIVACY 26)."""

@@ -24,6 +24,8 @@ class Preparations(Protocol):
         ready_after: float,
         work: Callable[[], None],
         check: Callable[[], object],
+        *,
+        spare: bool,
     ) -> None:
         """Do the work of an attempt, or see to it that it will be done.
 
@@ -35,6 +37,7 @@ class Preparations(Protocol):
             work: coins and rows, into the attempt store. What it did before it was interrupted it does not do again.
             check: raises where the plan is not approved any more, or the attempt was answered; for work that has
                 waited.
+            spare: a rehearsal's, which comes after all others and gives way to them.
 
         Raises:
             NotPrepared, PlanChanged: it cannot be begun now; and where the work is done at once, what it raises.
@@ -62,9 +65,11 @@ class AtOnce:
         ready_after: float,
         work: Callable[[], None],
         check: Callable[[], object],
+        *,
+        spare: bool,
     ) -> None:
         """Do it; the request has just been checked."""
-        del attempt, state_sha256, ready_after, check
+        del attempt, state_sha256, ready_after, check, spare
         work()
 
     def is_ready(self, attempt: AttemptKey) -> bool:

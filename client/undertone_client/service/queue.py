@@ -21,17 +21,27 @@ from undertone_client.site.attempt_store import AttemptKey
 _UNKNOWN = "this node does not know that attempt, as after a restart; have the same attempt prepared again"
 _TOO_LATE = "the rows were not ready at the public time of this attempt; the site takes part in the next one"
 
+_SPARED = (
+    "a rehearsal has the site's devices while no study waits for them, and for an hour at the most; that is over. "
+    "Rehearse again later, or with less work for a unit"
+)
+_SPARE_SECONDS = 3600.0
 _LOOK_SECONDS = 0.05  # between two looks at the clock, where one waits for a public time
 
 
 @dataclass
 class _Job:
-    """One attempt's preparation. `due` is its public time on the monotonic clock, `ready_after` after it began."""
+    """One attempt's preparation. `due` is its public time on the monotonic clock, `ready_after` after it began.
+
+    One that is `spare` takes what time the others leave, and a limited one.
+    """
 
     attempt: AttemptKey
     state_sha256: str
     ready_after: float  # 0.0 where it has no public time
     work: Callable[[], None] | None = field(repr=False)  # None once it has ended: it holds a model state
+    spare: bool = False
+    began: float = 0.0
     due: float = 0.0  # until it begins
     done_at: float | None = None
     failed: Exception | None = None
@@ -72,7 +82,8 @@ class PreparationQueue:
 
     A study has one job: that of the attempt that was asked for last. One that waits is replaced; one that runs is
     brought to its end first, or to its public time. Behind one with a public time none begins before that time,
-    whatever is done: nobody can see from a job behind it when it ended.
+    whatever is done: nobody can see from a job behind it when it ended. A rehearsal is spare: nobody here approved its
+    options, which may ask for any amount of work.
     """
 
     def __init__(self, log: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
@@ -101,6 +112,8 @@ class PreparationQueue:
         ready_after: float,
         work: Callable[[], None],
         check: Callable[[], object] = lambda: None,
+        *,
+        spare: bool = False,
     ) -> None:
         """Put an attempt at the end of the queue, unless it is there or running already.
 
@@ -126,7 +139,7 @@ class PreparationQueue:
                     )
                 if kept:
                     return
-            job = _Job(attempt, state_sha256, ready_after, checked)
+            job = _Job(attempt, state_sha256, ready_after, checked, spare)
             self._jobs[attempt[0]] = job
             self._waiting = [other for other in self._waiting if other.attempt[0] != attempt[0]] + [job]
             self._changed.notify_all()
@@ -177,12 +190,17 @@ class PreparationQueue:
                 job.done_at = None if failed else self._clock()
 
     def _next(self) -> _Job | None:
-        """The first one that waits, once the public time of the one before it has come; none at the end."""
+        """The first one that waits, once the public time of the one before it has come; none at the end.
+
+        One that is spare comes after all others.
+        """
         with self._changed:
             while not self._ended:
                 rest = self._free_at - self._clock()
                 if self._waiting and rest <= 0:
-                    job = self._waiting.pop(0)
+                    job = min(self._waiting, key=lambda waiting: waiting.spare)  # of each kind the first
+                    self._waiting.remove(job)
+                    job.began = self._clock()
                     if job.ready_after:
                         job.due = self._free_at = self._clock() + job.ready_after
                     return job
@@ -201,5 +219,12 @@ class PreparationQueue:
     def _check_going_on(self, job: _Job) -> None:
         if self._ended:
             raise _Ended
+        if job.spare and self._is_over(job):
+            raise NotPrepared(_SPARED)
         if job.time_came(self._clock()):  # going on would show, to whoever waits behind it, how much was left
             raise NotPrepared(_TOO_LATE)
+
+    def _is_over(self, job: _Job) -> bool:
+        with self._changed:
+            wanted = any(not waiting.spare for waiting in self._waiting)
+        return wanted or self._clock() - job.began > _SPARE_SECONDS

@@ -1,12 +1,13 @@
-"""The attempt store: what a node keeps of an attempt before anything is sent, its coins and its finished rows.
+"""The attempt store: what a node keeps of an attempt before anything is sent, its coins, finished rows and sum.
 
 Rows are stored block by block, so an inversion that is interrupted goes on where it was. Coins are
-drawn once for an attempt and stored before they are used.
+drawn once for an attempt and stored before they are used. The finished sum takes the place of both, before the attempt
+is called ready: how long reading it and forgetting it take says nothing of how many units there were (PRIVACY 26).
 """
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -36,6 +37,7 @@ COMMIT;
 
 AttemptKey = tuple[str, int, int]
 _VALUES_AT_ONCE = 1 << 20
+_FINISHED = "-finished"
 
 
 class AttemptStore:
@@ -86,7 +88,7 @@ class AttemptStore:
         if found is None:
             return None
         if found[0] != state_sha256:
-            raise PlanChanged(f"round {attempt[1]}, attempt {attempt[2]} was prepared for another model state")
+            raise _other_state(attempt)
         try:
             return [str(unit) for unit in json.loads(found[1])]
         except (TypeError, ValueError):
@@ -152,13 +154,56 @@ class AttemptStore:
 
     def drop_sum(self, attempt: AttemptKey) -> None:
         """Drop what was summed so far: the sum begins anew, with the coins that fell."""
-        kept = self._sum_of(attempt)
-        for file in (kept, part_of(kept)):  # the second after a death within a write
-            file.unlink(missing_ok=True)
+        _unlink(self._sum_of(attempt))
 
-    def holds_sum(self, attempt: AttemptKey) -> bool:
-        """Whether a sum, finished or not, was begun for this attempt."""
-        return self._sum_of(attempt).exists()
+    def finish(
+        self, attempt: AttemptKey, state_sha256: str, total: NDArray[np.int64], *, gone: Callable[[], bool]
+    ) -> bool:
+        """Store the sum [d] over all chosen units, once for all; whether that was done.
+
+        Args:
+            attempt: its coins fell.
+            state_sha256: of the public state that its rows were made at.
+            total: clipped, in integers.
+            gone: whether units that are in `total` have withdrawn; asked in a turn that whoever withdraws one waits
+                for. Then nothing is stored.
+        """
+        with storage_errors(self._path):
+            self._sums.mkdir(exist_ok=True, mode=0o700)
+        with self.turn():
+            if gone():
+                return False
+            write_array(self._finished_of(attempt), np.concatenate([_words(attempt, state_sha256), total]))
+        return True
+
+    def finished_sum(self, attempt: AttemptKey, state_sha256: str, dimension: int) -> NDArray[np.int64] | None:
+        """The sum [d] over all chosen units; None before it is finished.
+
+        One that is damaged is made anew, with new coins: nobody has seen it.
+
+        Raises:
+            PlanChanged: the attempt was prepared for another public state w.
+        """
+        if not self.is_finished(attempt):
+            return None
+        try:
+            found = read_array(self._finished_of(attempt)).astype(np.int64)
+        except FolderError:
+            return None
+        words = _words(attempt, state_sha256)
+        if not np.array_equal(found[: words.size], words):
+            raise _other_state(attempt)
+        return found[words.size :] if found.shape == (words.size + dimension,) else None
+
+    def is_finished(self, attempt: AttemptKey) -> bool:
+        """Whether the sum over all chosen units is stored."""
+        return self._finished_of(attempt).exists()
+
+    def forget_parts(self, attempt: AttemptKey, *, rows: bool) -> None:
+        """Drop what a finished sum was made of: which units the coins chose, the unfinished sum and, if so, rows."""
+        self.drop_sum(attempt)
+        for table in ("rows", "samples") if rows else ("samples",):
+            self._run(f"DELETE FROM {table} WHERE digest = ? AND round = ? AND attempt = ?", [attempt])
 
     def rows(self, attempt: AttemptKey) -> dict[str, NDArray[np.float32]]:
         """Unit -> finished row [d], all at once: for diagnostics of a simulation.
@@ -195,11 +240,8 @@ class AttemptStore:
             found += len(self.finished(attempt) & set(units))
             self.zero_rows(attempt, units)
             with self.turn():
-                if self.holds_sum(attempt):
-                    if self._sum_is_finished(attempt):
-                        finished += 1
-                    else:
-                        self.drop_sum(attempt)
+                finished += self._finished_of(attempt).exists()
+                self.drop_sum(attempt)
         return found, finished
 
     def forget_study(self, digest: str) -> int:
@@ -211,28 +253,17 @@ class AttemptStore:
 
     def _attempts(self, digest: str) -> list[AttemptKey]:
         """Those of a study that coins fell for and that were not forgotten."""
-        query = "SELECT digest, round, attempt FROM samples WHERE digest = ? ORDER BY round, attempt"
+        query = "SELECT round, attempt FROM samples WHERE digest = ?"
         with _explained(self._path):
-            return [(str(key), int(round_), int(number)) for key, round_, number in self._db.execute(query, (digest,))]
-
-    def _sum_is_finished(self, attempt: AttemptKey) -> bool:
-        """Whether the rows of all chosen units are in the sum that is kept."""
-        with _explained(self._path):
-            (units,) = self._db.execute(
-                "SELECT units FROM samples WHERE digest = ? AND round = ? AND attempt = ?", attempt
-            ).fetchone()
-        chosen, words = len(json.loads(units)), 4
-        try:
-            found = read_array(self._sum_of(attempt))
-        except FolderError:
-            return False
-        return bool(np.all(found[words : words + chosen] != 0))
+            found = {(int(round_), int(number)) for round_, number in self._db.execute(query, (digest,))}
+        for path in self._sums.glob(f"{digest[:16]}-*{_FINISHED}*"):
+            found.add((int(path.name.split("-")[1]), int(path.name.split("-")[2])))
+        return [(digest, round_, number) for round_, number in sorted(found)]
 
     def forget(self, attempt: AttemptKey) -> None:
-        """Drop the coins' outcome and rows, or sum, of an attempt that was answered."""
-        self.drop_sum(attempt)
-        for table in ("rows", "samples"):
-            self._run(f"DELETE FROM {table} WHERE digest = ? AND round = ? AND attempt = ?", [attempt])
+        """Drop the coins' outcome, rows and sums of an attempt that was answered."""
+        _unlink(self._finished_of(attempt))
+        self.forget_parts(attempt, rows=True)
 
     @property
     def _sums(self) -> Path:
@@ -243,12 +274,16 @@ class AttemptStore:
         digest, round_, number = attempt
         return self._sums / f"{digest[:16]}-{round_:06d}-{number:03d}.npy"
 
+    def _finished_of(self, attempt: AttemptKey) -> Path:
+        path = self._sum_of(attempt)
+        return path.with_name(f"{path.stem}{_FINISHED}.npy")
+
     def _sample_words(self, attempt: AttemptKey) -> NDArray[np.int64]:
-        """SHA-256 of the attempt, its public state and its coins, [4]: what a sum belongs to."""
+        """SHA-256 of the attempt, its public state and its coins, [4]: what an unfinished sum belongs to."""
         query = "SELECT state_sha256, units FROM samples WHERE digest = ? AND round = ? AND attempt = ?"
         with _explained(self._path):
             found = self._db.execute(query, attempt).fetchone()
-        return np.frombuffer(sha256(repr((attempt, found)).encode()).digest(), dtype="<i8").astype(np.int64)
+        return _words(attempt, found)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -288,6 +323,19 @@ def _explained(path: Path) -> Iterator[None]:
         if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
             raise _damaged(path) from error
         raise LedgerUnavailable(f"{path} cannot be used: {error}; free it or make room, then resume") from error
+
+
+def _other_state(attempt: AttemptKey) -> PlanChanged:
+    return PlanChanged(f"round {attempt[1]}, attempt {attempt[2]} was prepared for another model state")
+
+
+def _words(*parts: object) -> NDArray[np.int64]:
+    return np.frombuffer(sha256(repr(parts).encode()).digest(), dtype="<i8").astype(np.int64)
+
+
+def _unlink(path: Path) -> None:
+    for file in (path, part_of(path)):  # the second after a death within a write
+        file.unlink(missing_ok=True)
 
 
 def _damaged(path: Path) -> FolderError:

@@ -95,7 +95,7 @@ def _hold(held: ExitStack, lock: Path, place: Path) -> None:
             with suppress(FileNotFoundError):
                 held.enter_context(_locked(lock, "r"))
     except _Busy:
-        raise FolderError(f"another process is at work on {place}; wait for it, or choose another --out") from None
+        raise FolderError(f"another process is at work on {place}; wait for it, or choose another folder") from None
 
 
 def _locked(lock: Path, mode: Literal["r", "w"]) -> io.TextIOWrapper:

@@ -24,6 +24,8 @@ Failpoint = Literal[
     "latents/durable",
     "preparing/rows computed",
     "preparing/rows durable",
+    "preparing/rows summed",
+    "preparing/sum durable",
     "summing/batch summed",
     "summing/sum durable",
     "attempt_store/before commit",

@@ -5,6 +5,7 @@ What is reported stays on the machine that reports it: a node's bar is drawn at 
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 
@@ -30,19 +31,20 @@ class Silent:
         """Nothing."""
 
 
-_current: list[Reporter] = [Silent()]
+# One for each thread: what a node computes behind its answers must not be drawn by whoever else reports.
+_current: ContextVar[Reporter] = ContextVar("reporter", default=Silent())  # noqa: B039 - it holds nothing
 
 
 def reporter() -> Reporter:
-    """The current reporter."""
-    return _current[-1]
+    """The current reporter of this thread."""
+    return _current.get()
 
 
 @contextmanager
 def reporting(chosen: Reporter) -> Iterator[None]:
-    """Make `chosen` the current reporter within the context."""
-    _current.append(chosen)
+    """Make `chosen` the current reporter of this thread within the context."""
+    before = _current.set(chosen)
     try:
         yield
     finally:
-        _current.remove(chosen)
+        _current.reset(before)

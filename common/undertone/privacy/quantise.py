@@ -144,11 +144,11 @@ def site_sum(contributions: Contributions, grid: Grid) -> ClippedSum:
     vectors no further apart in any coordinate, so Delta = clip_units before and after. With no row the
     sum is zero. Rows are summed as they come; integers make the order irrelevant.
     """
-    return site_sum_of_blocks([contributions], contributions.rows.shape[1], grid)
+    return site_sum_of_integers(sum_of_blocks([contributions], contributions.rows.shape[1], grid), grid)
 
 
-def site_sum_of_blocks(blocks: Iterable[Contributions], dimension: int, grid: Grid) -> ClippedSum:
-    """`site_sum` of rows that come some at a time, [n, d] each with d = `dimension`.
+def sum_of_blocks(blocks: Iterable[Contributions], dimension: int, grid: Grid) -> NDArray[np.int64]:
+    """The sum [d] of quantised rows that come some at a time, [n, d] each with d = `dimension`; not clamped.
 
     Only the whole sum is clamped. Were each block clamped, removing one unit would move others into
     other blocks, and with them more than one row's worth of the result.
@@ -157,13 +157,11 @@ def site_sum_of_blocks(blocks: Iterable[Contributions], dimension: int, grid: Gr
     for block in blocks:
         for start in range(0, len(block.rows), _ROWS_AT_ONCE):
             total += clip_and_quantise(block.rows[start : start + _ROWS_AT_ONCE], grid).sum(axis=0)
-    return ClippedSum(
-        values=np.clip(total, -grid.site_clamp, grid.site_clamp), sensitivity=Sensitivity(l2=grid.clip_units)
-    )
+    return total
 
 
 def site_sum_of_integers(total: NDArray[np.int64], grid: Grid) -> ClippedSum:
-    """`site_sum` of rows that were cut to integers and summed as they were made, [d] (`undertone/gradients`).
+    """`site_sum` of rows that were cut to integers and summed before, [d]: here, or as they were made (`gradients/`).
 
     Each of them was at most clip_units long, in integers: so is what one unit moves, before and after the clamp.
     """

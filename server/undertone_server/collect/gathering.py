@@ -20,6 +20,8 @@ from undertone_server.collect.attempt import Attempt
 from undertone_server.run_folder import RunFolder
 from undertone_server.status import State, tell
 
+_PAUSE_GROWS_BY = 5.0  # seconds a try: whoever watches two operators approve need not wait a minute more
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -27,7 +29,7 @@ class Patience:
 
     Attributes:
         seconds: since the attempt began.
-        pause: seconds between two tries.
+        pause: seconds between two tries in the long run; at first less.
         tries: how often all sites are asked at most.
     """
 
@@ -37,9 +39,10 @@ class Patience:
 
     def lasts(self, tries: int, began: float) -> bool:
         """Whether another try is due after so many; if so, it is time for it when this returns."""
-        if tries >= self.tries or time.monotonic() - began + self.pause >= self.seconds:
+        pause = min(self.pause, _PAUSE_GROWS_BY * tries)
+        if tries >= self.tries or time.monotonic() - began + pause >= self.seconds:
             return False
-        time.sleep(self.pause)
+        time.sleep(pause)
         return True
 
 

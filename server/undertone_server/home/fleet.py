@@ -48,9 +48,11 @@ def synchronise(home: Home) -> Registered:
         SuperLinkUnreachable: it cannot be reached, or refuses; what was done before that stays.
         FolderError: a file of sites/ is damaged.
     """
-    wanted, done = _names(home), Registered()
+    done = Registered()
     with _superlink(home) as client:
         nodes = client.ListNodes(ListNodesRequest()).nodes_info
+        # The sites are read after the list: one that another command adds meanwhile would else be unregistered.
+        wanted = _names(home)
         gone = {node.public_key for node in nodes if node.status == _GONE}
         known = {node.public_key for node in nodes} - gone
         for node in nodes:

@@ -12,12 +12,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
+import psutil
+
 from undertone.errors import SuperLinkUnreachable
 from undertone_server.home.fleet import Registered, synchronise
 from undertone_server.home.folder import Home
 
 _UP_WITHIN = 90.0
 _DOWN_WITHIN = 15.0
+_CHILDREN_DOWN_WITHIN = 5.0
 _PAUSE = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -64,10 +67,11 @@ def run(home: Home, programs: Sequence[Server], ready: Callable[[Registered], No
         started = [(program, running.enter_context(_process(program))) for program in programs]
         last, told, deadline = "", False, time.monotonic() + _UP_WITHIN
         while not stopped:
-            for program, process in started:
-                if process.poll() is not None:
+            for program, one in started:
+                one.look()
+                if one.process.poll() is not None:
                     raise SuperLinkUnreachable(
-                        f"{program.name} ended with exit code {process.returncode}; what it said stands above"
+                        f"{program.name} ended with exit code {one.process.returncode}; what it said stands above"
                     )
             if not told:
                 try:
@@ -81,8 +85,47 @@ def run(home: Home, programs: Sequence[Server], ready: Callable[[Registered], No
         return f"stopped by {signal.Signals(stopped[0]).name}"
 
 
+class _Running:
+    """A process that is running, and whatever it was seen to start.
+
+    A SuperLink that is killed leaves the programs of studies behind, each in a session of its own. Flower means them to
+    end by themselves, but they sleep between tries to reach it, up to 20 s, and hear no signal until they wake; a study
+    cannot be resumed as long as its program holds RUN.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self._itself = psutil.Process(process.pid)
+        self._seen: set[psutil.Process] = set()
+
+    def look(self) -> None:
+        """Remember what runs below it now."""
+        with suppress(psutil.NoSuchProcess):
+            self._seen.update(self._itself.children(recursive=True))
+
+    def end(self) -> None:
+        """End the process, then what is left of the others."""
+        self.look()
+        self.process.terminate()
+        try:
+            self.process.wait(_DOWN_WITHIN)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        for child in self._seen:
+            with suppress(psutil.NoSuchProcess):
+                child.terminate()
+        alive = psutil.wait_procs(self._seen, timeout=_CHILDREN_DOWN_WITHIN)[1]
+        for child in alive:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(alive, timeout=_CHILDREN_DOWN_WITHIN)
+
+
 @contextmanager
-def _process(program: Server) -> Iterator[subprocess.Popen[bytes]]:
+def _process(program: Server) -> Iterator[_Running]:
     """A process that does not outlive the context, nor does what it started: nginx's workers hold its port."""
     try:
         # A group of its own: Ctrl-C at the terminal reaches this process alone, which ends the others in order.
@@ -91,17 +134,11 @@ def _process(program: Server) -> Iterator[subprocess.Popen[bytes]]:
         raise SuperLinkUnreachable(
             f"{program.name} cannot be started: {error.strerror}; install it, and see that it is on PATH"
         ) from None
+    running = _Running(process)
     try:
-        yield process
+        yield running
     finally:
-        process.terminate()
-        try:
-            process.wait(_DOWN_WITHIN)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        running.end()
 
 
 @contextmanager

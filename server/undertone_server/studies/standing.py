@@ -105,12 +105,14 @@ def runs_of(home: Home) -> list[RunFolder]:
 
 
 def run_named(home: Home, name: str) -> RunFolder:
-    """The study of this name: its folder's, whole or its beginning, or a path.
+    """The study of this name: its own, its folder's, the beginning of that, or a path.
 
     Raises:
         InputError: none, or several.
     """
     found = [run for run in runs_of(home) if run.folder.name == name]
+    # A study's rehearsals begin with its name too.
+    found = found or [run for run in runs_of(home) if run.folder.name.rpartition("-")[0] == name]
     found = found or [run for run in runs_of(home) if run.folder.name.startswith(name)]
     if not found and (Path(name) / "plan.json").is_file():
         found = [RunFolder(Path(name).resolve())]

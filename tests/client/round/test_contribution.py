@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.failpoints import Killed, at
 from tests.support.world import World
-from undertone.errors import FolderError, ProtocolError
+from undertone.errors import FolderError, PlanChanged, ProtocolError
 from undertone.models.layout import state_sha256
-from undertone.privacy.quantise import Grid, clip_and_quantise, site_sum, site_sum_of_blocks
+from undertone.privacy.quantise import Grid, clip_and_quantise, site_sum, site_sum_of_integers, sum_of_blocks
 from undertone.privacy.stages import Contributions
 from undertone_client.round.contribution import site_total
 from undertone_client.site.attempt_store import AttemptStore
@@ -27,7 +28,7 @@ def test_blocks_of_any_size_give_the_sum_of_the_whole(count: int, cuts: list[int
     rows = np.random.Generator(np.random.Philox(key=seed)).normal(1, 2, (count, 5)).astype(np.float32)
     blocks = [Contributions(block) for block in np.split(rows, sorted(min(cut, count) for cut in cuts))]
     whole = site_sum(Contributions(rows), GRID)
-    parts = site_sum_of_blocks(blocks, 5, GRID)
+    parts = site_sum_of_integers(sum_of_blocks(blocks, 5, GRID), GRID)
     np.testing.assert_array_equal(parts.values, whole.values)
     assert parts.sensitivity == whole.sensitivity
     slow = sum((clip_and_quantise(row[None], GRID)[0] for row in rows), start=np.zeros(5, dtype=np.int64))
@@ -39,8 +40,11 @@ def test_one_unit_more_moves_the_sum_by_delta_wherever_the_blocks_end() -> None:
     rows = np.concatenate([np.full((4, 1), 4.0), np.full((3, 1), -4.0), np.full((1, 1), 4.0)]).astype(np.float32)
     for size in (1, 2, 3, 4, 5):
         sums = [
-            site_sum_of_blocks(
-                [Contributions(kept[start : start + size]) for start in range(0, len(kept), size)], 1, GRID
+            site_sum_of_integers(
+                sum_of_blocks(
+                    [Contributions(kept[start : start + size]) for start in range(0, len(kept), size)], 1, GRID
+                ),
+                GRID,
             ).values
             for kept in (rows, rows[1:])
         ]
@@ -71,20 +75,54 @@ def test_a_row_of_another_length_is_refused(store: AttemptStore) -> None:
         list(store.row_blocks(ATTEMPT, 5))
 
 
-def test_exactly_the_chosen_units_are_summed(make_world: Callable[..., World]) -> None:
+def test_exactly_the_chosen_units_are_summed_and_only_their_sum_is_kept(make_world: Callable[..., World]) -> None:
     world = make_world()
-    attempt, digest = (world.plan.digest, 1, 1), state_sha256(np.zeros(14, dtype=np.float32))
+    attempt, state = (world.plan.digest, 1, 1), np.zeros(14, dtype=np.float32)
+    digest = state_sha256(state)
     with (
         AttemptStore(world.sites["north"] / "state.sqlite") as store,
         pytest.raises(ProtocolError, match="not prepared"),
     ):
         site_total(world.plan, attempt, digest, store)
-    world.ask("prepare")
+    with at("preparing/rows summed"), pytest.raises(Killed):
+        world.ask("prepare")
+    rows = np.stack(list(world.rows().values()))
+    with (
+        AttemptStore(world.sites["north"] / "state.sqlite") as store,
+        pytest.raises(ProtocolError, match="not prepared"),
+    ):
+        site_total(world.plan, attempt, digest, store)
+    assert world.ask("prepare").error == ""
     with AttemptStore(world.sites["north"] / "state.sqlite") as store:
-        assert site_total(world.plan, attempt, digest, store).values.any()
-        store.keep_rows(attempt, [("stranger", np.ones(14, dtype=np.float32))])
-        with pytest.raises(ProtocolError, match="not prepared"):
-            site_total(world.plan, attempt, digest, store)
-        store._run("DELETE FROM rows WHERE unit IN (?, ?)", [("stranger", "patient-0")])
-        with pytest.raises(ProtocolError, match="not prepared"):
-            site_total(world.plan, attempt, digest, store)
+        found = site_total(world.plan, attempt, digest, store)
+        np.testing.assert_array_equal(found.values, site_sum(Contributions(rows), world.plan.grid.as_grid()).values)
+        assert found.values.any()
+        with pytest.raises(PlanChanged, match="another model state"):
+            site_total(world.plan, attempt, state_sha256(state + 1), store)
+
+
+def test_what_a_clock_can_see_is_as_long_however_many_units_were_drawn(make_world: Callable[..., World]) -> None:
+    """After `prepare` no list of units and no row is left to be read or deleted (PRIVACY 26)."""
+    world, sizes = make_world({"north": 2, "east": 40}, keep_rows=False), []
+    for site in ("north", "east"):
+        assert world.ask("prepare", site).error == ""
+        with AttemptStore(world.sites[site] / "state.sqlite") as store:
+            for table in ("samples", "rows"):
+                assert store._db.execute(f"SELECT COUNT(*) FROM {table}").fetchone() == (0,)
+        (kept,) = (world.sites[site] / "sums").iterdir()
+        sizes.append(kept.stat().st_size)
+        assert world.ask("plain_input", site).error == ""
+        assert list((world.sites[site] / "sums").iterdir()) == []
+    assert sizes[0] == sizes[1]
+
+
+def test_a_sum_that_went_is_made_anew_from_new_coins_and_one_of_no_unit_is_a_sum(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world()
+    assert world.ask("prepare").error == ""
+    for path in (world.sites["north"] / "sums").iterdir():
+        path.unlink()
+    assert "not prepared" in world.ask("plain_input").message
+    assert world.ask("prepare").error == ""
+    assert world.ask("plain_input").error == ""

@@ -14,6 +14,7 @@ from tests.support.images import write_folder
 from tests.support.served import SECONDS, held, served, until_ready
 from tests.support.world import START, World, describe_data, secure
 from undertone import PROTOCOL
+from undertone.core.progress import reporter
 from undertone.errors import NotPrepared, PlanChanged
 from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
@@ -502,3 +503,39 @@ def test_a_node_that_is_stopped_ends_a_preparation_behind_its_block() -> None:
     assert started.wait(SECONDS)
     assert queue.end(SECONDS)
     assert len(blocks) < 10_000
+
+
+def endless() -> None:
+    """Work that goes on until it is ended, block by block."""
+    with reporter().task("rows", 1) as progress:
+        while True:
+            progress(1)
+            time.sleep(0.005)
+
+
+def test_a_rehearsal_comes_after_all_others_and_gives_way_to_them(queue: PreparationQueue, clock: Clock) -> None:
+    order: list[str] = []
+    event = threading.Event()
+    begun(queue, ("c" * 64, 1, 1), 0.0, held(event))
+    queue.begin(FIRST, W, 0.0, lambda: order.append("rehearsal"), spare=True)
+    queue.begin(OTHER, W, 0.0, lambda: order.append("study"))
+    event.set()
+    assert wait(queue)
+    assert order == ["study", "rehearsal"]
+    queue.begin(SECOND, W, 0.0, endless, spare=True)
+    time.sleep(0.05)
+    assert queue.is_ready(SECOND) is False
+    other = ("c" * 64, 2, 1)
+    queue.begin(other, W, 0.0, nothing)
+    assert wait(queue, other)
+    with pytest.raises(NotPrepared, match="while no study waits"):
+        queue.is_ready(SECOND)
+
+
+def test_a_rehearsal_lasts_an_hour_at_the_most(queue: PreparationQueue, clock: Clock) -> None:
+    queue.begin(FIRST, W, 0.0, endless, spare=True)
+    time.sleep(0.05)
+    assert queue.is_ready(FIRST) is False
+    clock.now += 3601
+    with pytest.raises(NotPrepared, match="for an hour at the most"):
+        wait(queue)

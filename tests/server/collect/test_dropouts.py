@@ -153,6 +153,7 @@ def test_words_of_a_node_are_within_its_clamp(make_world: Make) -> None:
         store.forget(key)
         store.keep_sample(key, state_sha256(START), [unit])
         store.keep_rows(key, [(unit, np.full(DIMENSION, 1e30, dtype=np.float32))])
+    world.ask("prepare")
     words = world.ask("plain_input").words
     assert words is not None
     assert np.linalg.norm(from_ring(words, 1, world.plan.grid.site_clamp)) <= world.plan.privacy.sensitivity

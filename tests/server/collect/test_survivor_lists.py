@@ -379,7 +379,8 @@ def test_a_patient_coordinator_waits_until_the_site_is_back(make_world: Make, mo
 def test_patience_ends_with_its_seconds() -> None:
     now = time.monotonic()
     assert Patience(seconds=60.0).lasts(10**6, now)
-    assert not Patience(seconds=60.0, pause=61.0).lasts(1, now)
+    assert not Patience(seconds=60.0, pause=61.0).lasts(13, now)
+    assert not Patience(seconds=4.0, pause=61.0).lasts(1, now)  # at first a pause lasts 5 s
     assert not Patience(seconds=60.0).lasts(1, now - 61)
     assert [BRIEF.lasts(tries, 0.0) for tries in (1, 2, 3)] == [True, True, False]
 

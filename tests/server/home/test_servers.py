@@ -3,8 +3,10 @@
 Real processes on loopback: `undertone coordinator start`, flower-superlink, flower-supernode, nginx.
 """
 
+import os
 import shutil
 import ssl
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from http.client import HTTPSConnection
@@ -24,6 +26,7 @@ from undertone.errors import SuperLinkUnreachable
 from undertone_cli.processes import free_ports
 from undertone_server.home.fleet import connections, synchronise
 from undertone_server.home.folder import Home
+from undertone_server.home.servers import Server, run
 from undertone_server.home.settings import Settings
 
 PROTOBUF = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
@@ -74,6 +77,21 @@ def test_a_port_that_is_taken_ends_the_start_and_leaves_no_process(tmp_path: Pat
         taken.listen()
         result = call("coordinator", "start", "--home", made.home.folder)
     assert (result.exit_code, "flower-superlink ended with exit code" in result.stderr) == (2, True)
+
+
+def test_when_a_program_ends_what_it_started_ends_too_in_whatever_session(tmp_path: Path) -> None:
+    """A SuperLink that is killed leaves the studies' programs behind, in sessions of their own and deaf to signals."""
+    made, written = coordinator(tmp_path / "hub"), tmp_path / "pid"
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    parent = (
+        "import subprocess, sys, time; from pathlib import Path; "
+        f"child = subprocess.Popen([sys.executable, '-c', {deaf!r}], start_new_session=True); "
+        f"time.sleep(1); Path({str(written)!r}).write_text(str(child.pid)); sys.exit(7)"
+    )
+    with pytest.raises(SuperLinkUnreachable, match="a parent ended with exit code 7"):
+        run(made.home, [Server("a parent", [sys.executable, "-c", parent], dict(os.environ))], lambda _done: None)
+    with suppress(psutil.NoSuchProcess):
+        assert psutil.Process(int(written.read_text())).status() == psutil.STATUS_ZOMBIE
 
 
 def test_registered_sites_get_through_and_others_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
