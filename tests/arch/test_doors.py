@@ -8,7 +8,7 @@ from tests.arch.tree import MODULES, called, is_in
 
 # Who may build a stage (or a receipt): a step cannot be left out by accident. Each place builds it.
 BUILDERS = {
-    "Contributions": {"undertone_client/round/contribution.py"},
+    "Contributions": {"undertone_client/compute/kept_rows.py"},
     "ClippedSum": {"undertone/privacy/quantise.py"},
     "ClippedSumWithNoiseShare": {"undertone_client/round/noise_share.py"},
     "MaskedVector": {

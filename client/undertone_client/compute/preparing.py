@@ -24,11 +24,10 @@ from undertone.models.devices import Dtype, check_dtype, choose
 from undertone.models.layout import state_sha256
 from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.privacy.entropy import Entropy, poisson_sample
-from undertone.privacy.quantise import sum_of_blocks
-from undertone.privacy.stages import Contributions
 from undertone.privacy.unit_randomness import row_generator, row_key
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
+from undertone_client.compute.kept_rows import sum_of_kept_rows
 from undertone_client.compute.latent_files import cache_of, erase_latents
 from undertone_client.compute.latents import Latents, cached_latents
 from undertone_client.compute.log_limit import limited
@@ -97,10 +96,9 @@ class Preparation:
 
         Whoever was withdrawn while rows were computed is a zero row too.
         """
-        dimension, grid = self.plan.method.dimension, self.plan.grid.as_grid()
         gone = withdrawn_units(self.site, registration)
         self.store.zero_rows(self.attempt, sorted(gone))
-        total = sum_of_blocks(map(Contributions, self.store.row_blocks(self.attempt, dimension)), dimension, grid)
+        total = sum_of_kept_rows(self.plan, self.attempt, self.store)
         reached("preparing/rows summed")
         finished = self.store.finish(
             self.attempt, self._state_sha256, total, gone=lambda: withdrawn_units(self.site, registration) != gone

@@ -82,7 +82,7 @@ class AttemptSum:
         if not self.store.finish(self.attempt, self.state_sha256, total, gone=lambda: gone_now() != gone):
             self.store.drop_sum(self.attempt)
             return False
-        reached("summing/sum durable")
+        _written()
         return True
 
     def _keep(
@@ -98,7 +98,7 @@ class AttemptSum:
                 self.store.drop_sum(self.attempt)
                 return False
             self.store.keep_sum(self.attempt, summed, total)
-        reached("summing/sum durable")
+        _written()
         return True
 
     def _sum(
@@ -110,3 +110,7 @@ class AttemptSum:
         return worker.sum(
             list(records.values()), lambda lost: self.log(f"zero row: {names[id(lost)]} cannot be computed")
         )
+
+
+def _written() -> None:
+    reached("summing/sum durable")
