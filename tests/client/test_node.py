@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.dummy import DIMENSION, DummyMethod
 from tests.support.entropy import InsecureTestEntropy
-from tests.support.failpoints import Killed, kill_before
+from tests.support.failpoints import Killed, at, kill_before
 from tests.support.world import START, World, data_of, oracle_row
 from undertone import PROTOCOL
 from undertone.core.canonical import digest_of
@@ -304,12 +304,16 @@ def test_the_charge_is_durable_before_the_answer(make_world: Make, monkeypatch: 
     assert world.charges("north") == [(1, 1)]
 
 
-def test_coins_and_rows_are_forgotten_after_the_answer(make_world: Make) -> None:
+def test_coins_and_rows_are_forgotten_before_the_answer_and_their_sum_with_it(make_world: Make) -> None:
     world = make_world(keep_rows=False)
-    world.ask("prepare")
+    with at("preparing/sum durable"), pytest.raises(Killed):
+        world.ask("prepare")
     assert world.rows()
-    world.ask("plain_input")
+    world.ask("prepare")
     assert not world.rows()
+    assert list((world.sites["north"] / "sums").iterdir())
+    world.ask("plain_input")
+    assert not list((world.sites["north"] / "sums").iterdir())
     assert b"patient-0" not in (world.sites["north"] / "state.sqlite").read_bytes()
 
 

@@ -69,7 +69,8 @@ class Preparation:
         check_pins(pinned, plan.model.files)
         if self.store.finished_sum(self.attempt, self._state_sha256, plan.method.dimension) is None:
             self._sum(planned_method(plan, pinned), pinned, registration)
-        self.store.forget_parts(self.attempt, rows=not self.site.config.keep_rows)
+        if not self.site.config.keep_rows:
+            self.store.forget_parts(self.attempt)
 
     def _sum(self, method: Method, pinned: PinnedBase, registration: Registration) -> None:
         """The finished sum over the sampled units; anew, with the coins that fell, whenever somebody withdraws."""

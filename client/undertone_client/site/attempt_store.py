@@ -199,10 +199,10 @@ class AttemptStore:
         """Whether the sum over all chosen units is stored."""
         return self._finished_of(attempt).exists()
 
-    def forget_parts(self, attempt: AttemptKey, *, rows: bool) -> None:
-        """Drop what a finished sum was made of: which units the coins chose, the unfinished sum and, if so, rows."""
+    def forget_parts(self, attempt: AttemptKey) -> None:
+        """Drop what a finished sum was made of: which units the coins chose, their rows, the unfinished sum."""
         self.drop_sum(attempt)
-        for table in ("rows", "samples") if rows else ("samples",):
+        for table in ("rows", "samples"):
             self._run(f"DELETE FROM {table} WHERE digest = ? AND round = ? AND attempt = ?", [attempt])
 
     def rows(self, attempt: AttemptKey) -> dict[str, NDArray[np.float32]]:
@@ -263,7 +263,7 @@ class AttemptStore:
     def forget(self, attempt: AttemptKey) -> None:
         """Drop the coins' outcome, rows and sums of an attempt that was answered."""
         _unlink(self._finished_of(attempt))
-        self.forget_parts(attempt, rows=True)
+        self.forget_parts(attempt)
 
     @property
     def _sums(self) -> Path:
