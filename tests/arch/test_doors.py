@@ -69,6 +69,7 @@ def test_the_update_takes_a_noised_sum_and_nothing_else_can_reach_a_model() -> N
     assert [ast.unparse(argument.annotation or ast.Constant(None)) for argument in function.args.args] == [
         "Method",
         "Plan",
+        "int",
         "NDArray[np.float32]",
         "NoisedSum",
     ]

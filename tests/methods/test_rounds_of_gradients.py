@@ -107,7 +107,7 @@ def test_a_killed_run_goes_on_with_the_optimisers_memory_and_pays_once(
     for round_ in (1, 2, 3):
         kept = folder.kept_noised(round_)
         assert kept is not None
-        state = method.step(state, kept[1] / plan.denominator(kept[2]))
+        state = method.step(state, kept[1] / plan.denominator(1, kept[2]))
         np.testing.assert_array_equal(folder.kept_state(round_), state)
     assert state.size > 3 * plan.method.dimension  # w is not all there is
     with Ledger.open(folder.ledger, read_only=True) as ledger:

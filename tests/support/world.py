@@ -62,8 +62,8 @@ def identify() -> None:
 class SilentTelemetry:
     """TensorBoard's place, without its accountant's seconds."""
 
-    def round_done(self, round_: int, charges: int, state: NDArray[np.float32]) -> None:
-        del round_, charges, state
+    def round_done(self, round_: int, charged: object, state: NDArray[np.float32]) -> None:
+        del round_, charged, state
 
 
 def secure(sites: int, **changes: Any) -> dict[str, Any]:
@@ -146,8 +146,7 @@ def make_plan(
             "aggregation": {"rosters": _rosters(aggregation, wanted), **aggregation, "wire_bits": wire_bits},
         }
     )
-    charges = replace(plan.event, count=plan.privacy.max_attempts)
-    epsilon, epsilon_rdp = epsilons(charges, plan.privacy.delta)
+    epsilon, epsilon_rdp = epsilons(plan.charges, plan.privacy.delta)
     claim = {"epsilon": wanted.get("epsilon", epsilon), "epsilon_rdp": wanted.get("epsilon_rdp", epsilon_rdp)}
     claimed = plan.model_copy(update={"privacy": plan.privacy.model_copy(update=claim)})
     return Plan.model_validate(claimed.model_dump())
@@ -246,11 +245,11 @@ class World:
         )
         with Ledger.open(self.run.ledger) as ledger:
             sites.find()
-            method = DummyMethod(DummyOptions())
+            methods = [DummyMethod(DummyOptions())]
             telemetry: Any = SilentTelemetry()
             entropy = entropy or OsEntropy()
             study = Coordinator(
-                self.plan, method, self.run, sites, ledger, telemetry, entropy, patience, patience, waiting
+                self.plan, methods, self.run, sites, ledger, telemetry, entropy, patience, patience, waiting
             )
             return study.run_rounds(START)
 

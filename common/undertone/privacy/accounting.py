@@ -51,6 +51,8 @@ _CALIBRATION_TOLERANCE = 2e-5
 _BRACKET_STEP = 1.5
 _ROUGHLY = 1.001
 _HAIR = 1.00007
+# Steps up to where a claim is met that other charges have a part of.
+_MOST_BESIDE = 12
 _LOOKS_BY_SLOPE = 6  # then by halves: where the width of a step changes, epsilon jumps
 _NONE = -20.0
 # Up to so many rounds, wide steps find nearly the place that narrow ones do.
@@ -195,7 +197,15 @@ def epsilon_rdp(events: Sequence[Event], delta: float) -> float:
     return float(rdp.compute_epsilon(RDP_ORDERS, accountant.rdp + divergence, delta)[0])
 
 
-def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int, *, by_rdp: bool = False) -> float:
+def calibrate(
+    epsilon: float,
+    delta: float,
+    sampling_rate: float,
+    rounds: int,
+    *,
+    by_rdp: bool = False,
+    beside: Sequence[Event] = (),
+) -> float:
     """The smallest noise multiplier z with PLD epsilon(z) <= epsilon, too large by less than 1e-4 of itself.
 
     Rounding sigma = ceil(z * Delta) up moves epsilon further down; evaluate `epsilon_claim` at the final sigma
@@ -207,6 +217,7 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int, *
         sampling_rate: p in (0, 1].
         rounds: T, the number of attempts that the plan allows.
         by_rdp: RDP epsilon instead of PLD, for distributed noise; its tau term is left to the claim.
+        beside: what the same claim covers too, with noise that is settled: the plan's other stages.
 
     Raises:
         StudyError: a value out of range, or a claim that no noise reaches.
@@ -218,7 +229,7 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int, *
     if rounds < 1:
         raise StudyError(f"privacy.rounds is {rounds}; give at least 1")
 
-    wanted = _Claim(epsilon, delta, sampling_rate, rounds, by_rdp)
+    wanted = _Claim(epsilon, delta, sampling_rate, rounds, by_rdp, beside=tuple(beside))
     # From above: with too little noise the loss distribution is wide and slow to compute. Enough without
     # sampling (zCDP, Bun and Steinke 2016, proposition 1.3) is enough with it, but for orders that are missing.
     root = math.sqrt(math.log(1 / delta))
@@ -226,8 +237,8 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int, *
     # RDP, whose looks take a fiftieth of a second, finds the place from above: its epsilon is larger than PLD's, if it
     # reaches the claim at all.
     by_moments = replace(wanted, by_rdp=True)
-    if by_rdp and not wanted.met(high):
-        high *= _BRACKET_STEP
+    for _ in range(_MOST_BESIDE if beside else 1 if by_rdp else 0):
+        high *= 1 if wanted.met(high) else _BRACKET_STEP
     start = by_moments.smallest(_BRACKET_STEP, high) if by_moments.met(high) else high
     if by_rdp and wanted.met(start):
         return start
@@ -252,6 +263,7 @@ class _Claim:
     rounds: int
     by_rdp: bool
     coarser: int = 1
+    beside: tuple[Event, ...] = ()
 
     def met(self, z: float) -> bool:
         """Whether noise multiplier z gives epsilon or less."""
@@ -333,10 +345,18 @@ class _Claim:
 
     def _accountant(self, z: float) -> dp_accounting.PrivacyAccountant:
         """An accountant for noise multipliers from z up."""
+        accountant: dp_accounting.PrivacyAccountant
         if self.by_rdp:
-            return rdp.RdpAccountant(list(RDP_ORDERS), _RELATION)
-        interval = self.coarser * _interval(self.rounds, z)
-        return pld.PLDAccountant(_RELATION, _within_reach(interval, (z, self.sampling_rate, self.rounds)))
+            accountant = rdp.RdpAccountant(list(RDP_ORDERS), _RELATION)
+        else:
+            charges = [(one.noise_multiplier, one.sampling_rate, one.count) for one in self.beside]
+            rounds = self.rounds + sum(count for _, _, count in charges)
+            interval = self.coarser * _interval(rounds, z, *(one for one, _, _ in charges))
+            reach = _within_reach(interval, (z, self.sampling_rate, self.rounds), *charges)
+            accountant = pld.PLDAccountant(_RELATION, reach)
+        for one in self.beside:
+            accountant.compose(_sampled(one.noise_multiplier, one.sampling_rate), one.count)
+        return accountant
 
 
 def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
