@@ -60,6 +60,8 @@ def changed(value: Any) -> Any:
         return value * (1 + 2**-50) if value else 0.5
     if value is None:
         return "x"
+    if isinstance(value, list):
+        return [*value, "x"]
     return ("0" if value[0] != "0" else "1") + value[1:]
 
 

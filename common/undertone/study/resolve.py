@@ -9,7 +9,7 @@ from undertone import PROTOCOL, __version__
 from undertone.core.bounds import PLAN_BYTES
 from undertone.core.code_digest import package_sha256
 from undertone.errors import NoisyRelease, StudyError
-from undertone.methods.protocol import Method, check_needs, sent_by, stages_of
+from undertone.methods.protocol import Method, Said, check_needs, sent_by, settled, stages_of
 from undertone.methods.registry import method_for
 from undertone.models.pinned import PinnedBase, pin
 from undertone.secagg.thresholds import default_colluders, default_threshold, fault
@@ -47,13 +47,15 @@ def resolve(
 class Resolved:
     """A plan, and what was found on the way to it: the base as it was hashed, the method, the rows that set C.
 
-    Both are of the last stage; `rows` is None where C is the study's own number.
+    Both are of the last stage; `rows` is None where C is the study's own number. `said` is what the method says of
+    what it found.
     """
 
     plan: Plan
     base: PinnedBase
     method: Method
     rows: PublicRows | None
+    said: Said = ()
 
 
 def resolved(study: Study, *, simulated_units: dict[str, int] | None = None) -> Resolved:
@@ -76,7 +78,8 @@ def _resolved(study: Study, units: dict[str, int]) -> Resolved:
     check_needs(method, base)
     method.check(base, study.data.caption)
     _check_rounds(study, method)
-    layout = method.layout(base)
+    method, said = settled(method, base, study.data.caption)
+    layout, dimension = method.layout(base), method.dimension(base)
     aggregation = _aggregation(study, len(units))
     _check_attempts(study, aggregation)
     stages = settled_stages(study, stages_of(method, base), base, aggregation, units)
@@ -90,10 +93,10 @@ def _resolved(study: Study, units: dict[str, int]) -> Resolved:
         method=PlannedMethod(
             name=method.name,
             options=options,
-            dimension=layout.size,
+            dimension=dimension,
             layout_digest=layout.digest,
-            row=None if last.stage.dimension == layout.size else last.stage.dimension,
-            sent=None if sent == layout.size else sent,
+            row=None if last.stage.dimension == dimension else last.stage.dimension,
+            sent=None if sent == dimension else sent,
         ),
         privacy=planned_privacy(study, [one.stage for one in stages]),
         grid=last.stage.grid,
@@ -106,7 +109,7 @@ def _resolved(study: Study, units: dict[str, int]) -> Resolved:
         aggregation=aggregation,
         earlier=[as_planned(one.stage) for one in stages[:-1]],
     )
-    return Resolved(plan, base, last.asked.method, last.rows)
+    return Resolved(plan, base, last.asked.method, last.rows, said)
 
 
 def method_options(method: Method) -> dict[str, str | int | float | bool | list[str]]:

@@ -6,11 +6,12 @@ from pathlib import Path
 import click
 
 from undertone.core.progress import reporting
+from undertone.methods.protocol import Said
 from undertone.privacy.distributed import DistributedEvent
 from undertone.study.claim import check_claim, delta_warning, epsilons
 from undertone.study.clip_check import ClipCheck, check_clip, refuse_clip
 from undertone.study.plan import Plan
-from undertone.study.resolve import refuse_noise, resolved, units_for_signal
+from undertone.study.resolve import Resolved, refuse_noise, resolved, units_for_signal
 from undertone.study.schema import load_study
 from undertone.study.stage import LAST
 from undertone_cli.console import Bars, err, lines, out, table
@@ -19,14 +20,18 @@ SMALLEST_SHOWN = 1e-300
 BROKEN_ROUND = "ends the study: each round has one attempt, which counts once vectors were asked for"
 
 
-def describe(plan: Plan, check: ClipCheck | None = None) -> list[tuple[str, str]]:
-    """The rows that `plan` prints: name and value; with a check also how C stands to public rows."""
+def describe(plan: Plan, check: ClipCheck | None = None, said: Said = ()) -> list[tuple[str, str]]:
+    """The rows that `plan` prints: name and value; with a check also how C stands to public rows.
+
+    `said` is what the method found on the base (`Resolved.said`).
+    """
     privacy, total = plan.privacy, sum(plan.cohort.units.values())
     return [
         (
             "method",
             f"{plan.method.name}, {plan.method.dimension} values, layout {plan.method.layout_digest[:8]}",
         ),
+        *said,
         ("base model", plan.model.base + (f" at {plan.model.revision}" if plan.model.revision else "")),
         ("unit", f"{privacy.unit}, {privacy.adjacency}"),
         (
@@ -49,9 +54,10 @@ def describe(plan: Plan, check: ClipCheck | None = None) -> list[tuple[str, str]
     ]
 
 
-def show(plan: Plan, check: ClipCheck | None) -> None:
+def show(found: Resolved, check: ClipCheck) -> None:
     """Print a plan, and its stages where it has several."""
-    table(f"plan of {plan.study}", ["", ""], describe(plan, check))
+    plan = found.plan
+    table(f"plan of {plan.study}", ["", ""], describe(plan, check, found.said))
     if plan.earlier:
         table("stages", STAGES, stage_rows(plan))
 
@@ -242,7 +248,7 @@ def command(study: Path, as_json: bool, measure_rows: bool) -> None:
         for name, warning in _delta(plan):
             err.print(f"{name}: {warning}", highlight=False, markup=False, soft_wrap=True)
     else:
-        show(plan, check)
+        show(found, check)
         lines([("digest", plan.digest)])
     refuse_noise(plan)
     refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)
