@@ -90,6 +90,8 @@ def pass_with_noise_shares(attempt: AttemptRef, total: SumWithNoiseShares, recei
         raise MechanismViolation("the sites' noise shares are not what the plan says; nothing was used")
     if len(total.sites) < plan.quorum:
         raise MechanismViolation(f"{len(total.sites)} noise shares are fewer than the plan counts on")
+    if total.values.shape != (stage.dimension,):
+        raise MechanismViolation(f"the sum has {total.values.size} values, a row of its round {stage.dimension}")
     if attempt.run.kept_noised(attempt.round) is not None:
         raise MechanismViolation(f"round {attempt.round} has its noise already; a sum is never noised twice")
     attempt.run.keep_with_noise_shares(attempt.round, attempt.number, total)

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from undertone.study.plan import Plan
-from undertone.study.stage import Stage
 
 # Of 255: a difference as small as this is rounding and not a change.
 INVISIBLE = 1
@@ -43,17 +42,12 @@ def movement(
     """
     last = plan.stages[-1]
     lengths = [
-        _sigma(last, len(sites)) * sqrt(last.dimension) / plan.denominator(round_, sites)
+        last.noise_in(len(sites)) * sqrt(last.dimension) / plan.denominator(round_, sites)
         for round_, sites in enumerate(opened, 1)
         if round_ in last.rounds
     ]
     moved = np.linalg.norm(end.astype(np.float64) - start.astype(np.float64))
     return Movement(float(moved), sqrt(sum(length**2 for length in lengths)))
-
-
-def _sigma(stage: Stage, sites: int) -> float:
-    """The noise in an opened sum: the coordinator's, or the shares of the sites in it."""
-    return stage.sigma_local * sqrt(sites) if stage.noise_shares else stage.sigma
 
 
 def largest_difference(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.methods.protocol import Method
+from undertone.methods.protocol import Method, NoiseAware
 from undertone.privacy.stages import NoisedSum
 from undertone.study.plan import Plan
 
@@ -17,5 +17,8 @@ def update(
 
     Takes a `NoisedSum` and nothing else, so no private sum can reach a model.
     """
-    mean = noised.values / plan.denominator(round_, noised.sites)
+    denominator = plan.denominator(round_, noised.sites)
+    mean = noised.values / denominator
+    if isinstance(method, NoiseAware):
+        return method.step_from(state, mean, plan.stage_of(round_).noise_in(len(noised.sites)) / denominator)
     return method.step(state, mean)

@@ -39,6 +39,7 @@ CALLERS = {
         "undertone_cli/diagnostics.py",
         "undertone/methods/textual_inversion/inversion.py",  # an optimiser's, within one row
     },
+    "step_from": {"undertone_server/update.py"},
     # A site charges its plan's reservation, and the budget alone charges its ledger.
     "charge": {"undertone_server/gate.py", "undertone_client/round/attempt.py", "undertone_client/site/budget.py"},
     # A base is loaded from the view of its pinned files alone, found on disk, and fetched by one command.

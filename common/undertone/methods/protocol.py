@@ -275,6 +275,14 @@ class StagedMethod(Method, Protocol):
         """How many values of the state sites are sent: w, and behind it what earlier stages decided."""
 
 
+@runtime_checkable
+class NoiseAware(Method, Protocol):
+    """A method whose step needs the size of the noise, which is public: it subtracts what noise adds to squares."""
+
+    def step_from(self, state: NDArray[np.float32], mean: NDArray[np.float64], deviation: float) -> NDArray[np.float32]:
+        """As `step`; `deviation` is that of the noise in each value of the mean row."""
+
+
 def stages_of(method: Method, base: PinnedBase) -> Sequence[MethodStage]:
     """The stages of any method; most have one, of rows as long as w."""
     if isinstance(method, StagedMethod):

@@ -5,6 +5,7 @@ gradients) each round has the figures of its own stage, and whoever handles a ro
 """
 
 from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -117,6 +118,10 @@ class Stage:
         return DistributedEvent(
             figures.sigma_local, self.noise_shares, self.dimension, figures.sensitivity, figures.sampling_rate, 1
         )
+
+    def noise_in(self, sites: int) -> float:
+        """The deviation of the noise in an opened sum: the coordinator's, or the shares of the sites in it."""
+        return self.sigma_local * sqrt(sites) if self.noise_shares else self.sigma
 
     @property
     def once_per_round(self) -> bool:

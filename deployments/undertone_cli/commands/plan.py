@@ -59,7 +59,7 @@ def show(found: Resolved, check: ClipCheck) -> None:
     plan = found.plan
     table(f"plan of {plan.study}", ["", ""], describe(plan, check, found.said))
     if plan.earlier:
-        table("stages", STAGES, stage_rows(plan))
+        table("stages", ["", *(stage.name for stage in plan.stages)], stage_rows(plan))
 
 
 def _mechanism(plan: Plan, check: ClipCheck | None) -> list[tuple[str, str]]:
@@ -76,28 +76,32 @@ def _mechanism(plan: Plan, check: ClipCheck | None) -> list[tuple[str, str]]:
     ]
 
 
-STAGES = ["stage", "rounds", "attempts", "values", "C", "p", "sigma", "x Delta", "Delta", "s", "B", "noise-to-signal"]
-
-
 def stage_rows(plan: Plan) -> list[list[str]]:
-    """The table of stages, under `STAGES`: each round's event, grid and clip (PRIVACY 25)."""
+    """One row for each figure, one column for each stage: each round's event, grid and clip (PRIVACY 25)."""
     return [
-        [
-            stage.name,
-            f"{stage.rounds.start}" + (f" to {stage.rounds.stop - 1}" if len(stage.rounds) > 1 else ""),
-            str(stage.max_attempts),
-            str(stage.dimension),
-            f"{stage.clip_norm:.6g}",
-            f"{stage.sampling_rate:g}",
-            str(stage.sigma),
-            f"{stage.sigma / stage.sensitivity.l2:.4f}",
-            str(stage.sensitivity.l2),
-            str(stage.grid.scale),
-            str(stage.grid.site_clamp),
-            f"{stage.mechanism.noise_to_signal:.2f}",
-        ]
-        for stage in plan.stages
+        [name, *map(str, values)]
+        for name, values in (
+            ("rounds", [_named(stage.rounds) for stage in plan.stages]),
+            ("attempts, at most", [stage.max_attempts for stage in plan.stages]),
+            ("values of a row", [stage.dimension for stage in plan.stages]),
+            ("sampling rate p", [f"{stage.sampling_rate:g}" for stage in plan.stages]),
+            ("clip norm C", [f"{stage.clip_norm:.6g}" for stage in plan.stages]),
+            ("sigma", [stage.sigma for stage in plan.stages]),
+            ("sigma / Delta", [f"{stage.sigma / stage.sensitivity.l2:.4f}" for stage in plan.stages]),
+            ("sensitivity Delta", [stage.sensitivity.l2 for stage in plan.stages]),
+            ("scale s", [stage.grid.scale for stage in plan.stages]),
+            ("site clamp B", [stage.grid.site_clamp for stage in plan.stages]),
+            (
+                "epsilon by itself",
+                [f"{epsilons((stage.charges,), plan.privacy.delta)[0]:.6f}" for stage in plan.stages],
+            ),
+            ("noise-to-signal", [f"{stage.mechanism.noise_to_signal:.2f}" for stage in plan.stages]),
+        )
     ]
+
+
+def _named(rounds: range) -> str:
+    return f"{rounds.start}" + (f" to {rounds.stop - 1}" if len(rounds) > 1 else "")
 
 
 def _public_rows(check: ClipCheck | None) -> list[tuple[str, str]]:
