@@ -132,7 +132,7 @@ def test_its_stages(method: SelectingLoRA, base: LoadedBase, targets: Targets) -
         "selection",
         1,
         targets.size,
-        0.1,
+        0.2,
         "auto",
     )
     assert (then.rounds, then.row, then.share) == (None, targets.longest, None)
@@ -181,6 +181,22 @@ def test_sums_are_those_of_the_rows(method: SelectingLoRA, base: LoadedBase, tar
     sums = of.clipped_sum(base, state, units(base), scale=grid.scale, clip_units=grid.clip_units)
     assert sums.shape == (rows.shape[1],)
     np.testing.assert_allclose(sums / grid.scale, rows.sum(0), atol=4 / grid.scale + 1e-5 * np.abs(rows).max())
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_row_follows_from_its_own_unit_alone(
+    method: SelectingLoRA, base: LoadedBase, targets: Targets, stage: int
+) -> None:
+    """In either stage, to the bit: another unit in the middle moves no other row."""
+    of = method.stages(base.pinned)[stage].method
+    state = after_selection(method, base, targets)[: method.sent(base.pinned)]
+    before = of.rows(base, state, units(base), quiet)
+    changed = units(base)
+    changed[1] = UnitRecords(changed[1].inputs * 50, ("another word",), row_generator(b"9" * 32))
+    after = of.rows(base, state, changed, quiet)
+    np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
+    assert not np.array_equal(after[1], before[1])
+    np.testing.assert_allclose(of.rows(base, state, units(base)[2:], quiet)[0], before[2], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw"])

@@ -54,7 +54,7 @@ class DPLoRAOptions(GradientOptions):
     freeze_a: bool = True
     text: bool = True
     select: int = Field(default=0, ge=0, le=10_000)
-    select_share: float = Field(default=0.1, gt=0, lt=1)
+    select_share: float = Field(default=0.2, gt=0, lt=1)
     select_clip: Annotated[float, Field(gt=0, le=1e6)] | Literal["auto"] = "auto"
 
     def model_post_init(self, context: object, /) -> None:
