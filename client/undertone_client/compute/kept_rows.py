@@ -11,6 +11,6 @@ from undertone_client.site.attempt_store import AttemptKey, AttemptStore
 
 def sum_of_kept_rows(plan: Plan, attempt: AttemptKey, store: AttemptStore) -> NDArray[np.int64]:
     """Clip, quantise and add the rows that the store has, [d]: steps 2 and 3 of docs/ARCHITECTURE.md."""
-    dimension = plan.method.dimension
-    blocks = (Contributions(rows) for rows in store.row_blocks(attempt, dimension))
-    return sum_of_blocks(blocks, dimension, plan.grid.as_grid())
+    stage = plan.stage_of(attempt[1])
+    blocks = (Contributions(rows) for rows in store.row_blocks(attempt, stage.dimension))
+    return sum_of_blocks(blocks, stage.dimension, stage.grid.as_grid())

@@ -14,7 +14,7 @@ def site_total(plan: Plan, attempt: AttemptKey, state_digest: str, store: Attemp
 
     Args:
         plan: the approved plan.
-        attempt: which attempt's sum.
+        attempt: which attempt's sum; the grid is that of its round.
         state_digest: SHA-256 of the public state w that it belongs to.
         store: the node's attempt store.
 
@@ -22,7 +22,8 @@ def site_total(plan: Plan, attempt: AttemptKey, state_digest: str, store: Attemp
         ProtocolError: there is no sum: the attempt was not prepared, or not to its end.
         PlanChanged: it was prepared for another state.
     """
-    total = store.finished_sum(attempt, state_digest, plan.method.dimension)
+    stage = plan.stage_of(attempt[1])
+    total = store.finished_sum(attempt, state_digest, stage.dimension)
     if total is None:
         raise ProtocolError(f"round {attempt[1]}, attempt {attempt[2]} was not prepared")
-    return site_sum_of_integers(total, plan.grid.as_grid())
+    return site_sum_of_integers(total, stage.grid.as_grid())

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,8 @@ class DPLoRAOptions(GradientOptions):
     """[method] keys of dp-lora. Symbols: r = rank; `targets` are "attention", "conv", or names of layers of the UNet.
 
     freeze_a: A stays as it was drawn and B alone is trained. text: the text encoder's attention gets adapters too.
+    select: how many of the targets are trained, chosen in a charged first round (0: all, and no such round); see
+    `selection.py`. select_share: its part of the study's epsilon. select_clip: its C; "auto": from public drawings.
     """
 
     rank: int = Field(default=4, ge=1, le=256)
@@ -51,6 +53,21 @@ class DPLoRAOptions(GradientOptions):
     targets: list[Annotated[str, Field(max_length=NAME)]] = Field(default=["attention"], min_length=1, max_length=ITEMS)
     freeze_a: bool = True
     text: bool = True
+    select: int = Field(default=0, ge=0, le=10_000)
+    select_share: float = Field(default=0.2, gt=0, lt=1)
+    select_clip: Annotated[float, Field(gt=0, le=1e6)] | Literal["auto"] = "auto"
+
+    def model_post_init(self, context: object, /) -> None:
+        """Keys that go together.
+
+        Raises:
+            ValueError: turned into a `StudyError` by `parse_options`.
+        """
+        super().model_post_init(context)
+        if self.select and self.directions:
+            raise ValueError(
+                "method.select and method.directions do not go together: rows in directions are of no target; say one"
+            )
 
 
 class DPLoRA(GradientMethod):
