@@ -15,6 +15,7 @@
         |-- UnmovedRelease         samples before and after are the same: nothing would be released but the base
         |-- NotApproved            the site has not approved this plan, coordinator or package
         |-- PlanChanged            the plan is not the one that was signed or started
+        |   `-- DirectionsDiffer   the public directions made here are not those that the plan was made with
         |-- TimingRevealed         how long a site takes would tell what the plan's claim takes as secret
         |-- UnderstatedClaim       the plan claims a lower epsilon than its mechanism gives
         |-- TooFewSites            fewer sites answered than the plan needs
@@ -111,6 +112,10 @@ class NotApproved(Refused):
 
 class PlanChanged(Refused):
     """The plan is not the one that was signed or started."""
+
+
+class DirectionsDiffer(PlanChanged):
+    """The public directions that this machine makes are not those that the plan was made with (PRIVACY 25)."""
 
 
 class TimingRevealed(Refused):

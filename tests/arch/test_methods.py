@@ -12,11 +12,13 @@ FOLDERS = {method.__module__.split(".")[2] for method in METHODS.values()}
 OPTIONS = {option for method in METHODS.values() for option in method.options_type.model_fields}
 FILES = {file for method in METHODS.values() for file in method.release_format.files}
 INSIDE = {"undertone/methods/", "undertone/pretraining/", "undertone/training/", "undertone/public_images/"}
-# Words that only look like a method's: the field of a caption template, a message's name, a setting of Ray's.
+# Words that only look like a method's: the field of a caption template, a message's name, a setting of Ray's, a kind of
+# UNet.
 NO_OPTION = {
     ("undertone/core/captions.py", "token"),
     ("undertone/secagg/transcript.py", "vectors"),
     ("undertone_cli/engines/ray.py", "token"),
+    ("undertone_cli/commands/pretrain.py", "text"),
 }
 
 

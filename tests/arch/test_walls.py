@@ -65,13 +65,13 @@ TORCH = {
     "undertone_server/app.py",
     "undertone_cli/diagnostics.py",
 }
-# Randomness that is no noise: rows' own (PRIVACY 3), public starts, public images, public control directions, public
-# sampling seeds.
+# Randomness that is no noise: rows' own (PRIVACY 3), public images, public directions, public control directions,
+# public sampling seeds.
 RANDOM = {
     "undertone/privacy/unit_randomness.py",
     "undertone/models/base.py",
     "undertone/methods/public.py",
-    "undertone/methods/lora/method.py",
+    "undertone/methods/gradient/directions.py",
     "undertone/training/",
     "undertone/pretraining/",
     "undertone/public_images/",

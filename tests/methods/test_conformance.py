@@ -14,9 +14,9 @@ from undertone.core.captions import fill_caption
 from undertone.errors import StudyError, UnfitWeights
 from undertone.gradients.engine import UnitBatch
 from undertone.methods.gradient.method import GradientMethod
-from undertone.methods.protocol import Method, UnitRecords
+from undertone.methods.protocol import Method, UnitRecords, settled
 from undertone.methods.registry import METHODS, method_for
-from undertone.methods.weights import attach
+from undertone.methods.weights import attach, released_layout
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import PinnedBase, pin
 from undertone.models.tokens import RowTokens
@@ -24,14 +24,21 @@ from undertone.models.tokens import RowTokens
 # Each method in the shapes that its options give it; a new method adds a line.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dpagg-ti": [{"steps": 4}, {"steps": 3, "vectors": 2, "rescale": 1.5}],
-    "dpsgd-ti": [{"draws": 2}, {"vectors": 2, "records": 2, "optimiser": "sgd", "caption_dropout": 0.5}],
+    "dpsgd-ti": [
+        {"draws": 2},
+        {"vectors": 2, "records": 2, "optimiser": "sgd", "caption_dropout": 0.5},
+        {"directions": 6, "direction_drawings": 12},
+    ],
     "dp-lora": [
         {"rank": 2, "alpha": 4, "draws": 2, "records": 2},
-        {"targets": ["attention", "conv"], "ema": 0.5, "warm_up": 3},
+        {"targets": ["attention", "conv"], "freeze_a": False, "ema": 0.5, "warm_up": 3},
+        {"targets": ["conv"], "text": False},
+        {"rank": 2, "alpha": 4, "records": 2, "directions": 5, "direction_drawings": 12},
     ],
     "dp-ldm": [
         {"draws": 2, "records": 3},
         {"blocks": ["mid_block"], "embedder": False, "optimiser": "adamw", "weight_decay": 0.01},
+        {"directions": 4, "direction_drawings": 12, "optimiser": "sgd"},
     ],
 }
 # Every variant on a base that predicts v (DDIM), the first of each method on one that predicts noise (PNDM) too.
@@ -56,8 +63,10 @@ def pinned(case: tuple[str, dict[str, Any], str]) -> PinnedBase:
 
 
 @pytest.fixture
-def method(case: tuple[str, dict[str, Any], str]) -> Method:
-    return method_for(case[0], case[1])
+def method(case: tuple[str, dict[str, Any], str], pinned: PinnedBase) -> Method:
+    """As it stands in a plan."""
+    chosen = method_for(case[0], case[1])
+    return settled(chosen, pinned, caption_of(chosen))[0]
 
 
 @pytest.fixture
@@ -80,7 +89,7 @@ def caption_of(method: Method) -> str:
 
 def start_of(method: Method, pinned: PinnedBase) -> NDArray[np.float32]:
     """The first w, and not what a server optimiser keeps behind it; LoRA's B is moved off zero."""
-    w = method.initial_state(pinned)[: method.layout(pinned).size]
+    w = method.initial_state(pinned)[: method.dimension(pinned)]
     nudge = np.random.Generator(np.random.Philox(key=6)).standard_normal(w.size).astype(np.float32)
     return w + np.float32(0.01) * nudge
 
@@ -98,13 +107,21 @@ def make_units(method: Method, count: int, first: int = 0) -> list[UnitRecords]:
     return units
 
 
+def whole_w(method: Method, pinned: PinnedBase, w: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What `w` stands for: itself, or w_0 + P c."""
+    if not getattr(method.options, "directions", 0):
+        return w
+    assert isinstance(method, GradientMethod)
+    return (method._start(pinned) + method._directions(pinned).found().basis.T @ w).astype(np.float32)
+
+
 def rows_of(method: Method, base: LoadedBase, pinned: PinnedBase, units: Sequence[UnitRecords]) -> NDArray[np.float32]:
     return method.rows(base, start_of(method, pinned), units, lambda _steps: None)
 
 
-def test_rows_have_the_layouts_size_and_move(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
+def test_rows_have_the_dimension_and_move(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
     rows = rows_of(method, base, pinned, make_units(method, 3))
-    assert rows.shape == (3, method.layout(pinned).size)
+    assert rows.shape == (3, method.dimension(pinned))
     assert rows.dtype == np.float32
     assert np.isfinite(rows).all()
     assert (np.abs(rows).max(axis=1) > 1e-4).all()
@@ -140,7 +157,7 @@ def test_permuted_units_give_permuted_rows(method: Method, base: LoadedBase, pin
 
 
 def test_no_unit_gives_no_row(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
-    assert rows_of(method, base, pinned, []).shape == (0, method.layout(pinned).size)
+    assert rows_of(method, base, pinned, []).shape == (0, method.dimension(pinned))
 
 
 def test_sixteen_at_once_equal_sixteen_alone(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
@@ -178,40 +195,48 @@ def test_the_layout_is_the_same_every_time_and_is_that_of_w(method: Method, pinn
     assert layout.digest == method.layout(pinned).digest
     state = method.initial_state(pinned)
     w = method.released(state)
-    np.testing.assert_array_equal(state[: layout.size], w)
-    np.testing.assert_array_equal(layout.flatten(layout.unflatten(w)), w)
+    assert w.shape == (method.dimension(pinned),)
+    np.testing.assert_array_equal(state[: w.size], w)
+    whole = whole_w(method, pinned, w)
+    np.testing.assert_array_equal(layout.flatten(layout.unflatten(whole)), whole)
 
 
 def test_the_release_holds_the_layouts_tensors_alone(method: Method, pinned: PinnedBase) -> None:
     layout = method.layout(pinned)
-    w = np.arange(layout.size, dtype=np.float32)
+    w = np.arange(method.dimension(pinned), dtype=np.float32)
     (tensors,) = method.weights(pinned, w).values()
-    assert set(tensors) == {name for name, _ in layout.tensors}
+    assert set(tensors) == {name for name, _ in (*layout.tensors, *layout.fixed)}
     scale = getattr(method.options, "alpha", 1.0) / getattr(method.options, "rank", 1)
-    for name, values in layout.unflatten(w).items():
+    for name, values in layout.unflatten(whole_w(method, pinned, w)).items():
         expected = values * np.float32(scale) if ".lora_B." in name else values
-        np.testing.assert_array_equal(tensors[name].reshape(-1), expected.reshape(-1))
+        np.testing.assert_allclose(tensors[name].reshape(-1), expected.reshape(-1), rtol=1e-5, atol=1e-6)
+    assert all(method.fixed(name) is None for name, _ in layout.tensors)
+    for name, shape in layout.fixed:
+        draw = method.fixed(name)
+        assert draw is not None
+        np.testing.assert_array_equal(tensors[name], draw(shape))
+        assert not np.array_equal(tensors[name], np.zeros(shape))
 
 
 def test_a_release_tells_whose_layout_it_is(method: Method, pinned: PinnedBase) -> None:
-    """`layout` is the reverse of `write`: from names and shapes alone, and of no other names or shapes."""
+    """From names and shapes alone, and of no other names or shapes: what the study moves, and what is fixed."""
     layout = method.layout(pinned)
-    released = method.weights(pinned, np.zeros(layout.size, dtype=np.float32))
+    released = method.weights(pinned, np.zeros(method.dimension(pinned), dtype=np.float32))
     assert set(released) == set(method.release_format.files)
     # In no order: a file of safetensors has its own.
     shapes = {file: {name: tensors[name].shape for name in reversed(tensors)} for file, tensors in released.items()}
-    assert method.release_format.layout(shapes) == layout
+    assert released_layout(method, shapes) == layout
     (file,) = shapes
-    name, shape = next(iter(shapes[file].items()))
-    for changed in ({name: (*shape[:-1], shape[-1] + 1)}, {f"{name}.x": shape}):
-        other = method.release_format.layout({file: {**shapes[file], **changed}})
-        assert other is None or other.digest != layout.digest
+    for name, shape in (layout.tensors[0], *layout.fixed[:1]):
+        for changed in ({name: (*shape[:-1], shape[-1] + 1)}, {f"{name}.x": shape}):
+            other = released_layout(method, {file: {**shapes[file], **changed}})
+            assert other is None or other.digest != layout.digest
 
 
 def test_a_release_that_does_not_fit_changes_nothing(method: Method, pinned: PinnedBase) -> None:
     plain = load_base(pinned)
     before = [one.clone() for part in parts_of(plain) for one in part.parameters()]
-    released = method.weights(pinned, np.ones(method.layout(pinned).size, dtype=np.float32))
+    released = method.weights(pinned, np.ones(method.dimension(pinned), dtype=np.float32))
     ((file, tensors),) = released.items()
     with pytest.raises(UnfitWeights):
         attach(plain, {file: {**tensors, "unet.no_such_layer": np.ones((3, 3), dtype=np.float32)}})
@@ -241,7 +266,7 @@ def test_a_caption_holds_the_token_if_the_method_learns_a_word_and_else_not(meth
 
 def test_a_step_by_zero_changes_nothing(method: Method, pinned: PinnedBase) -> None:
     state = method.initial_state(pinned)
-    moved = method.step(state, np.zeros(method.layout(pinned).size))
+    moved = method.step(state, np.zeros(method.dimension(pinned)))
     assert (moved.shape, moved.dtype) == (state.shape, np.float32)
     if getattr(method.options, "optimiser", "") != "adamw":  # decay moves w by itself
         np.testing.assert_allclose(method.released(moved), method.released(state), rtol=1e-6)
@@ -249,7 +274,7 @@ def test_a_step_by_zero_changes_nothing(method: Method, pinned: PinnedBase) -> N
 
 def test_steps_depend_on_the_kept_array_alone(method: Method, pinned: PinnedBase) -> None:
     """A new instance, as after a crash, gives bit-identical states."""
-    drawn = np.random.Generator(np.random.Philox(key=3)).standard_normal((4, method.layout(pinned).size))
+    drawn = np.random.Generator(np.random.Philox(key=3)).standard_normal((4, method.dimension(pinned)))
     state = again = method.initial_state(pinned)
     for mean in drawn:
         state = method.step(state, mean)
@@ -261,12 +286,14 @@ def test_steps_depend_on_the_kept_array_alone(method: Method, pinned: PinnedBase
 
 def test_stock_diffusers_reads_what_rows_were_trained_as(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
     """A unit's loss at w, as rows compute it, is that of the base with the released weights in it."""
-    drawn = np.random.Generator(np.random.Philox(key=5)).standard_normal(method.layout(pinned).size)
-    w = method.initial_state(pinned)[: drawn.size] + np.float32(0.2) * drawn.astype(np.float32)
+    drawn = np.random.Generator(np.random.Philox(key=5)).standard_normal(method.dimension(pinned))
+    drawn *= 0.2 * (method.layout(pinned).size / drawn.size) ** 0.5  # as long in public directions
+    w = method.initial_state(pinned)[: drawn.size] + drawn.astype(np.float32)
     prompt = fill_caption(caption_of(method), method.token, {"finding": "mass"})
     adapted = load_base(pinned)
     attach(adapted, method.weights(pinned, w))
     released = predicted(adapted, adapted.pipeline.encode_prompt(prompt, "cpu", 1, False)[0])
+    w = whole_w(method, pinned, w)
     if method.token:
         tokens = RowTokens(base, method.token, method.options.vectors)
         with tokens.bound(torch.from_numpy(w).reshape(1, method.options.vectors, -1)), torch.no_grad():

@@ -186,9 +186,12 @@ def test_options_that_cannot_be_are_named(
 
 
 def test_rows_that_are_too_long_to_keep_are_summed(pinned: PinnedBase) -> None:
-    text = pinned.shapes("unet")
+    wide = {
+        part: {n: (4000, 6000) if len(s) > 1 else s for n, s in pinned.shapes(part).items()}
+        for part in ("unet", "text_encoder")
+    }
     large = PinnedBase(pinned.reference, None, pinned.folder, pinned.files)
-    object.__setattr__(large, "shapes", lambda part: {n: (4000, 6000) if len(s) > 1 else s for n, s in text.items()})
+    object.__setattr__(large, "shapes", wide.__getitem__)
     assert made("dp-ldm", embedder=False).sums(large)
     assert made("dp-lora", rank=256).sums(large)
     assert not made("dp-lora", rank=1).sums(pinned)
@@ -229,9 +232,12 @@ def test_blocks_and_embedder_choose_the_tensors(pinned: PinnedBase) -> None:
 
 
 def test_lora_targets_choose_the_layers_and_convolutions_have_kernels(pinned: PinnedBase) -> None:
-    attention = dict(made("dp-lora", rank=3).layout(pinned).tensors)
+    def tensors(*targets: str) -> dict[str, tuple[int, ...]]:
+        layout = made("dp-lora", rank=3, targets=list(targets), text=False).layout(pinned)
+        return dict((*layout.tensors, *layout.fixed))
+
+    attention, both = tensors("attention"), tensors("attention", "conv")
     assert {name.split(".lora_")[0].split(".")[-1] for name in attention} == {"to_q", "to_k", "to_v", "0"}
-    both = dict(made("dp-lora", rank=3, targets=["attention", "conv"]).layout(pinned).tensors)
     assert set(attention) < set(both)
     assert both["unet.down_blocks.0.resnets.0.conv1.lora_A.weight"] == (3, 16, 3, 3)
     assert both["unet.down_blocks.0.resnets.0.conv1.lora_B.weight"] == (16, 3, 1, 1)

@@ -1,6 +1,7 @@
 """Gradient methods over rounds: federated equals centralised; a killed run goes on as if it had not been."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,21 @@ import pytest
 
 from tests.support.failpoints import Killed, at
 from tests.support.gradient_studies import FIVE, SMALL, centralised, gradient_study
-from undertone.errors import PlanChanged
+from undertone.errors import PlanChanged, TooFewSites
+from undertone.methods.gradient import kept_directions, public_directions
+from undertone.methods.gradient.directions import Directions
+from undertone.methods.gradient.kept_directions import Facts
 from undertone.methods.registry import METHODS
+from undertone.methods.weights import read_weights
 from undertone.models.pinned import pin
 from undertone.privacy.ledger import Ledger
 from undertone.release.verify import verify
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
 from undertone_cli.commands.simulate import simulate
+from undertone_client.compute.preparing import Preparation
+from undertone_client.site.attempt_store import AttemptStore
+from undertone_client.site.folder import SiteDir
 from undertone_server import gate, release, telemetry
 from undertone_server.run_folder import RunFolder
 
@@ -35,6 +43,16 @@ def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "rounded_gaussian", lambda _entropy, _sigma, size: np.zeros(size, dtype=np.int64))
 
 
+# Few, and quickly made.
+DIRECTIONS: dict[str, Any] = {"directions": 4, "direction_drawings": 6}
+
+
+@pytest.fixture(autouse=True)
+def few_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What directions keep is not looked at here."""
+    monkeypatch.setattr(public_directions, "_HELD_OUT", 2)
+
+
 def go(study: Path, **options: Any) -> Path:
     simulate(study, study.parent / "data", study.parent / "run", split_by="site", **options)
     return study.parent / "run"
@@ -44,34 +62,119 @@ def plan_of(run: Path) -> Plan:
     return Plan.from_bytes((run / "plan.json").read_bytes())
 
 
+# What a method trains may depend on its options: each variant must be one place.
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in METHODS if name != "dpagg-ti"),
+    ("dp-lora", {"freeze_a": False}),
+    ("dp-lora", {"text": False, "targets": ["conv"]}),
+]
+
+
+def variant_id(value: Any) -> str:
+    return "-".join(value) if isinstance(value, dict) else str(value)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_samples", "no_noise")
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "dpagg-ti"])
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=variant_id)
 def test_five_sites_are_one_place_to_quantisation_error(
-    tmp_path: Path, tiny_base: Path, name: str, optimiser: str
+    tmp_path: Path, tiny_base: Path, name: str, options: dict[str, Any], optimiser: str
 ) -> None:
     rate = SMALL[name]["learning_rate"] * (1.0 if optimiser == "sgd" else 0.01)
-    study = gradient_study(tmp_path, tiny_base, name, FIVE, 20, optimiser=optimiser, learning_rate=rate)
+    study = gradient_study(tmp_path, tiny_base, name, FIVE, 20, optimiser=optimiser, learning_rate=rate, **options)
     # sgd: one part in 2^10 of the clip bound in each value would show; adam makes small values' errors large.
     assert_one_place(go(study), (1, 5, 20), 1e-4 if optimiser == "sgd" else 2e-2)
 
 
 @pytest.mark.usefixtures("no_samples", "no_noise")
-@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["dp-lora", "dp-ldm"])
+@pytest.mark.parametrize(
+    ("name", "options", "rounds"),
+    [
+        ("dp-lora", {}, 2),
+        ("dp-ldm", {}, 2),
+        *(pytest.param(*one, 20, marks=pytest.mark.slow) for one in VARIANTS if one[0] != "dpsgd-ti"),
+    ],
+    ids=variant_id,
+)
 def test_sums_made_batch_by_batch_are_one_place_too(
-    tmp_path: Path, tiny_base: Path, name: str, rounds: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tiny_base: Path,
+    name: str,
+    options: dict[str, Any],
+    rounds: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same with rows that count as too long to keep: summed as integers, over secure aggregation's wire."""
     monkeypatch.setattr("undertone.methods.gradient.method._MIB", 64)
-    study = gradient_study(tmp_path, tiny_base, name, FIVE, rounds, optimiser="sgd")
+    study = gradient_study(tmp_path, tiny_base, name, FIVE, rounds, optimiser="sgd", **options)
     run = go(study)
     assert_one_place(run, (1, rounds), 1e-4)
     statement = json.loads((run / "release" / "privacy.json").read_bytes())
     assert "measured, not proved" in statement["mechanism"]["floating_point"]
     assert statement["mechanism"]["sensitivity_relation"].startswith("add/remove one unit, quantised per row")
     assert verify(run / "release").digest == plan_of(run).digest
+
+
+@pytest.mark.usefixtures("no_samples", "no_noise")
+@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "dpagg-ti"])
+def test_in_public_directions_five_sites_are_one_place_and_send_k_values(
+    tmp_path: Path, tiny_base: Path, name: str, rounds: int
+) -> None:
+    """Over secure aggregation's wire, whose vectors have k values; each site makes the directions by itself."""
+    run = go(gradient_study(tmp_path, tiny_base, name, FIVE, rounds, optimiser="sgd", **DIRECTIONS))
+    plan, folder = plan_of(run), RunFolder(run)
+    assert_one_place(run, (1, rounds), 1e-4)
+    assert plan.method.dimension == DIRECTIONS["directions"]
+    for round_ in range(1, rounds + 1):
+        noised = folder.kept_noised(round_)
+        assert noised is not None
+        assert noised[1].shape == (DIRECTIONS["directions"],)
+    assert verify(run / "release").digest == plan.digest
+
+
+@pytest.mark.usefixtures("no_samples")
+def test_each_site_makes_the_same_directions_whatever_its_data(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on machines of their own, which keep nothing of each other's: bit for bit, and the coordinator too."""
+    made: list[np.ndarray] = []
+
+    def anew(_key: object, make: Callable[[], Directions]) -> tuple[Directions, Facts]:
+        made.append((found := make()).basis)
+        return found, Facts(found.fingerprint(), found.of_rows, found.of_mean)
+
+    monkeypatch.setattr(public_directions, "directions_for", anew)
+    go(gradient_study(tmp_path, tiny_base, "dp-ldm", FIVE[:3], 1, **DIRECTIONS))
+    assert len(made) > 4
+    assert len({basis.tobytes() for basis in made}) == 1
+
+
+@pytest.mark.usefixtures("no_samples")
+def test_sites_that_make_other_directions_refuse_before_a_coin_falls(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if their libraries drew otherwise than those of whoever planned."""
+    run_ = Preparation.run
+
+    def elsewhere(self: Preparation) -> None:
+        kept_directions.forget()
+        with monkeypatch.context() as patch:
+            patch.setattr(public_directions, "_SEED", 7)
+            patch.setattr(kept_directions, "_read", lambda _key: None)
+            patch.setattr(kept_directions, "_keep", lambda *_: None)
+            run_(self)
+
+    monkeypatch.setattr(Preparation, "run", elsewhere)
+    with pytest.raises(TooFewSites, match="DirectionsDiffer"):
+        go(gradient_study(tmp_path, tiny_base, "dp-ldm", FIVE[:3], 1, **DIRECTIONS))
+    kept_directions.forget()
+    sites = sorted((tmp_path / "run" / "sites").iterdir())
+    assert len(sites) == 3
+    for folder in sites:
+        with AttemptStore(SiteDir(folder).attempt_store) as store:
+            assert store._attempts(plan_of(tmp_path / "run").digest) == []
 
 
 def assert_one_place(run: Path, rounds: tuple[int, ...], tolerance: float) -> None:
@@ -93,13 +196,18 @@ def centralised_start(plan: Plan) -> np.ndarray:
 
 
 @pytest.mark.usefixtures("no_samples")
-@pytest.mark.parametrize("step", ["rounds/updated", "rounds/state durable"])
+@pytest.mark.parametrize(
+    ("step", "options"),
+    [("rounds/updated", {}), ("rounds/state durable", {}), ("rounds/updated", DIRECTIONS)],
+    ids=["updated", "durable", "in public directions"],
+)
 def test_a_killed_run_goes_on_with_the_optimisers_memory_and_pays_once(
-    tmp_path: Path, tiny_base: Path, step: str
+    tmp_path: Path, tiny_base: Path, step: str, options: dict[str, Any]
 ) -> None:
-    study = gradient_study(tmp_path, tiny_base, "dpsgd-ti", FIVE[:3], 3, ema=0.5, warm_up=2)
+    study = gradient_study(tmp_path, tiny_base, "dpsgd-ti", FIVE[:3], 3, ema=0.5, warm_up=2, **options)
     with at(step, 2), pytest.raises(Killed):
         go(study)
+    kept_directions.forget()  # as in a new process
     run = go(study, resume=True)
     plan, folder = plan_of(run), RunFolder(run)
     method, pinned = planned_method(plan, pin(str(tiny_base))), pin(str(tiny_base))
@@ -110,14 +218,16 @@ def test_a_killed_run_goes_on_with_the_optimisers_memory_and_pays_once(
         state = method.step(state, kept[1] / plan.denominator(kept[2]))
         np.testing.assert_array_equal(folder.kept_state(round_), state)
     assert state.size > 3 * plan.method.dimension  # w is not all there is
+    held = read_weights(run / "release")
+    for file, tensors in method.weights(pinned, method.released(state)).items():
+        for name, tensor in tensors.items():
+            np.testing.assert_array_equal(held[file][name], tensor)
     with Ledger.open(folder.ledger, read_only=True) as ledger:
         assert [(charge.round, charge.attempt) for charge in ledger.charges(plan.digest)] == [(1, 1), (2, 1), (3, 1)]
 
 
 @pytest.mark.usefixtures("no_samples")
 def test_sites_are_sent_w_alone(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from undertone_client.compute.preparing import Preparation
-
     seen: list[np.ndarray] = []
     run_ = Preparation.run
     monkeypatch.setattr(Preparation, "run", lambda self: (seen.append(self.state), run_(self))[1])

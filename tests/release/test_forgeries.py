@@ -76,6 +76,8 @@ def resigned(**changes: Any) -> Any:
 
 
 LARGE = {f"site-{number}": 10 for number in range(1001)}
+LONG_HEADER = (32 << 20).to_bytes(8, "little") + b"{}" + b" " * ((32 << 20) - 2)
+
 FORGERIES: dict[str, tuple[dict[str, Any], str]] = {
     # figures of the plan
     "a hundred billion rounds": (
@@ -131,9 +133,14 @@ FORGERIES: dict[str, tuple[dict[str, Any], str]] = {
     "another kind of file": ({"weights": {LORA: WORD}}, r"not what dpagg-ti releases"),
     "two kinds": ({"weights": {EMBEDS: WORD, DELTA: WORD}}, r"one of them"),
     "no weights": ({"weights": {}}, r"holds no weights"),
-    "garbage for weights": ({"files": raw(EMBEDS, b"\xff" * 100)}, r"learned_embeds\.safetensors cannot be read"),
+    "garbage for weights": (
+        {"files": raw(EMBEDS, b"\xff" * 100)},
+        r"learned_embeds\.safetensors begins with \d+ bytes",
+    ),
     "cut-off weights": ({"files": raw(EMBEDS, save(WORD)[:-1])}, r"learned_embeds\.safetensors cannot be read"),
-    "weights of 32 MB": ({"files": raw(EMBEDS, bytes(32 << 20))}, r"4 values take less than"),
+    "weights of 32 MB": (word(np.zeros(8 << 20, np.float32)), r"not what dpagg-ti releases.*\[8388608\]"),
+    "zeros for weights": ({"files": raw(EMBEDS, bytes(32 << 20))}, r"learned_embeds\.safetensors cannot be read"),
+    "names of 32 MB": ({"files": raw(EMBEDS, LONG_HEADER)}, r"begins with 33554432 bytes of names"),
     # ledger, statement, manifest
     "20,000 entries": ({"files": many_entries}, r"ledger\.sqlite has \d+ entries; at most 104"),
     "an entry of 1 MB": ({"files": long_entry}, r"ledger\.sqlite has an entry of"),

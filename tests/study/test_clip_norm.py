@@ -15,10 +15,11 @@ from tests.support.dummy import DummyBase, DummyMethod, make_dummy_base
 from tests.support.images import write_folder
 from tests.support.runs import SITES, call, tiny_study
 from tests.support.studies import study_with, write_study
+from undertone.core import public_cache
 from undertone.methods.gradient.optimisers import OptimiserOptions, ServerOptimiser
 from undertone.methods.registry import METHODS, method_for
 from undertone.models.pinned import pin
-from undertone.study import public_cache, public_rows
+from undertone.study import public_rows
 from undertone.study.plan import Plan
 
 MEDIAN = 2.0  # of the dummy method's public rows
@@ -160,7 +161,7 @@ def test_a_damaged_entry_is_made_anew(
 def test_a_whole_entry_of_something_else_is_made_anew(
     plan: Callable[..., Result], rows: Rows, monkeypatch: pytest.MonkeyPatch, entry: Any
 ) -> None:
-    monkeypatch.setattr(public_rows, "kept", lambda _key: entry)
+    monkeypatch.setattr(public_rows, "kept", lambda *_: entry)
     assert plan().exit_code == 0
     assert rows.made == [32]
 
@@ -181,11 +182,11 @@ def test_the_cache_is_where_the_user_says_or_where_caches_are(monkeypatch: pytes
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.delenv("UNDERTONE_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert public_cache.folder() == tmp_path / ".cache" / "undertone" / "public-rows"
+    assert public_cache.folder("public-rows") == tmp_path / ".cache" / "undertone" / "public-rows"
     monkeypatch.setenv("XDG_CACHE_HOME", "/shared")
-    assert public_cache.folder() == Path("/shared/undertone/public-rows")
+    assert public_cache.folder("public-rows") == Path("/shared/undertone/public-rows")
     monkeypatch.setenv("UNDERTONE_CACHE", "/own")
-    assert public_cache.folder() == Path("/own/public-rows")
+    assert public_cache.folder("public-rows") == Path("/own/public-rows")
 
 
 def test_a_user_without_a_home_has_no_cache(plan: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:

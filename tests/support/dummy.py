@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from undertone.core.config import Section
-from undertone.methods.protocol import Progress, UnitRecords
+from undertone.methods.protocol import Draw, Progress, UnitRecords
 from undertone.methods.release_format import Description, ReleaseFormat, Shapes, Weights
 from undertone.models.expected import EXPECTED
 from undertone.models.layout import Layout
@@ -82,6 +82,9 @@ class DummyMethod:
         del base
         return Layout((("features", (FEATURES,)), ("others", (2,))))
 
+    def dimension(self, base: PinnedBase) -> int:
+        return self.layout(base).size
+
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
         del base
         return np.zeros(DIMENSION, dtype=np.float32)
@@ -137,6 +140,10 @@ class DummyMethod:
 
     def weights(self, base: PinnedBase, state: NDArray[np.float32]) -> Weights:
         return self.release_format.write(self.layout(base), state)
+
+    def fixed(self, name: str) -> Draw | None:
+        del name
+        return None
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         return caption, caption

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from undertone.core.code_digest import check_package
 from undertone.errors import ModelError, NotApproved, PlanChanged
-from undertone.methods.protocol import Method
+from undertone.methods.protocol import Method, settled
 from undertone.methods.registry import method_for
 from undertone.models.pinned import PinnedBase, check_pins
 from undertone.preflight.verdict import Verdict, failed, passed, warned
@@ -88,4 +88,5 @@ def _work(inspection: Inspection) -> Iterator[tuple[str, Method, PinnedBase]]:
     study = inspection.study
     if study is not None:
         pinned = inspection.pinned(study.model.base, study.model.revision)
-        yield f"study {study.study.name}", method_for(study.method.name, study.method.options), pinned
+        method, _ = settled(method_for(study.method.name, study.method.options), pinned, study.data.caption)
+        yield f"study {study.study.name}", method, pinned

@@ -18,7 +18,7 @@ from undertone.core.failpoints import reached
 from undertone.core.progress import reporter
 from undertone.data.records import RecordTable
 from undertone.errors import FolderError, NotApproved, PlanChanged
-from undertone.methods.protocol import Method, Progress, SummingMethod, UnitRecords
+from undertone.methods.protocol import Method, PreparedMethod, Progress, SummingMethod, UnitRecords
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.devices import Dtype, check_dtype, choose
 from undertone.models.layout import state_sha256
@@ -127,7 +127,7 @@ class Preparation:
 
     def _row_workers(self, method: Method, files: str) -> list[RowWorker]:
         """One worker for each device, for rows at w that are kept."""
-        workers = [RowWorker(*where, make=partial(_rows, method, self.state)) for where in self._places(files)]
+        workers = [RowWorker(*where, make=partial(_rows, method, self.state)) for where in self._places(method, files)]
         for worker in workers:
             worker.lighter = [
                 (advice, replace(worker, make=partial(_rows, less, self.state))) for advice, less in method.lighter()
@@ -142,7 +142,7 @@ class Preparation:
         def make(of: SummingMethod) -> SumMaker:
             return partial(_clipped_sum, of, self.state, grid.scale, grid.clip_units)
 
-        workers = [SumWorker(*where, make=make(method)) for where in self._places(files)]
+        workers = [SumWorker(*where, make=make(method)) for where in self._places(method, files)]
         for worker in workers:
             worker.lighter = [
                 (advice, replace(worker, make=make(less)))
@@ -152,16 +152,16 @@ class Preparation:
             self._settle(worker)
         return workers
 
-    def _places(self, files: str) -> list[tuple[str, Dtype, LoadedBase, Callable[[str], None]]]:
-        """Each of the site's devices with its own copy of the base."""
-        config, model, name = self.site.config, self.plan.model, self.plan.method.name
+    def _places(self, method: Method, files: str) -> list[tuple[str, Dtype, LoadedBase, Callable[[str], None]]]:
+        """Each of the site's devices with its own copy of the base; what rows need besides is made here."""
+        config, model, name = self.site.config, self.plan.model, method.name
         devices = choose(config.device)
         for device in devices:
             check_dtype(device, config.dtype)
-        return [
-            (device, config.dtype, _loaded(model.base, model.revision, device, files, name), self.site.log)
-            for device in devices
-        ]
+        bases = [_loaded(model.base, model.revision, device, files, name) for device in devices]
+        if isinstance(method, PreparedMethod):
+            method.prepare(bases[0])
+        return [(device, config.dtype, base, self.site.log) for device, base in zip(devices, bases, strict=True)]
 
     def _settle(self, worker: RowWorker | SumWorker) -> None:
         """Settle the size of a worker's batches, before an image is read."""
@@ -290,10 +290,13 @@ def dry_run(site: SiteDir, pinned: PinnedBase, method: Method) -> None:
         ModelError: a device is not there, or one unit does not fit; the message says what would.
     """
     config, files = site.config, digest_of(dict(pinned.files))
-    state = method.initial_state(pinned)[: method.layout(pinned).size]
+    state = method.initial_state(pinned)[: method.dimension(pinned)]
     for device in choose(config.device):
         check_dtype(device, config.dtype)
-        where = (device, config.dtype, _loaded(pinned.reference, pinned.revision, device, files, method.name), _unheard)
+        base = _loaded(pinned.reference, pinned.revision, device, files, method.name)
+        if isinstance(method, PreparedMethod):
+            method.prepare(base)
+        where = (device, config.dtype, base, _unheard)
         if isinstance(method, SummingMethod) and method.sums(pinned):
             sums = SumWorker(*where, make=partial(_clipped_sum, method, state, _DRY_SCALE, _DRY_SCALE))
             sums.lighter = [

@@ -20,6 +20,9 @@ from undertone.privacy.unit_randomness import KEY_BYTES, row_generator
 
 Progress = Callable[[int], None]
 Shape = tuple[int, ...]
+Draw = Callable[[Shape], NDArray[np.float32]]
+Said = Sequence[tuple[str, str]]
+"""Lines for a person: name and value."""
 # The parts of a pipeline that draws latents to a text.
 TEXT_TO_IMAGE = frozenset({"unet", "text_encoder", "tokenizer", "scheduler", "vae"})
 
@@ -123,7 +126,10 @@ class Method(Protocol):
         """
 
     def layout(self, base: PinnedBase) -> Layout:
-        """Which tensors the study adapts."""
+        """Which tensors the study adapts, and which of its release are `fixed`."""
+
+    def dimension(self, base: PinnedBase) -> int:
+        """How many values w and a row have, d: as many as those tensors, or fewer that they follow from."""
 
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
         """What the coordinator starts from, public: w [d], and behind it whatever `step` must remember.
@@ -173,6 +179,12 @@ class Method(Protocol):
     def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
         """What the release holds of w [d], written by `release_format`."""
 
+    def fixed(self, name: str) -> Draw | None:
+        """How a tensor that a release holds beside w is made from its shape; None: it is of w, or of no release.
+
+        It is public and the same in every study: `verify` makes it again and accepts no other value.
+        """
+
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         """The prompts for samples before and after adaptation."""
 
@@ -195,6 +207,34 @@ class SummingMethod(Method, Protocol):
         Each unit's integers are of length s C at most, checked in integers, and follow from that unit alone; every
         shape follows from the length of the batch. A unit whose row is not finite adds nothing.
         """
+
+
+@runtime_checkable
+class PreparedMethod(Method, Protocol):
+    """A method whose rows may need more than the base: what everybody makes alike of public drawings.
+
+    Never sent. Who plans makes it and puts into the options what tells it from another; every node and the coordinator
+    make it again, and refuse to go on with another (PRIVACY 25).
+    """
+
+    def settled(self, base: PinnedBase, caption: str) -> tuple["Method", Said]:
+        """This method with the options that only the base can tell, and what a person who plans should read of it.
+
+        Raises:
+            StudyError: the options ask for what the base does not have.
+        """
+
+    def prepare(self, base: Base) -> None:
+        """Make, or find on this machine, what rows need; called before any coin falls or record is read.
+
+        Raises:
+            DirectionsDiffer: it is not what the plan was made with.
+        """
+
+
+def settled(method: Method, base: PinnedBase, caption: str) -> tuple[Method, Said]:
+    """As `PreparedMethod.settled`; another method as it is, with nothing said."""
+    return method.settled(base, caption) if isinstance(method, PreparedMethod) else (method, ())
 
 
 def check_needs(method: Method, base: PinnedBase) -> None:

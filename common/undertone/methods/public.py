@@ -7,11 +7,11 @@ from undertone.models.interface import Base
 from undertone.public_images.procedural import draw
 
 
-def public_units(base: Base, seed: int, count: int, caption: str) -> list[UnitRecords]:
-    """`count` units of one procedural image each; the seed is public, so every party gets the same."""
-    images = np.stack([draw(seed, index, base.image_size).pixels for index in range(count)])
-    latents = base.encode(images)
+def public_units(base: Base, seed: int, count: int, caption: str, first: int = 0) -> list[UnitRecords]:
+    """`count` units of one procedural image each, from number `first` on; the seed is public: all get the same."""
+    numbers = range(first, first + count)
+    latents = base.encode(np.stack([draw(seed, number, base.image_size).pixels for number in numbers]))
     return [
-        UnitRecords(latents[index : index + 1], (caption,), np.random.Generator(np.random.Philox(key=seed + index)))
-        for index in range(count)
+        UnitRecords(latents[place : place + 1], (caption,), np.random.Generator(np.random.Philox(key=seed + number)))
+        for place, number in enumerate(numbers)
     ]

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from undertone.core.text import shown
 from undertone.errors import ModelError, StudyError, UnfitWeights
+from undertone.methods.protocol import Method
 from undertone.methods.registry import format_of, method_for, release_formats
 from undertone.methods.release_format import ReleaseFormat, Shapes, Weights
 from undertone.models.interface import Base
@@ -38,12 +39,8 @@ class Planned(Protocol):
         """All of them."""
 
     @property
-    def dimension(self) -> int:
-        """D, how many values it adapts."""
-
-    @property
     def layout_digest(self) -> str:
-        """Of what it adapts."""
+        """Of the release's tensors."""
 
 
 def format_in(release: Path) -> ReleaseFormat:
@@ -79,7 +76,7 @@ def read_weights(release: Path) -> Weights:
 
 
 def check_weights(release: Path, planned: Planned) -> None:
-    """The weights of a release are what its plan releases: files, names, shapes, float32, finite.
+    """The weights of a release are what its plan releases: files, names, shapes, float32, finite, public where fixed.
 
     A file is read one tensor at a time; the base is not needed.
 
@@ -92,30 +89,40 @@ def check_weights(release: Path, planned: Planned) -> None:
         ModelError: there are none, or they are damaged.
     """
     try:
-        wanted = method_for(planned.name, planned.options).release_format
+        method = method_for(planned.name, planned.options)
     except StudyError as error:
         raise UnfitWeights(f"plan.json names no method of this version: {error}") from None
     kind = format_in(release)
-    most = 4 * planned.dimension + _HEADER_BYTES
-    for file in kind.files:
-        size = (release / file).stat().st_size
-        if size > most:
-            raise UnfitWeights(f"{file} has {size} bytes; {planned.dimension} values take less than {most}")
     shapes = {}
     for file in kind.files:
         with _opened(release / file) as stream:
             shapes[file] = _shapes(file, stream)
-    if set(kind.files) != set(wanted.files) or not _fits(wanted.layout(shapes), planned):
+    if set(kind.files) != set(method.release_format.files) or not _fits(released_layout(method, shapes), planned):
         held = [(name, shape) for tensors in shapes.values() for name, shape in tensors.items()]
         first = ", ".join(f"{shown(name, 80)} {list(shape)}" for name, shape in held[:3])
         raise UnfitWeights(
-            f"{' and '.join(kind.files)} is not what {planned.name} releases under this plan ({planned.dimension} "
-            f"values, layout {planned.layout_digest[:8]}); it holds {len(held)} tensors: {first}"
+            f"{' and '.join(kind.files)} is not what {planned.name} releases under this plan (layout "
+            f"{planned.layout_digest[:8]}); it holds {len(held)} tensors: {first}"
         )
     for file in kind.files:
         with _opened(release / file) as stream:
-            for name in shapes[file]:
-                _finite(file, name, stream.get_tensor(name))  # type: ignore[no-untyped-call]
+            for name, shape in shapes[file].items():
+                tensor = _finite(file, name, stream.get_tensor(name))  # type: ignore[no-untyped-call]
+                draw = method.fixed(name)
+                if draw is not None and not np.array_equal(tensor, draw(shape)):
+                    raise UnfitWeights(
+                        f"{file}: {shown(name, 80)} is not the public draw that this plan keeps as it is"
+                    )
+
+
+def released_layout(method: Method, shapes: Mapping[str, Shapes]) -> Layout | None:
+    """The layout whose release these files are, from names and shapes alone; None: it is none's."""
+    whole = method.release_format.layout(shapes)
+    if whole is None:
+        return None
+    fixed = {name for name, _ in whole.tensors if method.fixed(name) is not None}
+    learned = tuple(tensor for tensor in whole.tensors if tensor[0] not in fixed)
+    return Layout(learned, fixed=tuple(tensor for tensor in whole.tensors if tensor[0] in fixed))
 
 
 def attach(base: Base, weights: Weights) -> None:
@@ -137,7 +144,7 @@ def attach(base: Base, weights: Weights) -> None:
 
 
 def _fits(layout: Layout | None, planned: Planned) -> bool:
-    return layout is not None and (layout.digest, layout.size) == (planned.layout_digest, planned.dimension)
+    return layout is not None and layout.digest == planned.layout_digest
 
 
 @contextmanager
@@ -146,8 +153,15 @@ def _opened(path: Path) -> Iterator[safe_open]:
 
     Raises:
         ModelError: it is damaged.
+        UnfitWeights: its header is longer than any release's. How long the file is follows from its header.
     """
     try:
+        with path.open("rb") as raw:
+            header = int.from_bytes(raw.read(8), "little")
+        if header > _HEADER_BYTES:
+            raise UnfitWeights(
+                f"{path.name} begins with {header} bytes of names; a release has at most {_HEADER_BYTES}"
+            )
         with safe_open(path, framework="numpy") as stream:
             yield stream
     except (OSError, SafetensorError) as error:

@@ -7,15 +7,19 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.core.canonical import digest_of, sha256_hex
+from undertone.core.canonical import Json, digest_of, sha256_hex
 from undertone.errors import MechanismViolation
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Names and shapes, in order; nodes and coordinator compare its digest."""
+    """Names and shapes, in order; nodes and coordinator compare its digest.
+
+    tensors: what the vector holds. fixed: what a release holds beside it, public and the same after every round.
+    """
 
     tensors: tuple[tuple[str, tuple[int, ...]], ...]
+    fixed: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def size(self) -> int:
@@ -24,8 +28,9 @@ class Layout:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over names, shapes and order."""
-        return digest_of([[name, list(shape)] for name, shape in self.tensors])
+        """SHA-256 over names, shapes and order, and over what is fixed where something is."""
+        tensors, fixed = _spelled(self.tensors), _spelled(self.fixed)
+        return digest_of({"tensors": tensors, "fixed": fixed} if fixed else tensors)
 
     def flatten(self, named: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Tensors by name -> one vector [d].
@@ -53,6 +58,10 @@ class Layout:
             named[name] = vector[start : start + prod(shape)].reshape(shape)
             start += prod(shape)
         return named
+
+
+def _spelled(tensors: tuple[tuple[str, tuple[int, ...]], ...]) -> list[Json]:
+    return [[name, list(shape)] for name, shape in tensors]
 
 
 def state_sha256(state: NDArray[np.float32]) -> str:

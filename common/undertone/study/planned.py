@@ -16,7 +16,10 @@ def planned_method(plan: Plan, base: PinnedBase) -> Method:
     """
     method = method_for(plan.method.name, plan.method.options)
     check_needs(method, base)
-    layout = method.layout(base)
-    if (layout.digest, layout.size) != (plan.method.layout_digest, plan.method.dimension):
-        raise PlanChanged(f"{plan.method.name} adapts {layout.size} values here, the plan says {plan.method.dimension}")
+    found = (method.layout(base).digest, method.dimension(base))
+    if found != (plan.method.layout_digest, plan.method.dimension):
+        raise PlanChanged(
+            f"{plan.method.name} adapts {found[1]} values here, layout {found[0][:8]}; the plan says "
+            f"{plan.method.dimension}, layout {plan.method.layout_digest[:8]}"
+        )
     return method

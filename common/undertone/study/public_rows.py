@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from undertone.core.canonical import Json
 from undertone.core.code_digest import package_sha256
 from undertone.core.progress import reporter
+from undertone.core.public_cache import keep, kept
 from undertone.methods.protocol import Method
 from undertone.models.devices import CPU, choose
 from undertone.models.pinned import PinnedBase
-from undertone.study.public_cache import keep, kept
 
 if TYPE_CHECKING:
     from undertone.models.base import LoadedBase
 
+_SHELF = "public-rows"
 # As many set C.
 DRAWINGS = 32
 # Passes x bytes of the UNet's weights x positions of a latent: one minute or so on one core. Inversions on
@@ -70,7 +71,7 @@ def made_for_check(base: PinnedBase, method: Method, caption: str, *, asked: boo
 
 def known_rows(base: PinnedBase, method: Method, caption: str, count: int) -> PublicRows | None:
     """What the cache holds of so many drawings; no model is loaded."""
-    found = kept(_key(base, method, caption, count))
+    found = kept(_SHELF, _key(base, method, caption, count))
     if not isinstance(found, dict) or set(found) != {"median", "longest", "drawings"} or found["drawings"] != count:
         return None
     if not all(isinstance(found[name], float) for name in ("median", "longest")):
@@ -89,7 +90,7 @@ def _made(base: PinnedBase, method: Method, caption: str, count: int) -> PublicR
     # C is the same on every machine. A few rows set no C and may be made wherever that is fastest.
     device = CPU if count == DRAWINGS else choose()[0]
     rows = PublicRows.of(method.public_lengths(_loaded(base, device), caption, count))
-    if rows.usable and not keep(_key(base, method, caption, count), asdict(rows)):
+    if rows.usable and not keep(_SHELF, _key(base, method, caption, count), asdict(rows)):
         reporter().line("the lengths of public rows could not be kept; the next plan makes them again")
     return rows
 

@@ -10,7 +10,7 @@ from undertone.core.bounds import PLAN_BYTES
 from undertone.core.code_digest import package_sha256
 from undertone.core.progress import reporter
 from undertone.errors import NoisyRelease, StudyError
-from undertone.methods.protocol import Method, check_needs
+from undertone.methods.protocol import Method, Said, check_needs, settled
 from undertone.methods.registry import method_for
 from undertone.models.pinned import PinnedBase, pin
 from undertone.privacy.accounting import calibrate
@@ -57,13 +57,14 @@ def resolve(
 class Resolved:
     """A plan, and what was found on the way to it: the base as it was hashed, the method, the rows that set C.
 
-    `rows` is None where C is the study's own number.
+    `rows` is None where C is the study's own number; `said` is what the method has to say of what it found.
     """
 
     plan: Plan
     base: PinnedBase
     method: Method
     rows: PublicRows | None
+    said: Said = ()
 
 
 def resolved(study: Study, *, simulated_units: dict[str, int] | None = None) -> Resolved:
@@ -86,10 +87,11 @@ def _resolved(study: Study, units: dict[str, int]) -> Resolved:
     check_needs(method, base)
     method.check(base, study.data.caption)
     _check_rounds(study, method)
-    layout = method.layout(base)
+    method, said = settled(method, base, study.data.caption)
+    layout, dimension = method.layout(base), method.dimension(base)
     aggregation = _aggregation(study, len(units))
     _check_attempts(study, aggregation)
-    noise = _noise(study, method, aggregation, len(units), layout.size)
+    noise = _noise(study, method, aggregation, len(units), dimension)
     clip, rows = _clip(study, method, base)
     grid = _grid(study, clip, units, noise)
     options = method_options(method)
@@ -99,7 +101,7 @@ def _resolved(study: Study, units: dict[str, int]) -> Resolved:
         package_sha256=package_sha256(),
         study=study.study.name,
         model=PlannedModel(base=base.reference, revision=base.revision, files=dict(base.files), licence=base.licence),
-        method=PlannedMethod(name=method.name, options=options, dimension=layout.size, layout_digest=layout.digest),
+        method=PlannedMethod(name=method.name, options=options, dimension=dimension, layout_digest=layout.digest),
         privacy=_privacy(study, method, grid, noise, sum(units.values()), "public images" if rows else "study"),
         grid=PlannedGrid(
             scale=grid.scale,
@@ -116,7 +118,7 @@ def _resolved(study: Study, units: dict[str, int]) -> Resolved:
         ),
         aggregation=aggregation,
     )
-    return Resolved(plan, base, method, rows)
+    return Resolved(plan, base, method, rows, said)
 
 
 def method_options(method: Method) -> dict[str, str | int | float | bool | list[str]]:

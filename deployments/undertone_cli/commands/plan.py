@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from undertone.core.progress import reporting
+from undertone.methods.protocol import Said
 from undertone.privacy.distributed import DistributedEvent
 from undertone.study.claim import check_claim, delta_warning, epsilons
 from undertone.study.clip_check import ClipCheck, check_clip, refuse_clip
@@ -18,8 +19,11 @@ SMALLEST_SHOWN = 1e-300
 BROKEN_ROUND = "ends the study: each round has one attempt, which counts once vectors were asked for"
 
 
-def describe(plan: Plan, check: ClipCheck | None = None) -> list[tuple[str, str]]:
-    """The rows that `plan` prints: name and value; with a check also how C stands to public rows."""
+def describe(plan: Plan, check: ClipCheck | None = None, said: Said = ()) -> list[tuple[str, str]]:
+    """The rows that `plan` prints: name and value; with a check also how C stands to public rows.
+
+    `said` is what the method found on the base (`Resolved.said`).
+    """
     privacy, grid, total = plan.privacy, plan.grid, sum(plan.cohort.units.values())
     clip = grid.clip_units / grid.scale
     return [
@@ -27,6 +31,7 @@ def describe(plan: Plan, check: ClipCheck | None = None) -> list[tuple[str, str]
             "method",
             f"{plan.method.name}, {plan.method.dimension} values, layout {plan.method.layout_digest[:8]}",
         ),
+        *said,
         ("base model", plan.model.base + (f" at {plan.model.revision}" if plan.model.revision else "")),
         ("unit", f"{privacy.unit}, {privacy.adjacency}"),
         (
@@ -202,7 +207,7 @@ def command(study: Path, as_json: bool, measure_rows: bool) -> None:
         for name, warning in _delta(plan):
             err.print(f"{name}: {warning}", highlight=False, markup=False, soft_wrap=True)
     else:
-        table(f"plan of {plan.study}", ["", ""], describe(plan, check))
+        table(f"plan of {plan.study}", ["", ""], describe(plan, check, found.said))
         lines([("digest", plan.digest)])
     refuse_noise(plan)
     refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)

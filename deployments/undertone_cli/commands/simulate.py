@@ -113,7 +113,7 @@ def _prepare(study: Study, study_file: Path, folder: Path, shares: dict[str, Sit
     plan = found.plan
     check_claim(plan)
     check = check_clip(found)
-    table(f"plan of {plan.study}", ["", ""], describe(plan, check))
+    table(f"plan of {plan.study}", ["", ""], describe(plan, check, found.said))
     lines([("digest", plan.digest)])
     refuse_noise(plan)
     refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)

@@ -14,7 +14,7 @@ from undertone.methods.toy.release import SHIFT_FILE
 from undertone.core.captions import TOKEN, caption_fields, fill_caption
 from undertone.core.config import Section
 from undertone.errors import StudyError
-from undertone.methods.protocol import TEXT_TO_IMAGE, Method, Progress, UnitRecords
+from undertone.methods.protocol import TEXT_TO_IMAGE, Draw, Method, Progress, UnitRecords
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
@@ -59,6 +59,10 @@ class ChannelShift:
     def layout(self, base: PinnedBase) -> Layout:
         """One value for each latent channel."""
         return Layout((("shift", base.shapes("unet")["conv_out.bias"]),))
+
+    def dimension(self, base: PinnedBase) -> int:
+        """As many."""
+        return self.layout(base).size
 
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
         """No shift."""
@@ -108,6 +112,11 @@ class ChannelShift:
     def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
         """All of w."""
         return self.release_format.write(self.layout(base), w)
+
+    def fixed(self, name: str) -> Draw | None:
+        """None: a release is the shift alone."""
+        del name
+        return None
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         """The caption, its columns empty, before and after."""

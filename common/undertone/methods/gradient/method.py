@@ -6,6 +6,9 @@
 The mean over K draws is taken *before* the clip, so K costs compute and no privacy (DPDM, Dockhorn et al. 2023).
 All records of a unit enter its one row, up to `records`; the batch has the same shape whoever is in it: a unit
 with fewer records fills its places with the same ones again, each record with the same weight in all.
+
+With k public directions P (`directions.py`) a row is P^T x_u, what is adapted is c [k] in w = w_0 + P c, and noise
+enters k values. Projecting belongs to the row: the mechanism clips what it gets, so the clip comes after it.
 """
 
 from abc import ABC, abstractmethod
@@ -19,10 +22,11 @@ from numpy.typing import NDArray
 from undertone.core.captions import TOKEN, caption_fields, fill_caption
 from undertone.core.config import Section
 from undertone.core.progress import reporter
-from undertone.errors import StudyError
+from undertone.errors import MechanismViolation, StudyError
 from undertone.methods.gradient.optimisers import ServerOptimiser
 from undertone.methods.gradient.options import GradientOptions
-from undertone.methods.protocol import TEXT_TO_IMAGE, Progress, UnitRecords
+from undertone.methods.gradient.public_directions import PublicDirections
+from undertone.methods.protocol import TEXT_TO_IMAGE, Draw, Method, Progress, Said, UnitRecords, blank_unit
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
@@ -58,7 +62,7 @@ class GradientMethod(ABC):
 
     @abstractmethod
     def layout(self, base: PinnedBase) -> Layout:
-        """The tensors that w holds.
+        """The tensors that w [D] holds, and those of the release that are fixed.
 
         Raises:
             StudyError: an option names none of the base's parts; the message names them.
@@ -66,11 +70,15 @@ class GradientMethod(ABC):
 
     @abstractmethod
     def _start(self, base: PinnedBase) -> NDArray[np.float32]:
-        """`w` before the first round, [d]."""
+        """`w_0` before the first round, [D]."""
 
     @abstractmethod
     def _trained(self, base: Base, w: NDArray[np.float32]) -> AbstractContextManager["Trained"]:
-        """The loaded base with w in it, ready for gradients; as it was before when the context ends."""
+        """The loaded base with w [D] in it, ready for gradients; as it was before when the context ends."""
+
+    def _released(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
+        """The release's tensors of w [D]."""
+        return self.release_format.write(self.layout(base), w)
 
     # --- what they share --------------------------------------------------------------------------
 
@@ -100,9 +108,46 @@ class GradientMethod(ABC):
                 f'data.caption = "{caption}": {self.name} learns no word, so write one in place of {{token}}'
             )
 
+    def dimension(self, base: PinnedBase) -> int:
+        """K with public directions, else D."""
+        return self.options.directions or self.layout(base).size
+
+    def settled(self, base: PinnedBase, caption: str) -> tuple[Method, Said]:
+        """With public directions: the caption that their drawings have, and what tells them from others.
+
+        Raises:
+            StudyError: too many or too large, or the study says another fingerprint.
+        """
+        if not self.options.directions:
+            return self, ()
+        named = self.options.model_copy(update={"direction_caption": self.options.direction_caption or caption})
+        options, said = type(self)(named)._directions(base).settled()
+        return type(self)(options), said
+
+    def prepare(self, base: Base) -> None:
+        """Public directions, where rows need them.
+
+        Raises:
+            DirectionsDiffer: they are not the plan's, or the plan does not say which are.
+        """
+        if self.options.directions:
+            directions = self._directions(base.pinned)
+            directions.check_planned()
+            directions.found(base)
+
+    def _directions(self, base: PinnedBase) -> PublicDirections:
+        def gradients(loaded: Base, units: list[UnitRecords], options: GradientOptions) -> NDArray[np.float32]:
+            from undertone.methods.gradient.unit_gradients import unit_gradients  # torch: only where rows are made
+
+            with self._trained(loaded, self._start(base)) as trained:
+                return unit_gradients(loaded, trained, units, options)
+
+        return PublicDirections(self.name, self.options, base, self.layout(base), self.token, gradients)
+
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
-        """`w` and the optimiser's memory before the first round; w comes first."""
-        return self._optimiser.start(self._start(base))
+        """`w` (with public directions: c, which is zero) and the optimiser's memory before the first round."""
+        k = self.options.directions
+        return self._optimiser.start(np.zeros(k, dtype=np.float32) if k else self._start(base))
 
     def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
         """One step of the server optimiser against the noised mean gradient."""
@@ -122,15 +167,19 @@ class GradientMethod(ABC):
         from undertone.methods.gradient.unit_gradients import gradient_norms
         from undertone.methods.public import public_units  # torch: only where rows are made
 
-        start = self._start(base.pinned)
         units = public_units(base, _PUBLIC_SEED, count, fill_caption(caption, self.token, {}))
-        at_once = 1 if self.sums(base.pinned) else _PUBLIC_AT_ONCE
+        start = self.initial_state(base.pinned)[: self.dimension(base.pinned)]
+        at_once = 1 if self._too_long(base.pinned) else _PUBLIC_AT_ONCE
         lengths: list[float] = []
         with reporter().task("rows of public drawings", count) as progress:
             for first in range(0, count, at_once):
                 part = units[first : first + at_once]
-                with self._trained(base, start) as trained:
-                    lengths += gradient_norms(base, trained, part, self.options).tolist()
+                if self.options.directions:
+                    rows = self.rows(base, start, part, lambda _steps: None).astype(np.float64)
+                    lengths += np.nan_to_num(np.linalg.norm(rows, axis=1), nan=np.inf).tolist()
+                else:
+                    with self._trained(base, start) as trained:
+                        lengths += gradient_norms(base, trained, part, self.options).tolist()
                 progress(len(part))
         return np.array(lengths)
 
@@ -140,7 +189,11 @@ class GradientMethod(ABC):
         return None
 
     def sums(self, base: PinnedBase) -> bool:
-        """Rows longer than `largest_row_mib` are summed as they are made."""
+        """Rows longer than `largest_row_mib` are summed as they are made; in public directions they are short."""
+        return not self.options.directions and self._too_long(base)
+
+    def _too_long(self, base: PinnedBase) -> bool:
+        """Whether one unit's gradient is more than `largest_row_mib`."""
         return 4 * self.layout(base).size > self.options.largest_row_mib * _MIB
 
     def entering(self, records: int, generator: np.random.Generator) -> Sequence[int]:
@@ -157,8 +210,15 @@ class GradientMethod(ABC):
         scale: int,
         clip_units: int,
     ) -> NDArray[np.int64]:
-        """The clipped integer sum of the units' mean gradients at w, [d]; `state` begins with w."""
+        """The clipped integer sum of the units' mean gradients at w, [D]; `state` begins with w.
+
+        Raises:
+            MechanismViolation: with public directions, where no row is long and each is projected before it is cut.
+        """
         from undertone.methods.gradient.unit_gradients import summed_gradients  # torch: only where rows are made
+
+        if self.options.directions:
+            raise MechanismViolation("rows in public directions are kept one by one, and not summed as they are made")
 
         with self._trained(base, state) as trained:
             return summed_gradients(base, trained, batch, self.options, scale=scale, clip_units=clip_units)
@@ -166,19 +226,48 @@ class GradientMethod(ABC):
     def rows(
         self, base: Base, state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress
     ) -> NDArray[np.float32]:
-        """Each unit's mean gradient at w, [n, d]; `state` begins with w."""
+        """Each unit's mean gradient at w, [n, D], or P^T of it at w_0 + P c, [n, k]; `state` begins with w or c."""
         from undertone.methods.gradient.unit_gradients import unit_gradients  # torch: only where rows are made
 
         if not units:
             return np.zeros((0, state.size), dtype=np.float32)
-        with self._trained(base, state) as trained:
-            found = unit_gradients(base, trained, units, self.options)
+        if self.options.directions:
+            found = self._projected(base, state, units)
+        else:
+            with self._trained(base, state) as trained:
+                found = unit_gradients(base, trained, units, self.options)
         progress(len(units))
         return found
 
+    def _projected(self, base: Base, c: NDArray[np.float32], units: Sequence[UnitRecords]) -> NDArray[np.float32]:
+        """P^T g_u for each unit at w_0 + P c, [n, k]; as many gradients at a time as `largest_row_mib` holds.
+
+        Every batch has one shape, filled up with blank units: a row must not follow from its place (PRIVACY 3).
+        """
+        from undertone.methods.gradient.unit_gradients import unit_gradients  # torch: only where rows are made
+
+        directions = self._directions(base.pinned).found(base)
+        w = directions.moved(self._start(base.pinned), c)
+        most = max(1, self.options.largest_row_mib * _MIB // (4 * w.size))
+        at_once, found = min(most, len(units)), []
+        with self._trained(base, w) as trained:
+            for first in range(0, len(units), at_once):
+                part = list(units[first : first + at_once])
+                filled = [*part, *(blank_unit(base.latent_shape) for _ in range(at_once - len(part)))]
+                gradients = unit_gradients(base, trained, filled, self.options)
+                found.append(directions.project(gradients[: len(part)]))
+        return np.concatenate(found)
+
     def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
-        """All of w, in the layout's tensors."""
-        return self.release_format.write(self.layout(base), w)
+        """The release's tensors: of w [D], or of w_0 + P c where `w` is c [k]."""
+        if self.options.directions:
+            w = self._directions(base).found().moved(self._start(base), w)
+        return self._released(base, w)
+
+    def fixed(self, name: str) -> Draw | None:
+        """None: a release holds w alone, unless a subclass says otherwise."""
+        del name
+        return None
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         """The caption, its columns empty, before and after."""

@@ -60,6 +60,17 @@ def frozen_text(base: Base, captions: Sequence[str]) -> Tensor:
     return states
 
 
+def trained_text(base: Base, captions: Sequence[str]) -> Tensor:
+    """Text states [n, positions, width] of captions, by an encoder of which something is trained.
+
+    Each row has its own positions: the encoder's default is one row for all, whose gradient would be the batch's.
+    """
+    ids = token_ids(base, captions)
+    positions = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+    states: Tensor = base.pipeline.text_encoder(ids, position_ids=positions)[0]
+    return states
+
+
 def token_ids(base: Base, captions: Sequence[str]) -> Tensor:
     """Captions -> token ids [n, positions], padded as the pipeline pads prompts."""
     tokenizer = base.pipeline.tokenizer

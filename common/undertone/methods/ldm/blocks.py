@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from undertone.gradients.engine import GradientEngine, UnitBatch
-from undertone.methods.gradient.trained import EngineTrained, frozen_text, token_ids
+from undertone.methods.gradient.trained import EngineTrained, frozen_text, trained_text
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
 
@@ -44,13 +44,8 @@ class TrainedBlocks(EngineTrained):
     def text(self, captions: Sequence[str], batch: UnitBatch) -> Tensor:
         """Text states, of the encoder in training where the layout names it."""
         del batch
-        if "text_encoder" not in self._model:
-            return frozen_text(self._base, captions)
-        ids = token_ids(self._base, captions)
-        # Each row its own positions: the encoder's default is one row for all, whose gradient would be the batch's.
-        positions = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
-        states: Tensor = self._base.pipeline.text_encoder(ids, position_ids=positions)[0]
-        return states
+        text = trained_text if "text_encoder" in self._model else frozen_text
+        return text(self._base, captions)
 
 
 @torch.no_grad()

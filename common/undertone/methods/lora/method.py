@@ -1,13 +1,17 @@
 """`dp-lora`: DP-SGD on LoRA adapters (DP-LoRA, arXiv 2406.01355; on convolutions too as in DP-LoDA, 2406.05257).
 
-    W' = W + (alpha / r) B A        A [r, in] drawn from a public seed, B [out, r] zero at first; w holds all A and B
+    W' = W + (alpha / r) B A        A [r, in] drawn from a public seed, B [out, r] zero at first
 
-The release is one `pytorch_lora_weights.safetensors` for stock `load_lora_weights`; alpha / r is multiplied into its B,
-so it needs no further number.
+w holds all B, and A stays as it was drawn (FFA-LoRA, arXiv 2403.12313: half the values, so half the noise's energy; and
+B A is linear in what is averaged); with `freeze_a = false` w holds all A and B. Adapted are layers of the UNet and,
+with `text`, the attention of the text encoder. The release is one `pytorch_lora_weights.safetensors` with A and B for
+stock `load_lora_weights`; alpha / r is multiplied into its B, so it needs no further number.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
+from math import prod
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
@@ -19,8 +23,10 @@ from undertone.core.config import Section
 from undertone.errors import StudyError
 from undertone.methods.gradient.method import GradientMethod
 from undertone.methods.gradient.options import GradientOptions
-from undertone.methods.lora.release import ADAPTER_FILE
-from undertone.methods.release_format import ReleaseFormat, Shapes, Weights
+from undertone.methods.lora.public_a import public_a
+from undertone.methods.lora.release import ADAPTER_FILE, TEXT, TEXT_TARGETS, is_a, place
+from undertone.methods.protocol import Draw
+from undertone.methods.release_format import ReleaseFormat, Shapes, Tensors, Weights
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
 from undertone.models.pinned import PinnedBase
@@ -28,7 +34,6 @@ from undertone.models.pinned import PinnedBase
 if TYPE_CHECKING:
     from undertone.methods.gradient.trained import Trained  # torch
 
-_PUBLIC_SEED = 20261126
 GROUPS = {
     "attention": ("to_q", "to_k", "to_v", "to_out.0"),
     "conv": ("conv1", "conv2", "conv_shortcut"),
@@ -36,11 +41,16 @@ GROUPS = {
 
 
 class DPLoRAOptions(GradientOptions):
-    """[method] keys of dp-lora. Symbols: r = rank; `targets` are "attention", "conv", or names of layers."""
+    """[method] keys of dp-lora. Symbols: r = rank; `targets` are "attention", "conv", or names of layers of the UNet.
+
+    freeze_a: A stays as it was drawn and B alone is trained. text: the text encoder's attention gets adapters too.
+    """
 
     rank: int = Field(default=4, ge=1, le=256)
     alpha: int = Field(default=4, ge=1, le=1024)
     targets: list[Annotated[str, Field(max_length=NAME)]] = Field(default=["attention"], min_length=1, max_length=ITEMS)
+    freeze_a: bool = True
+    text: bool = True
 
 
 class DPLoRA(GradientMethod):
@@ -52,60 +62,81 @@ class DPLoRA(GradientMethod):
     options: DPLoRAOptions
 
     def layout(self, base: PinnedBase) -> Layout:
-        """A and B of each adapted layer, under the names they have in the released file.
+        """B of each adapted layer, or A and B, under the names they have in the released file.
 
         Raises:
             StudyError: a target names no layer; the message lists the known ones.
         """
-        return lora_layout(base.shapes("unet"), self.options)
+        return lora_layout(base.shapes("unet"), base.shapes("text_encoder"), self.options)
+
+    def fixed(self, name: str) -> Draw | None:
+        """A, where it is frozen."""
+        return partial(public_a, name) if self.options.freeze_a and is_a(name) else None
 
     def _start(self, base: PinnedBase) -> NDArray[np.float32]:
-        """A: N(0, 1/r^2) as peft's "gaussian"; B: zero, so that the model is the base's at first."""
-        drawn, parts = np.random.Generator(np.random.Philox(key=_PUBLIC_SEED)), []
-        for name, shape in self.layout(base).tensors:
-            is_a = ".lora_A." in name
-            parts.append(
-                drawn.standard_normal(shape, dtype=np.float32) / self.options.rank if is_a else np.zeros(shape)
-            )
-        return np.concatenate([part.reshape(-1) for part in parts]).astype(np.float32)
+        """B is zero, so that the model is the base's at first; A as drawn, where w holds it."""
+        tensors = self.layout(base).tensors
+        return np.concatenate(
+            [public_a(*one).reshape(-1) if is_a(one[0]) else np.zeros(prod(one[1])) for one in tensors]
+        ).astype(np.float32)
 
     def _trained(self, base: Base, w: NDArray[np.float32]) -> AbstractContextManager["Trained"]:
         from undertone.methods.lora.adapters import TrainedLora  # torch, peft
 
-        return TrainedLora(base, self.layout(base.pinned), w, self.options.rank, self.options.alpha)
+        layout = self.layout(base.pinned)
+        trained = [name for name, _ in layout.tensors]
+        return TrainedLora(base, self._adapters(layout, w), trained, self.options.rank, self.options.alpha)
 
-    def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
+    def _released(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
         """A, and B with alpha / r multiplied in."""
         layout, scale = self.layout(base), np.float32(self.options.alpha / self.options.rank)
-        named = layout.unflatten(w)
-        scaled = {name: value * scale if ".lora_B." in name else value for name, value in named.items()}
-        return self.release_format.write(layout, layout.flatten(scaled))
+        named = self._adapters(layout, w)
+        scaled = {name: value if is_a(name) else value * scale for name, value in named.items()}
+        whole = Layout((*layout.tensors, *layout.fixed))
+        return self.release_format.write(whole, whole.flatten(scaled))
+
+    def _adapters(self, layout: Layout, w: NDArray[np.float32]) -> Tensors:
+        """A and B of every adapted layer."""
+        return layout.unflatten(w) | {name: public_a(name, shape) for name, shape in layout.fixed}
 
 
-def lora_layout(shapes: Shapes, options: DPLoRAOptions) -> Layout:
-    """A and B for every layer of the UNet that `targets` name, in the order of their names.
+def lora_layout(unet: Shapes, text_encoder: Shapes, options: DPLoRAOptions) -> Layout:
+    """A and B for every layer of the UNet that `targets` name and, with `text`, for the text encoder's attention.
 
     Args:
-        shapes: the UNet's tensors.
-        options: rank and targets.
+        unet: its tensors.
+        text_encoder: its tensors.
+        options: rank, targets, freeze_a, text.
 
     Raises:
         StudyError: see `DPLoRA.layout`.
     """
-    layers = {name.removesuffix(".weight"): shape for name, shape in sorted(shapes.items()) if _adaptable(name, shape)}
+    layers = _layers("unet.", unet, options.targets)
+    if options.text:
+        layers |= _layers(TEXT, text_encoder, TEXT_TARGETS)
     tensors: list[tuple[str, tuple[int, ...]]] = []
-    for layer in sorted(_chosen(layers, options.targets)):
-        out, into, *kernel = layers[layer]
-        tensors.append((f"unet.{layer}.lora_A.weight", (options.rank, into, *kernel)))
-        tensors.append((f"unet.{layer}.lora_B.weight", (out, options.rank, *(1 for _ in kernel))))
-    return Layout(tuple(tensors))
+    for layer, (out, into, *kernel) in layers.items():
+        tensors.append((f"{layer}.lora_A.weight", (options.rank, into, *kernel)))
+        tensors.append((f"{layer}.lora_B.weight", (out, options.rank, *(1 for _ in kernel))))
+    ordered = sorted(tensors, key=place)
+    if not options.freeze_a:
+        return Layout(tuple(ordered))
+    return Layout(
+        tuple(one for one in ordered if not is_a(one[0])), fixed=tuple(one for one in ordered if is_a(one[0]))
+    )
+
+
+def _layers(part: str, shapes: Shapes, targets: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The chosen layers of a part with the shapes of their weights, under the names that they have in a release."""
+    layers = {name.removesuffix(".weight"): shape for name, shape in shapes.items() if _adaptable(name, shape)}
+    return {f"{part}{layer}": layers[layer] for layer in _chosen(layers, targets)}
 
 
 def _adaptable(name: str, shape: tuple[int, ...]) -> bool:
     return name.endswith(".weight") and len(shape) in (2, 4)
 
 
-def _chosen(layers: Iterable[str], targets: list[str]) -> set[str]:
+def _chosen(layers: Iterable[str], targets: Sequence[str]) -> set[str]:
     chosen: set[str] = set()
     for target in targets:
         endings = GROUPS.get(target, (target,))

@@ -1,4 +1,4 @@
-"""`pytorch_lora_weights.safetensors`: LoRA adapters of the UNet, for `load_lora_weights`."""
+"""`pytorch_lora_weights.safetensors`: LoRA adapters of UNet and text encoder, for `load_lora_weights`."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,11 @@ from undertone.models.interface import Base
 from undertone.models.layout import Layout
 
 LORA = "pytorch_lora_weights.safetensors"
-_ADAPTER = re.compile(r"unet\.(.+)\.lora_[AB]\.weight")
+# Files name the text encoder's layers with the level `text_model`, which transformers 5 no longer has: so every version
+# of diffusers finds them.
+TEXT = "text_encoder.text_model."
+TEXT_TARGETS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
+_ADAPTER = re.compile(r"(.+)\.lora_[AB]\.weight")
 
 
 class AdapterFile:
@@ -27,19 +31,19 @@ class AdapterFile:
 
     def layout(self, shapes: Mapping[str, Shapes]) -> Layout | None:
         """A and B of each layer, in the order of the layers' names."""
-        return Layout(tuple(sorted(shapes[LORA].items(), key=_place)))
+        return Layout(tuple(sorted(shapes[LORA].items(), key=place)))
 
     def attach(self, base: Base, weights: Weights) -> None:
-        """Put the adapters into the UNet.
+        """Put the adapters into UNet and text encoder.
 
         Raises:
-            UnfitWeights: they are not A [r, in] and B [out, r] for layers that the UNet has.
+            UnfitWeights: they are not A [r, in] and B [out, r] for layers that the base has.
         """
-        layers, arrays = base.pinned.shapes("unet"), weights[LORA]
+        layers, arrays = _layers(base), weights[LORA]
         for name, array in arrays.items():
             match = _ADAPTER.fullmatch(name)
-            shape = layers.get(f"{match[1]}.weight", ()) if match else ()
-            a, b = (arrays.get(f"unet.{match[1]}.lora_{part}.weight") if match else None for part in "AB")
+            shape = layers.get(match[1], ()) if match else ()
+            a, b = (arrays.get(f"{match[1]}.lora_{part}.weight") if match else None for part in "AB")
             if len(shape) < 2 or a is None or b is None:
                 raise UnfitWeights(
                     f"{LORA} holds {shown(name, 80)}, for which this base has no layer; use the plan's base"
@@ -53,7 +57,9 @@ class AdapterFile:
 
     def fuse(self, base: Base) -> None:
         """Multiply A and B out and add them to the layers they adapt."""
-        base.pipeline.fuse_lora(components=["unet"])
+        parts = {"unet": base.pipeline.unet, "text_encoder": base.pipeline.text_encoder}
+        adapted = [part for part, module in parts.items() if getattr(module, "peft_config", None)]
+        base.pipeline.fuse_lora(components=adapted)
         base.pipeline.unload_lora_weights()
 
     def describe(self) -> Description:
@@ -65,7 +71,22 @@ class AdapterFile:
 ADAPTER_FILE = AdapterFile()
 
 
-def _place(tensor: tuple[str, tuple[int, ...]]) -> tuple[str, str]:
+def is_a(name: str) -> bool:
+    """Whether a released tensor is A of its layer."""
+    return name.endswith(".lora_A.weight")
+
+
+def place(tensor: tuple[str, tuple[int, ...]]) -> tuple[str, str]:
     """Where a released tensor stands in the layout: its layer, then A before B."""
     layer, _, part = tensor[0].partition(".lora_")
     return layer, part
+
+
+def _layers(base: Base) -> dict[str, tuple[int, ...]]:
+    """What can have adapters in a release: every layer of the UNet, and the text encoder's attention."""
+    unet = {f"unet.{name}": shape for name, shape in base.pinned.shapes("unet").items()}
+    text = {f"{TEXT}{name}": shape for name, shape in base.pinned.shapes("text_encoder").items()}
+    adaptable = unet | {
+        name: shape for name, shape in text.items() if name.removesuffix(".weight").endswith(TEXT_TARGETS)
+    }
+    return {name.removesuffix(".weight"): shape for name, shape in adaptable.items() if name.endswith(".weight")}

@@ -17,7 +17,7 @@ from pydantic import Field
 from undertone.core.captions import fill_caption
 from undertone.core.config import Section
 from undertone.core.progress import reporter
-from undertone.methods.protocol import TEXT_TO_IMAGE, Method, Progress, UnitRecords
+from undertone.methods.protocol import TEXT_TO_IMAGE, Draw, Method, Progress, UnitRecords
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.methods.textual_inversion.release import WORD_FILE
 from undertone.methods.textual_inversion.token import (
@@ -83,6 +83,10 @@ class DPAggTI:
         """One tensor [vectors, width] named by the token."""
         return word_layout(self.options, base)
 
+    def dimension(self, base: PinnedBase) -> int:
+        """Those of the word."""
+        return self.layout(base).size
+
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
         """v0: the initial word's embedding, repeated for each vector, [vectors * width]."""
         return first_word(self.options, base)
@@ -140,6 +144,11 @@ class DPAggTI:
     def weights(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
         """The word, [vectors * width]."""
         return self.release_format.write(self.layout(base), w)
+
+    def fixed(self, name: str) -> Draw | None:
+        """None: a release is the word alone."""
+        del name
+        return None
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         """The caption with the initial word, and with the token; its columns stay empty."""
