@@ -40,7 +40,7 @@ def units_of(latents: NDArray[np.float32], caption: str, seed: int) -> list[Unit
     ]
 
 
-def play(base: LoadedBase, method: Method, plan: Plan, latents: NDArray[np.float32], seed: int, *, noisy: bool = True, basis: NDArray[np.float32] | None = None) -> Played:
+def play(base: LoadedBase, method: Method, plan: Plan, latents: NDArray[np.float32], seed: int, *, noisy: bool = True) -> Played:
     """All rounds of a plan on public latents [n, c, h, w] that stand for its units."""
     caption = plan.data.caption.replace("{token}", method.token)
     units, privacy = units_of(latents, caption, seed), plan.privacy
@@ -52,24 +52,22 @@ def play(base: LoadedBase, method: Method, plan: Plan, latents: NDArray[np.float
     lengths, signals = [], []
     for _ in range(privacy.rounds):
         sampled = [unit for unit, coin in zip(units, drawn.random(len(units)), strict=True) if coin < p]
-        total, norms = clipped(base, method, state, sampled, clip, d, basis)
+        total, norms = clipped(base, method, state, sampled, clip, d)
         mean = total / (p * len(units))
         lengths.append(float(np.median(norms)) if norms else 0.0)
         signals.append(float(np.linalg.norm(mean)))
-        moved = mean + drawn.normal(0, deviation, mean.size) if noisy else mean
-        state = method.step(state, moved if basis is None else moved @ basis)
+        noise = drawn.normal(0, deviation, d)
+        state = method.step(state, mean + noise if noisy else mean)
     w = method.released(state)
     return Played(w, float(np.linalg.norm(w.astype(np.float64) - start)), lengths, signals)
 
 
-def clipped(base: LoadedBase, method: Method, state: NDArray[np.float32], units: Sequence[UnitRecords], clip: float, d: int, basis: NDArray[np.float32] | None = None) -> tuple[NDArray[np.float64], list[float]]:
+def clipped(base: LoadedBase, method: Method, state: NDArray[np.float32], units: Sequence[UnitRecords], clip: float, d: int) -> tuple[NDArray[np.float64], list[float]]:
     """The sum of clipped rows [d], and the rows' lengths."""
-    total, norms = np.zeros(d if basis is None else len(basis)), []
+    total, norms = np.zeros(d), []
     at_once = _AT_ONCE.get(method.name, _UNITS_AT_ONCE)
     for first in range(0, len(units), at_once):
         rows = method.rows(base, state[:d], units[first : first + at_once], lambda _: None)
-        if basis is not None:
-            rows = rows @ basis.T
         found = np.linalg.norm(rows, axis=1)
         total += np.minimum(1, clip / np.maximum(found, 1e-30)).astype(np.float32) @ rows
         norms += found.tolist()
