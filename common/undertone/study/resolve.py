@@ -18,6 +18,7 @@ from undertone.privacy.distributed import noise_margin, noise_share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import RING_BITS, Grid, choose_grid, too_coarse
 from undertone.secagg.thresholds import default_colluders, default_threshold, fault
+from undertone.study.automatic import filled, rated
 from undertone.study.claim import epsilons
 from undertone.study.plan import (
     ClipOrigin,
@@ -31,7 +32,7 @@ from undertone.study.plan import (
     PlannedPrivacy,
 )
 from undertone.study.public_rows import PublicRows, rows_for_c
-from undertone.study.schema import Rosters, Study
+from undertone.study.schema import FilledStudy, Rosters, Study
 
 _FEWEST_SPARE = 3  # attempts, with free survivor lists
 
@@ -80,7 +81,8 @@ def resolved(study: Study, *, simulated_units: dict[str, int] | None = None) -> 
     return found
 
 
-def _resolved(study: Study, units: dict[str, int]) -> Resolved:
+def _resolved(written: Study, units: dict[str, int]) -> Resolved:
+    study, chosen = filled(written)
     method = method_for(study.method.name, study.method.options)
     _check_cohort(study, units)
     base = pin(study.model.base, study.model.revision)
@@ -93,6 +95,7 @@ def _resolved(study: Study, units: dict[str, int]) -> Resolved:
     _check_attempts(study, aggregation)
     noise = _noise(study, method, aggregation, len(units), dimension)
     clip, rows = _clip(study, method, base)
+    method, rate = rated(study, method, base, clip)
     grid = _grid(study, clip, units, noise)
     options = method_options(method)
     plan = Plan(
@@ -118,7 +121,7 @@ def _resolved(study: Study, units: dict[str, int]) -> Resolved:
         ),
         aggregation=aggregation,
     )
-    return Resolved(plan, base, method, rows, said)
+    return Resolved(plan, base, method, rows, (*chosen, *rate, *said))
 
 
 def method_options(method: Method) -> dict[str, str | int | float | bool | list[str]]:
@@ -147,7 +150,7 @@ def refuse_noise(plan: Plan) -> None:
         )
 
 
-def _check_cohort(study: Study, units: dict[str, int]) -> None:
+def _check_cohort(study: FilledStudy, units: dict[str, int]) -> None:
     if not units:
         raise StudyError(
             "cohort.units is missing: list each site with its public number of units, as in "
@@ -157,12 +160,12 @@ def _check_cohort(study: Study, units: dict[str, int]) -> None:
         raise StudyError(f"{len(units)} sites are fewer than cohort.min_sites = {study.cohort.min_sites}; add sites")
 
 
-def _check_rounds(study: Study, method: Method) -> None:
+def _check_rounds(study: FilledStudy, method: Method) -> None:
     if method.one_shot and study.privacy.rounds != 1:
         raise StudyError(f"privacy.rounds = {study.privacy.rounds}: {method.name} opens one sum; leave rounds out")
 
 
-def _attempts(study: Study, method: Method, sites: int) -> int:
+def _attempts(study: FilledStudy, method: Method, sites: int) -> int:
     """How many sums may be opened in all: 1 for a one-shot method, else T and some more (PRIVACY 12).
 
     With a chain of survivor lists an attempt is void when one of n sites is away between its masks and its vector. If
@@ -182,20 +185,20 @@ def _attempts(study: Study, method: Method, sites: int) -> int:
     return wanted.rounds + ceil(wanted.rounds * (1 / q - 1) + 2 * sqrt(wanted.rounds * (1 - q)) / q)
 
 
-def _rosters(study: Study) -> Rosters:
+def _rosters(study: FilledStudy) -> Rosters:
     """What the study says, else a chain wherever one protects something."""
     if study.aggregation.rosters is not None:
         return study.aggregation.rosters
     return "chain" if (study.aggregation.mode, study.privacy.noise) == ("secagg", "central") else "free"
 
 
-def _once_per_round(study: Study) -> bool:
+def _once_per_round(study: FilledStudy) -> bool:
     """As `Plan.once_per_round`, before there is a plan."""
     privacy = study.privacy
     return privacy.noise == "central" and privacy.sampling_rate == 1 and _rosters(study) == "free"
 
 
-def _check_attempts(study: Study, aggregation: PlannedAggregation) -> None:
+def _check_attempts(study: FilledStudy, aggregation: PlannedAggregation) -> None:
     privacy = study.privacy
     if privacy.max_attempts is None or privacy.max_attempts == privacy.rounds or not _once_per_round(study):
         return
@@ -207,7 +210,7 @@ def _check_attempts(study: Study, aggregation: PlannedAggregation) -> None:
     )
 
 
-def _aggregation(study: Study, sites: int) -> PlannedAggregation:
+def _aggregation(study: FilledStudy, sites: int) -> PlannedAggregation:
     """Threshold and colluders from the study or by their rules; none of both with plain aggregation."""
     wanted = study.aggregation
     rosters = _rosters(study)
@@ -248,7 +251,7 @@ class _Noise:
         return noise_margin(self.sigma_local(clip_units), self.sites, self.dimension) if self.noise_shares else 0
 
 
-def _noise(study: Study, method: Method, aggregation: PlannedAggregation, sites: int, dimension: int) -> _Noise:
+def _noise(study: FilledStudy, method: Method, aggregation: PlannedAggregation, sites: int, dimension: int) -> _Noise:
     wanted, distributed = study.privacy, study.privacy.noise == "distributed"
     attempts = _attempts(study, method, sites)
     z = calibrate(wanted.epsilon, wanted.delta, wanted.sampling_rate, attempts, by_rdp=distributed)
@@ -256,7 +259,7 @@ def _noise(study: Study, method: Method, aggregation: PlannedAggregation, sites:
     return _Noise(z, noise_shares, sites, dimension)
 
 
-def _clip(study: Study, method: Method, base: PinnedBase) -> tuple[float, PublicRows | None]:
+def _clip(study: FilledStudy, method: Method, base: PinnedBase) -> tuple[float, PublicRows | None]:
     """C, and the rows of public drawings where it is their median; None where the study says C."""
     clip = study.privacy.clip_norm
     if clip != "auto":
@@ -264,10 +267,10 @@ def _clip(study: Study, method: Method, base: PinnedBase) -> tuple[float, Public
     reporter().line('privacy.clip_norm = "auto": rows of public images; a number here makes a plan at once')
     rows = rows_for_c(base, method, study.data.caption)
     # Two digits: the same plan on machines whose arithmetic differs in the last bits.
-    return float(f"{rows.median:.2g}"), rows
+    return float(f"{method.automatic.clip_share * rows.median:.2g}"), rows
 
 
-def _grid(study: Study, clip: float, units: dict[str, int], noise: _Noise) -> Grid:
+def _grid(study: FilledStudy, clip: float, units: dict[str, int], noise: _Noise) -> Grid:
     """C, then s and B (PRIVACY 4)."""
     largest, bits = max(units.values()), study.aggregation.wire_bits
     grid = choose_grid(clip, study.privacy.sampling_rate, largest, len(units), bits, noise.margin)
@@ -281,7 +284,7 @@ def _grid(study: Study, clip: float, units: dict[str, int], noise: _Noise) -> Gr
 
 
 def _privacy(
-    study: Study, method: Method, grid: Grid, noise: _Noise, total_units: int, origin: ClipOrigin
+    study: FilledStudy, method: Method, grid: Grid, noise: _Noise, total_units: int, origin: ClipOrigin
 ) -> PlannedPrivacy:
     """`sigma` = ceil(z Delta) and that of a noise share, then the claim recomputed from the integers that will run."""
     wanted = study.privacy
