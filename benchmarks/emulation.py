@@ -40,7 +40,9 @@ def units_of(latents: NDArray[np.float32], caption: str, seed: int) -> list[Unit
     ]
 
 
-def play(base: LoadedBase, method: Method, plan: Plan, latents: NDArray[np.float32], seed: int, *, noisy: bool = True) -> Played:
+def play(
+    base: LoadedBase, method: Method, plan: Plan, latents: NDArray[np.float32], seed: int, *, noisy: bool = True
+) -> Played:
     """All rounds of a plan on public latents [n, c, h, w] that stand for its units."""
     caption = plan.data.caption.replace("{token}", method.token)
     units, privacy = units_of(latents, caption, seed), plan.privacy
@@ -62,7 +64,9 @@ def play(base: LoadedBase, method: Method, plan: Plan, latents: NDArray[np.float
     return Played(w, float(np.linalg.norm(w.astype(np.float64) - start)), lengths, signals)
 
 
-def clipped(base: LoadedBase, method: Method, state: NDArray[np.float32], units: Sequence[UnitRecords], clip: float, d: int) -> tuple[NDArray[np.float64], list[float]]:
+def clipped(
+    base: LoadedBase, method: Method, state: NDArray[np.float32], units: Sequence[UnitRecords], clip: float, d: int
+) -> tuple[NDArray[np.float64], list[float]]:
     """The sum of clipped rows [d], and the rows' lengths."""
     total, norms = np.zeros(d), []
     at_once = _AT_ONCE.get(method.name, _UNITS_AT_ONCE)
@@ -77,7 +81,15 @@ def clipped(base: LoadedBase, method: Method, state: NDArray[np.float32], units:
 class Judge:
     """Distances, flatness and kind share of samples, against images that no unit has."""
 
-    def __init__(self, pinned: PinnedBase, public: PublicFeatures, held_out: NDArray[np.uint8], kinds: Sequence[str], count: int, steps: int) -> None:
+    def __init__(
+        self,
+        pinned: PinnedBase,
+        public: PublicFeatures,
+        held_out: NDArray[np.uint8],
+        kinds: Sequence[str],
+        count: int,
+        steps: int,
+    ) -> None:
         self.pinned, self.public, self.kinds, self.count, self.steps = pinned, public, kinds, count, steps
         self.real = held_out
         self.held = public.of(held_out)
@@ -93,7 +105,11 @@ class Judge:
     def score(self, images: NDArray[np.uint8]) -> dict[str, float]:
         """KID; deviation over pixels and over samples, each over the real images'; share of the subject's kinds."""
         real, made = spread(self.real), spread(images)
-        found = {"kid": kid(self.public.of(images), self.held), "pixels": made[0] / real[0], "samples": made[1] / real[1]}
+        found = {
+            "kid": kid(self.public.of(images), self.held),
+            "pixels": made[0] / real[0],
+            "samples": made[1] / real[1],
+        }
         if self.kinds:
             found["kind"] = float(np.mean([kind in self.kinds for kind in kinds_of(images)]))
         return found

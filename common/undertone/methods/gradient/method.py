@@ -54,11 +54,11 @@ class GradientMethod(ABC):
     release_format: ClassVar[ReleaseFormat]
     automatic: ClassVar[Automatic] = Automatic(
         rounds=12,
-        options={"draws": 2, "min_time": 0.3, "directions": 64},
+        options={"draws": 2, "min_time": 0.2, "directions": 64},
         optimiser={"optimiser": "sgd", "momentum": 0.0},
     )
     # The way that "auto" goes in T rounds, should every mean row be of length C, over `step_scale`.
-    way: ClassVar[float] = 4.0
+    way: ClassVar[float] = 3.0
 
     options: GradientOptions
 

@@ -42,9 +42,9 @@ class DPSGDTI(GradientMethod):
     options_type: ClassVar[type[Section]] = DPSGDTIOptions
     release_format: ClassVar[ReleaseFormat] = WORD_FILE
     automatic: ClassVar[Automatic] = Automatic(
-        rounds=12, options={"draws": 2, "min_time": 0.3}, optimiser={"optimiser": "sgd", "momentum": 0.0}
+        rounds=12, options={"draws": 2, "min_time": 0.2}, optimiser={"optimiser": "sgd", "momentum": 0.0}
     )
-    way: ClassVar[float] = 3.0
+    way: ClassVar[float] = 2.0
     options: DPSGDTIOptions
 
     @property
