@@ -1,4 +1,4 @@
-"""A study played in one process without sites and without privacy: the plan's clip and noise, float sums, public images.
+"""A study played in one process without sites or privacy: a plan's clip and noise, float sums, public images.
 
 Fewer units than the plan's may be played: the noise in a mean stays that of the plan's own number. Coins and noise come
 from a seed, so a setting is held against another with the same ones. Never for private images: nothing here is private.

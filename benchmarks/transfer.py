@@ -47,16 +47,19 @@ GRID = (0.5, 1.0, 2.0)
 Run = dict[str, Any]
 
 
-def study(method: str, epsilon: float, **changed: Any) -> Study:
-    """A study that leaves to auto whatever may be left out; `changed` are keys of [method] or `clip_norm`."""
-    privacy = {"unit": "record", "epsilon": epsilon, "delta": 1e-5, "allow_noisy": True}
-    if "clip_norm" in changed:
-        privacy["clip_norm"] = changed.pop("clip_norm")
+def study(method: str, epsilon: float, clip_norm: float | str = "auto", rate: float | str = "auto") -> Study:
+    """A study that leaves to auto whatever may be left out, but for what is named here."""
     tables = {
         "study": {"name": "transfer"},
         "model": {"base": BASE},
-        "method": {"name": method, **METHODS[method], **changed},
-        "privacy": privacy,
+        "method": {"name": method, "learning_rate": rate, **METHODS[method]},
+        "privacy": {
+            "unit": "record",
+            "epsilon": epsilon,
+            "delta": 1e-5,
+            "clip_norm": clip_norm,
+            "allow_noisy": True,
+        },
         "data": {"caption": "a {token}" if method.endswith("-ti") else "a picture"},
         "cohort": {"units": UNITS},
     }
@@ -71,8 +74,8 @@ def planned(method: str, epsilon: float, factor: float) -> Resolved:
         return found
     if found.plan.privacy.rounds == 1:
         clip = found.plan.grid.clip_units / found.plan.grid.scale
-        return resolved(study(method, epsilon, clip_norm=factor * clip))
-    return resolved(study(method, epsilon, learning_rate=factor * float(found.method.options.learning_rate)))
+        return resolved(study(method, epsilon, factor * clip))
+    return resolved(study(method, epsilon, rate=factor * float(found.method.options.learning_rate)))
 
 
 class Stage:

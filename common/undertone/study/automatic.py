@@ -7,18 +7,19 @@ how long a step may be. A number that the study names stays. Nodes and coordinat
 from typing import Any
 
 from undertone.errors import StudyError
+from undertone.methods.gradient.method import GradientMethod
 from undertone.methods.protocol import Method, Said, SteppingMethod
 from undertone.methods.registry import method_for, method_type
 from undertone.models.pinned import PinnedBase
-from undertone.study.public_rows import public_distance
+from undertone.study.public_rows import UNASKED, public_distance, work
 from undertone.study.schema import AUTO, FilledStudy, Study
 
-RATE = "learning_rate"
+RATE, DIRECTIONS = "learning_rate", "directions"
 _WHY = {
     "rounds": "as many steps as it takes that none of them overshoots",
     "sampling_rate": "every unit in every round has less noise in all than fewer units in each",
-    "min_time": "where words and coarse shape are decided, and not so noisy that one colour answers",
-    "directions": "noise enters so many values; they held 95 % and more of ten subjects' mean gradients",
+    "min_time": "from where words and coarse shape are decided; later alone, one colour answers for all",
+    "directions": "noise enters so many values, in which gradients of many subjects lie",
     "draws": "more draws cost compute alone",
     "optimiser": "its step is as long as the mean row, so that noise does not decide how far it goes",
     "momentum": "a long step that overshoots is not repeated",
@@ -35,7 +36,8 @@ def filled(study: Study) -> tuple[FilledStudy, Said]:
     """
     automatic = method_type(study.method.name).automatic
     privacy = study.privacy
-    written = {key: value for key, value in study.method.options.items() if value != AUTO}
+    known = {RATE, *automatic.options, *automatic.optimiser}
+    written = {key: value for key, value in study.method.options.items() if value != AUTO or key not in known}
     options = dict(automatic.options)
     if "optimiser" not in written:
         options |= automatic.optimiser
@@ -53,6 +55,20 @@ def filled(study: Study) -> tuple[FilledStudy, Said]:
     }
     said = [(f"auto: {key}", f"{value}: {_WHY[key]}") for key, value in (ours | chosen).items() if key in _WHY]
     return FilledStudy.model_validate(tables), said
+
+
+def affordable(written: Study, method: Method, base: PinnedBase) -> tuple[Method, Said]:
+    """The method without directions that "auto" chose, where making them is not a matter of a minute or two."""
+    if not isinstance(method, GradientMethod) or not method.options.directions:
+        return method, ()
+    if written.method.options.get(DIRECTIONS, AUTO) != AUTO:
+        return method, ()
+    fitting = method.with_affordable_directions(base)
+    if fitting.options.directions and work(base, method, fitting.options.direction_drawings) <= UNASKED:
+        return fitting, ()
+    without = method_for(method.name, method.options.model_dump() | {DIRECTIONS: 0})
+    reason = "a base of this size makes them only where a study asks: method.directions = 64"
+    return without, [(f"auto: {DIRECTIONS}", f"0: {reason}")]
 
 
 def rated(study: FilledStudy, method: Method, base: PinnedBase, clip_norm: float) -> tuple[Method, Said]:

@@ -18,7 +18,7 @@ from undertone.privacy.distributed import noise_margin, noise_share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import RING_BITS, Grid, choose_grid, too_coarse
 from undertone.secagg.thresholds import default_colluders, default_threshold, fault
-from undertone.study.automatic import filled, rated
+from undertone.study.automatic import affordable, filled, rated
 from undertone.study.claim import epsilons
 from undertone.study.plan import (
     ClipOrigin,
@@ -32,6 +32,7 @@ from undertone.study.plan import (
     PlannedPrivacy,
 )
 from undertone.study.public_rows import PublicRows, rows_for_c
+from undertone.study.remedies import MOST_NOISE, what_works
 from undertone.study.schema import FilledStudy, Rosters, Study
 
 _FEWEST_SPARE = 3  # attempts, with free survivor lists
@@ -89,6 +90,7 @@ def _resolved(written: Study, units: dict[str, int]) -> Resolved:
     check_needs(method, base)
     method.check(base, study.data.caption)
     _check_rounds(study, method)
+    method, fewer = affordable(written, method, base)
     method, said = settled(method, base, study.data.caption)
     layout, dimension = method.layout(base), method.dimension(base)
     aggregation = _aggregation(study, len(units))
@@ -121,7 +123,7 @@ def _resolved(written: Study, units: dict[str, int]) -> Resolved:
         ),
         aggregation=aggregation,
     )
-    return Resolved(plan, base, method, rows, (*chosen, *rate, *said))
+    return Resolved(plan, base, method, rows, tuple(dict((*chosen, *fewer, *rate, *said)).items()))
 
 
 def method_options(method: Method) -> dict[str, str | int | float | bool | list[str]]:
@@ -135,18 +137,18 @@ def units_for_signal(plan: Plan) -> int:
     return ceil(sum(plan.cohort.units.values()) * plan.privacy.noise_to_signal)
 
 
-def refuse_noise(plan: Plan) -> None:
-    """Stop before a release that would be mostly noise.
+def refuse_noise(plan: Plan, base: PinnedBase) -> None:
+    """Stop before a release that would be mostly noise, and name what would not be.
 
     Raises:
         NoisyRelease: unless the study says `allow_noisy = true`.
     """
     ratio = plan.privacy.noise_to_signal
-    if ratio > 1 and not plan.privacy.allow_noisy:
+    if ratio > MOST_NOISE and not plan.privacy.allow_noisy:
         raise NoisyRelease(
             f"the noise would be {ratio:.1f} times the signal: about {units_for_signal(plan)} units would bring it "
-            f"under 1, {sum(plan.cohort.units.values())} are planned. Add sites, raise epsilon, or say "
-            "privacy.allow_noisy = true"
+            f"under 1, {sum(plan.cohort.units.values())} are planned. {what_works(plan, base)}. Or add sites, raise "
+            "epsilon, or say privacy.allow_noisy = true"
         )
 
 

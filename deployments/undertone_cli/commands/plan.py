@@ -209,7 +209,7 @@ def command(study: Path, as_json: bool, measure_rows: bool) -> None:
     else:
         table(f"plan of {plan.study}", ["", ""], describe(plan, check, found.said))
         lines([("digest", plan.digest)])
-    refuse_noise(plan)
+    refuse_noise(plan, found.base)
     refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)
     if not as_json:
         then = f"Next: undertone simulate {study} --data FOLDER [--split-by COLUMN] --out RUN"

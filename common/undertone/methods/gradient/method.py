@@ -25,7 +25,7 @@ from undertone.core.progress import reporter
 from undertone.errors import MechanismViolation, StudyError
 from undertone.methods.gradient.optimisers import ServerOptimiser
 from undertone.methods.gradient.options import GradientOptions
-from undertone.methods.gradient.public_directions import PublicDirections
+from undertone.methods.gradient.public_directions import PublicDirections, drawings_that_fit
 from undertone.methods.gradient.step_length import cauchy_distance, rate_of_way
 from undertone.methods.protocol import TEXT_TO_IMAGE, Automatic, Draw, Method, Progress, Said, UnitRecords, blank_unit
 from undertone.methods.release_format import ReleaseFormat, Weights
@@ -131,6 +131,14 @@ class GradientMethod(ABC):
         named = self.options.model_copy(update={"direction_caption": self.options.direction_caption or caption})
         options, said = type(self)(named)._directions(base).settled()
         return type(self)(options), said
+
+    def with_affordable_directions(self, base: PinnedBase) -> "GradientMethod":
+        """With as many drawings for the directions as fit; without directions where too few do."""
+        options, d = self.options, self.layout(base).size
+        fitting = drawings_that_fit(options.directions, d) if options.directions <= d else 0
+        drawings = min(options.direction_drawings, fitting)
+        changed = {"direction_drawings": drawings} if drawings else {"directions": 0}
+        return type(self)(options.model_copy(update=changed))
 
     def prepare(self, base: Base) -> None:
         """Public directions, where rows need them.
