@@ -233,7 +233,7 @@ def main() -> None:
     arguments.add_argument("--sheet", type=Path, help="sixteen samples of each run in this folder")
     arguments.add_argument("--simulate", type=Path, help="make the studies real, in this folder")
     chosen = arguments.parse_args()
-    asked = [(m, s, e) for e in chosen.epsilons for m in chosen.methods for s in chosen.subjects]
+    asked = [(m, s, e) for e in chosen.epsilons for s in chosen.subjects for m in chosen.methods]
     if chosen.simulate:
         for method, name, epsilon in asked:
             print(json.dumps(real(chosen.simulate, method, name, epsilon)), flush=True)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tests.support.studies import study_with
 from undertone.errors import NoisyRelease, StudyError
+from undertone.methods.gradient import public_directions
 from undertone.methods.gradient.optimisers import OptimiserOptions
 from undertone.methods.gradient.step_length import cauchy_distance, rate_of_way
 from undertone.methods.ldm.method import DPLDM
@@ -18,7 +19,7 @@ from undertone.methods.textual_inversion.dpagg_ti import DPAggTI
 from undertone.methods.textual_inversion.dpsgd_ti import DPSGDTI
 from undertone.models.pinned import pin
 from undertone.study import automatic
-from undertone.study.automatic import affordable, filled
+from undertone.study.automatic import filled, fitted
 from undertone.study.remedies import what_works
 from undertone.study.resolve import Resolved, refuse_noise, resolved
 from undertone.study.schema import Study, parse_study
@@ -44,7 +45,7 @@ def test_a_plan_holds_numbers_and_never_the_word(lora: Resolved) -> None:
     plan = lora.plan
     assert '"auto"' not in plan.as_bytes().decode()
     assert (plan.privacy.rounds, plan.privacy.sampling_rate) == (DPLoRA.automatic.rounds, 1.0)
-    for key, value in (DPLoRA.automatic.options | DPLoRA.automatic.optimiser | FEW).items():
+    for key, value in ({key: choice.value for key, choice in DPLoRA.automatic.options.items()} | FEW).items():
         assert plan.method.options[key] == value
     assert isinstance(plan.method.options["learning_rate"], float)
     clip = plan.grid.clip_units / plan.grid.scale
@@ -163,24 +164,22 @@ def test_directions_that_take_long_are_made_where_a_study_asks(
 ) -> None:
     written = study_of(tiny_base, method={"name": "dp-ldm"}, data__caption="a picture")
     base, method = pin(str(tiny_base)), method_for("dp-ldm", {"directions": 64})
-    assert affordable(written, method, base)[0].options.directions == 64
+    assert fitted(written, method, base)[0].options.directions == 64
     monkeypatch.setattr(automatic, "UNASKED", 0.0)
-    without, said = affordable(written, method, base)
+    without, said = fitted(written, method, base)
     assert without.options.directions == 0
     assert dict(said)["auto: directions"].startswith("0: ")
     asked = study_of(tiny_base, method={"name": "dp-ldm", "directions": 64}, data__caption="a picture")
-    assert affordable(asked, method, base)[0] is method
+    assert fitted(asked, method, base)[0] is method
 
 
 def test_as_many_drawings_as_fit_make_directions(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from undertone.methods.gradient import public_directions
-
     base, method = pin(str(tiny_base)), DPLDM(DPLDM.options_type(directions=8))
     d = method.layout(base).size
-    monkeypatch.setattr(public_directions, "_LARGEST", 4 * d * (8 + 20 + public_directions._HELD_OUT))
-    assert method.with_affordable_directions(base).options.direction_drawings == 20
-    monkeypatch.setattr(public_directions, "_LARGEST", 4 * d * (8 + 7 + public_directions._HELD_OUT))
-    assert method.with_affordable_directions(base).options.directions == 0
+    for room, drawings, directions in ((20, 20, 8), (7, 256, 0)):
+        monkeypatch.setattr(public_directions, "_LARGEST", 4 * d * (8 + room + public_directions._HELD_OUT))
+        options = method.affordable(base, {"directions"}, lambda _method, _count: True)[0].options
+        assert (options.direction_drawings, options.directions) == (drawings, directions)
 
 
 # --- what is hopeless -------------------------------------------------------------------------------------------------
@@ -195,16 +194,19 @@ def many_values(tiny_base: Path) -> Resolved:
 
 
 def test_a_hopeless_plan_is_refused_with_what_works(many_values: Resolved) -> None:
-    with pytest.raises(NoisyRelease, match=r"method.directions = \d+ has noise 0?\.\d+ times the signal"):
+    with pytest.raises(NoisyRelease, match=r"dp-ldm has noise 0\.\d+ times its signal: leave out directions and draws"):
         refuse_noise(many_values.plan, many_values.base)
 
 
-def test_the_advice_is_another_method_or_none_where_directions_do_not_help(many_values: Resolved) -> None:
-    def of(units: int, ratio: float) -> str:
-        plan = many_values.plan
-        privacy = plan.privacy.model_copy(update={"noise_to_signal": ratio})
-        cohort = plan.cohort.model_copy(update={"units": {"a": units, "b": units, "c": units}})
-        return what_works(plan.model_copy(update={"privacy": privacy, "cohort": cohort}), many_values.base)
+def test_the_advice_is_another_method_or_none_for_fewer_units(
+    many_values: Resolved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(units: int) -> str:
+        cohort = many_values.plan.cohort.model_copy(update={"units": {"a": units, "b": units, "c": units}})
+        return what_works(many_values.plan.model_copy(update={"cohort": cohort}), many_values.base)
 
-    assert of(200, 1e3).startswith('For so many units method.name = "dpsgd-ti" has noise 0.')
-    assert of(2, 1e6).startswith("No method has less noise than signal")
+    assert of(200).startswith("By auto alone dp-ldm has noise 0.")
+    assert of(12).startswith('method.name = "dpsgd-ti" has noise 0.')
+    assert of(2).startswith("No method has less noise than signal")
+    monkeypatch.setattr(DPSGDTI, "needs", frozenset({"a part that no base has"}))
+    assert of(12).startswith("No method")

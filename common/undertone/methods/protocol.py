@@ -3,7 +3,7 @@
 Nor does it know of studies and plans: it gets its own options, a caption and a base. No torch here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -89,17 +89,26 @@ def blank_like(unit: UnitRecords) -> UnitRecords:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A value of a key of [method] and why; not chosen where the study names the key `unless`, which it goes with."""
+
+    value: Json
+    why: str
+    unless: str = ""
+
+
+@dataclass(frozen=True)
 class Automatic:
     """What "auto" is for a method, whatever the subject (docs/methods.md): plain numbers, in the plan before any data.
 
-    rounds: T. clip_share: C over the median row of public drawings. options: keys of [method]. optimiser: further ones,
-    where the study names no optimiser.
+    rounds: T. clip_share: C over the median row of public drawings. options: keys of [method]. measured: one more key,
+    which a `SteppingMethod` finds from C and public drawings; "" for none.
     """
 
     rounds: int = 1
     clip_share: float = 0.5
-    options: Mapping[str, Json] = field(default_factory=dict)
-    optimiser: Mapping[str, Json] = field(default_factory=dict)
+    options: Mapping[str, Choice] = field(default_factory=dict)
+    measured: str = ""
 
 
 class Method(Protocol):
@@ -250,8 +259,24 @@ class PreparedMethod(Method, Protocol):
 
 
 @runtime_checkable
+class AffordableMethod(Method, Protocol):
+    """A method that "auto" may give what takes long to make on a large base."""
+
+    def affordable(
+        self, base: PinnedBase, chosen: Collection[str], quick: Callable[[Method, int], bool]
+    ) -> tuple[Method, Said]:
+        """This method, without what would take long or not fit; and what was left out.
+
+        Args:
+            base: the base's files.
+            chosen: keys that "auto" chose; what the study asks for stays.
+            quick: whether so many rows of a method are a matter of a minute or so on this base.
+        """
+
+
+@runtime_checkable
 class SteppingMethod(Method, Protocol):
-    """A method whose steps have a length to choose: the key `learning_rate` of [method], which may be "auto"."""
+    """A method whose steps have a length to choose: its key `automatic.measured`, which may be "auto"."""
 
     def step_scale(self, base: PinnedBase) -> float | None:
         """The public length that steps are measured by, where the base's files say it; None: drawings do."""

@@ -18,7 +18,7 @@ from undertone.privacy.distributed import noise_margin, noise_share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import RING_BITS, Grid, choose_grid, too_coarse
 from undertone.secagg.thresholds import default_colluders, default_threshold, fault
-from undertone.study.automatic import affordable, filled, rated
+from undertone.study.automatic import filled, fitted, rated
 from undertone.study.claim import epsilons
 from undertone.study.plan import (
     ClipOrigin,
@@ -90,14 +90,14 @@ def _resolved(written: Study, units: dict[str, int]) -> Resolved:
     check_needs(method, base)
     method.check(base, study.data.caption)
     _check_rounds(study, method)
-    method, fewer = affordable(written, method, base)
+    method, fewer = fitted(written, method, base)
     method, said = settled(method, base, study.data.caption)
     layout, dimension = method.layout(base), method.dimension(base)
     aggregation = _aggregation(study, len(units))
     _check_attempts(study, aggregation)
     noise = _noise(study, method, aggregation, len(units), dimension)
     clip, rows = _clip(study, method, base)
-    method, rate = rated(study, method, base, clip)
+    method, rate = rated(written, study.privacy.rounds, method, base, clip)
     grid = _grid(study, clip, units, noise)
     options = method_options(method)
     plan = Plan(

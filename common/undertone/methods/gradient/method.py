@@ -12,7 +12,7 @@ enters k values. Projecting belongs to the row: the mechanism clips what it gets
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar
 
@@ -24,7 +24,7 @@ from undertone.core.config import Section
 from undertone.core.progress import reporter
 from undertone.errors import MechanismViolation, StudyError
 from undertone.methods.gradient.optimisers import ServerOptimiser
-from undertone.methods.gradient.options import GradientOptions
+from undertone.methods.gradient.options import DIRECTIONS, STEPS, GradientOptions
 from undertone.methods.gradient.public_directions import PublicDirections, drawings_that_fit
 from undertone.methods.gradient.step_length import cauchy_distance, rate_of_way
 from undertone.methods.protocol import TEXT_TO_IMAGE, Automatic, Draw, Method, Progress, Said, UnitRecords, blank_unit
@@ -53,9 +53,7 @@ class GradientMethod(ABC):
     needs: ClassVar[frozenset[str]] = TEXT_TO_IMAGE
     release_format: ClassVar[ReleaseFormat]
     automatic: ClassVar[Automatic] = Automatic(
-        rounds=12,
-        options={"draws": 2, "min_time": 0.2, "directions": 64},
-        optimiser={"optimiser": "sgd", "momentum": 0.0},
+        rounds=12, options=STEPS | {"directions": DIRECTIONS}, measured="learning_rate"
     )
     # The way that "auto" goes in T rounds, should every mean row be of length C, over `step_scale`.
     way: ClassVar[float] = 3.0
@@ -132,13 +130,19 @@ class GradientMethod(ABC):
         options, said = type(self)(named)._directions(base).settled()
         return type(self)(options), said
 
-    def with_affordable_directions(self, base: PinnedBase) -> "GradientMethod":
-        """With as many drawings for the directions as fit; without directions where too few do."""
-        options, d = self.options, self.layout(base).size
-        fitting = drawings_that_fit(options.directions, d) if options.directions <= d else 0
-        drawings = min(options.direction_drawings, fitting)
-        changed = {"direction_drawings": drawings} if drawings else {"directions": 0}
-        return type(self)(options.model_copy(update=changed))
+    def affordable(
+        self, base: PinnedBase, chosen: Collection[str], quick: Callable[[Method, int], bool]
+    ) -> tuple[Method, Said]:
+        """Directions that "auto" chose are made of as many drawings as fit, or of none where that takes long."""
+        k, drawings, d = self.options.directions, self.options.direction_drawings, self.layout(base).size
+        if not k or "directions" not in chosen:
+            return self, ()
+        fitting = min(drawings, drawings_that_fit(k, d)) if k <= d else 0
+        if fitting and quick(self, fitting):
+            return type(self)(self.options.model_copy(update={"direction_drawings": fitting})), ()
+        without = type(self)(self.options.model_copy(update={"directions": 0}))
+        reason = f"on this base they are made only where a study asks: method.directions = {k}"
+        return without, [("auto: directions", f"0: {reason}")]
 
     def prepare(self, base: Base) -> None:
         """Public directions, where rows need them.

@@ -17,7 +17,7 @@ from pydantic import Field
 from undertone.core.captions import fill_caption
 from undertone.core.config import Section
 from undertone.core.progress import reporter
-from undertone.methods.protocol import TEXT_TO_IMAGE, Automatic, Draw, Method, Progress, UnitRecords
+from undertone.methods.protocol import TEXT_TO_IMAGE, Automatic, Choice, Draw, Method, Progress, UnitRecords
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.methods.textual_inversion.release import WORD_FILE
 from undertone.methods.textual_inversion.token import (
@@ -33,6 +33,7 @@ from undertone.models.pinned import PinnedBase
 
 _PUBLIC_SEED = 20261122
 _FIRST_STEP = 1.6
+MIN_TIME = Choice(0.3, "at less noise an image shows by itself what it is, and words cannot help")
 
 
 class DPAggTIOptions(TokenOptions):
@@ -59,7 +60,7 @@ class DPAggTI:
     few_drawings: ClassVar[int] = 4
     needs: ClassVar[frozenset[str]] = TEXT_TO_IMAGE
     release_format: ClassVar[ReleaseFormat] = WORD_FILE
-    automatic: ClassVar[Automatic] = Automatic(rounds=1, options={"min_time": 0.3})
+    automatic: ClassVar[Automatic] = Automatic(options={"min_time": MIN_TIME}, measured="learning_rate")
 
     def __init__(self, options: DPAggTIOptions) -> None:
         self.options = options

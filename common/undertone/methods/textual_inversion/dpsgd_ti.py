@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from undertone.core.config import Section
 from undertone.methods.gradient.method import GradientMethod
-from undertone.methods.gradient.options import GradientOptions
+from undertone.methods.gradient.options import STEPS, GradientOptions
 from undertone.methods.protocol import Automatic
 from undertone.methods.release_format import ReleaseFormat
 from undertone.methods.textual_inversion.release import WORD_FILE
@@ -41,9 +41,7 @@ class DPSGDTI(GradientMethod):
     name: ClassVar[str] = "dpsgd-ti"
     options_type: ClassVar[type[Section]] = DPSGDTIOptions
     release_format: ClassVar[ReleaseFormat] = WORD_FILE
-    automatic: ClassVar[Automatic] = Automatic(
-        rounds=12, options={"draws": 2, "min_time": 0.2}, optimiser={"optimiser": "sgd", "momentum": 0.0}
-    )
+    automatic: ClassVar[Automatic] = Automatic(rounds=12, options=STEPS, measured="learning_rate")
     way: ClassVar[float] = 2.0
     options: DPSGDTIOptions
 
