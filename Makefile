@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-BENCHMARKS := $(filter-out benchmarks/contestants.py benchmarks/deployed_app.py benchmarks/report.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out benchmarks/contestants.py benchmarks/deployed_app.py benchmarks/emulation.py benchmarks/report.py benchmarks/subjects.py,$(wildcard benchmarks/*.py))
 
 .PHONY: help install demo demo-deployment test test-all check bench proto clean
 help: ## show this list

@@ -59,6 +59,7 @@ class DPLoRA(GradientMethod):
     name: ClassVar[str] = "dp-lora"
     options_type: ClassVar[type[Section]] = DPLoRAOptions
     release_format: ClassVar[ReleaseFormat] = ADAPTER_FILE
+    way: ClassVar[float] = 6.0
     options: DPLoRAOptions
 
     def layout(self, base: PinnedBase) -> Layout:
