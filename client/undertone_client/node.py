@@ -128,9 +128,9 @@ class Node:
             rehearsal = None if current.site.config.rehearsal else rehearsal_plan(request.plan)
             if rehearsal is not None:
                 check_asked(current.site, rehearsal)
-                return min(rehearsal.method.dimension * 4, _LARGEST_REHEARSED) + LARGEST_HEADER
+                return min(rehearsal.state_size * 4, _LARGEST_REHEARSED) + LARGEST_HEADER
             approved = digest and approval_of(current.site, digest) is not None
-            return Plan.from_bytes(request.plan).method.dimension * 4 + LARGEST_HEADER if approved else 0
+            return Plan.from_bytes(request.plan).state_size * 4 + LARGEST_HEADER if approved else 0
         except UndertoneError:
             return 0
 
@@ -210,7 +210,8 @@ class Node:
         check_plan(self.site, plan)
         self._preparations.check_plan(plan)
         check_data_set(self.site, plan, approval.document.data_set)
-        if not (1 <= request.round <= plan.privacy.rounds and 1 <= request.attempt <= plan.privacy.max_attempts):
+        in_plan = 1 <= request.round <= plan.privacy.rounds
+        if not (in_plan and 1 <= request.attempt <= plan.stage_of(request.round).max_attempts):
             raise PlanChanged(f"round {request.round}, attempt {request.attempt} is not in the plan")
         return plan, approval.document.data_set
 
@@ -270,7 +271,7 @@ def _refuse_replay(ledger: Ledger, plan: Plan, request: Request) -> None:
         again = charge.round == request.round
         if again and charge.attempt == request.attempt:
             raise ReplayedAttempt(f"round {request.round}, attempt {request.attempt} was answered before")
-        if again and plan.once_per_round:
+        if again and plan.stage_of(request.round).once_per_round:
             raise ReplayedAttempt(
                 f"round {request.round} was answered in attempt {charge.attempt}; with sampling rate 1 and free "
                 "survivor lists the rows repeat, and two sums of different sites would reveal one site: the study "

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from undertone.privacy.ledger import Ledger, Receipt
 from undertone.study.plan import Plan
+from undertone.study.stage import Stage
 from undertone_server.run_folder import RunFolder
 
 
@@ -16,6 +17,11 @@ class AttemptRef:
     run: RunFolder
     round: int
     number: int
+
+    @property
+    def stage(self) -> Stage:
+        """What a round of this kind is checked against (PRIVACY 25)."""
+        return self.plan.stage_of(self.round)
 
     def receipt(self) -> Receipt | None:
         """The receipt of this attempt, if it was charged."""

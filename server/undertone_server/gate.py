@@ -12,6 +12,7 @@ from undertone.privacy.ledger import Ledger, Receipt, commit_to_sum
 from undertone.privacy.noise import rounded_gaussian
 from undertone.privacy.stages import NoisedSum, Sum, SumWithNoiseShares
 from undertone.study.plan import Plan
+from undertone.study.stage import Stage
 from undertone_server.attempt_ref import AttemptRef
 from undertone_server.run_folder import RunFolder
 
@@ -20,7 +21,7 @@ def pass_gate(attempt: AttemptRef, total: Sum, salt: bytes, entropy: Entropy) ->
     """Charge, then add noise: V = Q + rint(N(0, sigma^2)).
 
     Args:
-        attempt: which; sigma and Delta come from its plan alone, and V becomes durable in its run.
+        attempt: which; sigma and Delta come from the stage of its round alone, and V becomes durable in its run.
         total: Q, already durable in the run.
         salt: what hides Q in the ledger's commitment; durable beside Q.
         entropy: `OsEntropy` outside tests.
@@ -29,10 +30,14 @@ def pass_gate(attempt: AttemptRef, total: Sum, salt: bytes, entropy: Entropy) ->
         MechanismViolation: bound, noise level or sum are not what the plan and the receipt say.
         BudgetExceeded: the plan's attempts are used up; Q stays where it is.
     """
-    plan, run, round_ = attempt.plan, attempt.run, attempt.round
-    if total.sensitivity != plan.sensitivity:
+    plan, run, round_, stage = attempt.plan, attempt.run, attempt.round, attempt.stage
+    if total.sensitivity != stage.sensitivity:
         raise MechanismViolation(
-            f"the sum can move by {total.sensitivity}, the plan says {plan.sensitivity}; nothing was opened"
+            f"the sum can move by {total.sensitivity}, the plan says {stage.sensitivity}; nothing was opened"
+        )
+    if total.values.shape != (stage.dimension,):
+        raise MechanismViolation(
+            f"the sum has {total.values.size} values, a row of round {round_} has {stage.dimension}; nothing was opened"
         )
     if plan.privacy.noise != "central":
         raise MechanismViolation("the noise of this plan is added by its sites, not by the gate; nothing was opened")
@@ -44,13 +49,13 @@ def pass_gate(attempt: AttemptRef, total: Sum, salt: bytes, entropy: Entropy) ->
     receipt = attempt.receipt()
     if receipt is None:
         receipt = _charge(attempt, commitment)
-    _check_receipt(receipt, plan, commitment)
-    noise = rounded_gaussian(entropy, plan.privacy.sigma, total.values.size)
+    _check_receipt(receipt, stage, commitment)
+    noise = rounded_gaussian(entropy, stage.sigma, total.values.size)
     values = total.values + noise
     reached("gate/noise drawn")
     run.keep_noised(round_, attempt.number, values)
     reached("gate/V durable, Q gone")
-    return NoisedSum(values, plan.privacy.sigma, total.sites, receipt.entry_hash)
+    return NoisedSum(values, stage.sigma, total.sites, receipt.entry_hash)
 
 
 def charge_unmasking(attempt: AttemptRef, signatures_sha256: str) -> Receipt:
@@ -76,20 +81,22 @@ def pass_with_noise_shares(attempt: AttemptRef, total: SumWithNoiseShares, recei
         MechanismViolation: no receipt, or one of another mechanism or attempt; too few sites; noise shares of another
             size.
     """
-    plan = attempt.plan
-    if receipt is None or receipt.event != plan.event:
+    plan, stage = attempt.plan, attempt.stage
+    if receipt is None or receipt.event != stage.event:
         raise MechanismViolation("the sum was opened without a receipt for the plan's mechanism; nothing was used")
     if (receipt.digest, receipt.round, receipt.attempt) != (plan.digest, attempt.round, attempt.number):
         raise MechanismViolation("the sum was opened with the receipt of another attempt; nothing was used")
-    if plan.privacy.noise != "distributed" or total.sigma_local != plan.privacy.sigma_local:
+    if plan.privacy.noise != "distributed" or total.sigma_local != stage.sigma_local:
         raise MechanismViolation("the sites' noise shares are not what the plan says; nothing was used")
     if len(total.sites) < plan.quorum:
         raise MechanismViolation(f"{len(total.sites)} noise shares are fewer than the plan counts on")
+    if total.values.shape != (stage.dimension,):
+        raise MechanismViolation(f"the sum has {total.values.size} values, a row of its round {stage.dimension}")
     if attempt.run.kept_noised(attempt.round) is not None:
         raise MechanismViolation(f"round {attempt.round} has its noise already; a sum is never noised twice")
     attempt.run.keep_with_noise_shares(attempt.round, attempt.number, total)
     reached("gate/V with noise shares durable")
-    return NoisedSum(total.values, plan.privacy.sigma, total.sites, receipt.entry_hash)
+    return NoisedSum(total.values, stage.sigma, total.sites, receipt.entry_hash)
 
 
 def noised_before(plan: Plan, ledger: Ledger, run: RunFolder, round_: int) -> NoisedSum | None:
@@ -102,18 +109,21 @@ def noised_before(plan: Plan, ledger: Ledger, run: RunFolder, round_: int) -> No
     if kept is None:
         return None
     number, values, sites = kept
-    receipt = AttemptRef(plan, ledger, run, round_, number).receipt()
+    attempt = AttemptRef(plan, ledger, run, round_, number)
+    receipt = attempt.receipt()
     if receipt is None:
         raise LedgerCorrupt(
             f"round {round_} was noised and its charge is not in the ledger: "
             "restore the newest ledger.sqlite of this run"
         )
     run.drop_sum(round_)  # a crash right after V became durable leaves Q behind
-    return NoisedSum(values, plan.privacy.sigma, sites, receipt.entry_hash)
+    if receipt.event != attempt.stage.event:
+        raise LedgerCorrupt(f"round {round_} was noised and its charge is for another mechanism than the round's")
+    return NoisedSum(values, attempt.stage.sigma, sites, receipt.entry_hash)
 
 
-def _check_receipt(receipt: Receipt, plan: Plan, commitment: str) -> None:
-    if receipt.event != plan.event:
+def _check_receipt(receipt: Receipt, stage: Stage, commitment: str) -> None:
+    if receipt.event != stage.event:
         raise MechanismViolation("the receipt paid for another mechanism than the plan's; nothing was opened")
     if receipt.sum_sha256 != commitment:
         raise MechanismViolation(
@@ -124,9 +134,15 @@ def _check_receipt(receipt: Receipt, plan: Plan, commitment: str) -> None:
 
 def _charge(attempt: AttemptRef, commitment: str) -> Receipt:
     reached("gate/before charge")
-    plan = attempt.plan
+    stage = attempt.stage
     receipt = attempt.ledger.charge(
-        plan.digest, attempt.round, attempt.number, plan.event, commitment, plan.privacy.max_attempts
+        attempt.plan.digest,
+        attempt.round,
+        attempt.number,
+        stage.event,
+        commitment,
+        stage.max_attempts,
+        rounds=stage.rounds,
     )
     reached("gate/receipt durable")
     return receipt

@@ -38,17 +38,16 @@ def movement(
         start: the vector [d] that would be released without a round.
         end: the vector [d] that is.
         opened: the sites of each round's sum; the noise of a round is sigma sqrt(d) / (s p sum N_i), rounds add up as
-            squares.
+            squares. Rounds before the last stage moved no w.
     """
-    lengths = [_sigma(plan, len(sites)) * sqrt(plan.method.dimension) / plan.denominator(sites) for sites in opened]
+    last = plan.stages[-1]
+    lengths = [
+        last.noise_in(len(sites)) * sqrt(last.dimension) / plan.denominator(round_, sites)
+        for round_, sites in enumerate(opened, 1)
+        if round_ in last.rounds
+    ]
     moved = np.linalg.norm(end.astype(np.float64) - start.astype(np.float64))
     return Movement(float(moved), sqrt(sum(length**2 for length in lengths)))
-
-
-def _sigma(plan: Plan, sites: int) -> float:
-    """The noise in an opened sum: the coordinator's, or the shares of the sites in it."""
-    privacy = plan.privacy
-    return privacy.sigma if privacy.noise == "central" else privacy.sigma_local * sqrt(sites)
 
 
 def largest_difference(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> int:

@@ -133,7 +133,7 @@ def _unreleased(run: RunFolder, plan: Plan) -> UnmovedRelease:
     shutil.rmtree(run.unreleased, ignore_errors=True)
     run.result.rename(run.unreleased)
     sync(run.folder)
-    clip = plan.grid.clip_units / plan.grid.scale
+    clip = plan.stages[-1].clip_norm
     return UnmovedRelease(
         f"the same seeds give the same samples before and after, to {INVISIBLE}/255: the study moved nothing that can "
         f"be seen, and nothing is released. What there is lies in {run.unreleased}, unsigned; the budget is spent. "

@@ -1,5 +1,6 @@
 """The round loop: the algorithm of docs/ARCHITECTURE.md, each step durable before the next (PRIVACY 11)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,10 +32,10 @@ SALT_BYTES = 32
 
 @dataclass
 class Coordinator:
-    """One study in progress: the plan, the method, the sites, and where things become durable."""
+    """One study in progress: the plan, the method of each stage, the sites, and where things become durable."""
 
     plan: Plan
-    method: Method
+    methods: Sequence[Method]
     run: RunFolder
     sites: Sites
     ledger: Ledger
@@ -47,7 +48,8 @@ class Coordinator:
     def run_rounds(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
         """From the initial public state to the last; goes on where an earlier process stopped.
 
-        A state begins with w [d], which is all that sites get; behind it lies what the method's step remembers.
+        A state begins with what sites get: w, and in some plans what their rows follow from beside it. Behind it lies
+        what the method's step remembers.
         """
         rounds = self.plan.privacy.rounds
         with reporter().task(f"rounds, epsilon {self.plan.privacy.epsilon:.4g} in all", rounds) as progress:
@@ -85,11 +87,11 @@ class Coordinator:
             self._say_who_is_missing(round_)
             noised = pass_with_noise_shares(attempt, noised_total, attempt.receipt())
         # 8. update     w <- step(w, V / (s * p * sum of N_i)), durable
-        updated = update(self.method, self.plan, state, noised)
+        updated = update(self._method(round_), self.plan, round_, state, noised)
         reached("rounds/updated")
         self.run.keep_state(round_, updated)
         reached("rounds/state durable")
-        self.telemetry.round_done(round_, len(self.ledger.charges(self.plan.digest)), self._w(updated))
+        self.telemetry.round_done(round_, self.ledger.events(self.plan.digest), updated[: self.plan.method.dimension])
         return updated
 
     def _secure_sum(self, round_: int, state: NDArray[np.float32]) -> tuple[AttemptRef, Sum, bytes]:
@@ -101,7 +103,7 @@ class Coordinator:
             AttemptVoid, BudgetExceeded: the plan has none left.
         """
         asked = self.run.attempts_asked(round_)
-        kept = self.run.kept_sum(round_, asked[-1], self.plan.sensitivity) if asked else None
+        kept = self.run.kept_sum(round_, asked[-1], self.plan.stage_of(round_).sensitivity) if asked else None
         if kept is not None:
             return AttemptRef(self.plan, self.ledger, self.run, round_, asked[-1]), *kept
         while True:
@@ -116,7 +118,7 @@ class Coordinator:
                 break
             except AttemptVoid as void:
                 reporter().line(f"round {round_}, attempt {attempt.number} is void: {void}")
-                if self._attempts_used(round_) >= self.plan.privacy.max_attempts:
+                if self._attempts_used(round_) >= self.plan.stage_of(round_).max_attempts:
                     self._append_voids(round_)
                     raise
         reached("rounds/answered")
@@ -132,16 +134,17 @@ class Coordinator:
             BudgetExceeded: the plan allows no more.
         """
         self._append_voids(round_)
-        if self._attempts_used(round_) >= self.plan.privacy.max_attempts:
+        most = self.plan.stage_of(round_).max_attempts
+        if self._attempts_used(round_) >= most:
             raise BudgetExceeded(
-                f"round {round_}: the plan's {self.plan.privacy.max_attempts} attempts are used up (one that was "
+                f"round {round_}: the plan's {most} attempts are used up (one that was "
                 "interrupted while sites answered counts); plan the study anew"
             )
         if self.sites.missing:
             self.sites.find()  # whoever was away in an earlier round may be back
         number = max(self.run.attempts_asked(round_), default=0) + 1
         tell(self.run, "running", self.sites.missing, round_=round_, attempt=number)
-        return Attempt(self.plan, self.ledger, self.run, round_, number, self.sites, self._w(state), self.waiting)
+        return Attempt(self.plan, self.ledger, self.run, round_, number, self.sites, self._sent(state), self.waiting)
 
     def _append_voids(self, round_: int) -> None:
         """Each attempt that was asked for and left no Q stands in the ledger once, however often we come by."""
@@ -153,11 +156,15 @@ class Coordinator:
                 reached("rounds/void durable")
 
     def _attempts_used(self, round_: int) -> int:
-        """How many attempts sites were asked for, in this round and those before."""
-        return sum(len(self.run.attempts_asked(past)) for past in range(1, round_ + 1))
+        """How many attempts sites were asked for, in this round and those before it in its stage."""
+        stage = self.plan.stage_of(round_)
+        return sum(len(self.run.attempts_asked(past)) for past in range(stage.rounds.start, round_ + 1))
 
-    def _w(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
-        return state[: self.plan.method.dimension]
+    def _sent(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        return state[: self.plan.state_size]
+
+    def _method(self, round_: int) -> Method:
+        return self.methods[self.plan.stages.index(self.plan.stage_of(round_))]
 
     def _say_who_is_missing(self, round_: int) -> None:
         for site, reason in self.sites.missing.items():

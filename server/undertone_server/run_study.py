@@ -9,6 +9,7 @@ from undertone.core.code_digest import check_package
 from undertone.core.durable import storage_errors
 from undertone.core.progress import reporter
 from undertone.errors import FolderError
+from undertone.methods.protocol import stages_of
 from undertone.models.pinned import check_pins, pin
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
@@ -64,7 +65,8 @@ def _run(sites: Sites, deadlines: Deadlines, run: RunFolder, plan: Plan, entropy
         if run.kept_state(plan.privacy.rounds) is None:  # else no site is needed any more
             _find(sites, deadlines, run, plan)
         waits = (*_patiences(run, plan, deadlines), Waiting(deadlines.preparation))
-        study = Coordinator(plan, method, run, sites, ledger, telemetry, entropy, *waits)
+        methods = [stage.method for stage in stages_of(method, base)]
+        study = Coordinator(plan, methods, run, sites, ledger, telemetry, entropy, *waits)
         start = method.initial_state(base)
         state = study.run_rounds(start)
     telemetry.close()

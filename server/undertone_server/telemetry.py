@@ -1,13 +1,13 @@
 """TensorBoard events: public or charged values only."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tensorboard.summary import Writer
 
-from undertone.privacy.accounting import epsilon_spent
+from undertone.privacy.accounting import Event, epsilon_spent
 from undertone.study.plan import Plan
 
 
@@ -18,9 +18,9 @@ class Telemetry:
         self._plan = plan
         self._writer = Writer(str(folder))
 
-    def round_done(self, round_: int, charges: int, state: NDArray[np.float32]) -> None:
-        """One round: what has been spent, and the length of the public state."""
-        spent = epsilon_spent([replace(self._plan.event, count=charges)], self._plan.privacy.delta)
+    def round_done(self, round_: int, charged: Sequence[Event], state: NDArray[np.float32]) -> None:
+        """One round: what has been spent on all that was charged, and the length of w."""
+        spent = epsilon_spent(charged, self._plan.privacy.delta)
         # Within the plan's attempts nothing above the claim was spent: what the wider steps add is no spending.
         self._writer.add_scalar("privacy/epsilon_spent_so_far", min(spent, self._plan.privacy.epsilon), round_)
         self._writer.add_scalar("privacy/epsilon_claim", self._plan.privacy.epsilon, round_)

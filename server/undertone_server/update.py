@@ -3,15 +3,22 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.methods.protocol import Method
+from undertone.methods.protocol import Method, NoiseAware
 from undertone.privacy.stages import NoisedSum
 from undertone.study.plan import Plan
 
 
-def update(method: Method, plan: Plan, state: NDArray[np.float32], noised: NoisedSum) -> NDArray[np.float32]:
+def update(
+    method: Method, plan: Plan, round_: int, state: NDArray[np.float32], noised: NoisedSum
+) -> NDArray[np.float32]:
     """The next public state, step(w, V / (s p sum N_i)), with the public N_i of the sites in the sum (PRIVACY 6).
+
+    `method` is the one of the round's stage, as are s and p.
 
     Takes a `NoisedSum` and nothing else, so no private sum can reach a model.
     """
-    mean = noised.values / plan.denominator(noised.sites)
+    denominator = plan.denominator(round_, noised.sites)
+    mean = noised.values / denominator
+    if isinstance(method, NoiseAware):
+        return method.step_from(state, mean, plan.stage_of(round_).noise_in(len(noised.sites)) / denominator)
     return method.step(state, mean)

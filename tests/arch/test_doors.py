@@ -39,6 +39,7 @@ CALLERS = {
         "undertone_cli/diagnostics.py",
         "undertone/methods/textual_inversion/inversion.py",  # an optimiser's, within one row
     },
+    "step_from": {"undertone_server/update.py"},
     # A site charges its plan's reservation, and the budget alone charges its ledger.
     "charge": {"undertone_server/gate.py", "undertone_client/round/attempt.py", "undertone_client/site/budget.py"},
     # A base is loaded from the view of its pinned files alone, found on disk, and fetched by one command.
@@ -69,6 +70,7 @@ def test_the_update_takes_a_noised_sum_and_nothing_else_can_reach_a_model() -> N
     assert [ast.unparse(argument.annotation or ast.Constant(None)) for argument in function.args.args] == [
         "Method",
         "Plan",
+        "int",
         "NDArray[np.float32]",
         "NoisedSum",
     ]

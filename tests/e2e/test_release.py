@@ -240,7 +240,7 @@ def ledger(release: Path, plan: Plan, charges: list[tuple[int, int]], digest: st
     path.unlink()
     with Ledger.create(path, {"role": "coordinator", "plan": plan.digest}) as made:
         for round_, attempt in charges:
-            made.charge(digest or plan.digest, round_, attempt, replace(plan.event, **event), "0" * 64, 99)
+            made.charge(digest or plan.digest, round_, attempt, replace(plan.stage_of(1).event, **event), "0" * 64, 99)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_ten_million_values_go_through_flower(
     check_manifest(world.run.release)
     noised = plain_sum(world, SITES) + drawn[0]
     expected = DummyMethod(DummyOptions()).step(
-        np.zeros(WIDE, dtype=np.float32), noised / world.plan.denominator(sorted(SITES))
+        np.zeros(WIDE, dtype=np.float32), noised / world.plan.denominator(1, sorted(SITES))
     )
     np.testing.assert_array_equal(load_file(world.run.release / "dummy.safetensors")["wide"], expected)
     print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")

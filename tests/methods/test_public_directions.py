@@ -1,14 +1,19 @@
 """Rows in public directions: project, then clip; made alike by everybody, of nothing that a site read; made once."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.cli.test_startup import loaded
+from tests.support.runs import call
+from tests.support.studies import study_with, write_study
 from tests.support.unit_batches import grid_for
 from undertone.core import public_cache
 from undertone.errors import DirectionsDiffer, MechanismViolation, StudyError
@@ -21,6 +26,9 @@ from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import PinnedBase, pin
 from undertone.privacy.quantise import Grid, clip_and_quantise
 from undertone.public_images import procedural
+from undertone.study.resolve import resolve
+from undertone.study.schema import load_study
+from undertone_client.compute.preparing import dry_run
 
 K, HELD_OUT = 5, 2
 SMALL = {"directions": K, "direction_drawings": 8}
@@ -114,6 +122,25 @@ def test_a_row_is_equal_to_the_bit_whoever_stands_beside_it(
             for place, number in enumerate(others):
                 if number < 5:
                     np.testing.assert_array_equal(found[place], everyone[number])
+
+
+def test_a_last_batch_has_the_shape_of_the_others(
+    pinned: PinnedBase, base: LoadedBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels choose their order of summation by shape, so a shorter batch could move a row in its last bits."""
+    from undertone.methods.gradient import unit_gradients as module
+
+    seen, of_units = [], module.unit_gradients
+    monkeypatch.setattr(
+        module,
+        "unit_gradients",
+        lambda base, trained, units, options: seen.append(len(units)) or of_units(base, trained, units, options),
+    )
+    method = made(pinned)
+    monkeypatch.setattr("undertone.methods.gradient.method._MIB", 2 * 4 * method.layout(pinned).size // 64 + 1)
+    seen.clear()
+    assert rows(method, base, C, [unit(number) for number in range(5)]).shape == (5, K)
+    assert seen == [2, 2, 2]
 
 
 def test_a_unit_moves_the_integer_sum_by_s_c_at_most_whatever_the_directions_are(
@@ -246,6 +273,57 @@ def test_what_does_not_fit_is_refused_with_what_would(
     monkeypatch.setattr(public_directions, "_LARGEST", 200_000)
     with pytest.raises(StudyError, match=named):
         made(pinned, "dpsgd-ti", "a {token}", **options)
+
+
+def test_a_node_makes_none_that_are_too_large(
+    pinned: PinnedBase, base: LoadedBase, fresh: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a plan asks for: before anything is drawn."""
+    method = made(pinned)
+    fresh()
+    monkeypatch.setenv("UNDERTONE_CACHE", "/nowhere")
+    monkeypatch.setattr(public_directions, "_LARGEST", 1000)
+    monkeypatch.setattr(public_directions.PublicDirections, "_of_drawings", lambda *_: pytest.fail("drawn"))
+    with pytest.raises(StudyError, match="GiB"):
+        method.prepare(base)
+
+
+@pytest.fixture
+def study(tiny_base: Path, tmp_path: Path, fresh: Callable[[], None]) -> Callable[..., Path]:
+    """A study with its own C."""
+
+    def written(**options: Any) -> Path:
+        method = {"name": "dp-lora", **options}
+        changes = {"method": method, "data.caption": "a picture", "privacy.rounds": 4, "privacy.clip_norm": 0.1}
+        return write_study(tmp_path / "study.toml", study_with(changes, str(tiny_base)))
+
+    return written
+
+
+def test_noise_enters_k_values_and_the_plans_figure_says_so(study: Callable[..., Path], pinned: PinnedBase) -> None:
+    whole, short = (resolve(load_study(study(**options))) for options in ({}, SMALL))
+    d = method_for("dp-lora", {}).layout(pinned).size
+    assert (whole.method.dimension, short.method.dimension) == (d, K)
+    assert short.method.layout_digest == whole.method.layout_digest
+    assert short.privacy.sigma / short.grid.clip_units == pytest.approx(whole.privacy.sigma / whole.grid.clip_units)
+    expected = whole.privacy.noise_to_signal * (K / d) ** 0.5
+    assert short.privacy.noise_to_signal == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_plan_prints_what_they_keep_and_a_second_one_loads_no_model(study: Callable[..., Path]) -> None:
+    path = study(**SMALL)
+    first, second = call("plan", path), call("plan", path)
+    assert first.exit_code == 0, first.output
+    text = " ".join(first.stdout.replace("│", " ").split())
+    assert re.search(rf"public directions {K} in [\d,]+ values, from 8 drawings; they keep \d+% of other", text)
+    assert second.stdout == first.stdout
+    code, names = loaded("plan", path)
+    assert code == 0
+    assert not names & {"torch", "diffusers", "transformers"}
+
+
+def test_a_dry_run_computes_a_row_in_them(pinned: PinnedBase) -> None:
+    dry_run(SimpleNamespace(config=SimpleNamespace(device="cpu", dtype="float32")), pinned, made(pinned))  # type: ignore[arg-type]
 
 
 # --- they are made once ---------------------------------------------------------------------------

@@ -117,6 +117,22 @@ def test_sums_made_batch_by_batch_are_one_place_too(
 
 
 @pytest.mark.usefixtures("no_samples", "no_noise")
+@pytest.mark.parametrize("long", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_with_a_selection_its_sites_are_one_place(
+    tmp_path: Path, tiny_base: Path, long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both stages, each on its own grid and clip; rows kept one by one, and summed as they are made."""
+    if long:
+        monkeypatch.setattr("undertone.methods.gradient.method._MIB", 64)
+    selects = {"select": 2, "select_clip": 0.5, "text": False}
+    run = go(gradient_study(tmp_path, tiny_base, "dp-lora", FIVE[:3], 3, optimiser="sgd", **selects))
+    assert_one_place(run, (2, 3), 1e-4)
+    first, last = plan_of(run).stages
+    assert first.event != last.event
+    assert first.clip_norm > last.clip_norm
+
+
+@pytest.mark.usefixtures("no_samples", "no_noise")
 @pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "dpagg-ti"])
 def test_in_public_directions_five_sites_are_one_place_and_send_k_values(
@@ -215,7 +231,7 @@ def test_a_killed_run_goes_on_with_the_optimisers_memory_and_pays_once(
     for round_ in (1, 2, 3):
         kept = folder.kept_noised(round_)
         assert kept is not None
-        state = method.step(state, kept[1] / plan.denominator(kept[2]))
+        state = method.step(state, kept[1] / plan.denominator(1, kept[2]))
         np.testing.assert_array_equal(folder.kept_state(round_), state)
     assert state.size > 3 * plan.method.dimension  # w is not all there is
     held = read_weights(run / "release")

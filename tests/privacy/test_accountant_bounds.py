@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from undertone.errors import LedgerCorrupt, MechanismViolation
-from undertone.privacy import accounting
+from undertone.privacy import accounting, losses
 from undertone.privacy.accounting import GaussianEvent, calibrate, epsilon_pld, epsilon_rdp, read_event
 from undertone.privacy.chain import Entry
 from undertone.privacy.distributed import DistributedEvent
@@ -88,8 +88,8 @@ def test_wider_steps_are_never_too_low(z: float, p: float, count: int) -> None:
     one = event(z, p, count)
     fine = epsilon_pld([one], DELTA)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(accounting, "_MOST_STEPS", 256)
-        patch.setattr(accounting, "_MOST_COMPOSED", 1024)
+        patch.setattr(losses, "_MOST_STEPS", 256)
+        patch.setattr(losses, "_MOST_COMPOSED", 1024)
         assert epsilon_pld([one], DELTA) >= fine * (1 - 1e-9) - 1e-9
 
 
@@ -107,7 +107,7 @@ def test_widths_are_no_less_than_what_the_library_keeps(z: float, p: float, coun
         for pmf in (accountant._pld._pmf_remove, accountant._pld._pmf_add):
             if p < 1 or times > 1:
                 assert pmf.size * step <= 1.2 * width + 20 * step
-    assert accounting._within_reach(1e-4, (1.0, 0.01, 1000)) == 1e-4  # what studies use is left alone
+    assert losses.within_reach(1e-4, (1.0, 0.01, 1000)) == 1e-4  # what studies use is left alone
 
 
 @pytest.mark.parametrize("p", [1.0, 0.5, 1e-9])

@@ -492,10 +492,15 @@ AROUND: list[tuple[str, str, str, str]] = [
     (
         "no second vector of equal rows",
         f"{CLIENT}/site/budget.py",
-        "once_per_round=once,",
+        "once_per_round=stage.once_per_round,",
         "once_per_round=False,",
     ),
-    ("no second answer to a round", f"{CLIENT}/node.py", "if again and plan.once_per_round:", "if False:"),
+    (
+        "no second answer to a round",
+        f"{CLIENT}/node.py",
+        "if again and plan.stage_of(request.round).once_per_round:",
+        "if False:",
+    ),
     (
         "no second answer to an attempt",
         f"{CLIENT}/node.py",
@@ -506,10 +511,10 @@ AROUND: list[tuple[str, str, str, str]] = [
     (
         "a noise share of the plan's size",
         f"{CLIENT}/round/noise_share.py",
-        "entropy, plan.privacy.sigma_local,",
+        "entropy, stage.sigma_local,",
         "entropy, 4,",
     ),
-    ("a noise share after its receipt", f"{CLIENT}/round/noise_share.py", "if receipt.event != plan.event or", "if"),
+    ("a noise share after its receipt", f"{CLIENT}/round/noise_share.py", "if receipt.event != stage.event or", "if"),
     (
         "a share on the plan's bound",
         f"{CLIENT}/round/noise_share.py",
@@ -543,7 +548,7 @@ AROUND: list[tuple[str, str, str, str]] = [
     (
         "a receipt for the opened sum",
         f"{SERVER}/gate.py",
-        "if receipt is None or receipt.event != plan.event:",
+        "if receipt is None or receipt.event != stage.event:",
         "if False:",
     ),
     (
@@ -552,7 +557,7 @@ AROUND: list[tuple[str, str, str, str]] = [
         "if (receipt.digest, receipt.round, receipt.attempt) != (plan.digest, attempt.round, attempt.number):",
         "if False:",
     ),
-    ("noise shares of the plan's size", f"{SERVER}/gate.py", " or total.sigma_local != plan.privacy.sigma_local", ""),
+    ("noise shares of the plan's size", f"{SERVER}/gate.py", " or total.sigma_local != stage.sigma_local", ""),
     ("the inbox before the charge", f"{CLIENT}/round/session.py", "        keys_shared.check(self.request.body)\n", ""),
     ("more than c accusers", f"{SERVER}/collect/sites.py", "len(accusers) > more_than", "len(accusers) > 0"),
     (

@@ -43,7 +43,7 @@ def test_the_gate_refuses_a_sum_with_another_sensitivity(make_world: Make, chang
 def test_the_gate_refuses_a_receipt_for_another_mechanism(make_world: Make, field: str) -> None:
     world = make_world(sigma=1000, max_attempts=2)
     total, ledger = gate_parts(world)
-    event = world.plan.event
+    event = world.plan.stage_of(1).event
     other = {"sigma": event.sigma - 1, "sensitivity": event.sensitivity + 1, "sampling_rate": 0.5, "count": 2}[field]
     wrong = replace(event, **{field: other})
     assert isinstance(wrong, GaussianEvent)
@@ -59,7 +59,7 @@ def test_the_gate_refuses_a_receipt_for_another_sum(make_world: Make, what: str)
     world = make_world()
     total, ledger = gate_parts(world)
     with ledger:
-        ledger.charge(world.plan.digest, 1, 1, world.plan.event, commit_to_sum(total.values, SALT), 1)
+        ledger.charge(world.plan.digest, 1, 1, world.plan.stage_of(1).event, commit_to_sum(total.values, SALT), 1)
         changed = replace(total, values=total.values + (what == "sum"))
         salt = SALT if what == "sum" else bytes(32)
         with pytest.raises(MechanismViolation, match="another sum"):
@@ -86,7 +86,7 @@ def test_the_gate_draws_no_noise_when_the_budget_is_used_up(make_world: Make, dr
     world = make_world()
     total, ledger = gate_parts(world)
     with ledger:
-        ledger.charge(world.plan.digest, 1, 9, world.plan.event, "0" * 64, 1)
+        ledger.charge(world.plan.digest, 1, 9, world.plan.stage_of(1).event, "0" * 64, 1)
         with pytest.raises(BudgetExceeded):
             pass_gate(AttemptRef(world.plan, ledger, world.run, 1, 1), total, SALT, OsEntropy())
     assert not draws

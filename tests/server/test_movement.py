@@ -34,10 +34,12 @@ def test_the_noise_of_rounds_adds_up_as_squares(finished_run: FinishedRun) -> No
     plan = Plan.from_bytes((finished_run.release / "plan.json").read_bytes())
     d = plan.method.dimension
     zero, one = np.zeros(d, np.float32), np.ones(d, np.float32)
-    once, fourfold = movement(plan, zero, one, [SITES]), movement(plan, zero, one, [SITES] * 4)
+    privacy = plan.privacy.model_copy(update={"rounds": 4})
+    once = movement(plan, zero, one, [SITES])
+    fourfold = movement(plan.model_copy(update={"privacy": privacy}), zero, one, [SITES] * 4)
     assert once.moved == pytest.approx(d**0.5)
     assert fourfold.noise == pytest.approx(2 * once.noise)
-    unit = plan.privacy.sigma / plan.denominator(SITES)
+    unit = plan.privacy.sigma / plan.denominator(1, SITES)
     drawn = np.random.Generator(np.random.Philox(key=1)).standard_normal((200, d)) * unit
     assert once.noise == pytest.approx(float(np.sqrt((drawn**2).sum(1).mean())), rel=0.05)
 

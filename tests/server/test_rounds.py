@@ -54,7 +54,7 @@ def test_update_takes_a_noised_sum_over_the_sites_it_names(make_world: Make) -> 
     values = np.arange(DIMENSION, dtype=np.int64) * 1000
     for sites in (("east", "south"), ("north", "south"), ("east", "north", "south")):
         total = sum(plan.cohort.units[site] for site in sites)
-        moved = update(DummyMethod(DummyOptions()), plan, START + 1, NoisedSum(values, 64, sites, "0" * 64))
+        moved = update(DummyMethod(DummyOptions()), plan, 1, START + 1, NoisedSum(values, 64, sites, "0" * 64))
         np.testing.assert_allclose(moved, 1 + values / (plan.grid.scale * 0.25 * total), rtol=1e-6)
 
 
@@ -62,7 +62,7 @@ def test_update_takes_a_noised_sum_over_the_sites_it_names(make_world: Make) -> 
 def test_update_refuses_a_sum_of_strangers_or_of_too_few_sites(make_world: Make, sites: tuple[str, ...]) -> None:
     plan = make_world().plan
     with pytest.raises(MechanismViolation):
-        update(DummyMethod(DummyOptions()), plan, START, NoisedSum(np.zeros(DIMENSION, np.int64), 64, sites, ""))
+        update(DummyMethod(DummyOptions()), plan, 1, START, NoisedSum(np.zeros(DIMENSION, np.int64), 64, sites, ""))
 
 
 def test_several_rounds_start_each_from_the_state_before(make_world: Make) -> None:
@@ -73,7 +73,7 @@ def test_several_rounds_start_each_from_the_state_before(make_world: Make) -> No
         kept = world.run.kept_noised(round_)
         assert kept is not None
         paid = NoisedSum(kept[1], 64, kept[2], "")
-        state = update(DummyMethod(DummyOptions()), world.plan, state, paid)
+        state = update(DummyMethod(DummyOptions()), world.plan, round_, state, paid)
         np.testing.assert_array_equal(world.run.kept_state(round_), state)
     np.testing.assert_array_equal(final, state)
     assert world.charges() == [(1, 1), (2, 1), (3, 1)]
@@ -108,7 +108,7 @@ def test_v_is_the_sum_and_the_last_noise_drawn(
     assert len(draws) == (drawn if step == "run/V durable" else drawn + 1)
     total = plain_sum(world, ("north", "east", "south"))
     np.testing.assert_array_equal(noised(world) - total, draws[-1])
-    expected = noised(world) / world.plan.denominator(("north", "east", "south"))
+    expected = noised(world) / world.plan.denominator(1, ("north", "east", "south"))
     np.testing.assert_allclose(final, expected, rtol=1e-6)
 
 

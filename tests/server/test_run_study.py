@@ -184,7 +184,7 @@ def test_ten_sites_of_which_three_drop_release_what_seven_give(
     assert cohort["sites_in_every_sum"] == seven
     assert sorted(cohort["sites_missing"]) == sorted(dropped)
     noised = plain_sum(world, seven) + draws[-1]
-    expected = DummyMethod(DummyOptions()).step(START, noised / world.plan.denominator(seven))
+    expected = DummyMethod(DummyOptions()).step(START, noised / world.plan.denominator(1, seven))
     released = load_file(world.run.release / "dummy.safetensors")
     np.testing.assert_array_equal(np.concatenate([released["features"], released["others"]]), expected)
 

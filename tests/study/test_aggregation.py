@@ -474,7 +474,7 @@ def test_the_gate_opens_no_sum_of_fewer_sites_than_the_quorum(make_world: Make, 
     assert not draws
     assert world.charges() == []
     with pytest.raises(MechanismViolation, match="the plan needs 3"):
-        world.plan.denominator(("east", "north"))
+        world.plan.denominator(1, ("east", "north"))
 
 
 def test_the_gate_adds_no_noise_to_a_sum_that_has_its_own(

@@ -61,6 +61,8 @@ def changed(value: Any) -> Any:
         return value * (1 + 2**-50) if value else 0.5
     if value is None:
         return "x"
+    if isinstance(value, list):
+        return [*value, "x"]
     return ("0" if value[0] != "0" else "1") + value[1:]
 
 
@@ -307,10 +309,10 @@ def test_a_plan_that_contradicts_itself_is_refused(plan: Plan, path: str, value:
 
 
 def test_the_denominator_is_s_times_p_times_published_units(plan: Plan) -> None:
-    assert plan.denominator(("north", "south")) == plan.grid.scale * 0.5 * 400
+    assert plan.denominator(1, ("north", "south")) == plan.grid.scale * 0.5 * 400
     for sites in ((), ("west",)):
         with pytest.raises(MechanismViolation):
-            plan.denominator(sites)
+            plan.denominator(1, sites)
 
 
 def test_a_release_of_noise_is_refused_unless_the_study_says_so(plan: Plan, dummy_base: Path) -> None:

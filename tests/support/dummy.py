@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from undertone.core.config import Section
-from undertone.methods.protocol import Automatic, Draw, Progress, UnitRecords
+from undertone.errors import PlanChanged
+from undertone.methods.protocol import Automatic, Draw, MethodStage, Progress, UnitRecords
 from undertone.methods.release_format import Description, ReleaseFormat, Shapes, Weights
 from undertone.models.expected import EXPECTED
 from undertone.models.layout import Layout
@@ -30,6 +31,7 @@ class DummyOptions(Section):
     token: str = "<dummy>"
     rate: float = 1.0
     summing: bool = False
+    staged: bool = False
 
 
 class DummyFile:
@@ -87,8 +89,7 @@ class DummyMethod:
         return self.layout(base).size
 
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
-        del base
-        return np.zeros(DIMENSION, dtype=np.float32)
+        return np.zeros(self.sent(base), dtype=np.float32)
 
     passes = 1
 
@@ -137,7 +138,7 @@ class DummyMethod:
         return (state + self.options.rate * mean).astype(np.float32)
 
     def released(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
-        return state
+        return state[:DIMENSION]
 
     def weights(self, base: PinnedBase, state: NDArray[np.float32]) -> Weights:
         return self.release_format.write(self.layout(base), state)
@@ -148,6 +149,59 @@ class DummyMethod:
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         return caption, caption
+
+    def stages(self, base: PinnedBase) -> Sequence[MethodStage]:
+        """One; `staged`: a first round whose rows are features alone, then rounds that move the largest of them."""
+        if not self.options.staged:
+            return [MethodStage("", self, self.dimension(base))]
+        first, then = LargestFeature(self.options), OneFeature(self.options)
+        return [
+            MethodStage("selection", first, FEATURES, rounds=1, share=0.1, clip_norm=2.0, check=first.check_chosen),
+            MethodStage("", then, DIMENSION, check=then.check_chosen),
+        ]
+
+    def sent(self, base: PinnedBase) -> int:
+        return self.dimension(base) + self.options.staged
+
+
+class LargestFeature(DummyMethod):
+    """Row: mean latents. Step: behind w stands which feature is largest, counted from 1; 0 before."""
+
+    @staticmethod
+    def row(state: NDArray[np.float32], unit: UnitRecords) -> NDArray[np.float32]:
+        del state
+        return np.asarray(unit.latents.mean(0).reshape(-1), dtype=np.float32)
+
+    def rows(
+        self, base: object, state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress
+    ) -> NDArray[np.float32]:
+        del base
+        progress(len(units))
+        return np.array([self.row(state, unit) for unit in units], dtype=np.float32).reshape(-1, FEATURES)
+
+    def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
+        return np.append(state[:DIMENSION], np.float32(1 + np.argmax(mean))).astype(np.float32)
+
+    def check_chosen(self, state: NDArray[np.float32]) -> None:
+        if state[DIMENSION] != 0:
+            raise PlanChanged("a feature is chosen before the selection")
+
+
+class OneFeature(DummyMethod):
+    """The dummy's row, all features but the chosen one zero."""
+
+    @staticmethod
+    def row(state: NDArray[np.float32], unit: UnitRecords) -> NDArray[np.float32]:
+        row, chosen = DummyMethod.row(state, unit), int(state[DIMENSION]) - 1
+        row[:FEATURES] = np.where(np.arange(FEATURES) == chosen, row[:FEATURES], 0)
+        return row
+
+    def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
+        return np.append(super().step(state[:DIMENSION], mean), state[DIMENSION]).astype(np.float32)
+
+    def check_chosen(self, state: NDArray[np.float32]) -> None:
+        if state[DIMENSION] not in range(1, FEATURES + 1):
+            raise PlanChanged("no feature is chosen")
 
 
 class DummyBase:

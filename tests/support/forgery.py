@@ -61,7 +61,7 @@ def forge(folder: Path, base: Path, forgery: Forgery = Forgery()) -> str:
     (folder / "plan.sig").write_text(sign(key, PLAN_DOMAIN, digest), encoding="ascii")
     for name, tensors in forgery.weights.items():
         (folder / name).write_bytes(save(dict(tensors)))
-    event = replace(plan.event, sigma=forgery.plan.get("privacy.sigma", plan.event.sigma))  # type: ignore[call-arg]
+    event = replace(plan.stage_of(1).event, sigma=forgery.plan.get("privacy.sigma", plan.stage_of(1).event.sigma))  # type: ignore[call-arg]
     with Ledger.create(folder / "ledger.sqlite", {"role": "coordinator", "plan": digest}) as ledger:
         for round_, attempt in forgery.charges:
             ledger.charge(digest, round_, attempt, event, "0" * 64, 1 << 20)

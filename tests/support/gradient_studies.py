@@ -11,12 +11,12 @@ from tests.support.studies import study_with, write_study
 from tests.support.world import data_of
 from undertone.core.captions import fill_caption
 from undertone.data.images import load_image
-from undertone.methods.protocol import UnitRecords
+from undertone.methods.protocol import NoiseAware, UnitRecords
 from undertone.models.base import load_base
 from undertone.models.pinned import pin
 from undertone.privacy.unit_randomness import row_generator, row_key
 from undertone.study.plan import Plan
-from undertone.study.planned import planned_method
+from undertone.study.planned import planned_method, planned_stage
 from undertone_client.registration.registered import register
 from undertone_client.site.folder import SiteDir
 
@@ -53,14 +53,14 @@ def centralised(run: Path) -> list[NDArray[np.float32]]:
     """
     plan = Plan.from_bytes((run / "plan.json").read_bytes())
     pinned, base = pin(plan.model.base), load_base(pin(plan.model.base))
-    method = planned_method(plan, pinned)
-    bound = plan.grid.as_grid().clip_norm * (1 - 2**-10)
-    state, states = method.initial_state(pinned), []
+    state, states = planned_method(plan, pinned).initial_state(pinned), []
     for round_ in range(1, plan.privacy.rounds + 1):
         units = [unit for site in plan.cohort.units for unit in units_of(run / "sites" / site, plan, base, round_)]
-        found = method.rows(base, state[: plan.method.dimension], units, lambda _steps: None).astype(np.float64)
-        factors = np.minimum(1.0, bound / np.linalg.norm(found, axis=1))
-        state = method.step(state, (factors[:, None] * found).sum(0) / sum(plan.cohort.units.values()))
+        method, stage = planned_stage(plan, pinned, round_).method, plan.stage_of(round_)
+        found = method.rows(base, state[: plan.state_size], units, lambda _steps: None).astype(np.float64)
+        factors = np.minimum(1.0, stage.clip_norm * (1 - 2**-10) / np.linalg.norm(found, axis=1))
+        mean = (factors[:, None] * found).sum(0) / sum(plan.cohort.units.values())
+        state = method.step_from(state, mean, 0.0) if isinstance(method, NoiseAware) else method.step(state, mean)
         states.append(state)
     return states
 

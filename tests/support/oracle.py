@@ -43,7 +43,7 @@ def expected_states(
             total += site_total(world / "sites" / name, plan, coins, state, round_, attempt)
         noise = keyed(seed, coordinator_stream(round_, attempt))
         total += rounded_gaussian(noise, plan.privacy.sigma, total.size)
-        state = (state + total / plan.denominator(sites)).astype(np.float32)
+        state = (state + total / plan.denominator(1, sites)).astype(np.float32)
         states.append(state)
     return states
 

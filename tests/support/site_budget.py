@@ -1,6 +1,5 @@
 """Plans and data sets for tests of a site's budget: many plans of one, without anybody's seconds."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ def varied(plan: Plan, study: str = "dummy-study", **privacy: Any) -> Plan:
 
 def whole_cap(*plans: Plan) -> float:
     """The least cap, in thousandths, that all the plans fit together."""
-    return suggested(spend([replace(plan.event, count=plan.privacy.max_attempts) for plan in plans]), DELTA).epsilon
+    return suggested(spend([event for plan in plans for event in plan.charges]), DELTA).epsilon
 
 
 def data_set(epsilon: float, name: str = "chest", **changes: Any) -> DataSet:

@@ -1,7 +1,7 @@
 """A coordinator's RUN and some nodes with the dummy method, on disk and ready to talk."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
 from tests.support.approvals import approved, give_budget, wide_policy
-from tests.support.dummy import DIMENSION, SIZE, DummyBase, DummyMethod, DummyOptions
+from tests.support.dummy import DIMENSION, FEATURES, SIZE, DummyBase, DummyMethod, DummyOptions
 from tests.support.images import write_folder
 from undertone import PROTOCOL, __version__
 from undertone.core import bounds
@@ -62,8 +62,8 @@ def identify() -> None:
 class SilentTelemetry:
     """TensorBoard's place, without its accountant's seconds."""
 
-    def round_done(self, round_: int, charges: int, state: NDArray[np.float32]) -> None:
-        del round_, charges, state
+    def round_done(self, round_: int, charged: object, state: NDArray[np.float32]) -> None:
+        del round_, charged, state
 
 
 def secure(sites: int, **changes: Any) -> dict[str, Any]:
@@ -86,19 +86,21 @@ def make_plan(
     summing: bool = False,
     units_origin: str = "published",
     clip_units: int = 1024,
+    staged: Mapping[str, Any] | None = None,
     **privacy: Any,
 ) -> Plan:
     """A consistent plan whose noise is set by hand: no calibration, which takes seconds. Its claim is true.
 
-    `summing` = True: rows count as too long to be kept. Delta is as small as a plan may have it, so that little noise
-    is enough: sigma = 1024 is one Delta.
+    `summing` = True: rows count as too long to be kept. Delta is as small as a plan may have it, so that little
+    noise is enough: sigma = 1024 is one Delta. `staged`: with the dummy's first round, as a stage of its own with these
+    figures (`sigma`, `clip_units`, `sampling_rate`, `max_attempts`); `rounds` counts it too.
     """
     wanted = {"sampling_rate": 1.0, "rounds": 1, "max_attempts": 1, "unit": "patient", "sigma": 1024} | privacy
     shared = wanted.get("noise") == "distributed"
     share = noise_share_sigma(wanted["sigma"], aggregation["threshold"] - aggregation["colluders"]) if shared else 0
 
-    def margin(_clip_units: int) -> int:
-        return noise_margin(share, len(units), DIMENSION) if shared else 0
+    def margin(_clip_units: int, of: int = share, dimension: int = DIMENSION) -> int:
+        return noise_margin(of, len(units), dimension) if shared else 0
 
     chosen = choose_grid(4.0, wanted["sampling_rate"], max(units.values()), len(units), wire_bits, margin)
     grid = replace(chosen, scale=clip_units // 4, clip_units=clip_units)
@@ -114,8 +116,9 @@ def make_plan(
             "model": {"base": str(base), "revision": None, "files": dict(pinned.files), "licence": "apache-2.0"},
             "method": {
                 "name": "dummy",
-                "options": {"token": "<dummy>", "rate": 1.0, "summing": summing},
+                "options": {"token": "<dummy>", "rate": 1.0, "summing": summing} | ({"staged": True} if staged else {}),
                 "dimension": layout.size,
+                "sent": None if staged is None else layout.size + 1,
                 "layout_digest": layout.digest,
             },
             "privacy": {
@@ -142,15 +145,42 @@ def make_plan(
                 "unit_column": "patient_id" if wanted["unit"] == "patient" else None,
                 "caption": "a {token}, {finding}",
             },
+            "earlier": [] if staged is None else [_selection(staged, wanted, units, aggregation, wire_bits, margin)],
             "cohort": {"units": dict(units), "units_origin": units_origin, "min_sites": min_sites},
             "aggregation": {"rosters": _rosters(aggregation, wanted), **aggregation, "wire_bits": wire_bits},
         }
     )
-    charges = replace(plan.event, count=plan.privacy.max_attempts)
-    epsilon, epsilon_rdp = epsilons(charges, plan.privacy.delta)
+    epsilon, epsilon_rdp = epsilons(plan.charges, plan.privacy.delta)
     claim = {"epsilon": wanted.get("epsilon", epsilon), "epsilon_rdp": wanted.get("epsilon_rdp", epsilon_rdp)}
     claimed = plan.model_copy(update={"privacy": plan.privacy.model_copy(update=claim)})
     return Plan.model_validate(claimed.model_dump())
+
+
+def _selection(
+    staged: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    units: Mapping[str, int],
+    aggregation: Mapping[str, Any],
+    wire_bits: int,
+    margin: Callable[..., int],
+) -> dict[str, Any]:
+    """The dummy's first stage: rows of features, C = 2."""
+    figures = {"sigma": 4096, "clip_units": 2048, "sampling_rate": wanted["sampling_rate"], "max_attempts": 1} | staged
+    shared, clip_units = wanted.get("noise") == "distributed", figures.pop("clip_units")
+    honest = aggregation["threshold"] - aggregation["colluders"]
+    share = noise_share_sigma(figures["sigma"], honest) if shared else 0
+    clamp = choose_grid(2.0, 1.0, max(units.values()), len(units), wire_bits).site_clamp
+    grid = {"scale": clip_units // 2, "clip_units": clip_units, "site_clamp": clamp // 2, "modulus_bits": wire_bits}
+    return {
+        "name": "selection",
+        "rounds": 1,
+        "dimension": FEATURES,
+        "sigma_local": share,
+        "sensitivity": clip_units,
+        "clip_origin": "public images",
+        "noise_to_signal": 0.25,
+        "grid": grid | {"noise_margin": margin(clip_units, share, FEATURES)},
+    } | figures
 
 
 def _rosters(aggregation: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -168,6 +198,11 @@ class World:
     sites: dict[str, Path] = field(default_factory=dict)
     records: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
+    @property
+    def start(self) -> NDArray[np.float32]:
+        """The state before the first round."""
+        return np.zeros(self.plan.state_size, dtype=np.float32)
+
     def node(self, site: str = "north", entropy: Entropy | None = None) -> Node:
         return Node(self.sites[site], entropy)
 
@@ -180,7 +215,7 @@ class World:
             "signature": self.run.signature(),
             "round": 1,
             "attempt": 1,
-            "state": START,
+            "state": self.start,
         }
         return Request(**(values | changes))
 
@@ -246,13 +281,14 @@ class World:
         )
         with Ledger.open(self.run.ledger) as ledger:
             sites.find()
-            method = DummyMethod(DummyOptions())
+            method, pinned = DummyMethod(DummyOptions(staged=bool(self.plan.earlier))), pin(self.plan.model.base)
+            methods = [stage.method for stage in method.stages(pinned)]
             telemetry: Any = SilentTelemetry()
             entropy = entropy or OsEntropy()
             study = Coordinator(
-                self.plan, method, self.run, sites, ledger, telemetry, entropy, patience, patience, waiting
+                self.plan, methods, self.run, sites, ledger, telemetry, entropy, patience, patience, waiting
             )
-            return study.run_rounds(START)
+            return study.run_rounds(self.start)
 
 
 def build_world(

@@ -145,18 +145,28 @@ def _what_leaves(asked: Asked) -> Iterator[str]:
     plan, privacy = asked.plan, asked.plan.privacy
     rounds = "one round" if privacy.rounds == 1 else f"{privacy.rounds:,} rounds"
     tries = "one attempt" if privacy.max_attempts == 1 else f"at most {privacy.max_attempts:,} attempts"
+    rates = list(dict.fromkeys(stage.sampling_rate for stage in plan.stages))
     drawn = (
         f"Every {asked.one} is in every attempt"
-        if privacy.sampling_rate == 1
+        if rates == [1]
         else f"For each attempt the site draws each {asked.one} by a secret coin with probability "
-        f"{privacy.sampling_rate:g}, and nobody else learns which"
+        f"{' or '.join(f'{rate:g}' for rate in rates)}, and nobody else learns which"
     )
     yield from _wrapped(
         f"No image leaves, no word about one, and no count of {asked.many}. The study has {rounds} in {tries}. "
-        f"{drawn}. In an attempt the site computes {plan.method.dimension:,} numbers for each {asked.one} in it, "
+        f"{drawn}. In an attempt the site computes {_values(plan)} numbers for each {asked.one} in it, "
         f"shortens them to a length that none may exceed, and adds up those of all its {asked.many}. The sum leaves "
         f"{_how(plan)}.{_broken_round(plan)}"
     )
+
+
+def _values(plan: Plan) -> str:
+    """How many numbers a row has; where rounds differ, in which (PRIVACY 25)."""
+    if not plan.earlier:
+        return f"{plan.stages[0].dimension:,}"
+    *earlier, last = plan.stages
+    named = (f"{one.dimension:,} (the first {len(one.rounds):,} of the rounds, for the {one.name})" for one in earlier)
+    return f"{', then '.join(named)}, then {last.dimension:,}"
 
 
 def _broken_round(plan: Plan) -> str:

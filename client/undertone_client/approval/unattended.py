@@ -35,7 +35,7 @@ def narrowest_policy(plan: Plan, coordinator: str, key: str) -> Policy:
         methods=[plan.method.name],
         models=[files_digest(plan.model.files)],
         noise=[plan.privacy.noise],
-        largest_sampling_rate=plan.privacy.sampling_rate if central else None,
+        largest_sampling_rate=max(stage.sampling_rate for stage in plan.stages) if central else None,
         largest_rounds=plan.privacy.max_attempts if central else None,
         fewest_sites=plan.quorum,
         fewest_patients=sum(plan.cohort.units.values()) if patients else 0,

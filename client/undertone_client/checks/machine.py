@@ -109,14 +109,17 @@ def _latents(inspection: Inspection, plan: Plan) -> Mapping[tuple[str, str], int
 
 def _rows(inspection: Inspection, plan: Plan) -> int:
     """Bytes of one attempt's rows or sum, and of all rounds' rows where they are kept."""
-    privacy, name = plan.privacy, inspection.site.config.site
+    name = inspection.site.config.site
     pinned = inspection.pinned(plan.model.base, plan.model.revision)
     method = planned_method(plan, pinned)
     if isinstance(method, SummingMethod) and method.sums(pinned):
-        return 2 * 8 * plan.method.dimension
-    mean = privacy.sampling_rate * plan.cohort.units.get(name, 0)
-    rows = ceil(mean + 6 * sqrt(mean)) * 4 * plan.method.dimension
-    return rows * (privacy.rounds if inspection.site.config.keep_rows else 1)
+        return max(2 * 8 * stage.dimension for stage in plan.stages)
+    sizes = []
+    for stage in plan.stages:
+        mean = stage.sampling_rate * plan.cohort.units.get(name, 0)
+        rows = ceil(mean + 6 * sqrt(mean)) * 4 * stage.dimension
+        sizes.append(rows * len(stage.rounds))
+    return sum(sizes) if inspection.site.config.keep_rows else max(sizes)
 
 
 def _latent_shape(pinned: PinnedBase) -> tuple[int, int, int]:

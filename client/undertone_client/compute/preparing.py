@@ -18,7 +18,15 @@ from undertone.core.failpoints import reached
 from undertone.core.progress import reporter
 from undertone.data.records import RecordTable
 from undertone.errors import FolderError, NotApproved, PlanChanged
-from undertone.methods.protocol import Method, PreparedMethod, Progress, SummingMethod, UnitRecords
+from undertone.methods.protocol import (
+    Method,
+    PreparedMethod,
+    Progress,
+    SummingMethod,
+    UnitRecords,
+    sent_by,
+    stages_of,
+)
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.devices import Dtype, check_dtype, choose
 from undertone.models.layout import state_sha256
@@ -26,7 +34,8 @@ from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.privacy.entropy import Entropy, poisson_sample
 from undertone.privacy.unit_randomness import row_generator, row_key
 from undertone.study.plan import Plan
-from undertone.study.planned import planned_method
+from undertone.study.planned import planned_stage
+from undertone.study.stage import Stage
 from undertone_client.compute.latent_files import cache_of, erase_latents
 from undertone_client.compute.latents import Latents, cached_latents
 from undertone_client.compute.log_limit import limited
@@ -46,7 +55,10 @@ _DRY_SCALE = 1 << 20
 
 @dataclass(frozen=True)
 class Preparation:
-    """One attempt of a plan at one site; `state` is the public w, [d] float32, `data_set` the approval's."""
+    """One attempt of a plan at one site; `state` is what the coordinator sent, w and what stands behind it, float32.
+
+    `data_set` is the approval's.
+    """
 
     site: SiteDir
     plan: Plan
@@ -62,7 +74,9 @@ class Preparation:
         pinned = pin(plan.model.base, plan.model.revision)
         # Before the coins: whether a site can take part must not depend on how they fell.
         check_pins(pinned, plan.model.files)
-        method, files = planned_method(plan, pinned), digest_of(dict(pinned.files))
+        asked, files = planned_stage(plan, pinned, self.attempt[1]), digest_of(dict(pinned.files))
+        asked.check(self.state)
+        method = asked.method
         units = registration.table.units()
         if isinstance(method, SummingMethod) and method.sums(pinned):
             adding = self._sum_workers(method, files)
@@ -80,6 +94,11 @@ class Preparation:
                 self._keep_rows(missing, workers, self._reader(missing, method, registration, pinned, workers[0].base))
             # Last, so that whoever was withdrawn while rows were computed is a zero row too.
             self.store.zero_rows(self.attempt, sorted(withdrawn_units(self.site, registration)))
+
+    @property
+    def _stage(self) -> Stage:
+        """What the round is checked against (PRIVACY 25)."""
+        return self.plan.stage_of(self.attempt[1])
 
     def _registered(self) -> Registration:
         """The records as they were when a person approved the plan; a request alone registers nothing (PRIVACY 17).
@@ -119,7 +138,7 @@ class Preparation:
         self, chosen: list[str], workers: list[SumWorker], registration: Registration, read: "_Reader"
     ) -> bool:
         """The sum of all rows, batch by batch; whether nobody who was registered withdrew meanwhile."""
-        dimension = self.plan.method.dimension
+        dimension = self._stage.dimension
         with reporter().task(f"{self.site.config.site}: {self.plan.method.name}", len(chosen)) as progress:
             making = AttemptSum(workers, self.attempt, dimension, self.store, self.site.log)
             gone_now = partial(withdrawn_units, self.site, registration)
@@ -137,7 +156,7 @@ class Preparation:
 
     def _sum_workers(self, method: SummingMethod, files: str) -> list[SumWorker]:
         """One worker for each device, for integer sums at w and on the plan's grid."""
-        grid = self.plan.grid
+        grid = self._stage.grid
 
         def make(of: SummingMethod) -> SumMaker:
             return partial(_clipped_sum, of, self.state, grid.scale, grid.clip_units)
@@ -165,16 +184,16 @@ class Preparation:
 
     def _settle(self, worker: RowWorker | SumWorker) -> None:
         """Settle the size of a worker's batches, before an image is read."""
-        plan, config = self.plan, self.site.config
-        expected = ceil(plan.privacy.sampling_rate * plan.cohort.units[config.site])
-        worker.settle(plan.digest, config.micro_batch, expected)
+        plan, config, stage = self.plan, self.site.config, self._stage
+        expected = ceil(stage.sampling_rate * plan.cohort.units[config.site])
+        worker.settle(f"{plan.digest} {stage.name}", config.micro_batch, expected)
 
     def _sampled(self, units: dict[str, list[int]]) -> list[str]:
         """The sampled units; draws the coins where they have not fallen."""
         digest = state_sha256(self.state)
         chosen = self.store.sampled(self.attempt, digest)
         if chosen is None:
-            coins = poisson_sample(self.entropy, len(units), self.plan.privacy.sampling_rate)
+            coins = poisson_sample(self.entropy, len(units), self._stage.sampling_rate)
             chosen = [unit for unit, coin in zip(units, coins, strict=True) if coin]
             reached("preparing/coins drawn")
             self.store.keep_sample(self.attempt, digest, chosen)
@@ -187,7 +206,7 @@ class Preparation:
             return row
         if unit not in withdrawn:
             self.site.log(f"zero row: {unit} has no finite row, or could not be computed")
-        return np.zeros(self.plan.method.dimension, dtype=np.float32)
+        return np.zeros(self._stage.dimension, dtype=np.float32)
 
     def _reader(
         self, needed: list[str], method: Method, registration: Registration, pinned: PinnedBase, base: LoadedBase
@@ -290,7 +309,7 @@ def dry_run(site: SiteDir, pinned: PinnedBase, method: Method) -> None:
         ModelError: a device is not there, or one unit does not fit; the message says what would.
     """
     config, files = site.config, digest_of(dict(pinned.files))
-    state = method.initial_state(pinned)[: method.dimension(pinned)]
+    state, method = method.initial_state(pinned)[: sent_by(method, pinned)], stages_of(method, pinned)[0].method
     for device in choose(config.device):
         check_dtype(device, config.dtype)
         base = _loaded(pinned.reference, pinned.revision, device, files, method.name)

@@ -82,10 +82,10 @@ class Worker(ABC, Generic[FoundT]):
         """
 
     def settle(self, study: str, micro_batch: MicroBatch, expected_units: int) -> None:
-        """Set `batch_size`, and check it on this device: once per study and process.
+        """Set `batch_size`, and check it on this device: once per stage of a study and process.
 
         Args:
-            study: the plan's digest.
+            study: the plan's digest, and which stage.
             micro_batch: a number, or "auto" for dry runs on random data.
             expected_units: how many units the *public* figures let expect; more would be padding.
 

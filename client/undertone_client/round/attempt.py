@@ -98,15 +98,15 @@ class SiteAttempt:
         receipt = self._charge(clipped.values)
         if self.plan.privacy.noise == "central":
             return session.masked_input(prepared_for, keys_shared, clipped)
-        noised = add_noise_share(clipped, receipt, self.plan, self.entropy)
+        noised = add_noise_share(clipped, receipt, self.plan, self.request.round, self.entropy)
         return session.masked_input(prepared_for, keys_shared, noised)
 
     def _state(self) -> NDArray[np.float32]:
         state = self.request.state
         if isinstance(state, Packed):  # only now: the signature holds, and the plan says how long it is
-            state = state.read(np.float32, self.plan.method.dimension).copy()  # torch wants what may be written to
-        if state is None or state.shape != (self.plan.method.dimension,):
-            raise ProtocolError(f"the model state is not a vector of {self.plan.method.dimension} values")
+            state = state.read(np.float32, self.plan.state_size).copy()  # torch wants what may be written to
+        if state is None or state.shape != (self.plan.state_size,):
+            raise ProtocolError(f"the model state is not a vector of {self.plan.state_size} values")
         return state
 
     def _prepare(self, state: NDArray[np.float32]) -> None:

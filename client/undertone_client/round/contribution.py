@@ -14,7 +14,7 @@ def site_total(plan: Plan, attempt: AttemptKey, state_digest: str, store: Attemp
 
     Args:
         plan: the approved plan.
-        attempt: which attempt's rows.
+        attempt: which attempt's rows; the grid is that of its round.
         state_digest: SHA-256 of the public state w that they belong to.
         store: the node's attempt store; its rows are read some at a time.
 
@@ -22,16 +22,16 @@ def site_total(plan: Plan, attempt: AttemptKey, state_digest: str, store: Attemp
         ProtocolError: coins, rows or sum are missing: the attempt was not prepared, or not to its end.
         PlanChanged: it was prepared for another state.
     """
-    chosen, dimension = store.sampled(attempt, state_digest), plan.method.dimension
+    chosen, stage = store.sampled(attempt, state_digest), plan.stage_of(attempt[1])
     not_prepared = ProtocolError(f"round {attempt[1]}, attempt {attempt[2]} was not prepared")
     if chosen is None:
         raise not_prepared
     if store.holds_sum(attempt):
-        summed, total = store.kept_sum(attempt, len(chosen), dimension)
+        summed, total = store.kept_sum(attempt, len(chosen), stage.dimension)
         if not summed.all():
             raise not_prepared
-        return site_sum_of_integers(total, plan.grid.as_grid())
+        return site_sum_of_integers(total, stage.grid.as_grid())
     if store.finished(attempt) != set(chosen):
         raise not_prepared
-    blocks = (Contributions(rows) for rows in store.row_blocks(attempt, dimension))
-    return site_sum_of_blocks(blocks, dimension, plan.grid.as_grid())
+    blocks = (Contributions(rows) for rows in store.row_blocks(attempt, stage.dimension))
+    return site_sum_of_blocks(blocks, stage.dimension, stage.grid.as_grid())

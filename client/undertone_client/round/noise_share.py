@@ -12,13 +12,16 @@ from undertone.privacy.stages import ClippedSum, ClippedSumWithNoiseShare
 from undertone.study.plan import Plan
 
 
-def add_noise_share(clipped: ClippedSum, receipt: Receipt, plan: Plan, entropy: Entropy) -> ClippedSumWithNoiseShare:
+def add_noise_share(
+    clipped: ClippedSum, receipt: Receipt, plan: Plan, round_: int, entropy: Entropy
+) -> ClippedSumWithNoiseShare:
     """Add a discrete Gaussian of standard deviation `sigma_local` to each value.
 
     Args:
         clipped: the site's clamped sum, [d].
         receipt: of the charge that paid for this attempt.
         plan: noise placement, sigma_local and Delta come from it alone.
+        round_: the round, in whose stage they stand.
         entropy: `OsEntropy` outside tests.
 
     Raises:
@@ -28,9 +31,10 @@ def add_noise_share(clipped: ClippedSum, receipt: Receipt, plan: Plan, entropy: 
         raise MechanismViolation(
             "the plan lets the coordinator add the noise; a noise share on top would spoil the sum"
         )
-    if clipped.sensitivity != plan.sensitivity:
-        raise MechanismViolation(f"the sum can move by {clipped.sensitivity}, the plan says {plan.sensitivity}")
-    if receipt.event != plan.event or receipt.digest != plan.digest:
+    stage = plan.stage_of(round_)
+    if clipped.sensitivity != stage.sensitivity:
+        raise MechanismViolation(f"the sum can move by {clipped.sensitivity}, the plan says {stage.sensitivity}")
+    if receipt.event != stage.event or (receipt.digest, receipt.round) != (plan.digest, round_):
         raise MechanismViolation("the receipt paid for another mechanism than the plan's; no noise was drawn")
-    noise = discrete_gaussian(entropy, plan.privacy.sigma_local, clipped.values.size)
-    return ClippedSumWithNoiseShare(clipped.values + noise, plan.privacy.sigma_local, receipt.entry_hash)
+    noise = discrete_gaussian(entropy, stage.sigma_local, clipped.values.size)
+    return ClippedSumWithNoiseShare(clipped.values + noise, stage.sigma_local, receipt.entry_hash)

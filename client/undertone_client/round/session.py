@@ -92,7 +92,7 @@ class SiteSession:
         """Step 3, MaskedInput, done: the site's vector, masked, and the proof."""
         masked, words, proof = keys_shared.masked_input(self.request.body, to_ring(contribution.values))
         self._store_state(state_sha256, masked)
-        return MaskedVector(words, NAME, self.plan.grid.modulus_bits), proof
+        return MaskedVector(words, NAME, self.plan.aggregation.wire_bits), proof
 
     def consistency_check(self) -> bytes:
         """Step 4, ConsistencyCheck: sign the one list of survivors; one of a chain stands in the ledger before that."""

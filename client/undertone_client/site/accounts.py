@@ -3,7 +3,8 @@
 Four kinds of entries stand beside the charges, whose data set follows from the reservation of their plan:
 
     "data set"  {name, unit, unit_column, cap}        once for each data set; the cap with its weights, for ever
-    "reserve"   {digest, data_set, event, attempts}   at approval: all that the plan may charge
+    "reserve"   {digest, data_set, event, attempts}   at approval: all that the plan may charge; of a plan of several
+                {digest, data_set, stages}            stages event, attempts and rounds of each
     "free"      {digest, reason}                      end, withdrawal or expiry: what it did not charge is free again
     "lost"      {reason}                              charges are missing: all that is reserved counts as charged
 
@@ -13,9 +14,11 @@ Entries are read strictly. One that could not have been written after those befo
 it, and then nothing is charged at all: a budget that was misread cannot be given back.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 from undertone.core.canonical import Json
 from undertone.errors import InputError, LedgerCorrupt, MechanismViolation
@@ -50,23 +53,50 @@ class Registered:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What a plan may charge in one of its stages, and what it has.
+
+    Attributes:
+        event: of one attempt; its count is 1.
+        attempts: how many charges were reserved.
+        rounds: first and last round of the stage; None: the plan has one stage.
+        charged: how many were made, or count as made; a void attempt whose vector left is one of them.
+    """
+
+    event: Event
+    attempts: int
+    rounds: tuple[int, int] | None = None
+    charged: int = 0
+
+    def holds(self, round_: object) -> bool:
+        """Whether a round is one of the stage's."""
+        return self.rounds is None or (isinstance(round_, int) and self.rounds[0] <= round_ <= self.rounds[1])
+
+    @cached_property
+    def fields(self) -> dict[str, Json]:
+        """The event as it is stored."""
+        return self.event.as_dict()
+
+    def as_dict(self) -> dict[str, Json]:
+        """Its part of a reservation's entry."""
+        rounds: dict[str, Json] = {} if self.rounds is None else {"rounds": list(self.rounds)}
+        return rounds | {"event": self.fields, "attempts": self.attempts}
+
+
+@dataclass(frozen=True)
 class Reservation:
     """What one plan may charge, and what became of it.
 
     Attributes:
         digest: of the plan.
         data_set: that it draws on.
-        event: of one attempt; its count is 1.
-        attempts: how many charges were reserved.
-        charged: how many were made, or count as made; a void attempt whose vector left is one of them.
+        parts: what it reserved in each of its stages, in the order of its rounds.
         freed: why the rest was given back; None while the plan may still charge.
     """
 
     digest: str
     data_set: str
-    event: Event
-    attempts: int
-    charged: int = 0
+    parts: tuple[Part, ...]
     freed: str | None = None
 
     @property
@@ -74,31 +104,64 @@ class Reservation:
         """Whether the plan may still charge."""
         return self.freed is None
 
+    @property
+    def attempts(self) -> int:
+        """How many charges were reserved."""
+        return sum(part.attempts for part in self.parts)
+
+    @property
+    def charged(self) -> int:
+        """How many were made, or count as made."""
+        return sum(part.charged for part in self.parts)
+
     def as_dict(self) -> dict[str, Json]:
         """The body of its entry."""
-        return {
-            "digest": self.digest,
-            "data_set": self.data_set,
-            "event": self._fields,
-            "attempts": self.attempts,
-        }
+        named: dict[str, Json] = {"digest": self.digest, "data_set": self.data_set}
+        if len(self.parts) == 1:
+            return named | self.parts[0].as_dict()
+        return named | {"stages": [part.as_dict() for part in self.parts]}
 
     def same(self, other: "Reservation") -> bool:
-        """Whether both reserve the same: event, attempts and data set."""
+        """Whether both reserve the same: events, attempts and data set."""
         return self.as_dict() == other.as_dict()
 
-    def is_of(self, event: object) -> bool:
-        """Whether a charge's event, as it is stored, is this one."""
-        return event == self._fields
+    def charging(self, round_: object, event: object) -> "Reservation":
+        """The same after one more charge, for `event` as it is stored, in the stage of its round (PRIVACY 25).
 
-    @cached_property
-    def _fields(self) -> dict[str, Json]:
-        return self.event.as_dict()
+        Raises:
+            ValueError: the plan has reserved another event for that round, or charged all of it.
+        """
+        place = next((number for number, part in enumerate(self.parts) if part.holds(round_)), None)
+        if place is None or event != self.parts[place].fields:
+            raise ValueError(f"plan {self.digest[:8]} had reserved another event for its round")
+        part = self.parts[place]
+        if part.charged >= part.attempts:
+            raise ValueError(f"plan {self.digest[:8]} had charged all that it reserved")
+        parts = list(self.parts)
+        parts[place] = replace(part, charged=part.charged + 1)
+        return replace(self, parts=tuple(parts))
+
+    def after(self, before: "Reservation | None") -> "Reservation":
+        """The same with what the plan had charged before it ended, if it did: that stays charged."""
+        if before is None:
+            return self
+        pairs = zip(self.parts, before.parts, strict=True)
+        return replace(self, parts=tuple(replace(part, charged=old.charged) for part, old in pairs))
+
+    @property
+    def lost(self) -> tuple[Part, ...]:
+        """Its parts, all charged."""
+        return tuple(replace(part, charged=part.attempts) for part in self.parts)
 
     @property
     def approved(self) -> Approved:
         """The same for the filter."""
-        return Approved({self.event: self.attempts}, {self.event: self.charged} if self.charged else {}, self.live)
+        allowed: Counter[Event] = Counter()
+        charged: Counter[Event] = Counter()
+        for part in self.parts:
+            allowed[part.event] += part.attempts
+            charged[part.event] += part.charged
+        return Approved(allowed, +charged, self.live)
 
     @property
     def committed(self) -> Vector:
@@ -164,8 +227,7 @@ class Accounts:
     def with_reservation(self, new: Reservation) -> "Accounts":
         """The same once a plan has its reservation; what it charged before it ended stays charged."""
         before = self.reservations.get(new.digest)
-        held = replace(new, charged=before.charged if before else 0)
-        return Accounts(self.data_sets, self.reservations | {new.digest: held})
+        return Accounts(self.data_sets, self.reservations | {new.digest: new.after(before)})
 
     def without_reservation(self, digest: str) -> "Accounts":
         """The same if a plan had given back what it has not charged."""
@@ -184,17 +246,23 @@ class Accounts:
 
     def _reserve(self, body: Mapping[str, Json]) -> None:
         match body:
-            case {"digest": str(digest), "data_set": str(name), "event": Mapping() as event, "attempts": int(attempts)}:
-                new, before = Reservation(digest, name, read_event(event), attempts), self.reservations.get(digest)
-                if name not in self.data_sets:
-                    raise ValueError(f"no data set {name} is registered")
-                if attempts < 1 or new.event.count != 1:
-                    raise ValueError("it reserves no attempts of one charge each")
-                if before is not None and (before.live or not before.same(new)):
-                    raise ValueError(f"plan {digest[:8]} had reserved before")
-                self.reservations[digest] = replace(new, charged=before.charged if before else 0)
+            case {"digest": str(digest), "data_set": str(name), "stages": [_, _, *_] as stages, **rest} if not rest:
+                new = Reservation(digest, name, tuple(map(_part, stages)))
+                firsts = [part.rounds or (0, 0) for part in new.parts]
+                if any(last + 1 != first for (_, last), (first, _) in pairwise([(0, 0), *firsts])):
+                    raise ValueError("its stages are not the rounds one after the other")
+            case {"digest": str(digest), "data_set": str(name), **rest}:
+                new = Reservation(digest, name, (_part(rest),))
+                if new.parts[0].rounds is not None:
+                    raise ValueError("a plan of one stage names no rounds")
             case _:
                 raise ValueError("it reserves nothing")
+        before = self.reservations.get(digest)
+        if name not in self.data_sets:
+            raise ValueError(f"no data set {name} is registered")
+        if before is not None and (before.live or not before.same(new)):
+            raise ValueError(f"plan {digest[:8]} had reserved before")
+        self.reservations[digest] = new.after(before)
 
     def _free(self, body: Mapping[str, Json]) -> None:
         match body:
@@ -211,7 +279,7 @@ class Accounts:
             case {"reason": str(reason)}:
                 for digest, held in self.reservations.items():
                     if held.live:
-                        self.reservations[digest] = replace(held, charged=held.attempts, freed=reason)
+                        self.reservations[digest] = replace(held, parts=held.lost, freed=reason)
             case _:
                 raise ValueError("it gives no reason")
 
@@ -219,8 +287,24 @@ class Accounts:
         held = self.reservations.get(str(body["digest"]))
         if held is None or not held.live:
             raise ValueError(f"plan {str(body['digest'])[:8]} held no reservation")
-        if not held.is_of(body["event"]):
-            raise ValueError(f"plan {held.digest[:8]} had reserved another event")
-        if held.charged >= held.attempts:
-            raise ValueError(f"plan {held.digest[:8]} had charged all that it reserved")
-        self.reservations[held.digest] = replace(held, charged=held.charged + 1)
+        self.reservations[held.digest] = held.charging(body["round"], body["event"])
+
+
+def _part(body: object) -> Part:
+    """What one stage reserves, as its entry says it.
+
+    Raises:
+        ValueError, MechanismViolation: it reserves nothing.
+    """
+    match body:
+        case {"event": Mapping() as event, "attempts": int(attempts), "rounds": [int(first), int(last)], **rest}:
+            found = Part(read_event(event), attempts, (first, last))
+            if not first <= last:
+                raise ValueError("a stage has no round")
+        case {"event": Mapping() as event, "attempts": int(attempts), **rest}:
+            found = Part(read_event(event), attempts)
+        case _:
+            raise ValueError("it reserves nothing")
+    if rest or attempts < 1 or found.event.count != 1:
+        raise ValueError("it reserves no attempts of one charge each")
+    return found

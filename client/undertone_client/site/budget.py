@@ -11,17 +11,17 @@ vector leaves.
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from undertone.core import bounds
 from undertone.core.text import shown
-from undertone.errors import BudgetExceeded, FolderError, NotApproved, PlanChanged
+from undertone.errors import BudgetExceeded, FolderError, MechanismViolation, NotApproved, PlanChanged
 from undertone.privacy.cap import Cap, suggested
 from undertone.privacy.chain import Entry
 from undertone.privacy.ledger import Ledger, Receipt
-from undertone.privacy.renyi import draw, minus
+from undertone.privacy.renyi import minus, spend
 from undertone.study.plan import Plan
-from undertone_client.site.accounts import DATA_SET, FREE, LOST, RESERVE, Accounts, Registered, Reservation
+from undertone_client.site.accounts import DATA_SET, FREE, LOST, RESERVE, Accounts, Part, Registered, Reservation
 from undertone_client.site.datasets import DataSet
 
 
@@ -121,7 +121,7 @@ def charge(ledger: Ledger, plan: Plan, round_: int, attempt: int, commitment: st
     Raises:
         ReplayedAttempt: the attempt was charged before, or with `once_per_round` another one of its round.
         NotApproved: the plan holds no reservation: never approved, or ended, withdrawn, expired.
-        MechanismViolation: its event is not the one that was reserved.
+        MechanismViolation: the event of the round's stage is not the one that was reserved.
         BudgetExceeded: its attempts are used up.
         LedgerCorrupt, LedgerUnavailable: nothing was charged.
     """
@@ -131,11 +131,23 @@ def charge(ledger: Ledger, plan: Plan, round_: int, attempt: int, commitment: st
         held = accounts.reservations.get(plan.digest)
         if held is None:
             raise NotApproved(f"plan {plan.digest[:8]} has reserved nothing at this site; its operator approves it")
-        accounts.filter(held.data_set).spend(plan.digest, plan.event)
+        accounts.filter(held.data_set).spend(plan.digest, stage.event)
+        try:
+            held.charging(round_, stage.event.as_dict())
+        except ValueError as error:
+            raise MechanismViolation(f"{error}; nothing was charged") from None
 
-    attempts, once = plan.privacy.max_attempts, plan.once_per_round
+    stage = plan.stage_of(round_)
     return ledger.charge(
-        plan.digest, round_, attempt, plan.event, commitment, attempts, once_per_round=once, allowed=allowed
+        plan.digest,
+        round_,
+        attempt,
+        stage.event,
+        commitment,
+        stage.max_attempts,
+        rounds=stage.rounds,
+        once_per_round=stage.once_per_round,
+        allowed=allowed,
     )
 
 
@@ -162,8 +174,7 @@ def price(plan: Plan, delta: float | None = None) -> float:
     Raises:
         InputError: no cap holds it.
     """
-    drawn = draw(plan.event, plan.privacy.max_attempts)
-    return suggested(drawn, plan.privacy.delta if delta is None else delta).epsilon
+    return suggested(spend(plan.charges), plan.privacy.delta if delta is None else delta).epsilon
 
 
 @dataclass(frozen=True)
@@ -288,7 +299,10 @@ def _check_readable(entries: Sequence[Entry]) -> None:
 
 
 def _wanted(plan: Plan, data_set: str) -> Reservation:
-    return Reservation(plan.digest, data_set, plan.event, plan.privacy.max_attempts)
+    stages = plan.stages
+    rounds = [None if len(stages) == 1 else (stage.rounds.start, stage.rounds.stop - 1) for stage in stages]
+    parts = (Part(one.event, one.max_attempts, of) for one, of in zip(stages, rounds, strict=True))
+    return Reservation(plan.digest, data_set, tuple(parts))
 
 
 def _check_fits(accounts: Accounts, plan: Plan, data_set: str) -> None:
@@ -303,11 +317,11 @@ def _check_fits(accounts: Accounts, plan: Plan, data_set: str) -> None:
     if before is not None and not before.same(wanted):
         raise PlanChanged(
             f"plan {plan.digest[:8]} has reserved {before.attempts} attempts on the data set {before.data_set}; a plan "
-            "draws on one data set, with one event. Sign a new plan"
+            "draws on one data set, with the events of its stages. Sign a new plan"
         )
     if before is not None and before.live:
         raise _Done
-    accounts.filter(data_set).approve(plan.digest, [replace(wanted.event, count=wanted.attempts)])
+    accounts.filter(data_set).approve(plan.digest, plan.charges)
 
 
 def _check_unit(accounts: Accounts, plan: Plan, data_set: str) -> None:

@@ -75,12 +75,13 @@ def _of_exposure(plan: Plan, policy: Policy) -> Iterator[Violation]:
         return
     rate, sums = policy.largest_sampling_rate, policy.largest_rounds
     instead = "or a plan with distributed noise"
-    if rate is None or privacy.sampling_rate > rate:
+    largest = max(stage.sampling_rate for stage in plan.stages)
+    if rate is None or largest > rate:
         yield Violation(
             "largest_sampling_rate",
-            f"{privacy.sampling_rate:g}",
+            f"{largest:g}",
             _said(rate),
-            f"a rate of {privacy.sampling_rate:g} or more would do, {instead}",
+            f"a rate of {largest:g} or more would do, {instead}",
         )
     if sums is None or privacy.max_attempts > sums:
         yield Violation(

@@ -5,7 +5,7 @@ Nor does it know of studies and plans: it gets its own options, a caption and a 
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,7 +160,7 @@ class Method(Protocol):
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
         """What the coordinator starts from, public: w [d], and behind it whatever `step` must remember.
 
-        The array keeps its length; sites get its first d values alone.
+        The array keeps its length; sites get its first d values alone, of a `StagedMethod` its first `sent`.
         """
 
     @property
@@ -295,6 +295,64 @@ class SteppingMethod(Method, Protocol):
 def settled(method: Method, base: PinnedBase, caption: str) -> tuple[Method, Said]:
     """As `PreparedMethod.settled`; another method as it is, with nothing said."""
     return method.settled(base, caption) if isinstance(method, PreparedMethod) else (method, ())
+
+
+def _as_it_is(_state: NDArray[np.float32]) -> None:
+    """Nothing but w is sent, and any w will do."""
+
+
+@dataclass(frozen=True)
+class MethodStage:
+    """What a method is asked for in consecutive rounds of one kind; public, from options and base alone (PRIVACY 25).
+
+    Attributes:
+        name: as plan and statement say it; of the last stage it is not said.
+        method: the one whose rows and step these rounds take.
+        row: values of one row.
+        rounds: how many; None: all that are left, of the last stage.
+        share: the part of the study's epsilon that its rounds may cost by themselves; None: what is left, of the last.
+        clip_norm: C; None: what `privacy.clip_norm` says.
+        check: raises `PlanChanged` for what a coordinator sends and no step of the stage before can have made.
+    """
+
+    name: str
+    method: Method
+    row: int
+    rounds: int | None = None
+    share: float | None = None
+    clip_norm: float | Literal["auto"] | None = None
+    check: Callable[[NDArray[np.float32]], None] = _as_it_is
+
+
+@runtime_checkable
+class StagedMethod(Method, Protocol):
+    """A method whose rounds differ. What one stage decides lies in the state that sites are sent, behind w."""
+
+    def stages(self, base: PinnedBase) -> Sequence[MethodStage]:
+        """What its rounds are, at least two kinds, in their order."""
+
+    def sent(self, base: PinnedBase) -> int:
+        """How many values of the state sites are sent: w, and behind it what earlier stages decided."""
+
+
+@runtime_checkable
+class NoiseAware(Method, Protocol):
+    """A method whose step needs the size of the noise, which is public: it subtracts what noise adds to squares."""
+
+    def step_from(self, state: NDArray[np.float32], mean: NDArray[np.float64], deviation: float) -> NDArray[np.float32]:
+        """As `step`; `deviation` is that of the noise in each value of the mean row."""
+
+
+def stages_of(method: Method, base: PinnedBase) -> Sequence[MethodStage]:
+    """The stages of any method; most have one, of rows as long as w."""
+    if isinstance(method, StagedMethod):
+        return method.stages(base)
+    return [MethodStage("", method, method.dimension(base))]
+
+
+def sent_by(method: Method, base: PinnedBase) -> int:
+    """How many values of the state sites are sent; of most methods w."""
+    return method.sent(base) if isinstance(method, StagedMethod) else method.dimension(base)
 
 
 def check_needs(method: Method, base: PinnedBase) -> None:

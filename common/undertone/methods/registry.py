@@ -7,7 +7,7 @@ from typing import Any
 from undertone.core.config import parse_options
 from undertone.errors import StudyError
 from undertone.methods.ldm.method import DPLDM
-from undertone.methods.lora.method import DPLoRA
+from undertone.methods.lora.selection import SelectingLoRA
 from undertone.methods.protocol import Method
 from undertone.methods.release_format import ReleaseFormat
 from undertone.methods.textual_inversion.dpagg_ti import DPAggTI
@@ -16,7 +16,7 @@ from undertone.methods.textual_inversion.dpsgd_ti import DPSGDTI
 METHODS: dict[str, type[Method]] = {
     DPAggTI.name: DPAggTI,
     DPSGDTI.name: DPSGDTI,
-    DPLoRA.name: DPLoRA,
+    SelectingLoRA.name: SelectingLoRA,
     DPLDM.name: DPLDM,
 }
 

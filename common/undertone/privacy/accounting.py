@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from functools import lru_cache
 from typing import TypeAlias, TypeVar
 
 import dp_accounting
@@ -23,7 +22,7 @@ from undertone.core.bounds import EPSILON
 from undertone.core.canonical import Json
 from undertone.errors import MechanismViolation, StudyError
 from undertone.privacy.distributed import DistributedEvent, check_figures
-from undertone.privacy.losses import widths
+from undertone.privacy.losses import ALMOST_ONE, within_reach
 
 # Integers only: the argument for lattice noise (PRIVACY 9) holds at integer orders.
 RDP_ORDERS: tuple[int, ...] = (*range(2, 65), 80, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -36,14 +35,8 @@ _INTERVAL = 1e-4
 _WIDE_INTERVAL = 1e-3
 _FEW_ROUNDS = 20
 _LITTLE_NOISE = 0.4
-# No mechanism may ask for more memory or time than this: where losses are spread over more steps than these (in one
-# charge; in all of them together), steps are doubled until they are not. A plan that anybody could take is never there.
-_MOST_STEPS = 1 << 18
-_MOST_COMPOSED = 1 << 22
 # With less noise than this share of Delta nothing is certified. At rate 1 epsilon would be above 128 whatever delta.
 LEAST_NOISE = 1 / 16
-# A rate above counts as 1, which costs more: nearer to 1 dp-accounting's logarithms cancel.
-_ALMOST_ONE = 1 - 2.0**-30
 # With little to tell, the library's moments are zero but for their last bits, and it says so each time.
 logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith("Negative Renyi divergence"))
 _RELATION = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
@@ -51,6 +44,8 @@ _CALIBRATION_TOLERANCE = 2e-5
 _BRACKET_STEP = 1.5
 _ROUGHLY = 1.001
 _HAIR = 1.00007
+# Steps up to where a claim is met that other charges have a part of.
+_MOST_BESIDE = 12
 _LOOKS_BY_SLOPE = 6  # then by halves: where the width of a step changes, epsilon jumps
 _NONE = -20.0
 # Up to so many rounds, wide steps find nearly the place that narrow ones do.
@@ -166,7 +161,7 @@ def epsilon_pld(events: Sequence[Event], delta: float, *, interval: float | None
     if interval is None:
         interval = _interval(sum(event.count for event in merged), *(event.noise_multiplier for event in merged))
     charges = ((event.noise_multiplier, event.sampling_rate, event.count) for event in merged)
-    accountant = pld.PLDAccountant(_RELATION, _within_reach(interval, *charges))
+    accountant = pld.PLDAccountant(_RELATION, within_reach(interval, *charges))
     for event in merged:
         accountant.compose(_sampled(event.noise_multiplier, event.sampling_rate), event.count)
     return float(accountant.get_epsilon(delta))
@@ -195,7 +190,15 @@ def epsilon_rdp(events: Sequence[Event], delta: float) -> float:
     return float(rdp.compute_epsilon(RDP_ORDERS, accountant.rdp + divergence, delta)[0])
 
 
-def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int, *, by_rdp: bool = False) -> float:
+def calibrate(
+    epsilon: float,
+    delta: float,
+    sampling_rate: float,
+    rounds: int,
+    *,
+    by_rdp: bool = False,
+    beside: Sequence[Event] = (),
+) -> float:
     """The smallest noise multiplier z with PLD epsilon(z) <= epsilon, too large by less than 1e-4 of itself.
 
     Rounding sigma = ceil(z * Delta) up moves epsilon further down; evaluate `epsilon_claim` at the final sigma
@@ -207,6 +210,7 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int, *
         sampling_rate: p in (0, 1].
         rounds: T, the number of attempts that the plan allows.
         by_rdp: RDP epsilon instead of PLD, for distributed noise; its tau term is left to the claim.
+        beside: what the same claim covers too, with noise that is settled: the plan's other stages.
 
     Raises:
         StudyError: a value out of range, or a claim that no noise reaches.
@@ -218,7 +222,7 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int, *
     if rounds < 1:
         raise StudyError(f"privacy.rounds is {rounds}; give at least 1")
 
-    wanted = _Claim(epsilon, delta, sampling_rate, rounds, by_rdp)
+    wanted = _Claim(epsilon, delta, sampling_rate, rounds, by_rdp, beside=tuple(beside))
     # From above: with too little noise the loss distribution is wide and slow to compute. Enough without
     # sampling (zCDP, Bun and Steinke 2016, proposition 1.3) is enough with it, but for orders that are missing.
     root = math.sqrt(math.log(1 / delta))
@@ -226,8 +230,8 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int, *
     # RDP, whose looks take a fiftieth of a second, finds the place from above: its epsilon is larger than PLD's, if it
     # reaches the claim at all.
     by_moments = replace(wanted, by_rdp=True)
-    if by_rdp and not wanted.met(high):
-        high *= _BRACKET_STEP
+    for _ in range(_MOST_BESIDE if beside else 1 if by_rdp else 0):
+        high *= 1 if wanted.met(high) else _BRACKET_STEP
     start = by_moments.smallest(_BRACKET_STEP, high) if by_moments.met(high) else high
     if by_rdp and wanted.met(start):
         return start
@@ -252,6 +256,7 @@ class _Claim:
     rounds: int
     by_rdp: bool
     coarser: int = 1
+    beside: tuple[Event, ...] = ()
 
     def met(self, z: float) -> bool:
         """Whether noise multiplier z gives epsilon or less."""
@@ -264,7 +269,7 @@ class _Claim:
         return self._spent_by(self._accountant(z), z)
 
     def _spent_by(self, accountant: dp_accounting.PrivacyAccountant, z: float) -> float:
-        return float(accountant.compose(_sampled(z, self.sampling_rate), self.rounds).get_epsilon(self.delta))
+        return float(accountant.compose(self._event(z)).get_epsilon(self.delta))
 
     def near(self, start: float, slope: float) -> tuple[float, float]:
         """The smallest z that meets the claim, too large by less than 1e-4 of itself, and the slope there.
@@ -319,7 +324,7 @@ class _Claim:
         return float(
             dp_accounting.calibrate_dp_mechanism(
                 lambda: self._accountant(low),
-                lambda z: dp_accounting.SelfComposedDpEvent(_sampled(z, self.sampling_rate), self.rounds),
+                self._event,
                 self.epsilon,
                 self.delta,
                 dp_accounting.ExplicitBracketInterval(low, top),
@@ -333,10 +338,25 @@ class _Claim:
 
     def _accountant(self, z: float) -> dp_accounting.PrivacyAccountant:
         """An accountant for noise multipliers from z up."""
+        accountant: dp_accounting.PrivacyAccountant
         if self.by_rdp:
-            return rdp.RdpAccountant(list(RDP_ORDERS), _RELATION)
-        interval = self.coarser * _interval(self.rounds, z)
-        return pld.PLDAccountant(_RELATION, _within_reach(interval, (z, self.sampling_rate, self.rounds)))
+            accountant = rdp.RdpAccountant(list(RDP_ORDERS), _RELATION)
+        else:
+            charges = [(one.noise_multiplier, one.sampling_rate, one.count) for one in self.beside]
+            rounds = self.rounds + sum(count for _, _, count in charges)
+            interval = self.coarser * _interval(rounds, z, *(one for one, _, _ in charges))
+            reach = within_reach(interval, (z, self.sampling_rate, self.rounds), *charges)
+            accountant = pld.PLDAccountant(_RELATION, reach)
+        return accountant
+
+    def _event(self, z: float) -> dp_accounting.DpEvent:
+        """All that the claim covers, with noise multiplier z in what is asked for."""
+        asked = dp_accounting.SelfComposedDpEvent(_sampled(z, self.sampling_rate), self.rounds)
+        others = [
+            dp_accounting.SelfComposedDpEvent(_sampled(one.noise_multiplier, one.sampling_rate), one.count)
+            for one in self.beside
+        ]
+        return dp_accounting.ComposedDpEvent([*others, asked]) if others else asked
 
 
 def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
@@ -352,24 +372,13 @@ def _interval(rounds: int, *noise_multipliers: float) -> float:
 
 def _too_little(z: float, sampling_rate: float, count: int) -> bool:
     """Whether so little noise is never certified; at rate 1 the charges are one, with noise z / sqrt(T)."""
-    return (z if sampling_rate < _ALMOST_ONE else z / math.sqrt(count)) < LEAST_NOISE
-
-
-def _within_reach(interval: float, *charges: tuple[float, float, int]) -> float:
-    """The interval, doubled until the losses of the charges (z, p, T) fit; a wider one is never too low."""
-    spread = [_widths(z, rate if rate < _ALMOST_ONE else 1.0, count) for z, rate, count in charges]
-    single, composed = max((one for one, _ in spread), default=0.0), sum(all_ for _, all_ in spread)
-    excess = max(single / _MOST_STEPS, composed / _MOST_COMPOSED) / interval
-    return interval if excess <= 1 else math.ldexp(interval, math.ceil(math.log2(excess)))
-
-
-_widths = lru_cache(maxsize=256)(widths)
+    return (z if sampling_rate < ALMOST_ONE else z / math.sqrt(count)) < LEAST_NOISE
 
 
 def _sampled(z: float, sampling_rate: float) -> dp_accounting.DpEvent:
     """The library's event for one charge; a rate of 1 is the plain mechanism."""
     gaussian = dp_accounting.GaussianDpEvent(z)
-    return gaussian if sampling_rate >= _ALMOST_ONE else dp_accounting.PoissonSampledDpEvent(sampling_rate, gaussian)
+    return gaussian if sampling_rate >= ALMOST_ONE else dp_accounting.PoissonSampledDpEvent(sampling_rate, gaussian)
 
 
 def _merged(events: Sequence[EventT]) -> list[EventT]:

@@ -163,6 +163,7 @@ class Ledger:
         sum_sha256: str,
         max_attempts: int,
         *,
+        rounds: range | None = None,
         once_per_round: bool = False,
         allowed: Callable[[Sequence[Entry]], None] | None = None,
     ) -> Receipt:
@@ -174,19 +175,22 @@ class Ledger:
             attempt: the attempt at that round.
             event: what it costs.
             sum_sha256: `commit_to_sum` of the opened sum, or a node's digest of what it is about to send.
-            max_attempts: how many charges the plan allows in all.
+            max_attempts: how many charges the plan allows in `rounds`.
+            rounds: those of one stage, of which this is one; None: all of the plan (PRIVACY 25).
             once_per_round: refuse a second attempt of a round too (a node at p = 1, PRIVACY 12).
             allowed: sees all entries, within the transaction, and raises where this charge must not follow them.
 
         Raises:
             ReplayedAttempt: (digest, round, attempt) was charged before.
             BudgetExceeded: the plan's charges are used up.
-            MechanismViolation: a round or an attempt that no plan has; nothing was charged.
+            MechanismViolation: a round or an attempt that no plan has, or another stage's round; nothing was charged.
             LedgerUnavailable: locked, full or read-only; nothing was charged.
             LedgerCorrupt: the file changed under our hands.
         """
         if not _within_a_plan(round_, attempt):
             raise MechanismViolation(f"round {round_}, attempt {attempt} is in no plan; nothing was charged")
+        if rounds is not None and round_ not in rounds:
+            raise MechanismViolation(f"round {round_} is not one of this stage; nothing was charged")
         key = (digest, round_, attempt)
         body: dict[str, Json] = {
             "digest": digest,
@@ -202,7 +206,7 @@ class Ledger:
                 )
             if once_per_round and any(charged[:2] == (digest, round_) for charged in self._receipts):
                 raise ReplayedAttempt(f"round {round_} of study {digest[:8]} was answered in another attempt")
-            used = sum(1 for charged, _, _ in self._receipts if charged == digest)
+            used = sum(1 for charged, of, _ in self._receipts if charged == digest and (rounds is None or of in rounds))
             if used >= max_attempts:
                 raise BudgetExceeded(
                     f"study {digest[:8]} has used its {max_attempts} attempts; release what there is, "

@@ -7,10 +7,17 @@ orders of up to 20 over that range. The same bound is taken here with sums over 
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+# A rate above counts as 1, which costs more: nearer to 1 dp-accounting's logarithms cancel.
+ALMOST_ONE = 1 - 2.0**-30
+# No mechanism may ask for more memory or time than this: where losses are spread over more steps than these (in one
+# charge; in all of them together), steps are doubled until they are not. A plan that anybody could take is never there.
+_MOST_STEPS = 1 << 18
+_MOST_COMPOSED = 1 << 22
 # A normal has a mass of e^-50 beyond 9.8 deviations.
 _DEVIATIONS = 10.0
 _ORDERS = np.arange(1, 21)
@@ -20,6 +27,15 @@ _POINTS = np.linspace(-_DEVIATIONS, _DEVIATIONS, 4001)
 _LOG_MASSES = -(_POINTS**2) / 2 - math.log(float(np.exp(-(_POINTS**2) / 2).sum()))
 
 
+def within_reach(interval: float, *charges: tuple[float, float, int]) -> float:
+    """The interval, doubled until the losses of the charges (z, p, T) fit; a wider one is never too low."""
+    spread = [widths(z, rate if rate < ALMOST_ONE else 1.0, count) for z, rate, count in charges]
+    single, composed = max((one for one, _ in spread), default=0.0), sum(all_ for _, all_ in spread)
+    excess = max(single / _MOST_STEPS, composed / _MOST_COMPOSED) / interval
+    return interval if excess <= 1 else math.ldexp(interval, math.ceil(math.log2(excess)))
+
+
+@lru_cache(maxsize=256)
 def widths(z: float, sampling_rate: float, count: int) -> tuple[float, float]:
     """The width of one charge's losses and of `count` charges' together, in nats.
 

@@ -6,6 +6,7 @@ from undertone import __version__
 from undertone.core.canonical import Json
 from undertone.study.claim import delta_warning
 from undertone.study.plan import Plan
+from undertone.study.stage import Stage
 
 SIMULATION = "simulation"
 _ACCOUNTANTS = {
@@ -75,7 +76,7 @@ def privacy_statement(
             "threshold": plan.aggregation.threshold,
             "colluders": plan.aggregation.colluders,
             "sites_needed": plan.quorum,
-            "wire_bits": plan.grid.modulus_bits,
+            "wire_bits": plan.aggregation.wire_bits,
             "rosters": plan.aggregation.rosters,
             "rosters_mean": _rosters(plan),
         },
@@ -99,44 +100,56 @@ def privacy_statement(
 
 
 def _mechanism(plan: Plan, charges: int, sites: int) -> dict[str, Json]:
-    """What was done to the sums, in numbers of the plan."""
-    privacy = plan.privacy
-    return {
+    """What was done to the sums, in numbers of the plan; where rounds differ, those of each stage (PRIVACY 25)."""
+    privacy, stages = plan.privacy, plan.stages
+    common: dict[str, Json] = {
         "name": _MECHANISMS[privacy.noise],
         "noise_placement": privacy.noise,
-        "sigma": privacy.sigma,
-        "sensitivity_l2": privacy.sensitivity,
-        "sensitivity_relation": plan.sensitivity.relation,
-        "noise_multiplier": privacy.sigma / privacy.sensitivity,
-        "distributed": _distributed(plan, sites),
-        "clip_norm": plan.grid.clip_units / plan.grid.scale,
-        "clip_norm_from": privacy.clip_origin,
-        "grid_scale": plan.grid.scale,
-        "site_clamp": plan.grid.site_clamp,
-        "dimension": plan.method.dimension,
         "sampling": "Poisson, independent secret coins at each site",
-        "sampling_rate": privacy.sampling_rate,
         "rounds": privacy.rounds,
         "max_attempts": privacy.max_attempts,
         "attempts_charged": charges,
         "floating_point": _FLOATING_POINT,
     }
+    if len(stages) == 1:
+        return common | _of_stage(stages[0], sites)
+    each: list[Json] = [
+        _of_stage(stage, sites) | {"name": stage.name, "rounds": len(stage.rounds), "max_attempts": stage.max_attempts}
+        for stage in stages
+    ]
+    return common | {"stages": each}
 
 
-def _distributed(plan: Plan, sites: int) -> Json:
+def _of_stage(stage: Stage, sites: int) -> dict[str, Json]:
+    """Noise, bound and grid of its rounds."""
+    return {
+        "sigma": stage.sigma,
+        "sensitivity_l2": stage.sensitivity.l2,
+        "sensitivity_relation": stage.sensitivity.relation,
+        "noise_multiplier": stage.sigma / stage.sensitivity.l2,
+        "distributed": _distributed(stage, sites),
+        "clip_norm": stage.clip_norm,
+        "clip_norm_from": stage.mechanism.clip_origin,
+        "grid_scale": stage.grid.scale,
+        "site_clamp": stage.grid.site_clamp,
+        "dimension": stage.dimension,
+        "sampling_rate": stage.sampling_rate,
+    }
+
+
+def _distributed(stage: Stage, sites: int) -> Json:
     """A site's noise share and how many of them the claim counts; None with central noise.
 
     The noise that is there when more sites answer is a remark, never the claim (PRIVACY 8).
     """
-    privacy = plan.privacy
-    if privacy.noise == "central":
+    if not stage.noise_shares:
         return None
     return {
-        "sigma_of_a_noise_share": privacy.sigma_local,
-        "noise_shares_counted": plan.noise_shares,
-        "noise_margin": plan.grid.noise_margin,
+        "sigma_of_a_noise_share": stage.sigma_local,
+        "noise_shares_counted": stage.noise_shares,
+        "noise_margin": stage.grid.noise_margin,
         "remark": f"{sites} sites are in the smallest sum; if each left its noise share in, the variance of the noise "
-        f"is {sites / plan.noise_shares:.2f} times what the claim counts",
+        f"is {sites / stage.noise_shares:.2f} times what the claim counts",
     }
 
 

@@ -146,18 +146,21 @@ def _same(stated: Json, expected: Json) -> bool:
 
 
 def _charges(folder: Path, plan: Plan) -> tuple[int, str]:
-    """Attempts charged and the head of the chain; every charge is the plan's own event."""
+    """Attempts charged and the head of the chain; every charge is the event of its round's own stage."""
     try:
         with Ledger.open(folder / "ledger.sqlite", read_only=True, most=_most_entries(plan)) as ledger:
             charges, head = ledger.charges(plan.digest), ledger.head
             strangers = [entry for entry in ledger.entries() if entry.kind == "charge"]
     except (LedgerCorrupt, LedgerUnavailable) as error:
         raise NotVerified(f"ledger.sqlite does not hold: {error}") from None
-    if len(strangers) != len(charges) or any(charge.event != plan.event for charge in charges):
+    rounds = range(1, plan.privacy.rounds + 1)
+    if len(strangers) != len(charges) or any(
+        charge.round not in rounds or charge.event != plan.stage_of(charge.round).event for charge in charges
+    ):
         raise NotVerified("ledger.sqlite charges something that is not in the plan")
-    if {charge.round for charge in charges} != set(range(1, plan.privacy.rounds + 1)):
+    if {charge.round for charge in charges} != set(rounds):
         raise NotVerified("ledger.sqlite does not charge every round of the plan")
-    if len(charges) > plan.privacy.max_attempts:
+    if any(sum(charge.round in stage.rounds for charge in charges) > stage.max_attempts for stage in plan.stages):
         raise NotVerified("ledger.sqlite charges more attempts than the plan allows")
     return len(charges), head
 

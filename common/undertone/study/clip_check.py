@@ -39,7 +39,7 @@ class ClipCheck:
 def check_clip(found: Resolved, *, asked: bool = False) -> ClipCheck:
     """Hold a plan's C against rows of public drawings; they are made where that is quick, or `asked` for."""
     plan = found.plan
-    clip, planned = plan.grid.clip_units / plan.grid.scale, plan.privacy.noise_to_signal
+    clip, planned = plan.stages[-1].clip_norm, plan.privacy.noise_to_signal
     rows, unknown = (found.rows, "") if found.rows else _rows(found, asked)
     if rows is None:
         return ClipCheck(clip, None, unknown, None, planned)

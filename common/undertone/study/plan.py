@@ -15,21 +15,16 @@ from undertone.core.config import Section
 from undertone.core.text import shown
 from undertone.core.unit import SiteName, Unit
 from undertone.errors import MechanismViolation, PlanChanged
-from undertone.gradients.clipping import LARGEST_CLIP_UNITS, SMALLEST_CLIP_UNITS
-from undertone.privacy.accounting import Event, GaussianEvent
-from undertone.privacy.distributed import DistributedEvent, noise_margin, noise_share_sigma
-from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
-from undertone.privacy.quantise import Grid, too_coarse
-from undertone.privacy.stages import PER_ROW, Sensitivity
+from undertone.privacy.accounting import Event
 from undertone.secagg.thresholds import fault
 from undertone.study.schema import Mode, Rosters
+from undertone.study.stage import LAST, MOST_EARLIER, Mechanism, PlannedGrid, PlannedStage, Stage
 
 # Of plan.json: what this program reads. Each format is read for ever; only its own version runs a plan, of the newest.
 FORMATS = (1, 2)
 FORMAT = max(FORMATS)
-# What a rehearsal may ask of a site, which nobody there approves.
+# What a rehearsal may ask of a site in each stage, which nobody there approves.
 REHEARSAL_ROUNDS, REHEARSAL_ATTEMPTS = 1, 3
-ClipOrigin = Literal["study", "public images"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Text = Annotated[str, Field(max_length=bounds.TEXT)]
 # A method's own bounds are narrower; these hold before it is asked.
@@ -52,19 +47,25 @@ class PlannedModel(Section):
 
 
 class PlannedMethod(Section):
-    """The method, all its options, and what it adapts."""
+    """The method, all its options, and what it adapts: `dimension` values, w.
+
+    `row`: the values of a row of the last stage, where those are not `dimension`. `sent`: the values of the state that
+    sites are sent, where that is more than w. Both stand in plan.json only there.
+    """
 
     name: str = Field(max_length=bounds.NAME)
     options: dict[Annotated[str, Field(max_length=bounds.NAME)], Option] = Field(max_length=bounds.OPTIONS)
     dimension: int = Field(ge=1, le=bounds.DIMENSION)
     layout_digest: Sha256
+    row: Annotated[int, Field(ge=1, le=bounds.DIMENSION)] | None = None
+    sent: Annotated[int, Field(ge=1, le=bounds.DIMENSION)] | None = None
 
 
-class PlannedPrivacy(Section):
-    """The claim (epsilon, delta) and the mechanism behind it. Delta = `sensitivity`, in integers.
+class PlannedPrivacy(Mechanism):
+    """The claim (epsilon, delta) and the mechanism of the last stage, which is the only one of most plans.
 
     `epsilon` is the claim: by PLD with central noise, by RDP (and then equal to `epsilon_rdp`) with distributed.
-    `sigma` is what the claim needs; `sigma_local` is that of a site's noise share, 0 with central noise.
+    `rounds` and `max_attempts` are of the whole study. Figures of a round are asked of its stage: `Plan.stage_of`.
     `ready_seconds_per_unit` (since format 2): see `Plan.ready_after`.
     """
 
@@ -74,37 +75,11 @@ class PlannedPrivacy(Section):
     epsilon: float = Field(ge=0, le=bounds.EPSILON)
     epsilon_rdp: float = Field(ge=0, le=bounds.RATIO)
     delta: float = Field(gt=0, lt=bounds.DELTA)
-    sampling_rate: float = Field(gt=0, le=1)
     rounds: int = Field(ge=1, le=bounds.ATTEMPTS)
     max_attempts: int = Field(ge=1, le=bounds.ATTEMPTS)
     noise: Literal["central", "distributed"]
-    sigma: int = Field(ge=SMALLEST_SIGMA, le=LARGEST_SIGMA)
-    sigma_local: int = Field(ge=0, le=LARGEST_SIGMA)
-    sensitivity: int = Field(ge=1, le=bounds.SENSITIVITY)
-    clip_origin: ClipOrigin
-    noise_to_signal: float = Field(ge=0, le=bounds.RATIO)
     allow_noisy: bool
     ready_seconds_per_unit: float = Field(default=0.0, ge=0, le=bounds.READY_SECONDS)
-
-    def event(self, noise_shares: int, dimension: int) -> Event:
-        """What one attempt costs; `noise_shares` and `dimension` matter with distributed noise alone."""
-        if self.noise == "central":
-            return GaussianEvent(self.sigma, self.sensitivity, self.sampling_rate, 1)
-        return DistributedEvent(self.sigma_local, noise_shares, dimension, self.sensitivity, self.sampling_rate, 1)
-
-
-class PlannedGrid(Section):
-    """s, s*C, B, b and m of PRIVACY 4; all integers. The noise margin m is 0 with central noise."""
-
-    scale: int = Field(ge=1, le=bounds.SCALE)
-    clip_units: int = Field(ge=SMALLEST_CLIP_UNITS, le=LARGEST_CLIP_UNITS)
-    site_clamp: int = Field(ge=1, le=bounds.WORD)
-    modulus_bits: Literal[32, 24]
-    noise_margin: int = Field(ge=0, le=bounds.WORD)
-
-    def as_grid(self) -> Grid:
-        """The same numbers as the mechanism takes them."""
-        return Grid(self.scale, self.clip_units, self.site_clamp, self.modulus_bits)
 
 
 class PlannedData(Section):
@@ -147,6 +122,9 @@ class _Format(BaseModel):
 class Plan(Section):
     """A resolved study. Build one with `undertone.study.resolve.resolve`, read one with `Plan.from_bytes`.
 
+    `earlier` (since format 2): the stages before the one that `privacy`, `grid` and `method` describe; none in most
+    plans, and then no key of plan.json. Whatever is done in a round is done with the figures of `stage_of(round)`.
+
     `rehearsal` (since format 2): every message on drawn images, at sites that charge nothing for it. Such a plan is a
     plan of its own: its digest is another than the study's, so no signature or approval of one is of the other.
     """
@@ -164,6 +142,7 @@ class Plan(Section):
     cohort: PlannedCohort
     aggregation: PlannedAggregation
     rehearsal: bool = False
+    earlier: Annotated[list[PlannedStage], Field(default_factory=list, max_length=MOST_EARLIER)]
 
     def model_post_init(self, _context: object, /) -> None:
         """Check the numbers that must agree with each other.
@@ -173,39 +152,36 @@ class Plan(Section):
         """
         if not self.privacy.rounds <= self.privacy.max_attempts:
             raise ValueError("fewer attempts than rounds")
-        if self.grid.scale & (self.grid.scale - 1):
-            raise ValueError("the scale is not a power of two")
         if len(self.cohort.units) < self.cohort.min_sites:
             raise ValueError("the roster is smaller than min_sites")
-        if self.grid.site_clamp * len(self.cohort.units) + self.grid.noise_margin >= 1 << (self.grid.modulus_bits - 1):
-            raise ValueError("the clamped sums of all sites and the noise margin do not fit the modulus")
+        if self.method.sent is not None and not self.method.sent > self.method.dimension:
+            raise ValueError("sites are sent w and what stands behind it, or w alone")
+        if self.method.row == self.method.dimension:
+            raise ValueError("a row that is as long as w is not written down")
+        if sum(stage.rounds for stage in self.earlier) >= self.privacy.rounds:
+            raise ValueError("the stages before the last leave it no round")
         self._check_format()
-        self._check_grid()
         self._check_aggregation()
+        for stage in self.stages:
+            stage.check_grid(len(self.cohort.units), self.aggregation.wire_bits)
         self._check_noise()
 
     def _check_format(self) -> None:
         """What format 1 cannot spell is not in a plan of format 1."""
-        if self.format == 1 and (self.rehearsal or self.privacy.ready_seconds_per_unit):
-            raise ValueError("format 1 has no rehearsals and no time at which a site is ready")
-        if self.rehearsal and (self.privacy.rounds, self.privacy.max_attempts) > (REHEARSAL_ROUNDS, REHEARSAL_ATTEMPTS):
-            raise ValueError(f"a rehearsal has one round in at most {REHEARSAL_ATTEMPTS} attempts")
+        staged = self.earlier or self.method.row is not None or self.method.sent is not None
+        if self.format == 1 and (self.rehearsal or self.privacy.ready_seconds_per_unit or staged):
+            raise ValueError("format 1 has no rehearsals, no time at which a site is ready and one stage")
+        if self.rehearsal and any(
+            len(stage.rounds) > REHEARSAL_ROUNDS or stage.max_attempts > REHEARSAL_ATTEMPTS for stage in self.stages
+        ):
+            raise ValueError(f"a rehearsal has one round in at most {REHEARSAL_ATTEMPTS} attempts of each stage")
         if self.privacy.ready_seconds_per_unit and not self.amplified_at_sites:
             raise ValueError("only distributed noise with a sampling rate below 1 has a time at which a site is ready")
-
-    def _check_grid(self) -> None:
-        """Delta is s C, and the grid is fine enough for rows of this length."""
-        if self.privacy.sensitivity != self.grid.clip_units:
-            raise ValueError("the sensitivity is not the clip bound of the grid")
-        if too_coarse(self.grid.clip_units, self.method.dimension):
-            raise ValueError("the grid is too coarse for rows of this length")
 
     def _check_aggregation(self) -> None:
         aggregation, sites = self.aggregation, len(self.cohort.units)
         if aggregation.rosters == "chain" and not self._hides_sums:
             raise ValueError("a chain of survivor lists goes with secure aggregation and central noise alone")
-        if aggregation.wire_bits != self.grid.modulus_bits:
-            raise ValueError("the wire and the grid have different moduli")
         if aggregation.mode == "plain":
             if (aggregation.threshold, aggregation.colluders, aggregation.wire_bits) != (0, 0, 32):
                 raise ValueError("plain aggregation has no threshold, no colluders and words of 32 bits")
@@ -216,25 +192,61 @@ class Plan(Section):
             raise ValueError(wrong)
 
     def _check_noise(self) -> None:
-        privacy = self.privacy
-        if privacy.noise == "central":
-            if (privacy.sigma_local, self.grid.noise_margin) != (0, 0):
-                raise ValueError("central noise has no noise shares and needs no margin")
-            return
-        if self.aggregation.mode != "secagg":
+        distributed = self.privacy.noise == "distributed"
+        if distributed and self.aggregation.mode != "secagg":
             raise ValueError("distributed noise needs secure aggregation")
-        if privacy.sigma_local != noise_share_sigma(privacy.sigma, self.noise_shares):
-            raise ValueError("sigma_local is not a noise share's part of sigma")
-        margin = noise_margin(privacy.sigma_local, len(self.cohort.units), self.method.dimension)
-        if self.grid.noise_margin != margin:
-            raise ValueError("the noise margin is not that of the noise")
-        if privacy.epsilon != privacy.epsilon_rdp:
+        for stage in self.stages:
+            stage.check_noise(len(self.cohort.units), self.noise_shares if distributed else 0)
+        if distributed and self.privacy.epsilon != self.privacy.epsilon_rdp:
             raise ValueError("the claim of distributed noise is its RDP")
 
     @property
-    def sensitivity(self) -> Sensitivity:
-        """Delta and its relation; gate and receipt check both (PRIVACY 5)."""
-        return Sensitivity(self.privacy.sensitivity, PER_ROW)
+    def stages(self) -> tuple[Stage, ...]:
+        """What the rounds are, in their order; each round is in one of them."""
+        privacy, found, first, attempts = self.privacy, [], 1, self.privacy.max_attempts
+        for one in self.earlier:
+            found.append(
+                self._stage(one.name, one, one.grid, range(first, first + one.rounds), one.max_attempts, one.dimension)
+            )
+            first, attempts = first + one.rounds, attempts - one.max_attempts
+        row = self.method.row or self.method.dimension
+        return (*found, self._stage(LAST, privacy, self.grid, range(first, privacy.rounds + 1), attempts, row))
+
+    def _stage(
+        self, name: str, mechanism: Mechanism, grid: PlannedGrid, rounds: range, max_attempts: int, dimension: int
+    ) -> Stage:
+        distributed = self.privacy.noise == "distributed"
+        return Stage(
+            name=name,
+            rounds=rounds,
+            max_attempts=max_attempts,
+            dimension=dimension,
+            mechanism=mechanism,
+            grid=grid,
+            noise_shares=self.noise_shares if distributed else 0,
+            once_at_full_rate=not distributed and self.aggregation.rosters == "free",
+        )
+
+    def stage_of(self, round_: int) -> Stage:
+        """The stage of a round: its event, grid and clip (PRIVACY 25).
+
+        Raises:
+            MechanismViolation: the plan has no such round.
+        """
+        for stage in self.stages:
+            if round_ in stage.rounds:
+                return stage
+        raise MechanismViolation(f"round {round_} is in no stage of this plan")
+
+    @property
+    def charges(self) -> tuple[Event, ...]:
+        """All that the plan may cost: each stage's event, as often as the stage has attempts."""
+        return tuple(stage.charges for stage in self.stages)
+
+    @property
+    def state_size(self) -> int:
+        """How many values of the public state sites are sent: w, and what their rows follow from beside it."""
+        return self.method.sent or self.method.dimension
 
     @property
     def _hides_sums(self) -> bool:
@@ -248,13 +260,12 @@ class Plan(Section):
 
     @property
     def once_per_round(self) -> bool:
-        """Whether a site answers one attempt of a round alone.
+        """Whether in some stage a site answers one attempt of a round alone.
 
         At p = 1 a second attempt sends the same rows without fresh noise, and with free lists two sums over different
         sites subtract to one site's.
         """
-        privacy = self.privacy
-        return privacy.noise == "central" and privacy.sampling_rate == 1 and self.aggregation.rosters == "free"
+        return any(stage.once_per_round for stage in self.stages)
 
     @property
     def no_attempt_to_spare(self) -> bool:
@@ -268,7 +279,7 @@ class Plan(Section):
         With distributed noise the claim holds against the coordinator too, and at p < 1 it counts on coins that only
         the site knows.
         """
-        return self.privacy.noise == "distributed" and self.privacy.sampling_rate < 1
+        return self.privacy.noise == "distributed" and any(stage.sampling_rate < 1 for stage in self.stages)
 
     def ready_after(self, site: str) -> float:
         """Seconds from when the work begins to the public time at which `site` says that it is ready (PRIVACY 26).
@@ -287,14 +298,11 @@ class Plan(Section):
         """The fewest sites whose sum may be opened: max(t, min_sites)."""
         return max(self.aggregation.threshold, self.cohort.min_sites)
 
-    @property
-    def event(self) -> Event:
-        """What one attempt costs."""
-        return self.privacy.event(self.noise_shares, self.method.dimension)
-
     def as_bytes(self) -> bytes:
         """Canonical JSON: what is hashed, signed and stored."""
-        dumped: dict[str, Json] = self.model_dump(mode="json")
+        dumped: dict[str, Json] = self.model_dump(mode="json", exclude=None if self.earlier else {"earlier"})
+        unsaid = {key for key in ("row", "sent") if getattr(self.method, key) is None}
+        dumped["method"] = self.method.model_dump(mode="json", exclude=unsaid)
         if self.format == 1:
             del dumped["rehearsal"]
             dumped["privacy"] = self.privacy.model_dump(mode="json", exclude={"ready_seconds_per_unit"})
@@ -339,8 +347,8 @@ class Plan(Section):
         if self.format != FORMAT:
             raise PlanChanged(f"the plan has format {self.format}, this program runs format {FORMAT}; plan anew")
 
-    def denominator(self, sites: tuple[str, ...]) -> float:
-        """The product s * p * sum of the public N_i of `sites` (PRIVACY 6).
+    def denominator(self, round_: int, sites: tuple[str, ...]) -> float:
+        """The product s * p * sum of the public N_i of `sites`, with s and p of the round's stage (PRIVACY 6).
 
         Raises:
             MechanismViolation: a site that is not on the roster, or fewer sites than the quorum.
@@ -350,7 +358,8 @@ class Plan(Section):
         strangers = set(sites) - set(self.cohort.units)
         if strangers or not sites:
             raise MechanismViolation(f"{sorted(strangers) or 'no site'} cannot be in a sum of this plan")
-        return self.grid.scale * self.privacy.sampling_rate * sum(self.cohort.units[site] for site in sites)
+        stage = self.stage_of(round_)
+        return stage.grid.scale * stage.sampling_rate * sum(self.cohort.units[site] for site in sites)
 
 
 def _check_format(data: bytes) -> None:

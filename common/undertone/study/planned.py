@@ -1,7 +1,9 @@
-"""The method of a plan, once it adapts here exactly what the plan says it adapts."""
+"""The method of a plan, once it adapts here exactly what the plan says it adapts, in the stages that the plan says."""
+
+from collections.abc import Sequence
 
 from undertone.errors import PlanChanged
-from undertone.methods.protocol import Method, check_needs
+from undertone.methods.protocol import Method, MethodStage, check_needs, sent_by, stages_of
 from undertone.methods.registry import method_for
 from undertone.models.pinned import PinnedBase
 from undertone.study.plan import Plan
@@ -12,7 +14,7 @@ def planned_method(plan: Plan, base: PinnedBase) -> Method:
 
     Raises:
         ModelError: the base lacks a part that the method needs.
-        PlanChanged: the layout on this base is another.
+        PlanChanged: the layout on this base is another, or the rounds are other stages.
     """
     method = method_for(plan.method.name, plan.method.options)
     check_needs(method, base)
@@ -22,4 +24,34 @@ def planned_method(plan: Plan, base: PinnedBase) -> Method:
             f"{plan.method.name} adapts {found[1]} values here, layout {found[0][:8]}; the plan says "
             f"{plan.method.dimension}, layout {plan.method.layout_digest[:8]}"
         )
+    check_stages(plan, stages_of(method, base), sent_by(method, base))
     return method
+
+
+def check_stages(plan: Plan, stages: Sequence[MethodStage], sent: int) -> None:
+    """The plan's stages are what the method is asked for.
+
+    Raises:
+        PlanChanged: others, with other rows, or another part of the state is sent.
+    """
+    *earlier, last = plan.stages
+    asked = [(stage.name, len(stage.rounds), stage.dimension) for stage in earlier]
+    made = [(stage.name, stage.rounds, stage.row) for stage in stages[:-1]]
+    if plan.rehearsal:  # one round of each
+        made = [(name, 1, row) for name, _, row in made]
+    if (asked, last.dimension, plan.state_size) != (made, stages[-1].row, sent):
+        raise PlanChanged(
+            f"{plan.method.name} has the stages {', '.join(stage.name or 'rounds' for stage in stages)} here, with "
+            f"rows of {', '.join(str(stage.row) for stage in stages)} values; the plan says others"
+        )
+
+
+def planned_stage(plan: Plan, base: PinnedBase, round_: int) -> MethodStage:
+    """What the plan's method is asked for in a round.
+
+    Raises:
+        ModelError, PlanChanged: as `planned_method`.
+        MechanismViolation: the plan has no such round.
+    """
+    place = plan.stages.index(plan.stage_of(round_))
+    return stages_of(planned_method(plan, base), base)[place]

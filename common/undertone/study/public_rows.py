@@ -125,6 +125,7 @@ def _key(base: PinnedBase, method: Method, caption: str, count: int) -> dict[str
         "code": package_sha256(),
         "base": dict(base.files),
         "method": method.name,
+        "of": type(method).__name__,  # a method may make other rows in another stage
         "options": method.options.model_dump(mode="json"),
         "caption": caption,
         "drawings": count,

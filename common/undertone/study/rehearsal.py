@@ -1,4 +1,4 @@
-"""The rehearsal of a plan: one round of the same messages and sizes, as a plan of its own."""
+"""The rehearsal of a plan: a round of each stage, of the same messages and sizes, as a plan of its own."""
 
 from dataclasses import replace
 from math import ceil
@@ -13,7 +13,7 @@ _MARK = b'"rehearsal":true'
 
 
 def rehearsal_of(plan: Plan, name: str) -> Plan:
-    """A rehearsal of `plan`: its method, base, grid, roster and aggregation; one round, and as many units as do.
+    """A rehearsal of `plan`: its method, base, grids, roster and aggregation; a round of each stage.
 
     No signature or approval of the one is of the other: their digests differ.
 
@@ -21,12 +21,20 @@ def rehearsal_of(plan: Plan, name: str) -> Plan:
         plan: of a study.
         name: of the rehearsal, as studies have one; another name is another rehearsal.
     """
-    attempts = REHEARSAL_ROUNDS if plan.once_per_round else min(plan.privacy.max_attempts, REHEARSAL_ATTEMPTS)
-    epsilon, epsilon_rdp = epsilons(replace(plan.event, count=attempts), plan.privacy.delta)
+    attempts = [
+        REHEARSAL_ROUNDS if stage.once_per_round else min(stage.max_attempts, REHEARSAL_ATTEMPTS)
+        for stage in plan.stages
+    ]
+    events = (replace(stage.event, count=count) for stage, count in zip(plan.stages, attempts, strict=True))
+    epsilon, epsilon_rdp = epsilons(tuple(events), plan.privacy.delta)
+    earlier = [
+        stage.model_copy(update={"rounds": REHEARSAL_ROUNDS, "max_attempts": count})
+        for stage, count in zip(plan.earlier, attempts, strict=False)  # the last stage is not among them
+    ]
     privacy = plan.privacy.model_copy(
         update={
-            "rounds": REHEARSAL_ROUNDS,
-            "max_attempts": attempts,
+            "rounds": REHEARSAL_ROUNDS * len(attempts),
+            "max_attempts": sum(attempts),
             "epsilon": epsilon,
             "epsilon_rdp": epsilon_rdp,
             "ready_seconds_per_unit": min(
@@ -34,13 +42,14 @@ def rehearsal_of(plan: Plan, name: str) -> Plan:
             ),
         }
     )
-    made = plan.model_copy(update={"study": name, "privacy": privacy, "rehearsal": True})
+    changes = {"study": name, "privacy": privacy, "earlier": earlier, "rehearsal": True}
+    made = plan.model_copy(update=changes)
     return Plan.model_validate(made.model_dump())
 
 
 def drawn_units(plan: Plan, site: str) -> int:
     """How many units a site draws for a rehearsal: some are in its sample, and they are few."""
-    enough = max(_DRAWN_AT_LEAST, ceil(_DRAWN_AT_LEAST / plan.privacy.sampling_rate))
+    enough = max(_DRAWN_AT_LEAST, ceil(_DRAWN_AT_LEAST / min(stage.sampling_rate for stage in plan.stages)))
     return min(plan.cohort.units[site], enough, _MOST_UNITS)
 
 

@@ -1,41 +1,31 @@
 """Study -> plan: find the base, set C, calibrate sigma, choose the grid, and say what it will be worth."""
 
-from dataclasses import dataclass, replace
-from math import ceil, sqrt
+from dataclasses import dataclass
+from math import ceil
 
 from pydantic import ValidationError
 
 from undertone import PROTOCOL, __version__
 from undertone.core.bounds import PLAN_BYTES
 from undertone.core.code_digest import package_sha256
-from undertone.core.progress import reporter
 from undertone.errors import NoisyRelease, StudyError
-from undertone.methods.protocol import Method, Said, check_needs, settled
+from undertone.methods.protocol import Method, Said, check_needs, sent_by, settled, stages_of
 from undertone.methods.registry import method_for
 from undertone.models.pinned import PinnedBase, pin
-from undertone.privacy.accounting import calibrate
-from undertone.privacy.distributed import noise_margin, noise_share_sigma
-from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
-from undertone.privacy.quantise import RING_BITS, Grid, choose_grid, too_coarse
 from undertone.secagg.thresholds import default_colluders, default_threshold, fault
 from undertone.study.automatic import filled, fitted, rated
-from undertone.study.claim import epsilons
 from undertone.study.plan import (
-    ClipOrigin,
     Plan,
     PlannedAggregation,
     PlannedCohort,
     PlannedData,
-    PlannedGrid,
     PlannedMethod,
     PlannedModel,
-    PlannedPrivacy,
 )
-from undertone.study.public_rows import PublicRows, rows_for_c
+from undertone.study.public_rows import PublicRows
 from undertone.study.remedies import MOST_NOISE, what_works
-from undertone.study.schema import FilledStudy, Rosters, Study
-
-_FEWEST_SPARE = 3  # attempts, with free survivor lists
+from undertone.study.schema import FilledStudy, Study
+from undertone.study.settling import as_planned, once_per_round, planned_privacy, rosters, settled_stages
 
 
 def resolve(
@@ -59,7 +49,8 @@ def resolve(
 class Resolved:
     """A plan, and what was found on the way to it: the base as it was hashed, the method, the rows that set C.
 
-    `rows` is None where C is the study's own number; `said` is what the method has to say of what it found.
+    Both are of the last stage; `rows` is None where C is the study's own number. `said` is what the method says of
+    what it found.
     """
 
     plan: Plan
@@ -91,30 +82,30 @@ def _resolved(written: Study, units: dict[str, int]) -> Resolved:
     method.check(base, study.data.caption)
     _check_rounds(study, method)
     method, fewer = fitted(written, method, base)
-    method, said = settled(method, base, study.data.caption)
+    method, found = settled(method, base, study.data.caption)
     layout, dimension = method.layout(base), method.dimension(base)
     aggregation = _aggregation(study, len(units))
     _check_attempts(study, aggregation)
-    noise = _noise(study, method, aggregation, len(units), dimension)
-    clip, rows = _clip(study, method, base)
-    method, rate = rated(written, study.privacy.rounds, method, base, clip)
-    grid = _grid(study, clip, units, noise)
-    options = method_options(method)
+    stages = settled_stages(study, stages_of(method, base), base, aggregation, units)
+    last = stages[-1]
+    method, rate = rated(written, len(last.stage.rounds), method, base, last.stage.clip_norm)
+    options, sent = method_options(method), sent_by(method, base)
     plan = Plan(
         protocol=PROTOCOL,
         package=__version__,
         package_sha256=package_sha256(),
         study=study.study.name,
         model=PlannedModel(base=base.reference, revision=base.revision, files=dict(base.files), licence=base.licence),
-        method=PlannedMethod(name=method.name, options=options, dimension=dimension, layout_digest=layout.digest),
-        privacy=_privacy(study, method, grid, noise, sum(units.values()), "public images" if rows else "study"),
-        grid=PlannedGrid(
-            scale=grid.scale,
-            clip_units=grid.clip_units,
-            site_clamp=grid.site_clamp,
-            modulus_bits=aggregation.wire_bits,
-            noise_margin=noise.margin(grid.clip_units),
+        method=PlannedMethod(
+            name=method.name,
+            options=options,
+            dimension=dimension,
+            layout_digest=layout.digest,
+            row=None if last.stage.dimension == dimension else last.stage.dimension,
+            sent=None if sent == dimension else sent,
         ),
+        privacy=planned_privacy(study, [one.stage for one in stages]),
+        grid=last.stage.grid,
         data=PlannedData(unit_column=study.data.unit_column, caption=study.data.caption),
         cohort=PlannedCohort(
             units=units,
@@ -122,8 +113,10 @@ def _resolved(written: Study, units: dict[str, int]) -> Resolved:
             min_sites=study.cohort.min_sites,
         ),
         aggregation=aggregation,
+        earlier=[as_planned(one.stage) for one in stages[:-1]],
     )
-    return Resolved(plan, base, method, rows, tuple(dict((*chosen, *fewer, *rate, *said)).items()))
+    said = tuple(dict((*chosen, *fewer, *rate, *found)).items())
+    return Resolved(plan, base, stages_of(method, base)[-1].method, last.rows, said)
 
 
 def method_options(method: Method) -> dict[str, str | int | float | bool | list[str]]:
@@ -167,42 +160,9 @@ def _check_rounds(study: FilledStudy, method: Method) -> None:
         raise StudyError(f"privacy.rounds = {study.privacy.rounds}: {method.name} opens one sum; leave rounds out")
 
 
-def _attempts(study: FilledStudy, method: Method, sites: int) -> int:
-    """How many sums may be opened in all: 1 for a one-shot method, else T and some more (PRIVACY 12).
-
-    With a chain of survivor lists an attempt is void when one of n sites is away between its masks and its vector. If
-    each is away 1 % of the time, an attempt succeeds with q = 0.99^n, and what T rounds need is negative binomial with
-    mean T / q and variance T (1 - q) / q^2: two standard deviations are added. Free lists lose an attempt to a crash of
-    the coordinator alone, in a deployed study sometimes two in one round: T and a quarter more, at least three; none
-    where a site answers each round once.
-    """
-    wanted = study.privacy
-    if wanted.max_attempts is not None:
-        return wanted.max_attempts
-    if method.one_shot or _once_per_round(study):
-        return wanted.rounds
-    if _rosters(study) == "free":
-        return wanted.rounds + max(_FEWEST_SPARE, ceil(wanted.rounds / 4))
-    q = 0.99**sites
-    return wanted.rounds + ceil(wanted.rounds * (1 / q - 1) + 2 * sqrt(wanted.rounds * (1 - q)) / q)
-
-
-def _rosters(study: FilledStudy) -> Rosters:
-    """What the study says, else a chain wherever one protects something."""
-    if study.aggregation.rosters is not None:
-        return study.aggregation.rosters
-    return "chain" if (study.aggregation.mode, study.privacy.noise) == ("secagg", "central") else "free"
-
-
-def _once_per_round(study: FilledStudy) -> bool:
-    """As `Plan.once_per_round`, before there is a plan."""
-    privacy = study.privacy
-    return privacy.noise == "central" and privacy.sampling_rate == 1 and _rosters(study) == "free"
-
-
 def _check_attempts(study: FilledStudy, aggregation: PlannedAggregation) -> None:
     privacy = study.privacy
-    if privacy.max_attempts is None or privacy.max_attempts == privacy.rounds or not _once_per_round(study):
+    if privacy.max_attempts is None or privacy.max_attempts == privacy.rounds or not once_per_round(study):
         return
     why = "" if aggregation.mode == "plain" else ', or aggregation.rosters = "chain"'
     raise StudyError(
@@ -215,115 +175,14 @@ def _check_attempts(study: FilledStudy, aggregation: PlannedAggregation) -> None
 def _aggregation(study: FilledStudy, sites: int) -> PlannedAggregation:
     """Threshold and colluders from the study or by their rules; none of both with plain aggregation."""
     wanted = study.aggregation
-    rosters = _rosters(study)
+    chosen = rosters(study)
     if wanted.mode == "plain":
-        return PlannedAggregation(mode="plain", threshold=0, colluders=0, wire_bits=32, rosters=rosters)
+        return PlannedAggregation(mode="plain", threshold=0, colluders=0, wire_bits=32, rosters=chosen)
     threshold = default_threshold(sites) if wanted.threshold is None else wanted.threshold
     colluders = default_colluders(sites, threshold) if wanted.colluders is None else wanted.colluders
     wrong = fault(sites, threshold, colluders, distributed=study.privacy.noise == "distributed")
     if wrong:
         raise StudyError(wrong)
     return PlannedAggregation(
-        mode="secagg", threshold=threshold, colluders=colluders, wire_bits=wanted.wire_bits, rosters=rosters
+        mode="secagg", threshold=threshold, colluders=colluders, wire_bits=wanted.wire_bits, rosters=chosen
     )
-
-
-@dataclass(frozen=True)
-class _Noise:
-    """The noise multiplier z, and what follows from it for a grid of `clip_units`.
-
-    `noise_shares` is t - c, 0 with central noise.
-    """
-
-    multiplier: float
-    noise_shares: int
-    sites: int
-    dimension: int
-
-    def sigma(self, clip_units: int) -> int:
-        """`sigma` = ceil(z Delta), Delta = s C."""
-        return max(SMALLEST_SIGMA, ceil(self.multiplier * clip_units))
-
-    def sigma_local(self, clip_units: int) -> int:
-        """Deviation of a site's noise share; 0 with central noise."""
-        return noise_share_sigma(self.sigma(clip_units), self.noise_shares) if self.noise_shares else 0
-
-    def margin(self, clip_units: int) -> int:
-        """Room below the modulus; 0 with central noise, which comes after it."""
-        return noise_margin(self.sigma_local(clip_units), self.sites, self.dimension) if self.noise_shares else 0
-
-
-def _noise(study: FilledStudy, method: Method, aggregation: PlannedAggregation, sites: int, dimension: int) -> _Noise:
-    wanted, distributed = study.privacy, study.privacy.noise == "distributed"
-    attempts = _attempts(study, method, sites)
-    z = calibrate(wanted.epsilon, wanted.delta, wanted.sampling_rate, attempts, by_rdp=distributed)
-    noise_shares = aggregation.threshold - aggregation.colluders if distributed else 0
-    return _Noise(z, noise_shares, sites, dimension)
-
-
-def _clip(study: FilledStudy, method: Method, base: PinnedBase) -> tuple[float, PublicRows | None]:
-    """C, and the rows of public drawings where it is their median; None where the study says C."""
-    clip = study.privacy.clip_norm
-    if clip != "auto":
-        return clip, None
-    reporter().line('privacy.clip_norm = "auto": rows of public images; a number here makes a plan at once')
-    rows = rows_for_c(base, method, study.data.caption)
-    # Two digits: the same plan on machines whose arithmetic differs in the last bits.
-    return float(f"{method.automatic.clip_share * rows.median:.2g}"), rows
-
-
-def _grid(study: FilledStudy, clip: float, units: dict[str, int], noise: _Noise) -> Grid:
-    """C, then s and B (PRIVACY 4)."""
-    largest, bits = max(units.values()), study.aggregation.wire_bits
-    grid = choose_grid(clip, study.privacy.sampling_rate, largest, len(units), bits, noise.margin)
-    if too_coarse(grid.clip_units, noise.dimension):
-        raise StudyError(
-            f"{noise.dimension} values on a grid of {grid.clip_units} units per clip norm would be mostly cut to zero; "
-            "lower privacy.sampling_rate or adapt fewer values"
-            + (", or say aggregation.wire_bits = 32" if bits < RING_BITS else "")
-        )
-    return grid
-
-
-def _privacy(
-    study: FilledStudy, method: Method, grid: Grid, noise: _Noise, total_units: int, origin: ClipOrigin
-) -> PlannedPrivacy:
-    """`sigma` = ceil(z Delta) and that of a noise share, then the claim recomputed from the integers that will run."""
-    wanted = study.privacy
-    sigma, sigma_local = noise.sigma(grid.clip_units), noise.sigma_local(grid.clip_units)
-    if sigma > LARGEST_SIGMA:
-        raise StudyError(
-            f"privacy.epsilon = {wanted.epsilon:g} needs noise of {sigma:.3g} grid units, beyond the sampler's 2^38; "
-            "raise epsilon or lower privacy.rounds"
-        )
-    # Where all sites answer, all noise shares are in the sum.
-    total = sigma_local * sqrt(noise.sites) if sigma_local else sigma
-    # Of T rounds: signals add up in length, noise as a root, so the ratio of one round falls with sqrt(T).
-    length = total * sqrt(noise.dimension / wanted.rounds) / (grid.scale * wanted.sampling_rate * total_units)
-    planned = PlannedPrivacy(
-        unit=wanted.unit,
-        epsilon_target=wanted.epsilon,
-        epsilon=0.0,
-        epsilon_rdp=0.0,
-        delta=wanted.delta,
-        sampling_rate=wanted.sampling_rate,
-        rounds=wanted.rounds,
-        max_attempts=_attempts(study, method, noise.sites),
-        noise=wanted.noise,
-        sigma=sigma,
-        sigma_local=sigma_local,
-        sensitivity=grid.clip_units,
-        clip_origin=origin,
-        noise_to_signal=length / (method.alignment * grid.clip_norm),
-        allow_noisy=wanted.allow_noisy,
-        ready_seconds_per_unit=wanted.ready_seconds_per_unit,
-    )
-    charges = replace(planned.event(noise.noise_shares, noise.dimension), count=planned.max_attempts)
-    epsilon, epsilon_rdp = epsilons(charges, planned.delta)
-    if not sigma_local and epsilon > wanted.epsilon:
-        raise StudyError(
-            f"privacy.delta = {wanted.delta:g} is so small over {planned.max_attempts} attempts that rounding errors "
-            f"decide what the accountant certifies ({epsilon:.6g}, not {wanted.epsilon:g}); raise privacy.delta or "
-            "lower privacy.rounds"
-        )
-    return planned.model_copy(update={"epsilon": epsilon, "epsilon_rdp": epsilon_rdp})

@@ -19,7 +19,7 @@ def session_parameters(
         session: the try at this attempt, from 1; a new one starts with fresh keys.
         state_sha256: SHA-256 of the public state w.
     """
-    aggregation, privacy = plan.aggregation, plan.privacy
+    aggregation, stage = plan.aggregation, plan.stage_of(round_)
     return Parameters(
         study=plan.digest,
         round=round_,
@@ -30,14 +30,14 @@ def session_parameters(
         threshold=aggregation.threshold,
         colluders=aggregation.colluders,
         min_sites=plan.cohort.min_sites,
-        dimension=plan.method.dimension,
-        wire_bits=plan.grid.modulus_bits,
-        scale=plan.grid.scale,
-        site_clamp=plan.grid.site_clamp,
-        noise=privacy.noise,
+        dimension=stage.dimension,
+        wire_bits=aggregation.wire_bits,
+        scale=stage.grid.scale,
+        site_clamp=stage.grid.site_clamp,
+        noise=plan.privacy.noise,
         rosters=aggregation.rosters,
-        sigma_local=privacy.sigma_local,
-        noise_margin=plan.grid.noise_margin,
+        sigma_local=stage.sigma_local,
+        noise_margin=stage.grid.noise_margin,
         state_sha256=state_sha256,
         method=plan.method.name,
     )

@@ -15,7 +15,7 @@ from undertone.study.plan import Plan
 from undertone.study.resolve import refuse_noise, resolved
 from undertone.study.schema import load_study
 from undertone_cli.commands.coordinator_home import home_option, opened
-from undertone_cli.commands.plan import BROKEN_ROUND, describe
+from undertone_cli.commands.plan import BROKEN_ROUND, show
 from undertone_cli.console import Bars, lines, out, table
 from undertone_cli.flower_app import flower_app
 from undertone_server.studies.flower_runs import numbers_of, stop_run
@@ -140,7 +140,7 @@ def plan_of(study: Path, *, quiet: bool) -> Plan:
         found = resolved(load_study(study))
         check = check_clip(found)
     if not quiet:
-        table(f"plan of {found.plan.study}", ["", ""], describe(found.plan, check, found.said))
+        show(found, check)
     refuse_noise(found.plan, found.base)
     refuse_clip(check, allow_noisy=found.plan.privacy.allow_noisy)
     return found.plan

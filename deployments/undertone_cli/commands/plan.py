@@ -11,8 +11,9 @@ from undertone.privacy.distributed import DistributedEvent
 from undertone.study.claim import check_claim, delta_warning, epsilons
 from undertone.study.clip_check import ClipCheck, check_clip, refuse_clip
 from undertone.study.plan import Plan
-from undertone.study.resolve import refuse_noise, resolved, units_for_signal
+from undertone.study.resolve import Resolved, refuse_noise, resolved, units_for_signal
 from undertone.study.schema import load_study
+from undertone.study.stage import LAST
 from undertone_cli.console import Bars, err, lines, out, table
 
 SMALLEST_SHOWN = 1e-300
@@ -24,8 +25,7 @@ def describe(plan: Plan, check: ClipCheck | None = None, said: Said = ()) -> lis
 
     `said` is what the method found on the base (`Resolved.said`).
     """
-    privacy, grid, total = plan.privacy, plan.grid, sum(plan.cohort.units.values())
-    clip = grid.clip_units / grid.scale
+    privacy, total = plan.privacy, sum(plan.cohort.units.values())
     return [
         (
             "method",
@@ -39,13 +39,7 @@ def describe(plan: Plan, check: ClipCheck | None = None, said: Said = ()) -> lis
             ", ".join(f"{site} {count}" for site, count in plan.cohort.units.items()) + f" ({total} in all)",
         ),
         *_claim(plan),
-        ("clip norm C", f"{clip:.6g} (from {privacy.clip_origin})"),
-        *_public_rows(check),
-        ("sigma", f"{privacy.sigma} grid units = {privacy.sigma / privacy.sensitivity:.4f} x Delta"),
-        ("sensitivity Delta", f"{privacy.sensitivity} grid units"),
-        ("scale s", f"{grid.scale} grid units per 1.0"),
-        ("site clamp B", f"{grid.site_clamp} grid units"),
-        ("sampling rate p", f"{privacy.sampling_rate:g}"),
+        *_mechanism(plan, check),
         ("rounds, attempts", f"{privacy.rounds}, at most {privacy.max_attempts}"),
         *_spare(plan),
         ("sites needed", f"{plan.quorum} of {len(plan.cohort.units)}"),
@@ -58,6 +52,56 @@ def describe(plan: Plan, check: ClipCheck | None = None, said: Said = ()) -> lis
         *_noise_over_public_rows(plan, check),
         *_delta(plan),
     ]
+
+
+def show(found: Resolved, check: ClipCheck) -> None:
+    """Print a plan, and its stages where it has several."""
+    plan = found.plan
+    table(f"plan of {plan.study}", ["", ""], describe(plan, check, found.said))
+    if plan.earlier:
+        table("stages", ["", *(stage.name for stage in plan.stages)], stage_rows(plan))
+
+
+def _mechanism(plan: Plan, check: ClipCheck | None) -> list[tuple[str, str]]:
+    """C, noise and grid; of the last stage, where there are several, which stand in a table of their own."""
+    last, of = plan.stages[-1], f", {LAST}" if plan.earlier else ""
+    return [
+        (f"clip norm C{of}", f"{last.clip_norm:.6g} (from {last.mechanism.clip_origin})"),
+        *_public_rows(check),
+        (f"sigma{of}", f"{last.sigma} grid units = {last.sigma / last.sensitivity.l2:.4f} x Delta"),
+        (f"sensitivity Delta{of}", f"{last.sensitivity.l2} grid units"),
+        (f"scale s{of}", f"{last.grid.scale} grid units per 1.0"),
+        (f"site clamp B{of}", f"{last.grid.site_clamp} grid units"),
+        (f"sampling rate p{of}", f"{last.sampling_rate:g}"),
+    ]
+
+
+def stage_rows(plan: Plan) -> list[list[str]]:
+    """One row for each figure, one column for each stage: each round's event, grid and clip (PRIVACY 25)."""
+    return [
+        [name, *map(str, values)]
+        for name, values in (
+            ("rounds", [_named(stage.rounds) for stage in plan.stages]),
+            ("attempts, at most", [stage.max_attempts for stage in plan.stages]),
+            ("values of a row", [stage.dimension for stage in plan.stages]),
+            ("sampling rate p", [f"{stage.sampling_rate:g}" for stage in plan.stages]),
+            ("clip norm C", [f"{stage.clip_norm:.6g}" for stage in plan.stages]),
+            ("sigma", [stage.sigma for stage in plan.stages]),
+            ("sigma / Delta", [f"{stage.sigma / stage.sensitivity.l2:.4f}" for stage in plan.stages]),
+            ("sensitivity Delta", [stage.sensitivity.l2 for stage in plan.stages]),
+            ("scale s", [stage.grid.scale for stage in plan.stages]),
+            ("site clamp B", [stage.grid.site_clamp for stage in plan.stages]),
+            (
+                "epsilon by itself",
+                [f"{epsilons((stage.charges,), plan.privacy.delta)[0]:.6f}" for stage in plan.stages],
+            ),
+            ("noise-to-signal", [f"{stage.mechanism.noise_to_signal:.2f}" for stage in plan.stages]),
+        )
+    ]
+
+
+def _named(rounds: range) -> str:
+    return f"{rounds.start}" + (f" to {rounds.stop - 1}" if len(rounds) > 1 else "")
 
 
 def _public_rows(check: ClipCheck | None) -> list[tuple[str, str]]:
@@ -99,7 +143,8 @@ def _spare(plan: Plan) -> list[tuple[str, str]]:
     privacy = plan.privacy
     if plan.no_attempt_to_spare:
         return [("a broken round", BROKEN_ROUND)]
-    without, without_rdp = epsilons(replace(plan.event, count=privacy.rounds), privacy.delta)
+    events = tuple(replace(stage.event, count=len(stage.rounds)) for stage in plan.stages)
+    without, without_rdp = epsilons(events, privacy.delta)
     epsilon = without_rdp if privacy.noise == "distributed" else without
     return [("attempts to spare", f"{privacy.max_attempts - privacy.rounds}; without them epsilon is {epsilon:.6f}")]
 
@@ -154,18 +199,18 @@ def _noise(plan: Plan) -> list[tuple[str, str]]:
     privacy = plan.privacy
     if privacy.noise == "central":
         return [("noise", "central: the coordinator adds it to the opened sum")]
-    sites, event = len(plan.cohort.units), plan.event
+    sites, last = len(plan.cohort.units), plan.stages[-1]
     # (2 alpha - 1) / (alpha - 1) is at most 3, at order 2.
-    cost = 3 * event.log_ratio * privacy.max_attempts if isinstance(event, DistributedEvent) else 0.0
+    cost = 3 * sum(event.log_ratio * event.count for event in plan.charges if isinstance(event, DistributedEvent))
     return [
         ("noise", f"distributed: a noise share of each site; {plan.noise_shares} count, the rest may be left out"),
-        ("a noise share", f"sigma_loc {privacy.sigma_local} grid units"),
-        ("excess noise", f"{sites * privacy.sigma_local**2 / privacy.sigma**2:.2f} x variance when nobody drops"),
+        ("a noise share", f"sigma_loc {last.sigma_local} grid units"),
+        ("excess noise", f"{sites * last.sigma_local**2 / last.sigma**2:.2f} x variance when nobody drops"),
         (
             "tau term",
             f"at most {max(cost, SMALLEST_SHOWN):.0e} of epsilon: a sum of noise shares is not quite Gaussian",
         ),
-        ("noise margin m", f"{plan.grid.noise_margin} grid units"),
+        ("noise margin m", f"{last.grid.noise_margin} grid units"),
         *_ready(plan),
     ]
 
@@ -207,7 +252,7 @@ def command(study: Path, as_json: bool, measure_rows: bool) -> None:
         for name, warning in _delta(plan):
             err.print(f"{name}: {warning}", highlight=False, markup=False, soft_wrap=True)
     else:
-        table(f"plan of {plan.study}", ["", ""], describe(plan, check, found.said))
+        show(found, check)
         lines([("digest", plan.digest)])
     refuse_noise(plan, found.base)
     refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)

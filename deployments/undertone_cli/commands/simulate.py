@@ -23,8 +23,8 @@ from undertone.study.clip_check import check_clip, refuse_clip
 from undertone.study.plan import Plan
 from undertone.study.resolve import refuse_noise, resolved
 from undertone.study.schema import Study, load_study
-from undertone_cli.commands.plan import describe
-from undertone_cli.console import Bars, lines, out, resumable, table
+from undertone_cli.commands.plan import show
+from undertone_cli.console import Bars, lines, out, resumable
 from undertone_cli.engines.choice import ENGINES, IN_PROCESS, check_engine, run_on
 from undertone_cli.provisioning import COORDINATOR, OPERATOR, federate
 from undertone_cli.site_logs import quoting_sites
@@ -113,7 +113,7 @@ def _prepare(study: Study, study_file: Path, folder: Path, shares: dict[str, Sit
     plan = found.plan
     check_claim(plan)
     check = check_clip(found)
-    table(f"plan of {plan.study}", ["", ""], describe(plan, check, found.said))
+    show(found, check)
     lines([("digest", plan.digest)])
     refuse_noise(plan, found.base)
     refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)

@@ -39,7 +39,9 @@ class Attempt(AttemptRef):
                 made[body] = Request(
                     kind, PROTOCOL, plan, signature, self.round, self.number, session, state=state, body=body
                 )
-        yield from self.sites.ask({site: made[body] for site, body in bodies.items()}, reply_due(self.plan, kind))
+        yield from self.sites.ask(
+            {site: made[body] for site, body in bodies.items()}, reply_due(self.plan, kind, self.round)
+        )
 
     def check_threshold(self, answered: Collection[str], needed: int) -> None:
         """The threshold check of a step: at least `needed` sites have answered.

@@ -15,9 +15,9 @@ _MESSAGES: dict[Kind, int] = {
 _PACKED_BYTES = 3
 
 
-def reply_due(plan: Plan, kind: Kind) -> Due:
+def reply_due(plan: Plan, kind: Kind, round_: int) -> Due:
     """The answer to `kind`; the site's input alone brings a vector, and only secure aggregation a message."""
-    dimension, sites = plan.method.dimension, len(plan.cohort.units)
+    dimension, sites = plan.stage_of(round_).dimension, len(plan.cohort.units)
     vector = (False, dimension) if plan.aggregation.wire_bits == 32 else (True, _PACKED_BYTES * dimension)
     if kind == "ready":
         return Due(len(YES), ledger_head=True)

@@ -33,13 +33,13 @@ def collect(attempt: Attempt) -> Sum:
             continue
         words = reply.words.astype(np.uint32, copy=False)
         try:
-            from_ring(words, 1, attempt.plan.grid.site_clamp)
+            from_ring(words, 1, attempt.stage.grid.site_clamp)
         except MechanismViolation:
             attempt.sites.drop(site, "sent a vector that is not clamped")
         else:
             vectors[site] = MaskedVector(words, NAME)
     attempt.check_threshold(vectors, attempt.plan.cohort.min_sites)
-    return open_sum(vectors, attempt.plan.grid.as_grid(), attempt.plan.sensitivity)
+    return open_sum(vectors, attempt.stage.grid.as_grid(), attempt.stage.sensitivity)
 
 
 def _prepared(attempt: Attempt) -> list[str]:

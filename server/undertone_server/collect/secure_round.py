@@ -52,8 +52,8 @@ def collect(attempt: Attempt, federation: Federation, patience: Patience) -> Sum
         opened = _open_sum(attempt, lambda: _keys_of_all(attempt, federation, gathering), lambda _signatures: None)
     else:
         opened = _open_sum(attempt, lambda: _keys_of_present(attempt, federation), lambda _signatures: None)
-    values = from_ring(opened.words, len(opened.sites), attempt.plan.grid.site_clamp)
-    return Sum(values, attempt.plan.sensitivity, opened.sites)
+    values = from_ring(opened.words, len(opened.sites), attempt.stage.grid.site_clamp)
+    return Sum(values, attempt.stage.sensitivity, opened.sites)
 
 
 def collect_with_noise_shares(
@@ -72,7 +72,7 @@ def collect_with_noise_shares(
     """
     opened = _open_sum(attempt, lambda: _keys_of_present(attempt, federation), before_unmasking)
     values = opened.words.view(np.int32).astype(np.int64)
-    return SumWithNoiseShares(values, attempt.plan.privacy.sigma_local, opened.sites)
+    return SumWithNoiseShares(values, attempt.stage.sigma_local, opened.sites)
 
 
 def _keys_of_present(attempt: Attempt, federation: Federation) -> KeysShared:

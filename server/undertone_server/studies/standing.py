@@ -1,6 +1,6 @@
 """Where a study stands, from its folder: rounds, attempts, the odometer, who is missing and why."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from undertone.core.canonical import Json
@@ -66,8 +66,8 @@ def standing(run: RunFolder) -> Standing:
     """
     plan, status = run.plan(), read_status(run)
     with Ledger.open(run.ledger, read_only=True) as ledger:
-        charges = len(ledger.charges(plan.digest))
-    spent = epsilon_spent([replace(plan.event, count=charges)], plan.privacy.delta) if charges else 0.0
+        charged = ledger.events(plan.digest)
+    spent = epsilon_spent(charged, plan.privacy.delta) if charged else 0.0
     return Standing(
         name=run.folder.name,
         digest=plan.digest,

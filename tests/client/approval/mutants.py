@@ -22,7 +22,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     ("methods", f"{SITE}/violations.py", "if plan.method.name not in policy.methods:", "if False:", _NAMED),
     ("models", f"{SITE}/violations.py", "if model not in policy.models:", "if False:", _NAMED),
     ("noise", f"{SITE}/violations.py", "if noise not in policy.noise:", "if False:", _NAMED),
-    ("largest p", f"{SITE}/violations.py", "privacy.sampling_rate > rate", "False", _NAMED),
+    ("largest p", f"{SITE}/violations.py", "largest > rate", "False", _NAMED),
     ("largest T", f"{SITE}/violations.py", "privacy.max_attempts > sums", "privacy.rounds > sums", _NAMED),
     ("fewest sites", f"{SITE}/violations.py", "plan.quorum < policy.fewest_sites", "False", _NAMED),
     (
@@ -53,8 +53,8 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "absent is refused",
         f"{SITE}/violations.py",
-        "rate is None or privacy.sampling_rate > rate",
-        "rate is not None and privacy.sampling_rate > rate",
+        "rate is None or largest > rate",
+        "rate is not None and largest > rate",
         f"{POLICY}::test_an_empty_policy_allows_nothing_of_a_plan",
     ),
     (

@@ -55,7 +55,7 @@ def test_a_site_sums_its_units_exactly_and_keeps_no_row(world: World) -> None:
     np.testing.assert_array_equal(total_of(world), expected(world))
     with AttemptStore(world.sites["north"] / "state.sqlite") as store:
         found = site_total(world.plan, (world.plan.digest, 1, 1), state_sha256(START), store)
-    assert found.sensitivity == world.plan.sensitivity == Sensitivity(world.plan.grid.clip_units, PER_ROW)
+    assert found.sensitivity == world.plan.stage_of(1).sensitivity == Sensitivity(world.plan.grid.clip_units, PER_ROW)
     assert world.rows() == {}
 
 

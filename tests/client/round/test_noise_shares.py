@@ -50,7 +50,7 @@ def noised(world: World, sites: int = 5, sigma_local: int = SHARE) -> SumWithNoi
 
 def test_a_noise_share_is_added_after_the_clamp_and_nothing_clamps_afterwards(world: World) -> None:
     at_the_clamp = replace(clipped(world), values=np.full(DIMENSION, world.plan.grid.site_clamp, dtype=np.int64))
-    share = add_noise_share(at_the_clamp, paid(world), world.plan, OsEntropy())
+    share = add_noise_share(at_the_clamp, paid(world), world.plan, 1, OsEntropy())
     assert (share.values > world.plan.grid.site_clamp).any()
     assert (share.sigma_local, share.entry_hash) == (SHARE, paid_hash(world))
 
@@ -63,7 +63,7 @@ def paid_hash(world: World) -> str:
 def test_a_noise_share_has_the_plans_size(world: World) -> None:
     """The variance of 40,000 draws, to five standard errors; a share smaller by a tenth would be seen."""
     values = np.zeros(40_000, dtype=np.int64)
-    share = add_noise_share(replace(clipped(world), values=values), paid(world), world.plan, OsEntropy()).values
+    share = add_noise_share(replace(clipped(world), values=values), paid(world), world.plan, 1, OsEntropy()).values
     five_errors = 5 * np.sqrt(2 / values.size)
     assert abs(share.astype(float).var() / SHARE**2 - 1) < five_errors
     assert abs(0.9**2 - 1) > 2 * five_errors
@@ -72,14 +72,14 @@ def test_a_noise_share_has_the_plans_size(world: World) -> None:
 
 def test_noise_shares_of_two_calls_differ(world: World) -> None:
     receipt = paid(world)
-    one, other = (add_noise_share(clipped(world), receipt, world.plan, OsEntropy()).values for _ in range(2))
+    one, other = (add_noise_share(clipped(world), receipt, world.plan, 1, OsEntropy()).values for _ in range(2))
     assert (one != other).any()
 
 
 @pytest.mark.parametrize("change", [-1, 1])
 def test_no_noise_share_for_a_sum_with_another_sensitivity(world: World, change: int) -> None:
     with pytest.raises(MechanismViolation, match="the sum can move by"):
-        add_noise_share(clipped(world, change), paid(world), world.plan, OsEntropy())
+        add_noise_share(clipped(world, change), paid(world), world.plan, 1, OsEntropy())
 
 
 def test_no_noise_share_for_a_receipt_of_another_mechanism_or_study(world: World) -> None:
@@ -87,13 +87,13 @@ def test_no_noise_share_for_a_receipt_of_another_mechanism_or_study(world: World
     cheaper = replace(receipt, event=replace(receipt.event, sensitivity=receipt.event.sensitivity + 1))
     for false in (cheaper, replace(receipt, digest="1" * 64)):
         with pytest.raises(MechanismViolation, match="another mechanism"):
-            add_noise_share(clipped(world), false, world.plan, OsEntropy())
+            add_noise_share(clipped(world), false, world.plan, 1, OsEntropy())
 
 
 def test_no_noise_share_where_the_coordinator_adds_the_noise(make_world: Make) -> None:
     world = make_world(FIVE, aggregation=secure(5))
     with pytest.raises(MechanismViolation, match="lets the coordinator"):
-        add_noise_share(clipped(world), paid(world), world.plan, OsEntropy())
+        add_noise_share(clipped(world), paid(world), world.plan, 1, OsEntropy())
 
 
 def test_v_needs_its_receipt(world: World) -> None:

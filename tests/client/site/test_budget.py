@@ -28,6 +28,7 @@ from undertone.errors import (
 from undertone.privacy.accounting import GaussianEvent
 from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
+from undertone.study.stage import Stage
 from undertone_client.registration.registered import register
 from undertone_client.site.accounts import Accounts
 from undertone_client.site.budget import Budget, charge, free, lose, price, register_cap, reserve
@@ -282,10 +283,10 @@ def test_what_may_be_charged_is_what_was_reserved(ledger: Ledger, plan: Plan, mo
     before = ledger.head
     with pytest.raises(ReplayedAttempt):
         charge(ledger, plan, 1, 1, SUM)
-    monkeypatch.setattr(Plan, "event", GaussianEvent(8192, plan.privacy.sensitivity, 0.9, 1))
+    monkeypatch.setattr(Stage, "event", GaussianEvent(8192, plan.privacy.sensitivity, 0.9, 1))
     with pytest.raises(MechanismViolation, match="no event of plan"):
         charge(ledger, plan, 1, 2, SUM)
-    with pytest.raises(PlanChanged, match="with one event"):
+    with pytest.raises(PlanChanged, match="with the events of its stages"):
         reserve(ledger, plan, "chest")
     monkeypatch.undo()
     assert ledger.head == before
@@ -337,7 +338,7 @@ def test_what_dies_before_its_commit_was_never_there(tmp_path: Path, plan: Plan,
 
 
 def forged(plan: Plan, **changes: Any) -> dict[str, Any]:
-    body = {"digest": plan.digest, "data_set": "chest", "event": plan.event.as_dict(), "attempts": 4}
+    body = {"digest": plan.digest, "data_set": "chest", "event": plan.stage_of(1).event.as_dict(), "attempts": 4}
     return body | changes
 
 
@@ -371,7 +372,9 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
         "no attempts",
     ),
     "an event for many": (
-        lambda ledger, plan: ledger.append("reserve", forged(plan, event=plan.event.as_dict() | {"count": 2})),
+        lambda ledger, plan: ledger.append(
+            "reserve", forged(plan, event=plan.stage_of(1).event.as_dict() | {"count": 2})
+        ),
         "one charge each",
     ),
     "no event": (lambda ledger, plan: ledger.append("reserve", forged(plan, event={})), "an event has the keys"),
@@ -403,14 +406,14 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     "nothing lost": (lambda ledger, _: ledger.append("lost", {}), "gives no reason"),
     "no end": (lambda ledger, _: ledger.append("free", {}), "frees nothing"),
     "a charge past the reservation": (
-        lambda ledger, plan: ledger.charge(plan.digest, 1, 1, plan.event, SUM, 4),
+        lambda ledger, plan: ledger.charge(plan.digest, 1, 1, plan.stage_of(1).event, SUM, 4),
         "held no reservation",
     ),
     "a charge after the end": (
         lambda ledger, plan: (
             reserve(ledger, plan, "chest"),
             free(ledger, plan.digest, "ended"),
-            ledger.charge(plan.digest, 1, 1, plan.event, SUM, 4),
+            ledger.charge(plan.digest, 1, 1, plan.stage_of(1).event, SUM, 4),
         ),
         "held no reservation",
     ),
@@ -424,7 +427,7 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     "more charges than attempts": (
         lambda ledger, plan: (
             reserve(ledger, plan, "chest"),
-            [ledger.charge(plan.digest, 1, attempt, plan.event, SUM, 9) for attempt in range(5)],
+            [ledger.charge(plan.digest, 1, attempt, plan.stage_of(1).event, SUM, 9) for attempt in range(5)],
         ),
         "charged all that it reserved",
     ),

@@ -137,7 +137,7 @@ def test_no_reply_raises_or_is_taken_for_another(world: World, amount: int) -> N
         grid.changes[node] = lambda message, _, records=records: hostility.change(message, records)
         sites._nodes[HOSTILE] = node
         sites.missing.pop(HOSTILE, None)
-        answered = dict(sites.ask({HOSTILE: Request(kind, 1)}, reply_due(world.plan, kind)))
+        answered = dict(sites.ask({HOSTILE: Request(kind, 1)}, reply_due(world.plan, kind, 1)))
         for site, reply in answered.items():
             assert site == HOSTILE
             _take(recording, kind, reply, sites)

@@ -6,9 +6,9 @@
 
     row  x_u = P^T g_u        w = w_0 + P c, and c [k] is what is adapted (Yu et al. 2021, arXiv 2102.12677)
 
-Machines differ in the last bits of G. Singular vectors do not bear that: signs are free, and near-equal singular
-values mix. Their span does, and the basis of it that is nearest to R (Schönemann 1966) follows from the span alone and
-moves no faster than it. What k drawings are of no other length counts alike, for rows are clipped.
+Machines differ in the last bits of G. Singular vectors do not bear that: their signs are free, and those of near-equal
+singular values mix. Their span does bear it, and the basis of it that is nearest to R (Schönemann 1966) follows from
+the span alone. Each drawing counts alike, however long its gradient is, because rows are clipped.
 
 Privacy does not depend on any of this: P comes from nothing private, and a row is clipped after it was projected.
 """
@@ -31,7 +31,7 @@ _TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Directions:
-    """P, with `basis` = P^T [k, D] float32.
+    """The matrix P, kept as `basis` = P^T [k, D] float32.
 
     of_rows: the mean share of a held-out public gradient's energy that P keeps; of_mean: the share of their mean's.
     """
@@ -52,7 +52,7 @@ class Directions:
         return rows
 
     def moved(self, start: NDArray[np.float32], c: NDArray[np.float32]) -> NDArray[np.float32]:
-        """W_0 + P c, [D]."""
+        """What is trained, w_0 + P c, [D]."""
         return np.asarray(start + c @ self.basis, dtype=np.float32)
 
     def fingerprint(self) -> str:

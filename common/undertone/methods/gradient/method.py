@@ -14,7 +14,7 @@ enters k values. Projecting belongs to the row: the mechanism clips what it gets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +36,8 @@ from undertone.models.pinned import PinnedBase
 if TYPE_CHECKING:
     from undertone.methods.gradient.trained import Trained  # torch
 
-_PUBLIC_AT_ONCE = 8
-_PUBLIC_SEED = 20261126
+PUBLIC_AT_ONCE = 8
+PUBLIC_SEED = 20261126
 _MIB = 1 << 20
 
 
@@ -95,12 +95,16 @@ class GradientMethod(ABC):
 
     def lighter(self) -> Sequence[tuple[str, "GradientMethod"]]:
         """Draws and records halved, the larger of both first."""
-        found, sizes = [], {"draws": self.options.draws, "records": self.options.records}
+        return [(advice, type(self)(less)) for advice, less in self._lighter_options()]
+
+    def _lighter_options(self) -> list[tuple[str, Any]]:
+        """The options of `lighter`, of the subclass's own type."""
+        found, sizes = list[tuple[str, Any]](), {"draws": self.options.draws, "records": self.options.records}
         while any(size > 1 for size in sizes.values()):
             largest = max(sizes, key=lambda key: sizes[key])
             sizes[largest] //= 2
             advice = " and ".join(f"method.{key} = {size}" for key, size in sizes.items())
-            found.append((advice, type(self)(self.options.model_copy(update=sizes))))
+            found.append((advice, self.options.model_copy(update=sizes)))
         return found
 
     def check(self, base: PinnedBase, caption: str) -> None:
@@ -187,9 +191,9 @@ class GradientMethod(ABC):
         from undertone.methods.gradient.unit_gradients import gradient_norms
         from undertone.methods.public import public_units  # torch: only where rows are made
 
-        units = public_units(base, _PUBLIC_SEED, count, fill_caption(caption, self.token, {}))
+        units = public_units(base, PUBLIC_SEED, count, fill_caption(caption, self.token, {}))
         start = self.initial_state(base.pinned)[: self.dimension(base.pinned)]
-        at_once = 1 if self._too_long(base.pinned) else _PUBLIC_AT_ONCE
+        at_once = 1 if self._too_long(base.pinned) else PUBLIC_AT_ONCE
         lengths: list[float] = []
         with reporter().task("rows of public drawings", count) as progress:
             for first in range(0, count, at_once):
@@ -221,7 +225,7 @@ class GradientMethod(ABC):
         prompt = fill_caption(caption, self.token, {})
 
         def gradient(w: NDArray[np.float32], index: int) -> NDArray[np.float64]:
-            (unit,) = public_units(base, _PUBLIC_SEED, 1, prompt, index)
+            (unit,) = public_units(base, PUBLIC_SEED, 1, prompt, index)
             row: NDArray[np.float64] = self.rows(base, w, [unit], lambda _steps: None)[0].astype(np.float64)
             return row
 

@@ -52,6 +52,11 @@ class ServerOptimiser:
         self.options = options
         self._vectors = 1 + (1 if options.optimiser == "sgd" else 2) + (1 if options.ema else 0)
 
+    @property
+    def vectors(self) -> int:
+        """How many vectors as long as w a kept array holds, w among them; the round's number stands behind them."""
+        return self._vectors
+
     def start(self, w: Vector) -> Vector:
         """The kept array before the first round, from w [d]."""
         kept = np.zeros((self._vectors, w.size), dtype=np.float32)

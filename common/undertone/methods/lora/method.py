@@ -10,9 +10,10 @@ stock `load_lora_weights`; alpha / r is multiplied into its B, so it needs no fu
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,10 @@ from undertone.core.bounds import ITEMS, NAME
 from undertone.core.config import Section
 from undertone.errors import StudyError
 from undertone.methods.gradient.method import GradientMethod
-from undertone.methods.gradient.options import GradientOptions
+from undertone.methods.gradient.options import DIRECTIONS, STEPS, GradientOptions
 from undertone.methods.lora.public_a import public_a
 from undertone.methods.lora.release import ADAPTER_FILE, TEXT, TEXT_TARGETS, is_a, place
-from undertone.methods.protocol import Draw
+from undertone.methods.protocol import Automatic, Draw
 from undertone.methods.release_format import ReleaseFormat, Shapes, Tensors, Weights
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
@@ -44,6 +45,8 @@ class DPLoRAOptions(GradientOptions):
     """[method] keys of dp-lora. Symbols: r = rank; `targets` are "attention", "conv", or names of layers of the UNet.
 
     freeze_a: A stays as it was drawn and B alone is trained. text: the text encoder's attention gets adapters too.
+    select: how many of the targets are trained, chosen in a charged first round (0: all, and no such round); see
+    `selection.py`. select_share: its part of the study's epsilon. select_clip: its C; "auto": from public drawings.
     """
 
     rank: int = Field(default=4, ge=1, le=256)
@@ -51,6 +54,21 @@ class DPLoRAOptions(GradientOptions):
     targets: list[Annotated[str, Field(max_length=NAME)]] = Field(default=["attention"], min_length=1, max_length=ITEMS)
     freeze_a: bool = True
     text: bool = True
+    select: int = Field(default=0, ge=0, le=10_000)
+    select_share: float = Field(default=0.2, gt=0, lt=1)
+    select_clip: Annotated[float, Field(gt=0, le=1e6)] | Literal["auto"] = "auto"
+
+    def model_post_init(self, context: object, /) -> None:
+        """Keys that go together.
+
+        Raises:
+            ValueError: turned into a `StudyError` by `parse_options`.
+        """
+        super().model_post_init(context)
+        if self.select and self.directions:
+            raise ValueError(
+                "method.select and method.directions do not go together: rows in directions are of no target; say one"
+            )
 
 
 class DPLoRA(GradientMethod):
@@ -59,6 +77,11 @@ class DPLoRA(GradientMethod):
     name: ClassVar[str] = "dp-lora"
     options_type: ClassVar[type[Section]] = DPLoRAOptions
     release_format: ClassVar[ReleaseFormat] = ADAPTER_FILE
+    automatic: ClassVar[Automatic] = Automatic(
+        rounds=12,
+        options=STEPS | {"directions": replace(DIRECTIONS, unless="select")},
+        measured="learning_rate",
+    )
     way: ClassVar[float] = 6.0
     options: DPLoRAOptions
 

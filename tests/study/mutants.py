@@ -1,0 +1,222 @@
+"""Take one check of rounds that differ out, see its test turn red: `python -m tests.study.mutants [WORD]`.
+
+Each mutant names the test that guards it. Not collected by pytest: it takes minutes.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.secagg.mutants import copied, first_red_test
+
+COMMON, CLIENT, SERVER = "common/undertone", "client/undertone_client", "server/undertone_server"
+STAGES, ROUNDS, SELECTION = "study/test_stages.py", "server/test_staged_rounds.py", "methods/test_selection.py"
+_RUNS = f"{ROUNDS}::test_a_study_of_two_stages_runs_and_charges_each_its_own"
+_NO_SUM = f"{ROUNDS}::test_the_gate_takes_no_sum_of_another_stage"
+_NO_RECEIPT = f"{ROUNDS}::test_the_gate_takes_no_receipt_for_another_stage"
+_SHARES = f"{ROUNDS}::test_noise_shares_of_another_stage_are_refused"
+_VERIFY = f"{ROUNDS}::test_verify_wants_each_round_charged_its_own_event"
+_STATE = f"{ROUNDS}::test_a_site_refuses_a_state_that_no_selection_can_have_made"
+_CLIP = f"{ROUNDS}::test_a_sites_sum_is_clipped_to_the_c_of_its_round"
+
+# (check, file, text that must be there once, what takes its place, the test that turns red)
+MUTANTS: list[tuple[str, str, str, str, str]] = [
+    # The claim
+    (
+        "the selection is charged",
+        f"{COMMON}/study/plan.py",
+        "tuple(stage.charges for stage in self.stages)",
+        "tuple(stage.charges for stage in self.stages[-1:])",
+        f"{STAGES}::test_the_claim_of_two_stages_is_one_composed_call",
+    ),
+    (
+        "each stage at its own most attempts",
+        f"{COMMON}/study/stage.py",
+        "replace(self.event, count=self.max_attempts)",
+        "replace(self.event, count=len(self.rounds))",
+        f"{STAGES}::test_the_claim_of_two_stages_is_one_composed_call",
+    ),
+    (
+        "the last stage is left what the others leave",
+        f"{COMMON}/study/settling.py",
+        "by_rdp=distributed, beside=others",
+        "by_rdp=distributed",
+        f"{STAGES}::test_a_study_with_a_first_stage_spends_its_share_there_and_the_rest_after",
+    ),
+    # The gate
+    (
+        "a sum of the round's bound",
+        f"{SERVER}/gate.py",
+        "if total.sensitivity != stage.sensitivity:",
+        "if total.sensitivity not in [one.sensitivity for one in plan.stages]:",
+        _NO_SUM,
+    ),
+    (
+        "a sum of the round's length",
+        f"{SERVER}/gate.py",
+        "if total.values.shape != (stage.dimension,):\n        raise MechanismViolation(\n",
+        "if False:\n        raise MechanismViolation(\n",
+        _NO_SUM,
+    ),
+    (
+        "a receipt of the round's event",
+        f"{SERVER}/gate.py",
+        "    if receipt.event != stage.event:\n        raise MechanismViolation",
+        "    if False:\n        raise MechanismViolation",
+        _NO_RECEIPT,
+    ),
+    (
+        "a receipt of the round's event, after a crash",
+        f"{SERVER}/gate.py",
+        "if receipt.event != attempt.stage.event:",
+        "if False:",
+        _NO_RECEIPT,
+    ),
+    (
+        "the round's event is charged, not the cheaper",
+        f"{SERVER}/gate.py",
+        "        stage.event,\n",
+        "        min((one.event for one in attempt.plan.stages), key=lambda event: -event.noise_multiplier),\n",
+        f"{ROUNDS}::test_the_gate_charges_the_event_of_the_round_and_not_a_cheaper_one",
+    ),
+    (
+        "the round's noise is drawn",
+        f"{SERVER}/gate.py",
+        "rounded_gaussian(entropy, stage.sigma,",
+        "rounded_gaussian(entropy, plan.stages[-1].sigma,",
+        f"{ROUNDS}::test_the_noise_of_each_stage_has_its_own_size",
+    ),
+    (
+        "shares of the round's size at the gate",
+        f"{SERVER}/gate.py",
+        " or total.sigma_local != stage.sigma_local",
+        "",
+        _SHARES,
+    ),
+    # Attempts
+    (
+        "attempts by stage at the coordinator",
+        f"{SERVER}/rounds.py",
+        "        most = self.plan.stage_of(round_).max_attempts\n",
+        "        most = self.plan.privacy.max_attempts\n",
+        f"{ROUNDS}::test_attempts_are_bounded_by_stage",
+    ),
+    (
+        "attempts by stage in a ledger",
+        f"{COMMON}/privacy/ledger.py",
+        "digest and (rounds is None or of in rounds)",
+        "digest and (rounds is None or of == round_)",
+        f"{ROUNDS}::test_attempts_of_the_selection_that_are_not_used_are_no_others",
+    ),
+    # The site
+    (
+        "a site's grid is the round's",
+        f"{CLIENT}/round/contribution.py",
+        "plan.stage_of(attempt[1])",
+        "plan.stages[0]",
+        _CLIP,
+    ),
+    (
+        "a site's share on the round's bound",
+        f"{CLIENT}/round/noise_share.py",
+        "if clipped.sensitivity != stage.sensitivity:",
+        "if False:",
+        _SHARES,
+    ),
+    (
+        "a site's share after the round's receipt",
+        f"{CLIENT}/round/noise_share.py",
+        "if receipt.event != stage.event or (receipt.digest, receipt.round) != (plan.digest, round_):",
+        "if False:",
+        _SHARES,
+    ),
+    (
+        "a site charges the round's event",
+        f"{CLIENT}/site/budget.py",
+        "        attempt,\n        stage.event,\n",
+        "        attempt,\n        plan.stages[-1].event,\n",
+        f"{ROUNDS}::test_a_site_reserves_and_charges_each_stage",
+    ),
+    (
+        "a ledger of another stage's charges is none",
+        f"{CLIENT}/site/accounts.py",
+        "if place is None or event != self.parts[place].fields:",
+        "if place is None:",
+        f"{ROUNDS}::test_a_ledger_that_charged_a_round_another_stages_event_is_none",
+    ),
+    (
+        "a site looks at what was selected",
+        f"{CLIENT}/compute/preparing.py",
+        "        asked.check(self.state)\n",
+        "",
+        _STATE,
+    ),
+    (
+        "attempts by stage at a site",
+        f"{CLIENT}/node.py",
+        "plan.stage_of(request.round).max_attempts",
+        "plan.privacy.max_attempts",
+        f"{ROUNDS}::test_attempts_are_bounded_by_stage",
+    ),
+    # The reader
+    (
+        "verify asks each round's stage",
+        f"{COMMON}/release/verify.py",
+        "charge.event != plan.stage_of(charge.round).event",
+        "charge.event not in [stage.event for stage in plan.stages]",
+        _VERIFY,
+    ),
+    (
+        "verify counts attempts by stage",
+        f"{COMMON}/release/verify.py",
+        "> stage.max_attempts for stage",
+        "> plan.privacy.max_attempts for stage",
+        _VERIFY,
+    ),
+    # The selection
+    (
+        "a score without its noise",
+        f"{COMMON}/methods/lora/targets.py",
+        "(self.squares(mean) - self.lengths * deviation**2) / self.lengths",
+        "self.squares(mean) / self.lengths",
+        f"{SELECTION}::test_a_score_is_unbiased_however_large_the_noise",
+    ),
+    (
+        "large targets are not chosen for their noise",
+        f"{COMMON}/methods/lora/targets.py",
+        "(self.squares(mean) - self.lengths * deviation**2) / self.lengths",
+        "self.squares(mean)",
+        f"{SELECTION}::test_a_large_target_is_not_chosen_for_its_noise",
+    ),
+    (
+        "chosen from noised values",
+        f"{SERVER}/update.py",
+        "    mean = noised.values / denominator\n",
+        "    mean = (noised.values // 2) / denominator\n",
+        f"{SELECTION}::test_a_study_selects_trains_is_released_and_verifies",
+    ),
+    (
+        "targets that are not chosen stay",
+        f"{COMMON}/methods/lora/selection.py",
+        "moved[:, values] = after[:-1].reshape(vectors, size)[:, values]",
+        "moved[:] = after[:-1].reshape(vectors, size)",
+        f"{SELECTION}::test_what_is_not_chosen_stays_at_the_start",
+    ),
+]
+
+
+def main() -> int:
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    survived = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = copied(Path(name))
+        for check, file, old, new, test in MUTANTS:
+            if word in check or word in file:
+                red = first_red_test(folder, [f"tests/{test}"], file, old, new)
+                survived += not red
+                print(f"| {check} | {file} | {red or 'SURVIVED'} |", flush=True)
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,13 @@
+"""The list of mutants fits the code: each text that one replaces is there once (`mutants.py` runs them, in minutes)."""
+
+import pytest
+
+from tests.secagg.mutants import ROOT
+from tests.study.mutants import MUTANTS
+
+
+@pytest.mark.parametrize(("file", "old", "test"), [(file, old, test) for _, file, old, _, test in MUTANTS])
+def test_what_a_mutant_replaces_is_there_once(file: str, old: str, test: str) -> None:
+    assert (ROOT / file).read_text(encoding="utf-8").count(old) == 1
+    path, _, name = test.partition("::")
+    assert f"def {name}(" in (ROOT / "tests" / path).read_text(encoding="utf-8")
