@@ -49,8 +49,8 @@ def planned(dummy_base: Path) -> Callable[..., Plan]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(METHODS, "dummy", DummyMethod)
             if changes.get("privacy.noise") != "distributed":
-                patch.setattr("undertone.study.resolve.calibrate", lambda *_, **__: multiplier)
-                patch.setattr("undertone.study.resolve.epsilons", lambda *_: (3.9, 4.1))
+                patch.setattr("undertone.study.settling.calibrate", lambda *_, **__: multiplier)
+                patch.setattr("undertone.study.settling.epsilons", lambda *_: (3.9, 4.1))
             return resolve(parse_study(study_with({"aggregation.mode": "secagg", **changes}, str(dummy_base))))
 
     return make
