@@ -42,7 +42,7 @@ class DPSGDTI(GradientMethod):
     options_type: ClassVar[type[Section]] = DPSGDTIOptions
     release_format: ClassVar[ReleaseFormat] = WORD_FILE
     automatic: ClassVar[Automatic] = Automatic(rounds=12, options=STEPS, measured="learning_rate")
-    way: ClassVar[float] = 2.0
+    way: ClassVar[float] = 1.5
     options: DPSGDTIOptions
 
     @property
