@@ -47,7 +47,7 @@ def play(
     caption = plan.data.caption.replace("{token}", method.token)
     units, privacy = units_of(latents, caption, seed), plan.privacy
     clip, p = plan.grid.clip_units / plan.grid.scale, privacy.sampling_rate
-    deviation = privacy.sigma / plan.denominator(tuple(plan.cohort.units))
+    deviation = privacy.sigma / plan.denominator(privacy.rounds, tuple(plan.cohort.units))
     drawn = np.random.Generator(np.random.Philox(key=seed))
     state = method.initial_state(base.pinned)
     start, d = method.released(state), plan.method.dimension

@@ -198,7 +198,7 @@ def test_distributed_noise_follows_from_the_study(distributed: Plan) -> None:
     assert grid.noise_margin == noise_margin(privacy.sigma_local, 10, DIMENSION)
     assert grid.site_clamp == ((1 << 31) - 1 - grid.noise_margin) // 10
     event = DistributedEvent(privacy.sigma_local, 4, DIMENSION, privacy.sensitivity, 1.0, 1)
-    assert distributed.event == event
+    assert distributed.stages[0].event == event
     assert privacy.epsilon == privacy.epsilon_rdp == epsilon_rdp([event] * 3, 1e-5)
     assert 3.99 < privacy.epsilon <= 4.0
     assert recompute_epsilon(distributed) == (privacy.epsilon, privacy.epsilon_rdp)

