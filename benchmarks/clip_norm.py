@@ -101,9 +101,10 @@ def main() -> None:
         print("|---|---|---|---|---|---|", flush=True)
         for ratio in RATIOS:
             plan = planned(ratio * median, chosen.units)
-            clip = plan.grid.clip_units / plan.grid.scale
+            stage = plan.stages[-1]
+            clip = stage.clip_norm
             mean = (rows * np.minimum(1, clip / lengths)[:, None]).mean(0)
-            deviation = plan.privacy.sigma / (plan.grid.scale * chosen.units)
+            deviation = stage.sigma / (stage.grid.scale * chosen.units)
             kids, changes = [], []
             for number in range(chosen.draws):
                 noise = np.random.Generator(np.random.Philox(key=number)).normal(0, deviation, mean.size)

@@ -34,6 +34,7 @@ token = "<shared>"
 initial_word = "picture"
 draws = 1
 min_time = 0.5
+optimiser = "adam"
 learning_rate = 0.15
 [privacy]
 unit = "record"

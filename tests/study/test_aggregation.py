@@ -49,8 +49,8 @@ def planned(dummy_base: Path) -> Callable[..., Plan]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(METHODS, "dummy", DummyMethod)
             if changes.get("privacy.noise") != "distributed":
-                patch.setattr("undertone.study.resolve.calibrate", lambda *_, **__: multiplier)
-                patch.setattr("undertone.study.resolve.epsilons", lambda *_: (3.9, 4.1))
+                patch.setattr("undertone.study.settling.calibrate", lambda *_, **__: multiplier)
+                patch.setattr("undertone.study.settling.epsilons", lambda *_: (3.9, 4.1))
             return resolve(parse_study(study_with({"aggregation.mode": "secagg", **changes}, str(dummy_base))))
 
     return make
@@ -198,7 +198,7 @@ def test_distributed_noise_follows_from_the_study(distributed: Plan) -> None:
     assert grid.noise_margin == noise_margin(privacy.sigma_local, 10, DIMENSION)
     assert grid.site_clamp == ((1 << 31) - 1 - grid.noise_margin) // 10
     event = DistributedEvent(privacy.sigma_local, 4, DIMENSION, privacy.sensitivity, 1.0, 1)
-    assert distributed.event == event
+    assert distributed.stages[0].event == event
     assert privacy.epsilon == privacy.epsilon_rdp == epsilon_rdp([event] * 3, 1e-5)
     assert 3.99 < privacy.epsilon <= 4.0
     assert recompute_epsilon(distributed) == (privacy.epsilon, privacy.epsilon_rdp)

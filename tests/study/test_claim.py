@@ -347,7 +347,7 @@ def test_a_study_has_the_same_bounds(key: str, value: Any) -> None:
 def test_a_study_that_makes_no_readable_plan_is_bad_input(
     dummy_base: Path, dummy_method: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("undertone.study.resolve.calibrate", lambda *_, **__: 15.0)
+    monkeypatch.setattr("undertone.study.settling.calibrate", lambda *_, **__: 15.0)
     study = parse_study(study_with({}, str(dummy_base)))
     monkeypatch.setattr("undertone.study.resolve.PLAN_BYTES", 100)
     with pytest.raises(StudyError, match="100 bytes"):
@@ -360,7 +360,7 @@ def test_a_plan_that_would_claim_more_than_was_asked_for_is_bad_input(
 ) -> None:
     """At a tiny delta rounding may decide between two looks at nearly the same noise: nobody gets less than asked."""
     study = parse_study(study_with({}, str(dummy_base)))
-    monkeypatch.setattr("undertone.study.resolve.epsilons", lambda *_: (study.privacy.epsilon * 1.01, 9.0))
+    monkeypatch.setattr("undertone.study.settling.epsilons", lambda *_: (study.privacy.epsilon * 1.01, 9.0))
     with pytest.raises(StudyError, match=r"raise privacy\.delta"):
         resolve(study)
 
@@ -368,7 +368,7 @@ def test_a_plan_that_would_claim_more_than_was_asked_for_is_bad_input(
 def test_a_licence_too_long_for_a_plan_is_bad_input(
     dummy_base: Path, dummy_method: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("undertone.study.resolve.calibrate", lambda *_, **__: 15.0)
+    monkeypatch.setattr("undertone.study.settling.calibrate", lambda *_, **__: 15.0)
     monkeypatch.setattr(PinnedBase, "licence", "x" * 3000)
     with pytest.raises(StudyError, match="licence"):
         resolve(parse_study(study_with({}, str(dummy_base))))

@@ -17,6 +17,7 @@ from tests.support.world import make_plan, secure
 from undertone import __version__
 from undertone.core.canonical import canonical_json, sha256_hex
 from undertone.errors import MechanismViolation, NoisyRelease, PlanChanged
+from undertone.models.pinned import pin
 from undertone.study.claim import check_claim, recompute_epsilon
 from undertone.study.plan import FORMAT, Plan, PlannedData
 from undertone.study.rehearsal import drawn_units, rehearsal_of, rehearsal_plan
@@ -312,13 +313,14 @@ def test_the_denominator_is_s_times_p_times_published_units(plan: Plan) -> None:
             plan.denominator(1, sites)
 
 
-def test_a_release_of_noise_is_refused_unless_the_study_says_so(plan: Plan) -> None:
+def test_a_release_of_noise_is_refused_unless_the_study_says_so(plan: Plan, dummy_base: Path) -> None:
     def with_ratio(ratio: float, allowed: bool) -> Plan:
         privacy = plan.privacy.model_copy(update={"noise_to_signal": ratio, "allow_noisy": allowed})
         return plan.model_copy(update={"privacy": privacy})
 
-    refuse_noise(with_ratio(1.0, False))
-    refuse_noise(with_ratio(9.0, True))
+    base = pin(str(dummy_base))
+    refuse_noise(with_ratio(1.0, False), base)
+    refuse_noise(with_ratio(9.0, True), base)
     with pytest.raises(NoisyRelease, match=r"2\.5 times.*about 1500 units.*600 are planned"):
-        refuse_noise(with_ratio(2.5, False))
+        refuse_noise(with_ratio(2.5, False), base)
     assert units_for_signal(with_ratio(2.5, False)) == 1500

@@ -38,7 +38,7 @@ def test_defaults_are_the_designs() -> None:
         }
     )
     privacy = study.privacy
-    assert (privacy.clip_norm, privacy.sampling_rate, privacy.rounds, privacy.noise) == ("auto", 1.0, 1, "central")
+    assert (privacy.clip_norm, privacy.sampling_rate, privacy.rounds, privacy.noise) == (*["auto"] * 3, "central")
     assert (privacy.max_attempts, privacy.allow_noisy, study.cohort.min_sites) == (None, False, 3)
 
 

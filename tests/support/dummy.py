@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from undertone.core.config import Section
 from undertone.errors import PlanChanged
-from undertone.methods.protocol import Draw, MethodStage, Progress, UnitRecords
+from undertone.methods.protocol import Automatic, Draw, MethodStage, Progress, UnitRecords
 from undertone.methods.release_format import Description, ReleaseFormat, Respelled, Shapes, Weights
 from undertone.models.expected import EXPECTED
 from undertone.models.layout import Layout
@@ -70,6 +70,7 @@ class DummyMethod:
     few_drawings: ClassVar[int] = 4
     needs: ClassVar[frozenset[str]] = frozenset()
     release_format: ClassVar[ReleaseFormat] = DummyFile()
+    automatic: ClassVar[Automatic] = Automatic(clip_share=1.0)
 
     def __init__(self, options: DummyOptions) -> None:
         self.options = options

@@ -21,11 +21,12 @@ from undertone_client.registration.registered import register
 from undertone_client.site.folder import SiteDir
 
 FIVE = ("north", "east", "south", "west", "centre")
+_NUMBERS: dict[str, Any] = {"draws": 2, "min_time": 0.0, "optimiser": "adam", "directions": 0}  # nothing is "auto"
 SMALL: dict[str, dict[str, Any]] = {
-    "dpagg-ti": {"steps": 3},
-    "dpsgd-ti": {"draws": 2, "records": 2, "learning_rate": 3.0},
-    "dp-lora": {"draws": 2, "rank": 2, "alpha": 2, "learning_rate": 0.3},
-    "dp-ldm": {"draws": 2, "blocks": ["mid_block"], "learning_rate": 0.1},
+    "dpagg-ti": {"steps": 3, "learning_rate": 0.2},
+    "dpsgd-ti": {**_NUMBERS, "records": 2, "learning_rate": 3.0},
+    "dp-lora": {**_NUMBERS, "rank": 2, "alpha": 2, "learning_rate": 0.3},
+    "dp-ldm": {**_NUMBERS, "blocks": ["mid_block"], "learning_rate": 0.1},
 }
 CLIP = {"dpagg-ti": 0.1, "dpsgd-ti": 0.02, "dp-lora": 0.1, "dp-ldm": 0.3}
 

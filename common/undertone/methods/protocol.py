@@ -3,13 +3,14 @@
 Nor does it know of studies and plans: it gets its own options, a caption and a base. No torch here.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from undertone.core.canonical import Json
 from undertone.core.config import Section
 from undertone.errors import MechanismViolation, ModelError
 from undertone.methods.release_format import ReleaseFormat, Weights
@@ -87,12 +88,36 @@ def blank_like(unit: UnitRecords) -> UnitRecords:
     return blank_unit(*shapes, classes=unit.classes is not None)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A value of a key of [method] and why; not chosen where the study names the key `unless`, which it goes with."""
+
+    value: Json
+    why: str
+    unless: str = ""
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """What "auto" is for a method, whatever the subject (docs/methods.md): plain numbers, in the plan before any data.
+
+    rounds: T. clip_share: C over the median row of public drawings. options: keys of [method]. measured: one more key,
+    which a `SteppingMethod` finds from C and public drawings; "" for none.
+    """
+
+    rounds: int = 1
+    clip_share: float = 0.5
+    options: Mapping[str, Choice] = field(default_factory=dict)
+    measured: str = ""
+
+
 class Method(Protocol):
     """One way of adapting a model. Instances hold the study's validated options and nothing else.
 
     name: as in [method] of a study. options_type: its keys there. one_shot: it opens one sum. alignment: the length of
     the mean row over C that a plan may count on as signal. needs: the parts of a pipeline that it reads or trains, by
-    their folders ("unet"). release_format: how what it releases lies on disk, is loaded and described.
+    their folders ("unet"). release_format: how what it releases lies on disk, is loaded and described. automatic: what
+    "auto" is.
     """
 
     name: ClassVar[str]
@@ -103,6 +128,7 @@ class Method(Protocol):
     few_drawings: ClassVar[int]
     needs: ClassVar[frozenset[str]]
     release_format: ClassVar[ReleaseFormat]
+    automatic: ClassVar[Automatic]
     options: Any
 
     def __init__(self, options: Any) -> None:  # noqa: ANN401 - each method's own options_type
@@ -232,6 +258,40 @@ class PreparedMethod(Method, Protocol):
         Raises:
             DirectionsDiffer: it is not what the plan was made with.
         """
+
+
+@runtime_checkable
+class AffordableMethod(Method, Protocol):
+    """A method that "auto" may give what takes long to make on a large base."""
+
+    def affordable(
+        self, base: PinnedBase, chosen: Collection[str], quick: Callable[[Method, int], bool]
+    ) -> tuple[Method, Said]:
+        """This method, without what would take long or not fit; and what was left out.
+
+        Args:
+            base: the base's files.
+            chosen: keys that "auto" chose; what the study asks for stays.
+            quick: whether so many rows of a method are a matter of a minute or so on this base.
+        """
+
+
+@runtime_checkable
+class SteppingMethod(Method, Protocol):
+    """A method whose steps have a length to choose: its key `automatic.measured`, which may be "auto"."""
+
+    def step_scale(self, base: PinnedBase) -> float | None:
+        """The public length that steps are measured by, where the base's files say it; None: drawings do."""
+
+    def public_distance(self, base: Base, caption: str, count: int) -> float:
+        """That length by the first `count` public drawings: how far from the start the lowest loss of one lies.
+
+        Raises:
+            StudyError: drawings do not say.
+        """
+
+    def automatic_rate(self, scale: float, clip_norm: float, rounds: int, dimension: int) -> tuple[float, str]:
+        """What "auto" is, from that length, C, T and d alone; and why, in a line."""
 
 
 def settled(method: Method, base: PinnedBase, caption: str) -> tuple[Method, Said]:

@@ -31,11 +31,21 @@ def method_for(name: str, options: Mapping[str, Any]) -> Method:
     Raises:
         StudyError: no such method, or a key it does not know.
     """
+    method = method_type(name)
+    return method(parse_options(method.options_type, dict(options)))
+
+
+def method_type(name: str) -> type[Method]:
+    """The method of that name.
+
+    Raises:
+        StudyError: there is none.
+    """
     method = METHODS.get(name)
     if method is None:
         near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)[0]
         raise StudyError(f'method.name = "{name}" is not known; did you mean "{near}"?')
-    return method(parse_options(method.options_type, dict(options)))
+    return method
 
 
 def release_formats() -> list[ReleaseFormat]:

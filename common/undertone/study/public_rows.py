@@ -15,16 +15,18 @@ from undertone.core.canonical import Json
 from undertone.core.code_digest import package_sha256
 from undertone.core.progress import reporter
 from undertone.core.public_cache import keep, kept
-from undertone.methods.protocol import Method
+from undertone.methods.protocol import Method, SteppingMethod
 from undertone.models.devices import CPU, choose
 from undertone.models.pinned import PinnedBase
 
 if TYPE_CHECKING:
     from undertone.models.base import LoadedBase
 
-_SHELF = "public-rows"
+_SHELF, _DISTANCES = "public-rows", "public-distances"
 # As many set C.
 DRAWINGS = 32
+# As many say how far a step may go.
+_DISTANCE_DRAWINGS = 16
 # Passes x bytes of the UNet's weights x positions of a latent: one minute or so on one core. Inversions on
 # embedded:tiny are 5e11 and take 6 s; on Stable Diffusion 1.5 rows are 9e14 and more, hours on a CPU, and measured
 # where somebody asks.
@@ -53,6 +55,21 @@ class PublicRows:
 def rows_for_c(base: PinnedBase, method: Method, caption: str) -> PublicRows:
     """The rows whose median is C, from the cache or made now: on the CPU, as everywhere."""
     return known_rows(base, method, caption, DRAWINGS) or _made(base, method, caption, DRAWINGS)
+
+
+def public_distance(base: PinnedBase, method: SteppingMethod, caption: str) -> float:
+    """How far steps may go by public drawings, to two digits; from the cache or made now, on the CPU as everywhere.
+
+    Raises:
+        StudyError: drawings do not say.
+    """
+    key = _key(base, method, caption, _DISTANCE_DRAWINGS)
+    found = kept(_DISTANCES, key)
+    if not isinstance(found, float) or not 0 < found < np.inf:
+        found = float(f"{method.public_distance(_loaded(base, CPU), caption, _DISTANCE_DRAWINGS):.2g}")
+        if not keep(_DISTANCES, key, found):
+            reporter().line("how far public drawings move could not be kept; the next plan makes them again")
+    return found
 
 
 def known_for_check(base: PinnedBase, method: Method, caption: str) -> PublicRows | None:

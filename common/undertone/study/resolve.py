@@ -13,6 +13,7 @@ from undertone.methods.protocol import Method, Said, check_needs, sent_by, settl
 from undertone.methods.registry import method_for
 from undertone.models.pinned import PinnedBase, pin
 from undertone.secagg.thresholds import default_colluders, default_threshold, fault
+from undertone.study.automatic import filled, fitted, rated
 from undertone.study.plan import (
     Plan,
     PlannedAggregation,
@@ -22,7 +23,8 @@ from undertone.study.plan import (
     PlannedModel,
 )
 from undertone.study.public_rows import PublicRows
-from undertone.study.schema import Study
+from undertone.study.remedies import MOST_NOISE, what_works
+from undertone.study.schema import FilledStudy, Study
 from undertone.study.settling import as_planned, once_per_round, planned_privacy, rosters, settled_stages
 
 
@@ -71,19 +73,23 @@ def resolved(study: Study, *, simulated_units: dict[str, int] | None = None) -> 
     return found
 
 
-def _resolved(study: Study, units: dict[str, int]) -> Resolved:
+def _resolved(written: Study, units: dict[str, int]) -> Resolved:
+    study, chosen = filled(written)
     method = method_for(study.method.name, study.method.options)
     _check_cohort(study, units)
     base = pin(study.model.base, study.model.revision)
     check_needs(method, base)
     method.check(base, study.data.caption)
     _check_rounds(study, method)
-    method, said = settled(method, base, study.data.caption)
+    method, fewer = fitted(written, method, base)
+    method, found = settled(method, base, study.data.caption)
     layout, dimension = method.layout(base), method.dimension(base)
     aggregation = _aggregation(study, len(units))
     _check_attempts(study, aggregation)
     stages = settled_stages(study, stages_of(method, base), base, aggregation, units)
-    last, options, sent = stages[-1], method_options(method), sent_by(method, base)
+    last = stages[-1]
+    method, rate = rated(written, len(last.stage.rounds), method, base, last.stage.clip_norm)
+    options, sent = method_options(method), sent_by(method, base)
     plan = Plan(
         protocol=PROTOCOL,
         package=__version__,
@@ -109,7 +115,8 @@ def _resolved(study: Study, units: dict[str, int]) -> Resolved:
         aggregation=aggregation,
         earlier=[as_planned(one.stage) for one in stages[:-1]],
     )
-    return Resolved(plan, base, last.asked.method, last.rows, said)
+    said = tuple(dict((*chosen, *fewer, *rate, *found)).items())
+    return Resolved(plan, base, stages_of(method, base)[-1].method, last.rows, said)
 
 
 def method_options(method: Method) -> dict[str, str | int | float | bool | list[str]]:
@@ -123,22 +130,22 @@ def units_for_signal(plan: Plan) -> int:
     return ceil(sum(plan.cohort.units.values()) * plan.privacy.noise_to_signal)
 
 
-def refuse_noise(plan: Plan) -> None:
-    """Stop before a release that would be mostly noise.
+def refuse_noise(plan: Plan, base: PinnedBase) -> None:
+    """Stop before a release that would be mostly noise, and name what would not be.
 
     Raises:
         NoisyRelease: unless the study says `allow_noisy = true`.
     """
     ratio = plan.privacy.noise_to_signal
-    if ratio > 1 and not plan.privacy.allow_noisy:
+    if ratio > MOST_NOISE and not plan.privacy.allow_noisy:
         raise NoisyRelease(
             f"the noise would be {ratio:.1f} times the signal: about {units_for_signal(plan)} units would bring it "
-            f"under 1, {sum(plan.cohort.units.values())} are planned. Add sites, raise epsilon, or say "
-            "privacy.allow_noisy = true"
+            f"under 1, {sum(plan.cohort.units.values())} are planned. {what_works(plan, base)}. Or add sites, raise "
+            "epsilon, or say privacy.allow_noisy = true"
         )
 
 
-def _check_cohort(study: Study, units: dict[str, int]) -> None:
+def _check_cohort(study: FilledStudy, units: dict[str, int]) -> None:
     if not units:
         raise StudyError(
             "cohort.units is missing: list each site with its public number of units, as in "
@@ -148,12 +155,12 @@ def _check_cohort(study: Study, units: dict[str, int]) -> None:
         raise StudyError(f"{len(units)} sites are fewer than cohort.min_sites = {study.cohort.min_sites}; add sites")
 
 
-def _check_rounds(study: Study, method: Method) -> None:
+def _check_rounds(study: FilledStudy, method: Method) -> None:
     if method.one_shot and study.privacy.rounds != 1:
         raise StudyError(f"privacy.rounds = {study.privacy.rounds}: {method.name} opens one sum; leave rounds out")
 
 
-def _check_attempts(study: Study, aggregation: PlannedAggregation) -> None:
+def _check_attempts(study: FilledStudy, aggregation: PlannedAggregation) -> None:
     privacy = study.privacy
     if privacy.max_attempts is None or privacy.max_attempts == privacy.rounds or not once_per_round(study):
         return
@@ -165,7 +172,7 @@ def _check_attempts(study: Study, aggregation: PlannedAggregation) -> None:
     )
 
 
-def _aggregation(study: Study, sites: int) -> PlannedAggregation:
+def _aggregation(study: FilledStudy, sites: int) -> PlannedAggregation:
     """Threshold and colluders from the study or by their rules; none of both with plain aggregation."""
     wanted = study.aggregation
     chosen = rosters(study)

@@ -14,6 +14,8 @@ Mode = Literal["secagg", "plain"]
 Rosters = Literal["chain", "free"]
 # What a study without [aggregation] gets.
 DEFAULT_MODE: Mode = "secagg"
+# What stands for a number that `plan` finds; `undertone.study.automatic` does.
+AUTO = "auto"
 
 
 class StudyTable(Section):
@@ -36,8 +38,8 @@ class PrivacyTable(Section):
     epsilon: float = Field(gt=0, le=bounds.EPSILON)
     delta: float = Field(gt=0, lt=bounds.DELTA)
     clip_norm: Annotated[float, Field(gt=0, le=1e6)] | Literal["auto"] = "auto"
-    sampling_rate: float = Field(default=1.0, gt=0, le=1)
-    rounds: int = Field(default=1, ge=1, le=bounds.ATTEMPTS)
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
+    rounds: Annotated[int, Field(ge=1, le=bounds.ATTEMPTS)] | Literal["auto"] = "auto"
     max_attempts: int | None = Field(default=None, ge=1, le=bounds.ATTEMPTS)
     noise: Literal["central", "distributed"] = "central"
     allow_noisy: bool = False
@@ -113,7 +115,7 @@ class Study(Section):
             raise ValueError('privacy.unit = "patient" needs data.unit_column, the column that names the patient')
         if privacy.unit != "patient" and self.data.unit_column:
             raise ValueError(f'data.unit_column goes with privacy.unit = "patient"; with "{privacy.unit}" leave it out')
-        if privacy.max_attempts is not None and privacy.max_attempts < privacy.rounds:
+        if privacy.max_attempts is not None and privacy.rounds != "auto" and privacy.max_attempts < privacy.rounds:
             raise ValueError(
                 f"privacy.max_attempts = {privacy.max_attempts} is below privacy.rounds = {privacy.rounds}"
             )
@@ -124,7 +126,7 @@ class Study(Section):
     def _check_timing(self) -> None:
         """Raise ValueError where a time is set at which sites are ready and it would hide nothing."""
         privacy = self.privacy
-        if privacy.ready_seconds_per_unit and (privacy.noise == "central" or privacy.sampling_rate == 1):
+        if privacy.ready_seconds_per_unit and (privacy.noise == "central" or privacy.sampling_rate in (1, "auto")):
             raise ValueError(
                 'privacy.ready_seconds_per_unit goes with privacy.noise = "distributed" and a sampling_rate below 1; '
                 "elsewhere how long a site takes tells the coordinator nothing that the claim counts on: leave it out"
@@ -160,6 +162,19 @@ class Study(Section):
                 raise ValueError(f'aggregation.{key} goes with aggregation.mode = "secagg"; with "plain" leave it out')
         if aggregation.wire_bits != 32:
             raise ValueError('aggregation.wire_bits = 24 goes with aggregation.mode = "secagg"; plain words have 32')
+
+
+class FilledPrivacy(PrivacyTable):
+    """[privacy] once p and T are numbers."""
+
+    sampling_rate: float = Field(gt=0, le=1)
+    rounds: int = Field(ge=1, le=bounds.ATTEMPTS)
+
+
+class FilledStudy(Study):
+    """A study in which "auto" stands for C alone; see `undertone.study.automatic.filled`."""
+
+    privacy: FilledPrivacy
 
 
 def load_study(path: Path) -> Study:

@@ -15,13 +15,13 @@ from undertone.privacy.quantise import RING_BITS, Grid, choose_grid, too_coarse
 from undertone.study.claim import epsilons
 from undertone.study.plan import PlannedAggregation, PlannedPrivacy
 from undertone.study.public_rows import PublicRows, rows_for_c
-from undertone.study.schema import Rosters, Study
+from undertone.study.schema import FilledStudy, Rosters
 from undertone.study.stage import LAST, ClipOrigin, Mechanism, PlannedGrid, PlannedStage, Stage
 
 _FEWEST_SPARE = 3  # attempts, with free survivor lists
 
 
-def _rounds(study: Study, stages: Sequence[MethodStage]) -> list[int]:
+def _rounds(study: FilledStudy, stages: Sequence[MethodStage]) -> list[int]:
     """How many rounds each stage has; those that no other stage takes are the last one's.
 
     Raises:
@@ -38,7 +38,7 @@ def _rounds(study: Study, stages: Sequence[MethodStage]) -> list[int]:
     return [*earlier, left]
 
 
-def _attempts(study: Study, method: Method, rounds: Sequence[int], sites: int) -> list[int]:
+def _attempts(study: FilledStudy, method: Method, rounds: Sequence[int], sites: int) -> list[int]:
     """How many sums each stage may open.
 
     What the study says beyond T is shared out by rounds, rounded up but for the last; without a number by the rule.
@@ -55,7 +55,7 @@ def _attempts(study: Study, method: Method, rounds: Sequence[int], sites: int) -
     return [*found, rounds[-1] + left]
 
 
-def _by_rule(study: Study, method: Method, rounds: int, sites: int) -> int:
+def _by_rule(study: FilledStudy, method: Method, rounds: int, sites: int) -> int:
     """How many sums may be opened for so many rounds: 1 for a one-shot method, else T and some more (PRIVACY 12).
 
     With a chain of survivor lists an attempt is void when one of n sites is away between its masks and its vector. If
@@ -72,14 +72,14 @@ def _by_rule(study: Study, method: Method, rounds: int, sites: int) -> int:
     return rounds + ceil(rounds * (1 / q - 1) + 2 * sqrt(rounds * (1 - q)) / q)
 
 
-def rosters(study: Study) -> Rosters:
+def rosters(study: FilledStudy) -> Rosters:
     """What the study says, else a chain wherever one protects something."""
     if study.aggregation.rosters is not None:
         return study.aggregation.rosters
     return "chain" if (study.aggregation.mode, study.privacy.noise) == ("secagg", "central") else "free"
 
 
-def once_per_round(study: Study) -> bool:
+def once_per_round(study: FilledStudy) -> bool:
     """As `Plan.once_per_round`, before there is a plan."""
     privacy = study.privacy
     return privacy.noise == "central" and privacy.sampling_rate == 1 and rosters(study) == "free"
@@ -120,7 +120,7 @@ class Settled:
 
 
 def settled_stages(
-    study: Study,
+    study: FilledStudy,
     stages: Sequence[MethodStage],
     base: PinnedBase,
     aggregation: PlannedAggregation,
@@ -168,7 +168,7 @@ def as_planned(stage: Stage) -> PlannedStage:
 
 
 def _noise(
-    study: Study,
+    study: FilledStudy,
     asked: MethodStage,
     attempts: int,
     aggregation: PlannedAggregation,
@@ -183,7 +183,7 @@ def _noise(
     return _Noise(z, noise_shares, sites, asked.row)
 
 
-def _clip(study: Study, asked: MethodStage, base: PinnedBase) -> tuple[float, PublicRows | None]:
+def _clip(study: FilledStudy, asked: MethodStage, base: PinnedBase) -> tuple[float, PublicRows | None]:
     """C, and the rows of public drawings where it is their median; None where the study says C."""
     clip = study.privacy.clip_norm if asked.clip_norm is None else asked.clip_norm
     if clip != "auto":
@@ -191,10 +191,10 @@ def _clip(study: Study, asked: MethodStage, base: PinnedBase) -> tuple[float, Pu
     reporter().line('privacy.clip_norm = "auto": rows of public images; a number here makes a plan at once')
     rows = rows_for_c(base, asked.method, study.data.caption)
     # Two digits: the same plan on machines whose arithmetic differs in the last bits.
-    return float(f"{rows.median:.2g}"), rows
+    return float(f"{asked.method.automatic.clip_share * rows.median:.2g}"), rows
 
 
-def _grid(study: Study, clip: float, units: dict[str, int], noise: _Noise) -> Grid:
+def _grid(study: FilledStudy, clip: float, units: dict[str, int], noise: _Noise) -> Grid:
     """C, then s and B (PRIVACY 4)."""
     largest, bits = max(units.values()), study.aggregation.wire_bits
     grid = choose_grid(clip, study.privacy.sampling_rate, largest, len(units), bits, noise.margin)
@@ -208,7 +208,7 @@ def _grid(study: Study, clip: float, units: dict[str, int], noise: _Noise) -> Gr
 
 
 def _mechanism(
-    study: Study, method: Method, grid: Grid, noise: _Noise, rounds: int, total_units: int, origin: ClipOrigin
+    study: FilledStudy, method: Method, grid: Grid, noise: _Noise, rounds: int, total_units: int, origin: ClipOrigin
 ) -> Mechanism:
     """`sigma` = ceil(z Delta) and that of a noise share, on the grid that will be used."""
     wanted = study.privacy
@@ -232,7 +232,7 @@ def _mechanism(
     )
 
 
-def planned_privacy(study: Study, stages: Sequence[Stage]) -> PlannedPrivacy:
+def planned_privacy(study: FilledStudy, stages: Sequence[Stage]) -> PlannedPrivacy:
     """The claim, recomputed from the integers that will run, of all stages together; the figures of the last."""
     wanted, attempts = study.privacy, sum(stage.max_attempts for stage in stages)
     epsilon, epsilon_rdp = epsilons(tuple(stage.charges for stage in stages), wanted.delta)

@@ -141,7 +141,7 @@ def plan_of(study: Path, *, quiet: bool) -> Plan:
         check = check_clip(found)
     if not quiet:
         show(found, check)
-    refuse_noise(found.plan)
+    refuse_noise(found.plan, found.base)
     refuse_clip(check, allow_noisy=found.plan.privacy.allow_noisy)
     return found.plan
 

@@ -254,7 +254,7 @@ def command(study: Path, as_json: bool, measure_rows: bool) -> None:
     else:
         show(found, check)
         lines([("digest", plan.digest)])
-    refuse_noise(plan)
+    refuse_noise(plan, found.base)
     refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)
     if not as_json:
         then = f"Next: undertone simulate {study} --data FOLDER [--split-by COLUMN] --out RUN"

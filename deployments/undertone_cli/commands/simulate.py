@@ -115,7 +115,7 @@ def _prepare(study: Study, study_file: Path, folder: Path, shares: dict[str, Sit
     check = check_clip(found)
     show(found, check)
     lines([("digest", plan.digest)])
-    refuse_noise(plan)
+    refuse_noise(plan, found.base)
     refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)
     part = part_of(folder)
     shutil.rmtree(part, ignore_errors=True)

@@ -14,7 +14,7 @@ from undertone.methods.toy.release import SHIFT_FILE
 from undertone.core.captions import TOKEN, caption_fields, fill_caption
 from undertone.core.config import Section
 from undertone.errors import StudyError
-from undertone.methods.protocol import TEXT_TO_IMAGE, Draw, Method, Progress, UnitRecords
+from undertone.methods.protocol import TEXT_TO_IMAGE, Automatic, Draw, Method, Progress, UnitRecords
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
@@ -37,6 +37,7 @@ class ChannelShift:
     few_drawings: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = TEXT_TO_IMAGE
     release_format: ClassVar[ReleaseFormat] = SHIFT_FILE
+    automatic: ClassVar[Automatic] = Automatic()
 
     def __init__(self, options: ShiftOptions) -> None:
         self.options = options

@@ -12,7 +12,7 @@ enters k values. Projecting belongs to the row: the mechanism clips what it gets
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,9 +24,10 @@ from undertone.core.config import Section
 from undertone.core.progress import reporter
 from undertone.errors import MechanismViolation, StudyError
 from undertone.methods.gradient.optimisers import ServerOptimiser
-from undertone.methods.gradient.options import GradientOptions
-from undertone.methods.gradient.public_directions import PublicDirections
-from undertone.methods.protocol import TEXT_TO_IMAGE, Draw, Method, Progress, Said, UnitRecords, blank_unit
+from undertone.methods.gradient.options import DIRECTIONS, STEPS, GradientOptions
+from undertone.methods.gradient.public_directions import PublicDirections, drawings_that_fit
+from undertone.methods.gradient.step_length import cauchy_distance, rate_of_way
+from undertone.methods.protocol import TEXT_TO_IMAGE, Automatic, Draw, Method, Progress, Said, UnitRecords, blank_unit
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
@@ -51,6 +52,11 @@ class GradientMethod(ABC):
     few_drawings: ClassVar[int] = 16
     needs: ClassVar[frozenset[str]] = TEXT_TO_IMAGE
     release_format: ClassVar[ReleaseFormat]
+    automatic: ClassVar[Automatic] = Automatic(
+        rounds=12, options=STEPS | {"directions": DIRECTIONS}, measured="learning_rate"
+    )
+    # The way that "auto" goes in T rounds, should every mean row be of length C, over `step_scale`.
+    way: ClassVar[float] = 3.0
 
     options: GradientOptions
 
@@ -128,6 +134,20 @@ class GradientMethod(ABC):
         options, said = type(self)(named)._directions(base).settled()
         return type(self)(options), said
 
+    def affordable(
+        self, base: PinnedBase, chosen: Collection[str], quick: Callable[[Method, int], bool]
+    ) -> tuple[Method, Said]:
+        """Directions that "auto" chose are made of as many drawings as fit, or of none where that takes long."""
+        k, drawings, d = self.options.directions, self.options.direction_drawings, self.layout(base).size
+        if not k or "directions" not in chosen:
+            return self, ()
+        fitting = min(drawings, drawings_that_fit(k, d)) if k <= d else 0
+        if fitting and quick(self, fitting):
+            return type(self)(self.options.model_copy(update={"direction_drawings": fitting})), ()
+        without = type(self)(self.options.model_copy(update={"directions": 0}))
+        reason = f"on this base they are made only where a study asks: method.directions = {k}"
+        return without, [("auto: directions", f"0: {reason}")]
+
     def prepare(self, base: PinnedBase, loaded: Base | None = None) -> None:
         """Public directions, where rows need them.
 
@@ -191,6 +211,29 @@ class GradientMethod(ABC):
         """None: Adam divides by the gradients' size, and the steps of SGD are as long as its learning rate says."""
         del clip_norm, length
         return None
+
+    def step_scale(self, base: PinnedBase) -> float | None:
+        """None: w starts at the base, and drawings say how far from it is far."""
+        del base
+        return None
+
+    def public_distance(self, base: Base, caption: str, count: int) -> float:
+        """The median length of drawings' gradients over the median curvature along them."""
+        from undertone.methods.public import public_units  # drawings: slow to import
+
+        start = self.initial_state(base.pinned)[: self.dimension(base.pinned)]
+        prompt = fill_caption(caption, self.token, {})
+
+        def gradient(w: NDArray[np.float32], index: int) -> NDArray[np.float64]:
+            (unit,) = public_units(base, PUBLIC_SEED, 1, prompt, index)
+            row: NDArray[np.float64] = self.rows(base, w, [unit], lambda _steps: None)[0].astype(np.float64)
+            return row
+
+        return cauchy_distance(gradient, start, count, self.name)
+
+    def automatic_rate(self, scale: float, clip_norm: float, rounds: int, dimension: int) -> tuple[float, str]:
+        """T steps of at most way * scale in all, so that C and the subject fall out."""
+        return rate_of_way(self.options, self.way * scale, clip_norm, rounds, dimension)
 
     def sums(self, base: PinnedBase) -> bool:
         """Rows longer than `largest_row_mib` are summed as they are made; in public directions they are short."""

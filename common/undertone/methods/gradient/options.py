@@ -5,9 +5,19 @@ from pydantic import Field
 from undertone.core.bounds import NAME, TEXT
 from undertone.core.canonical import Json
 from undertone.methods.gradient.optimisers import OptimiserOptions
+from undertone.methods.protocol import Choice
 
 # Of a unit's row alone: directions are made with draws of their own, and with whole captions.
 _OF_ROWS = ("draws", "records", "caption_dropout", "largest_row_mib", "direction_check")
+
+# What "auto" is: found on public subjects played as private sets (docs/benchmarks.md).
+STEPS: dict[str, Choice] = {
+    "draws": Choice(2, "more draws cost compute and gained little"),
+    "min_time": Choice(0.2, "below, an image shows by itself what it is; far above, one colour answers for all"),
+    "optimiser": Choice("sgd", "a step is as long as the mean row, so noise does not decide how far it goes"),
+    "momentum": Choice(0.0, "a step too far is not repeated", unless="optimiser"),
+}
+DIRECTIONS = Choice(64, "noise enters so many values and not all")
 
 
 class GradientOptions(OptimiserOptions):

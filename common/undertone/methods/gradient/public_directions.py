@@ -31,6 +31,13 @@ _AT_ONCE_BYTES = 64 << 20
 _MOST_AT_ONCE = 8
 _LARGEST = 2 << 30  # bytes of all gradients and directions
 
+
+def drawings_that_fit(k: int, d: int) -> int:
+    """Of how many drawings k directions in d values may be made; 0 where not even k."""
+    fitting = _LARGEST // (4 * d) - _HELD_OUT - k
+    return fitting if fitting >= k else 0
+
+
 Gradients = Callable[[Base, list[UnitRecords], GradientOptions], NDArray[np.float32]]
 """Units, and how many draws each has -> their gradients in w at the start, [n, D]."""
 

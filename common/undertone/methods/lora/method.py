@@ -10,6 +10,7 @@ stock `load_lora_weights`; alpha / r is multiplied into its B, so it needs no fu
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -22,10 +23,10 @@ from undertone.core.bounds import ITEMS, NAME
 from undertone.core.config import Section
 from undertone.errors import StudyError
 from undertone.methods.gradient.method import GradientMethod
-from undertone.methods.gradient.options import GradientOptions
+from undertone.methods.gradient.options import DIRECTIONS, STEPS, GradientOptions
 from undertone.methods.lora.public_a import public_a
 from undertone.methods.lora.release import ADAPTER_FILE, TEXT, TEXT_TARGETS, is_a, place
-from undertone.methods.protocol import Draw
+from undertone.methods.protocol import Automatic, Draw
 from undertone.methods.release_format import ReleaseFormat, Shapes, Tensors, Weights
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
@@ -76,6 +77,12 @@ class DPLoRA(GradientMethod):
     name: ClassVar[str] = "dp-lora"
     options_type: ClassVar[type[Section]] = DPLoRAOptions
     release_format: ClassVar[ReleaseFormat] = ADAPTER_FILE
+    automatic: ClassVar[Automatic] = Automatic(
+        rounds=12,
+        options=STEPS | {"directions": replace(DIRECTIONS, unless="select")},
+        measured="learning_rate",
+    )
+    way: ClassVar[float] = 4.0
     options: DPLoRAOptions
 
     def layout(self, base: PinnedBase) -> Layout:

@@ -17,7 +17,7 @@ from pydantic import Field
 from undertone.core.captions import fill_caption
 from undertone.core.config import Section
 from undertone.core.progress import reporter
-from undertone.methods.protocol import TEXT_TO_IMAGE, Draw, Method, Progress, UnitRecords
+from undertone.methods.protocol import TEXT_TO_IMAGE, Automatic, Choice, Draw, Method, Progress, UnitRecords
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.methods.textual_inversion.release import WORD_FILE
 from undertone.methods.textual_inversion.token import (
@@ -32,6 +32,8 @@ from undertone.models.layout import Layout
 from undertone.models.pinned import PinnedBase
 
 _PUBLIC_SEED = 20261122
+_FIRST_STEP = 1.6
+MIN_TIME = Choice(0.3, "at less noise an image shows by itself what it is, and words cannot help")
 
 
 class DPAggTIOptions(TokenOptions):
@@ -58,6 +60,7 @@ class DPAggTI:
     few_drawings: ClassVar[int] = 4
     needs: ClassVar[frozenset[str]] = TEXT_TO_IMAGE
     release_format: ClassVar[ReleaseFormat] = WORD_FILE
+    automatic: ClassVar[Automatic] = Automatic(options={"min_time": MIN_TIME}, measured="learning_rate")
 
     def __init__(self, options: DPAggTIOptions) -> None:
         self.options = options
@@ -108,6 +111,21 @@ class DPAggTI:
     def reach(self, clip_norm: float, length: float) -> float | None:
         """The release is v0 + rescale * mean, so a short C shortens it; `rescale` lengthens it again."""
         return self.options.rescale * min(1.0, clip_norm / length)
+
+    def step_scale(self, base: PinnedBase) -> float | None:
+        """The size of a value of the initial word's embedding: Adam's steps are `learning_rate` long in each."""
+        word = first_word(self.options, base).astype(np.float64)
+        return float(np.sqrt(np.mean(word * word)))
+
+    def public_distance(self, base: Base, caption: str, count: int) -> float:
+        """As `step_scale`: drawings are not asked."""
+        del caption, count
+        return self.step_scale(base.pinned) or 0.0
+
+    def automatic_rate(self, scale: float, clip_norm: float, rounds: int, dimension: int) -> tuple[float, str]:
+        """A first step of 1.6 times a value's size."""
+        del clip_norm, rounds, dimension
+        return float(f"{_FIRST_STEP * scale:.2g}"), f"{_FIRST_STEP} times a value of the initial word's embedding"
 
     def entering(self, records: int, generator: np.random.Generator) -> Sequence[int]:
         """One image a step, in turn: at most as many as there are steps."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from undertone.core.config import Section
 from undertone.methods.gradient.method import GradientMethod
-from undertone.methods.gradient.options import GradientOptions
+from undertone.methods.gradient.options import STEPS, GradientOptions
+from undertone.methods.protocol import Automatic
 from undertone.methods.release_format import ReleaseFormat
 from undertone.methods.textual_inversion.release import WORD_FILE
 from undertone.methods.textual_inversion.token import (
@@ -40,6 +41,8 @@ class DPSGDTI(GradientMethod):
     name: ClassVar[str] = "dpsgd-ti"
     options_type: ClassVar[type[Section]] = DPSGDTIOptions
     release_format: ClassVar[ReleaseFormat] = WORD_FILE
+    automatic: ClassVar[Automatic] = Automatic(rounds=12, options=STEPS, measured="learning_rate")
+    way: ClassVar[float] = 1.5
     options: DPSGDTIOptions
 
     @property
@@ -67,6 +70,10 @@ class DPSGDTI(GradientMethod):
         from undertone.methods.textual_inversion.trained import TrainedToken  # torch
 
         return TrainedToken(base, self.options.token, w.reshape(self.options.vectors, -1))
+
+    def step_scale(self, base: PinnedBase) -> float | None:
+        """The length of the initial word's embedding: near it drawings say nothing of how far words lie apart."""
+        return float(np.linalg.norm(first_word(self.options, base)))
 
     def sample_prompts(self, caption: str) -> tuple[str, str]:
         """The caption with the initial word, and with the token; its columns stay empty."""
