@@ -30,7 +30,7 @@ from undertone.study.schema import load_study
 
 FEW, MANY = 700, 34_000  # of each of three kinds of file: 2,100 in the fast suite, 102,000 in the slow one
 SLOWEST = 20.0  # seconds for one mutation on a busy machine; a hang is longer
-AMOUNTS = [FEW, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])]
+AMOUNTS = [FEW, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(7200)])]
 
 # What breaks parsers: bytes that are no text, signs of structure, numbers without end, look-alikes.
 NASTY = [
@@ -274,7 +274,9 @@ def test_image_files(tmp_path: Path, amount: int) -> None:
 # --- whole commands -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("amount", [12, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])])
+@pytest.mark.parametrize(
+    "amount", [12, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(7200)])]
+)
 def test_simulate_leaves_no_partial_run(tmp_path: Path, dummy_base: Path, dummy_method: None, amount: int) -> None:
     """Bad input ends before RUN is written. Good input is stopped where the coordinator would start."""
     del dummy_method

@@ -304,6 +304,7 @@ def test_ten_thousand_changed_messages(recording):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3000)
 def test_a_million_changed_messages(recording):
     check(Fuzzer(recording, 2).run(1_000_000), 1_000_000)

@@ -38,9 +38,9 @@ from undertone_server.collect.waiting import Waiting
 
 Make = Callable[..., World]
 NAMES, HOSTILE = tuple("abcde"), "e"
-BULK = [10_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])]
+BULK = [10_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(7200)])]
 IMPATIENT = Waiting(seconds=0.0)  # who says "not ready" may say so for a day
-ROUNDS = [250, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])]
+ROUNDS = [250, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(7200)])]
 STEPS: dict[Kind, str] = {"prepare": "advertise_keys"}  # elsewhere the server's step is called as the kind is
 
 
