@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ from undertone_server.movement import INVISIBLE, largest_difference
 from undertone_server.run_folder import RunFolder
 
 SAMPLES, SAMPLE_STEPS, SAMPLE_GUIDANCE = 8, 20, 1.0
+# In RUN/result beside the weights; samples, card and manifest are made anew by each process that comes so far.
+_RESULT = ("plan.json", "plan.sig", "ledger.sqlite", "privacy.json")
 
 
 def release(
@@ -53,7 +56,9 @@ def release(
         raise MechanismViolation("a rehearsal releases nothing: what it computed comes from drawn images")
     pinned = pin(plan.model.base, plan.model.revision)
     check_pins(pinned, plan.model.files)
-    if not run.result.exists():
+    if run.result.exists():
+        _clear(run.result, {*method.release_format.files, *_RESULT})
+    else:
         _write_result(run, plan, method, pinned, state, took_part)
     before, after = method.sample_prompts(plan.data.caption)
     difference = _samples(pinned, run.result, before, after)
@@ -70,6 +75,14 @@ def release(
     sync(run.folder)
     reached("release/durable")
     return Release(run.release)
+
+
+def _clear(result: Path, learned: Collection[str]) -> None:
+    """Remove what an earlier process added to a result before it died: the manifest would list it."""
+    for path in result.iterdir():
+        if path.name not in learned:
+            path.unlink()
+    sync(result)
 
 
 def _write_result(

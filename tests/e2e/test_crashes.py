@@ -89,6 +89,7 @@ FAST = (
     "run/V durable",
     "rounds/state durable",
     "release/weights durable",
+    "release/manifest durable",
     "release/renamed",
 )
 
