@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from io import FileIO
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from undertone.core.durable import part_of, sync
 from undertone.errors import FolderError
+
+# What numpy says of a header that is none: it reads it as Python.
+_NO_HEADER = (ValueError, SyntaxError, TokenError)
 
 
 class DiskArray:
@@ -42,7 +46,7 @@ class DiskArray:
             with path.open("rb") as stream:
                 npy.read_magic(stream)
                 shape, _, dtype = npy.read_array_header_1_0(stream)
-        except (OSError, ValueError) as error:
+        except (OSError, *_NO_HEADER) as error:
             raise FolderError(f"{path} cannot be read: {error}; delete it, it is made anew") from None
         return cls(path, shape, dtype)
 
@@ -98,7 +102,7 @@ class DiskArray:
             try:
                 npy.read_magic(stream)
                 shape, _, dtype = npy.read_array_header_1_0(stream)
-            except ValueError:
+            except _NO_HEADER:
                 return None
             offset = stream.tell()
         whole = self.path.stat().st_size == offset + self._item * self.shape[0]

@@ -243,3 +243,13 @@ def test_latents_are_equal_to_the_bit_whoever_stands_beside_an_image(tmp_path: P
         batch = np.zeros_like(images)
         batch[: len(order)] = images[order]
         np.testing.assert_array_equal(base.encode(batch)[: len(order)], everyone[order])
+
+
+@pytest.mark.parametrize("byte", [0, 10, 32, 34, 40, 48, 92, 123, 255])
+def test_an_array_whose_header_is_damaged_is_made_anew(tmp_path: Path, byte: int) -> None:
+    path = tmp_path / "array.npy"
+    DiskArray(path, (3, 4), "<i8").write([1], np.full((1, 4), 7))
+    good = path.read_bytes()
+    for place in range(good.index(b"\n")):
+        path.write_bytes(good[:place] + bytes([byte]) + good[place + 1 :])
+        assert DiskArray(path, (3, 4), "<i8").read([0, 1, 2]).sum() in (0, 28)
