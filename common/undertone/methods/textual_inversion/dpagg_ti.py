@@ -60,7 +60,9 @@ class DPAggTI:
     few_drawings: ClassVar[int] = 4
     needs: ClassVar[frozenset[str]] = TEXT_TO_IMAGE
     release_format: ClassVar[ReleaseFormat] = WORD_FILE
-    automatic: ClassVar[Automatic] = Automatic(options={"min_time": MIN_TIME}, measured="learning_rate")
+    automatic: ClassVar[Automatic] = Automatic(
+        clip_share=0.25, options={"min_time": MIN_TIME}, measured="learning_rate"
+    )
 
     def __init__(self, options: DPAggTIOptions) -> None:
         self.options = options
