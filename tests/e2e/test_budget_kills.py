@@ -112,12 +112,12 @@ class Site:
             budget, cap = Budget.of(ledger, DATA), ledger.entries()[1].body["cap"]
         in_ledger, in_the_world = SlowAccountant(cap), SlowAccountant(cap)  # type: ignore[arg-type]
         for digest, _ in charged:
-            in_ledger.charge(self.plans[digest].event.as_dict())
+            in_ledger.charge(self.plans[digest].stage_of(1).event.as_dict())
         for digest, _ in left:
-            in_the_world.charge(self.plans[digest].event.as_dict())
+            in_the_world.charge(self.plans[digest].stage_of(1).event.as_dict())
         reserved: Counter[Any] = Counter()
         for digest, count in open_.items():
-            reserved[fields(self.plans[digest].event.as_dict())] += count
+            reserved[fields(self.plans[digest].stage_of(1).event.as_dict())] += count
         if charged or +reserved:
             assert in_ledger.finds(reserved) <= CAP
         if left:

@@ -57,7 +57,7 @@ def test_a_secure_round_over_three_supernodes(make_world: Callable[..., World], 
         submit(running, dummy_app(tmp_path / "app"), world.run.folder)
         noised = world.round_folder() / "noised-001.npy"
         wait_until(noised.exists, "no sum was opened", 90)
-        wait_until(lambda: world.run.kept_state(1) is not None, "no state", 10)
+        wait_until(lambda: world.run.kept_state(1) is not None, "no state", 60)
         relays = {site: running.log(f"relay-{site}") for site in SITES}
     attempt, values, survivors = world.run.kept_noised(1)
     assert (attempt, survivors) == (1, SITES)

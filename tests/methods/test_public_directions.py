@@ -301,7 +301,7 @@ def study(tiny_base: Path, tmp_path: Path, fresh: Callable[[], None]) -> Callabl
 
 
 def test_noise_enters_k_values_and_the_plans_figure_says_so(study: Callable[..., Path], pinned: PinnedBase) -> None:
-    whole, short = (resolve(load_study(study(**options))) for options in ({}, SMALL))
+    whole, short = (resolve(load_study(study(**options))) for options in ({"directions": 0}, SMALL))
     d = method_for("dp-lora", {}).layout(pinned).size
     assert (whole.method.dimension, short.method.dimension) == (d, K)
     assert short.method.layout_digest == whole.method.layout_digest

@@ -114,12 +114,13 @@ def _rows(inspection: Inspection, plan: Plan) -> int:
     method = planned_method(plan, pinned)
     if isinstance(method, SummingMethod) and method.sums(pinned):
         return max(2 * 8 * stage.dimension for stage in plan.stages)
-    sizes = []
+    one_attempt = []
     for stage in plan.stages:
         mean = stage.sampling_rate * plan.cohort.units.get(name, 0)
-        rows = ceil(mean + 6 * sqrt(mean)) * 4 * stage.dimension
-        sizes.append(rows * len(stage.rounds))
-    return sum(sizes) if inspection.site.config.keep_rows else max(sizes)
+        one_attempt.append(ceil(mean + 6 * sqrt(mean)) * 4 * stage.dimension)
+    if not inspection.site.config.keep_rows:
+        return max(one_attempt)
+    return sum(rows * len(stage.rounds) for rows, stage in zip(one_attempt, plan.stages, strict=True))
 
 
 def _latent_shape(pinned: PinnedBase) -> tuple[int, int, int]:

@@ -24,6 +24,7 @@ from undertone.models.layout import Layout
 
 _FLOAT32 = "F32"
 _MOST_TENSORS = 20_000
+_LENGTH_BYTES = 8  # a file begins with the length of its header
 _HEADER_BYTES = 16 << 20  # 20,000 names of 200 characters, their shapes and places
 
 
@@ -157,8 +158,9 @@ def _opened(path: Path) -> Iterator[safe_open]:
     """
     try:
         with path.open("rb") as raw:
-            header = int.from_bytes(raw.read(8), "little")
-        if header > _HEADER_BYTES:
+            length = raw.read(_LENGTH_BYTES)
+        header = int.from_bytes(length, "little")
+        if len(length) == _LENGTH_BYTES and header > _HEADER_BYTES:
             raise UnfitWeights(
                 f"{path.name} begins with {header} bytes of names; a release has at most {_HEADER_BYTES}"
             )

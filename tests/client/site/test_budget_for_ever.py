@@ -72,7 +72,7 @@ class Interleavings(RuleBasedStateMachine):
     def wanted(self, *digests: str) -> Counter[Any]:
         counts: Counter[Any] = Counter()
         for digest in digests:
-            counts[fields(self.plans[digest].event.as_dict())] += self.left[digest]
+            counts[fields(self.plans[digest].stage_of(1).event.as_dict())] += self.left[digest]
         return counts
 
     def approve(self, digest: str) -> None:
@@ -109,7 +109,7 @@ class Interleavings(RuleBasedStateMachine):
         self.next[digest] += 1
         charge(self.ledger, self.plans[digest], 1, self.next[digest], SUM)
         self.left[digest] -= 1
-        self.accountant.charge(self.plans[digest].event.as_dict())
+        self.accountant.charge(self.plans[digest].stage_of(1).event.as_dict())
 
     @precondition(lambda self: any(self.left[digest] for digest in self.live))
     @rule(data=st.data(), attempts=st.integers(1, 5))
