@@ -25,10 +25,10 @@ from undertone_client.site.accounts import Accounts
 from undertone_client.site.budget import charge, free, reserve
 
 KINDS: list[dict[str, Any]] = [
-    {"sigma": 12 * 1024, "max_attempts": 12},
-    {"sigma": 820, "sampling_rate": 0.01, "max_attempts": 8},
-    {"sigma": 5 * 1024, "max_attempts": 4},
-    {"sigma": 3 * 1024, "sampling_rate": 0.3, "max_attempts": 9},
+    {"sigma": 12 * 1024, "rounds": 12, "max_attempts": 12},
+    {"sigma": 820, "sampling_rate": 0.01, "rounds": 8, "max_attempts": 8},
+    {"sigma": 5 * 1024, "rounds": 4, "max_attempts": 4},
+    {"sigma": 3 * 1024, "sampling_rate": 0.3, "rounds": 9, "max_attempts": 9},
 ]
 STUDIES = 12
 
