@@ -48,5 +48,5 @@ def main(grid: Grid, context: Context) -> None:
         sites.find()
         method, telemetry = DummyMethod(DummyOptions()), _SilentTelemetry()
         patience = Patience(SECONDS, 2.0)
-        study = Coordinator(plan, method, run, sites, ledger, telemetry, OsEntropy(), patience, patience)  # type: ignore[arg-type]
+        study = Coordinator(plan, [method], run, sites, ledger, telemetry, OsEntropy(), patience, patience)  # type: ignore[arg-type]
         study.run_rounds(np.zeros(DIMENSION, dtype=np.float32))
