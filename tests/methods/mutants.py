@@ -4,10 +4,8 @@ Each mutant names the test that guards it. Not collected by pytest: it takes min
 """
 
 import sys
-import tempfile
-from pathlib import Path
 
-from tests.secagg.mutants import copied, first_red_test
+from tests.support.mutants import run_mutants
 
 _GRADIENT = "common/undertone/methods/gradient"
 _METHOD, _DIRECTIONS = f"{_GRADIENT}/method.py", f"{_GRADIENT}/directions.py"
@@ -158,15 +156,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
 
 def main() -> int:
     """Print a line for each mutant; 1 where one survived."""
-    word, survived = sys.argv[1] if len(sys.argv) > 1 else "", 0
-    with tempfile.TemporaryDirectory() as name:
-        folder = copied(Path(name))
-        for check, file, old, new, test in MUTANTS:
-            if word in check or word in file:
-                red = first_red_test(folder, [f"tests/{test}"], file, old, new)
-                survived += not red
-                print(f"| {check} | {file} | {red or 'SURVIVED'} |", flush=True)
-    return 1 if survived else 0
+    return run_mutants((check, file, old, new, [test]) for check, file, old, new, test in MUTANTS)
 
 
 if __name__ == "__main__":

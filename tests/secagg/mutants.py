@@ -1,17 +1,13 @@
-"""Take one check out of secure aggregation, see which test turns red: `python tests/secagg/mutants.py [WORD]`.
+"""Take one check out of secure aggregation, see which test turns red: `python -m tests.secagg.mutants [WORD]`.
 
 Each mutant is one replacement in a copy of the package; a mutant that no test notices is printed as SURVIVED and
 makes the exit status 1. Not collected by pytest: it takes minutes. WORD runs only the mutants that contain it.
 """
 
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.mutants import run_mutants
+
 SECAGG = "common/undertone/secagg"
 # Tests that name what is wrong first, those that only notice last.
 ORDER = (
@@ -649,59 +645,10 @@ CHAIN: list[tuple[str, str, str, str]] = [
 ]
 
 
-def first_red_test(folder: Path, tests: list[str], file: str, old: str, new: str) -> str:
-    """The first of `tests` that fails on the mutant; "" if none does."""
-    path = folder / file
-    source = path.read_text(encoding="utf-8")
-    if source.count(old) != 1:
-        raise SystemExit(f"{file}: {old!r} is there {source.count(old)} times; repair the list of mutants")
-    path.write_text(source.replace(old, new), encoding="utf-8")
-    packages = os.pathsep.join(str(folder / name) for name in ("common", "client", "server", "deployments"))
-    # -B and no cache: a mutant of the same length and second must not be taken for the one before it.
-    options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]
-    command = [sys.executable, "-B", "-m", "pytest", *options]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": packages},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=600,
-        )
-    finally:
-        path.write_text(source, encoding="utf-8")
-    red = [line for line in done.stdout.splitlines() if line.startswith(("FAILED tests/", "ERROR tests/"))]
-    return red[0].split(" ")[1].removeprefix("tests/") if done.returncode and red else ""
-
-
-def copied(folder: Path) -> Path:
-    """The package and its tests in an empty folder."""
-    for part in ("common", "client", "server", "deployments", "tests"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    return folder
-
-
 def main() -> int:
-    word = sys.argv[1] if len(sys.argv) > 1 else ""
-    survived = 0
-    with tempfile.TemporaryDirectory() as name:
-        folder = copied(Path(name))
-        inside = [(check, f"{SECAGG}/{file}", old, new) for check, file, old, new in MUTANTS]
-        suites = [
-            (inside, [f"tests/secagg/{name}" for name in ORDER]),
-            (AROUND, [f"tests/{name}" for name in AROUND_ORDER]),
-            (CHAIN, [f"tests/{name}" for name in CHAIN_ORDER]),
-        ]
-        for mutants, order in suites:
-            for check, file, old, new in mutants:
-                if word in check or word in file:
-                    red = first_red_test(folder, order, file, old, new)
-                    survived += not red
-                    print(f"| {check} | {file} | {red or 'SURVIVED'} |", flush=True)
-    return 1 if survived else 0
+    inside = [(check, f"{SECAGG}/{file}", old, new) for check, file, old, new in MUTANTS]
+    suites = [(inside, [f"secagg/{name}" for name in ORDER]), (AROUND, AROUND_ORDER), (CHAIN, CHAIN_ORDER)]
+    return run_mutants((*mutant, order) for mutants, order in suites for mutant in mutants)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.secagg.mutants import AROUND, CHAIN, MUTANTS, ROOT, SECAGG
+from tests.secagg.mutants import AROUND, CHAIN, MUTANTS, SECAGG
+from tests.support.mutants import ROOT
 
 
 @pytest.mark.parametrize(

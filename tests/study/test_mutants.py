@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.secagg.mutants import ROOT
 from tests.study.mutants import MUTANTS
+from tests.support.mutants import ROOT
 
 
 @pytest.mark.parametrize(("file", "old", "test"), [(file, old, test) for _, file, old, _, test in MUTANTS])

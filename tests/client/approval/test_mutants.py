@@ -3,7 +3,7 @@
 import pytest
 
 from tests.client.approval.mutants import MUTANTS
-from tests.secagg.mutants import ROOT
+from tests.support.mutants import ROOT
 
 
 @pytest.mark.parametrize(("file", "old", "test"), [(file, old, test) for _, file, old, _, test in MUTANTS])
