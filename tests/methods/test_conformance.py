@@ -38,7 +38,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dp-ldm": [
         {"draws": 2, "records": 3},
         {"blocks": ["mid_block"], "embedder": False, "optimiser": "adamw", "weight_decay": 0.01},
-        {"directions": 4, "direction_drawings": 12, "optimiser": "sgd"},
+        {"directions": 4, "direction_drawings": 12, "optimiser": "dog"},
     ],
 }
 # Every variant on a base that predicts v (DDIM), the first of each method on one that predicts noise (PNDM) too.

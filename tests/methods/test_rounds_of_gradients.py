@@ -242,13 +242,17 @@ def centralised_start(plan: Plan) -> np.ndarray:
 @pytest.mark.usefixtures("no_samples")
 @pytest.mark.parametrize(
     ("step", "options"),
-    [("rounds/updated", {}), ("rounds/state durable", {}), ("rounds/updated", DIRECTIONS)],
+    [
+        ("rounds/updated", {"ema": 0.5, "warm_up": 2}),
+        ("rounds/state durable", {"ema": 0.5, "warm_up": 2}),
+        ("rounds/updated", DIRECTIONS | {"optimiser": "dog"}),
+    ],
     ids=["updated", "durable", "in public directions"],
 )
 def test_a_killed_run_goes_on_with_the_optimisers_memory_and_pays_once(
     tmp_path: Path, tiny_base: Path, step: str, options: dict[str, Any]
 ) -> None:
-    study = gradient_study(tmp_path, tiny_base, "dpsgd-ti", FIVE[:3], 3, ema=0.5, warm_up=2, **options)
+    study = gradient_study(tmp_path, tiny_base, "dpsgd-ti", FIVE[:3], 3, **options)
     with at(step, 2), pytest.raises(Killed):
         go(study)
     kept_directions.forget()  # as in a new process

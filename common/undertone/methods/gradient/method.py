@@ -23,7 +23,7 @@ from undertone.core.captions import TOKEN, caption_fields, fill_caption
 from undertone.core.config import Section
 from undertone.core.progress import reporter
 from undertone.errors import MechanismViolation, StudyError
-from undertone.methods.gradient.optimisers import ServerOptimiser
+from undertone.methods.gradient.optimisers import server_optimiser
 from undertone.methods.gradient.options import DIRECTIONS, STEPS, GradientOptions
 from undertone.methods.gradient.public_directions import PublicDirections, drawings_that_fit
 from undertone.methods.gradient.step_length import cauchy_distance, rate_of_way
@@ -62,7 +62,7 @@ class GradientMethod(ABC):
 
     def __init__(self, options: GradientOptions) -> None:
         self.options = options
-        self._optimiser = ServerOptimiser(options)
+        self._optimiser = server_optimiser(options)
 
     # --- what a subclass says ---------------------------------------------------------------------
 
@@ -178,7 +178,7 @@ class GradientMethod(ABC):
         return self._optimiser.advance(state, mean)
 
     def released(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The average of w over rounds with `ema`, else the last w; [d]."""
+        """The average of w over rounds with `ema` or DoG, else the last w; [d]."""
         return self._optimiser.released(state)
 
     @property
@@ -208,7 +208,7 @@ class GradientMethod(ABC):
         return np.array(lengths)
 
     def reach(self, clip_norm: float, length: float) -> float | None:
-        """None: Adam divides by the gradients' size, and the steps of SGD are as long as its learning rate says."""
+        """None: Adam and DoG divide by the gradients' size, and the steps of SGD are as long as its rate says."""
         del clip_norm, length
         return None
 
