@@ -286,7 +286,7 @@ def test_only_a_one_shot_methods_reach_follows_from_c() -> None:
 
 @pytest.mark.parametrize(("optimiser", "follows"), [("sgd", True), ("adam", False), ("adamw", False), ("dog", False)])
 def test_a_short_c_shortens_steps_of_sgd_alone(optimiser: str, follows: bool) -> None:
-    """A C of a thousandth makes signal and noise a thousandth: all but SGD divide by their size, and its rate is free."""
+    """A C of a thousandth makes signal and noise a thousandth: all but SGD divide by it, and its rate is free."""
     decay = {"weight_decay": 1e-9} if optimiser == "adamw" else {}
     server = server_optimiser(OptimiserOptions.model_validate({"optimiser": optimiser, **decay}))
     means = np.random.Generator(np.random.Philox(key=1)).standard_normal((5, 64))
