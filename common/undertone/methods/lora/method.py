@@ -82,7 +82,7 @@ class DPLoRA(GradientMethod):
         options=STEPS | {"directions": replace(DIRECTIONS, unless="select")},
         measured="learning_rate",
     )
-    way: ClassVar[float] = 4.0
+    way: ClassVar[float] = 6.0
     options: DPLoRAOptions
 
     def layout(self, base: PinnedBase) -> Layout:
