@@ -10,6 +10,7 @@ import pytest
 from tests.support.dummy import DummyMethod
 from tests.support.runs import call
 from tests.support.studies import study_with, write_study
+from undertone.core.canonical import sha256_hex
 from undertone.methods.gradient.options import MOST_DRAWS
 from undertone.methods.registry import METHODS, method_for
 from undertone.models.pinned import pin
@@ -17,6 +18,7 @@ from undertone.study import neighbours as module
 from undertone.study import pace as pace_module
 from undertone.study.neighbours import THIS, Neighbour, neighbours
 from undertone.study.pace import keep_pace, pace, pass_size
+from undertone.study.public_rows import PublicRows
 from undertone.study.resolve import Resolved, resolved
 from undertone.study.schema import Study, parse_study
 
@@ -209,11 +211,31 @@ def test_the_table_stands_in_plan_and_the_plan_is_the_same(
         assert words in shown.stdout
     assert f"digest: {digest}" in shown.stdout
     bare = call("plan", path, "--json")
+    assert sha256_hex(bare.stdout.strip().encode()) == digest
     both = json.loads(call("plan", path, "--json", "--neighbours").stdout)
     assert (both["plan"], both["digest"]) == (json.loads(bare.stdout), digest)
     assert [row["name"] for row in both["neighbours"]] == list(beside(dummy_base, FULL))
     assert "estimated" in both["seconds_of_a_pass"]["origin"]
     assert not asked
+
+
+def test_no_drawing_is_looked_at_for_a_neighbour(
+    dummy_method: None, dummy_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where C is "auto" the study's rows are made once: a neighbour has the study's C."""
+    from undertone.study import settling
+
+    asked: list[object] = []
+
+    def rows(*words: object) -> PublicRows:
+        asked.append(words)
+        return PublicRows(2.0, 3.0, 32)
+
+    monkeypatch.setattr(settling, "rows_for_c", rows)
+    study = study_of(dummy_base, FULL | {"privacy.clip_norm": "auto"})
+    found = resolved(study)
+    assert len(neighbours(study, found).rows) > 3
+    assert len(asked) == 1
 
 
 def test_a_neighbour_refuses_nothing(dummy_method: None, dummy_base: Path, tmp_path: Path) -> None:
