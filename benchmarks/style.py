@@ -65,10 +65,15 @@ def _two_tone(pixels: Pixels) -> Pixels:
     """Dark to light as purple to yellow, whatever the colours were."""
     grey = pixels.astype(np.float64).mean(2)
     level = (grey - grey.min()) / max(float(np.ptp(grey)), 1.0)
-    if np.mean(level) > 0.5:  # figures are light, grounds are dark
+    if _ground(level) > 0.5:  # figures are light, grounds are dark
         level = 1 - level
     low, high = np.array(HUES["purple"]), np.array(HUES["yellow"])
     return np.uint8(np.clip(np.rint(low + level[:, :, None] * (high - low)), 0, 255))
+
+
+def _ground(level: NDArray[np.float64]) -> float:
+    """The level of the corners."""
+    return float(np.median(level[[0, 0, -1, -1], [0, -1, 0, -1]]))
 
 
 def _letters(rng: np.random.Generator, size: int) -> Pixels:
@@ -94,7 +99,7 @@ def _striped_thing(rng: np.random.Generator, size: int, content: str) -> Pixels:
     """The figure of a shape cut out of stripes, on a plain ground."""
     grey = _thing(rng, size, content).astype(np.float64).mean(2)
     level = (grey - grey.min()) / max(float(np.ptp(grey)), 1.0)
-    mask = (1 - level if np.mean(level) > 0.5 else level)[:, :, None]
+    mask = (1 - level if _ground(level) > 0.5 else level)[:, :, None]
     stripes = SUBJECTS["stripes"].draw(rng, size).astype(np.float64)
     return np.uint8(np.rint(mask * stripes + (1 - mask) * rng.integers(0, 256, 3)))
 

@@ -11,11 +11,14 @@ from tests.support.dummy import DummyMethod
 from tests.support.runs import call
 from tests.support.studies import study_with, write_study
 from undertone.core.canonical import sha256_hex
+from undertone.errors import StudyError
 from undertone.methods.gradient.options import MOST_DRAWS
 from undertone.methods.registry import METHODS, method_for
 from undertone.models.pinned import pin
+from undertone.privacy.accounting import GaussianEvent, calibrate
 from undertone.study import neighbours as module
 from undertone.study import pace as pace_module
+from undertone.study.near_noise import noise_near
 from undertone.study.neighbours import THIS, Neighbour, neighbours
 from undertone.study.pace import keep_pace, pace, pass_size
 from undertone.study.public_rows import PublicRows
@@ -140,6 +143,22 @@ def test_no_neighbour_waits_for_the_accountant_of_sampled_rounds(
     monkeypatch.setattr(module, "calibrate", counted)
     neighbours(study, found)
     assert rates == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "rate", "rounds", "near"),
+    [(1.0, 1.0, 12, 1.0), (4.0, 0.2, 100, 30.0), (0.1, 1e-3, 20_000, 0.1), (50.0, 0.5, 3, 5.0)],
+)
+def test_noise_is_found_by_rdp_from_far_away(epsilon: float, rate: float, rounds: int, near: float) -> None:
+    z = noise_near(epsilon, 1e-5, rate, rounds, near=near)
+    assert z == pytest.approx(calibrate(epsilon, 1e-5, rate, rounds, by_rdp=True), rel=1e-3)
+
+
+def test_noise_that_no_claim_can_have_is_said() -> None:
+    """What stands beside it costs more than the whole claim."""
+    beside = (GaussianEvent(1, 1, 1.0, 10),)
+    with pytest.raises(StudyError, match=r"no noise brings 5 rounds to epsilon 0\.5"):
+        noise_near(0.5, 1e-5, 0.5, 5, near=1.0, beside=beside)
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.one_shot])

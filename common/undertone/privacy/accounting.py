@@ -246,17 +246,6 @@ def calibrate(
     return wanted.near(start, slope)[0]
 
 
-def noise_near(
-    epsilon: float, delta: float, sampling_rate: float, rounds: int, *, near: float, beside: Sequence[Event] = ()
-) -> float:
-    """The noise multiplier z that `rounds` charges need by RDP alone, looked for from `near` on; for tables, no claim.
-
-    A look takes a fiftieth of a second, where one at a privacy loss distribution takes up to two.
-    """
-    wanted = _Claim(epsilon, delta, sampling_rate, rounds, by_rdp=True, beside=tuple(beside))
-    return wanted.near(near, wanted.slope(near))[0]
-
-
 @dataclass(frozen=True)
 class _Claim:
     """What `calibrate` is asked for; `coarser` widens the step in privacy loss."""

@@ -17,8 +17,9 @@ from undertone.core.canonical import Json
 from undertone.errors import UndertoneError
 from undertone.methods.protocol import AveragingMethod, Method, MethodStage, stages_of
 from undertone.methods.registry import method_for
-from undertone.privacy.accounting import Event, calibrate, noise_near
+from undertone.privacy.accounting import Event, calibrate
 from undertone.study.automatic import filled
+from undertone.study.near_noise import noise_near
 from undertone.study.pace import Pace, pace
 from undertone.study.plan import Plan
 from undertone.study.resolve import Resolved, aggregation_of
