@@ -196,6 +196,8 @@ def test_time_is_measured_where_rows_were_made_here_and_else_estimated(
     keep_pace(base, method, 32, 64.0, "cpu")
     measured = pace(base, method)
     assert (measured.seconds, measured.origin) == (2.0, "measured here on 32 public drawings (cpu)")
+    keep_pace(base, method, 32, 640.0, "cpu")
+    assert pace(base, method) == measured, "two plans of a study print the same"
     with monkeypatch.context() as patch:
         patch.setattr(pace_module.platform, "node", lambda: "another")
         assert pace(base, method) == guessed, "another machine that sees the same cache"

@@ -27,20 +27,29 @@ class Pace:
 
 
 def keep_pace(base: PinnedBase, method: Method, count: int, seconds: float, device: str) -> None:
-    """Keep what `count` public rows took; a figure that cannot be kept is estimated next time."""
+    """Keep what `count` public rows took; a figure that cannot be kept is estimated next time.
+
+    The first stays: two plans of a study print the same, though the second had to make its rows again.
+    """
     passes = count * method.passes
-    if seconds > 0 and passes > 0:
+    if seconds > 0 and passes > 0 and _measured(base, method) is None:
         keep(_SHELF, _key(base, method), {"seconds": seconds / passes, "drawings": count, "device": device})
 
 
 def pace(base: PinnedBase, method: Method) -> Pace:
     """What this machine was seen to take for this method on this base, else an estimate."""
+    estimate = Pace(pass_size(base) / _PER_SECOND, "estimated from the base's files, for one core of a CPU")
+    return _measured(base, method) or estimate
+
+
+def _measured(base: PinnedBase, method: Method) -> Pace | None:
     found = kept(_SHELF, _key(base, method))
-    if isinstance(found, dict) and set(found) == {"seconds", "drawings", "device"}:
-        seconds, drawings, device = found["seconds"], found["drawings"], found["device"]
-        if isinstance(seconds, float) and 0 < seconds < float("inf") and isinstance(drawings, int):
-            return Pace(seconds, f"measured here on {drawings} public drawings ({device})")
-    return Pace(pass_size(base) / _PER_SECOND, "estimated from the base's files, for one core of a CPU")
+    if not isinstance(found, dict) or set(found) != {"seconds", "drawings", "device"}:
+        return None
+    seconds, drawings, device = found["seconds"], found["drawings"], found["device"]
+    if not (isinstance(seconds, float) and 0 < seconds < float("inf") and isinstance(drawings, int)):
+        return None
+    return Pace(seconds, f"measured here on {drawings} public drawings ({device})")
 
 
 def pass_size(base: PinnedBase) -> float:
