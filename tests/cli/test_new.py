@@ -135,6 +135,7 @@ def test_a_bare_key_at_every_prompt_takes_nothing_over(study: Path, data: Path) 
 def test_what_is_typed_at_prompts_is_written(study: Path, data: Path) -> None:
     done = typed(study, data, ["zq_patient", "zq_finding", "clear, zqmass", "north=20, east=20, south=20"])
     assert done.exit_code == 0, done.output
+    assert "units by zq_site: zq-east 8, zq-north 8, zq-south 8" in done.stdout, "before sites are asked for"
     assert "no image here has the class: clear" in done.stdout
     assert "images of other classes, left out: 24" in done.stdout
     loaded, text = load_study(study), study.read_text(encoding="utf-8")
@@ -159,13 +160,13 @@ def test_a_study_that_exists_is_left_alone(study: Path, data: Path) -> None:
 
 
 def test_a_file_that_appears_meanwhile_stays(study: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    look = new._look
+    look = new.look
 
     def late(folder: Path, metadata: str | None) -> object:
         study.write_text("mine", encoding="utf-8")
         return look(folder, metadata)
 
-    monkeypatch.setattr(new, "_look", late)
+    monkeypatch.setattr(new, "look", late)
     one_error(call("new", study, "--data", data, *UNIT), 2, "FolderError", "exists already")
     assert study.read_text(encoding="utf-8") == "mine"
 

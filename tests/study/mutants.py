@@ -221,7 +221,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         "figures are typed and not counted",
         NEW,
         "sites=_sites(sites),",
-        'sites=_sites(sites) or units_by(folder.table.records, None, {one.file: "a" for one in folder.table.records}),',
+        'sites=_sites(sites) or dict.fromkeys(("site-a", "site-b", "site-c"), len(folder.table.records)),',
         f"{WRITES}::test_no_value_of_the_data_gets_into_a_study_by_itself",
     ),
     (

@@ -5,8 +5,7 @@ filled from options and prompts: no default of a prompt, and no answer, is taken
 """
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
@@ -14,35 +13,16 @@ from typing import get_args
 import click
 
 from undertone.core.captions import caption_columns
-from undertone.core.progress import reporting
 from undertone.core.text import shown
 from undertone.core.unit import Unit, is_site_name, name_advice
-from undertone.data.metadata import Problem
-from undertone.data.overview import Column, Sizes, columns_of, sizes, units_by
-from undertone.data.records import RecordTable, read_good_records
+from undertone.data.overview import Column, columns_of
 from undertone.errors import DataError, FolderError, InputError
 from undertone.methods.registry import METHODS
 from undertone.study.written import PLACEHOLDERS, Answers, written
-from undertone_cli.console import Bars, err, lines, out, table
-from undertone_cli.split import site_folders
-from undertone_cli.split_folders import are_splits, joined, split_of
+from undertone_cli.commands.new_shown import look, show, show_classes, show_units
+from undertone_cli.console import err, out
 
-_SHOWN_VALUES = 20
 _UNITS: tuple[Unit, ...] = get_args(Unit)
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """The records of a folder; `problems` are lines that cannot be used, `by_folder` whether each folder is a site."""
-
-    table: RecordTable
-    problems: Sequence[Problem]
-    by_folder: bool
-
-    @property
-    def files(self) -> list[Path]:
-        """Every image."""
-        return [self.table.root / record.file for record in self.table.records]
 
 
 @click.command("new")
@@ -96,12 +76,13 @@ def command(
     if study.exists():
         raise FolderError(f"{study} exists already and is not overwritten; name another file, or move it away")
     name = _study_name(name, study)
-    folder = _look(data, metadata)
+    folder = look(data, metadata)
     columns = {column.name: column for column in columns_of(folder.table.records)}
     unit_column = _column("--unit-column", unit_column, columns)
     class_column = _column("--class-column", class_column, columns)
-    _show(folder, columns, unit_column)
+    show(folder, columns)
     unit, unit_column = _unit(unit, unit_column, columns)
+    show_units(folder, columns, unit_column)
     class_column, classes = _class(class_column, classes, columns)
     answers = Answers(
         name=name,
@@ -120,7 +101,7 @@ def command(
     text = written(answers)
     for field in caption_columns(caption or ""):
         _column("--caption", field, columns)
-    _show_classes(answers, columns)
+    show_classes(answers, columns)
     _write(study, text)
     _next(study, answers)
 
@@ -217,98 +198,6 @@ def _column(option: str, name: str | None, columns: Mapping[str, Column]) -> str
         )
     near = get_close_matches(name, columns, n=1, cutoff=0.0)[0]
     raise DataError(f'{option}: there is no column "{shown(name)}"; the closest is "{shown(near)}"')
-
-
-# --- what is shown, here alone ----------------------------------------------------------------------------------------
-
-
-def _look(data: Path, metadata: str | None) -> _Folder:
-    """Read the table, or those of the folders below, one for each site; images are not decoded.
-
-    Raises:
-        DataError: there is nothing to read.
-    """
-    problems: list[Problem] = []
-    with Bars() as bars, reporting(bars):
-        folders = site_folders(data)
-        parts = {folder.name: _table_of(folder, metadata, problems) for folder in folders}
-        found = joined(parts, "record") if parts else _table_of(data, metadata, problems)
-    if not found.records:
-        raise DataError(f"no image of {data} can be used; the first problem: {problems[0]}")
-    return _Folder(found, problems, bool(parts) and not are_splits(list(parts)))
-
-
-def _table_of(folder: Path, metadata: str | None, problems: list[Problem]) -> RecordTable:
-    named = None if metadata is None else folder.resolve() / metadata
-    return read_good_records(folder.resolve(), "record", None, "a", named, problems.append)
-
-
-def _show(folder: _Folder, columns: Mapping[str, Column], unit_column: str | None) -> None:
-    records = folder.table.records
-    if columns:
-        table(
-            f"{folder.table.root}: {len(records)} images (shown here alone)",
-            ["column", "values", "no value", "most images of one", "could be"],
-            [_column_row(column, len(records)) for column in columns.values()],
-        )
-    said = [("images", f"{len(records)}, {_sizes(sizes(folder.files))}")]
-    if folder.problems:
-        said.append(("cannot be used", f"{len(folder.problems)} lines; the first: {folder.problems[0]}"))
-    if unit_column and columns[unit_column].missing:
-        said.append(("without a patient", f"{columns[unit_column].missing} images, which no study takes"))
-    said += [
-        (f"images by {column.name}", _counts(column.values))
-        for column in columns.values()
-        if (column.may_be_class or column.may_be_site) and len(column.values) <= _SHOWN_VALUES
-    ]
-    lines([*said, *_sites_shown(folder, columns, unit_column)])
-
-
-def _sites_shown(folder: _Folder, columns: Mapping[str, Column], unit_column: str | None) -> list[tuple[str, str]]:
-    """Units by site, for each way in which the folder could be split."""
-    records, each = folder.table.records, "units" if unit_column else "images"
-    ways = {"folder": {record.file: split_of(record) for record in records}} if folder.by_folder else {}
-    for name, column in columns.items() if unit_column else ():
-        if column.may_be_site and len(column.values) <= _SHOWN_VALUES and name != unit_column:
-            by_value = {record.file: record.columns.get(name, "").strip() for record in records}
-            ways[name] = {file: value for file, value in by_value.items() if value in column.values}
-    return [(f"{each} by {way}", _counts(units_by(records, unit_column, site_of))) for way, site_of in ways.items()]
-
-
-def _counts(found: Mapping[str, int]) -> str:
-    return ", ".join(f"{value} {count}" for value, count in sorted(found.items()))
-
-
-def _column_row(column: Column, images: int) -> list[str]:
-    could = []
-    if column.may_be_unit:
-        alike = f", {column.look_alike} look alike" if column.look_alike else ""
-        each = ", each image its own" if len(column.values) == images else ""
-        could.append(f"unit ({len(column.values)} units{each}{alike})")
-    could += [word for word, may in (("class", column.may_be_class), ("site", column.may_be_site)) if may]
-    return [column.name, f"{len(column.values)}", f"{column.missing}", f"{column.most}", " or ".join(could) or "-"]
-
-
-def _sizes(found: Sizes | None) -> str:
-    if found is None:
-        return "none of which can be read"
-    small, middle, large = ("x".join(map(str, size)) for size in (found.smallest, found.typical, found.largest))
-    same = small if small == large else f"{small} to {large}, typically {middle}"
-    unread = f"; {found.unread} of {found.looked_at} looked at cannot be read" if found.unread else ""
-    return f"{same} pixels; each is cut to a square and brought to the base's size{unread}"
-
-
-def _show_classes(answers: Answers, columns: Mapping[str, Column]) -> None:
-    """How the typed classes stand to this folder's; another site may have others."""
-    if answers.class_column is None:
-        return
-    there = columns[answers.class_column].values
-    absent = [one for one in answers.classes if one not in there]
-    if absent:
-        lines([("no image here has the class", ", ".join(absent))])
-    left_out = sum(count for value, count in there.items() if value not in answers.classes)
-    if left_out:
-        lines([("images of other classes, left out", left_out)])
 
 
 # --- what is written --------------------------------------------------------------------------------------------------
