@@ -16,12 +16,12 @@ from pydantic import ValidationError
 from undertone.core.canonical import Json
 from undertone.errors import UndertoneError
 from undertone.methods.protocol import AveragingMethod, Method, MethodStage, stages_of
-from undertone.methods.registry import method_for
 from undertone.privacy.accounting import Event, calibrate
 from undertone.study.automatic import filled
 from undertone.study.near_noise import noise_near
 from undertone.study.pace import Pace, pace
 from undertone.study.plan import Plan
+from undertone.study.planned import planned_method
 from undertone.study.resolve import Resolved, aggregation_of
 from undertone.study.schema import FilledStudy, Study
 from undertone.study.settling import Calibrated, once_per_round, settled_stages
@@ -71,7 +71,7 @@ class Neighbours:
 def neighbours(written: Study, found: Resolved) -> Neighbours:
     """The neighbours of a study that was resolved; whatever cannot be planned is a row that says so."""
     study, _ = filled(written)
-    method = method_for(found.plan.method.name, found.plan.method.options)
+    method = planned_method(found.plan, found.base)
     beside = _Beside(study, found, method, pace(found.base, method))
     rows = [beside.itself(), *beside.averaged(), *(beside.row(*one) for one in _choices(study, found.plan, method))]
     return Neighbours(tuple(rows), beside.pace)
