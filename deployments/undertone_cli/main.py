@@ -17,6 +17,7 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 COMMANDS = {
+    "new": ("undertone_cli.commands.new:command", "Look at a folder of images and write a commented study for it."),
     "plan": ("undertone_cli.commands.plan:command", "What a study will cost: digest, epsilon, sigma, noise-to-signal."),
     "simulate": ("undertone_cli.commands.simulate:command", "Run a study with all its sites on this machine."),
     "generate": ("undertone_cli.commands.generate:command", "Make images from a release."),
@@ -83,8 +84,8 @@ def _use_threads(_ctx: click.Context, _option: click.Parameter, threads: int | N
 def cli() -> None:
     """Adapt one diffusion model to images at many institutions, with differential privacy.
 
-    A study goes: `plan` it, `simulate` it, look at its release with `generate`, `verify` it. Start with
-    `undertone demo --out runs/demo`.
+    A study goes: begin it with `new`, `plan` it, `simulate` it, look at its release with `generate`, `verify` it.
+    Start with `undertone demo --out runs/demo`.
 
     Exit codes: 0 done, 2 bad input, 3 refused because going on would weaken the guarantee, 4 (of verify without the
     coordinator's key) self-consistent, signer not checked.

@@ -146,7 +146,7 @@ def _say_shared(reading: Reading, tables: Mapping[str, RecordTable]) -> None:
 
 
 def _site_tables(reading: Reading, data: Path, split_by: str | None, sites: int | None) -> dict[str, RecordTable]:
-    folders = _site_folders(data)
+    folders = site_folders(data)
     splits = are_splits([folder.name for folder in folders])
     if folders and not splits and (split_by or sites):
         raise DataError(f"{data} holds a folder for each site already; leave --split-by and --sites out")
@@ -164,7 +164,7 @@ def _site_tables(reading: Reading, data: Path, split_by: str | None, sites: int 
     return {site: RecordTable(table.root, tuple(records), table.source) for site, records in chunks.items()}
 
 
-def _site_folders(data: Path) -> list[Path]:
+def site_folders(data: Path) -> list[Path]:
     """The sub-folders that hold metadata of their own, where the folder itself has none; says what lies beside them.
 
     Raises:

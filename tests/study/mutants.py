@@ -1,4 +1,4 @@
-"""Take one check of rounds that differ out, see its test turn red: `python -m tests.study.mutants [WORD]`.
+"""Take one check of a study or a plan out, see its test turn red: `python -m tests.study.mutants [WORD]`.
 
 Each mutant names the test that guards it. Not collected by pytest: it takes minutes.
 """
@@ -9,6 +9,8 @@ from tests.support.mutants import run_mutants
 
 COMMON, CLIENT, SERVER = "common/undertone", "client/undertone_client", "server/undertone_server"
 STAGES, ROUNDS, SELECTION = "study/test_stages.py", "server/test_staged_rounds.py", "methods/test_selection.py"
+NEW, WRITES = "deployments/undertone_cli/commands/new.py", "cli/test_new.py"
+BESIDE = "study/test_neighbours.py"
 _RUNS = f"{ROUNDS}::test_a_study_of_two_stages_runs_and_charges_each_its_own"
 _NO_SUM = f"{ROUNDS}::test_the_gate_takes_no_sum_of_another_stage"
 _NO_RECEIPT = f"{ROUNDS}::test_the_gate_takes_no_receipt_for_another_stage"
@@ -199,6 +201,78 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         "moved[:, values] = after[:-1].reshape(vectors, size)[:, values]",
         "moved[:] = after[:-1].reshape(vectors, size)",
         f"{SELECTION}::test_what_is_not_chosen_stays_at_the_start",
+    ),
+    # A new study holds what was typed
+    (
+        "classes are typed and not copied from the data",
+        NEW,
+        'classes=_typed_list("--classes", classes),',
+        "classes=list(columns[class_column].values) if class_column else [],",
+        f"{WRITES}::test_no_value_of_the_data_gets_into_a_study_by_itself",
+    ),
+    (
+        "the class column is typed",
+        NEW,
+        "        class_column=class_column,\n",
+        "        class_column=next((one.name for one in columns.values() if one.may_be_class), None),\n",
+        f"{WRITES}::test_no_value_of_the_data_gets_into_a_study_by_itself",
+    ),
+    (
+        "figures are typed and not counted",
+        NEW,
+        "sites=_sites(sites),",
+        'sites=_sites(sites) or dict.fromkeys(("site-a", "site-b", "site-c"), len(folder.table.records)),',
+        f"{WRITES}::test_no_value_of_the_data_gets_into_a_study_by_itself",
+    ),
+    (
+        "the unit is typed and not guessed",
+        NEW,
+        "if unit is None and column is None and columns:",
+        "if False:",
+        f"{WRITES}::test_the_unit_is_never_guessed",
+    ),
+    (
+        "a key at a prompt takes nothing over",
+        NEW,
+        '_asked("The column that names the patient (nothing: each image is another person)") or None',
+        "_asked('Column') or next((one.name for one in columns.values() if one.may_be_unit), None)",
+        f"{WRITES}::test_a_bare_key_at_every_prompt_takes_nothing_over",
+    ),
+    (
+        "a study that appears meanwhile stays",
+        NEW,
+        'path.open("x", encoding="utf-8")',
+        'path.open("w", encoding="utf-8")',
+        f"{WRITES}::test_a_file_that_appears_meanwhile_stays",
+    ),
+    # Neighbours
+    (
+        "no drawing is looked at for a neighbour",
+        f"{COMMON}/study/neighbours.py",
+        '        tables["privacy"]["clip_norm"] = self.found.plan.stages[-1].clip_norm\n',
+        "",
+        f"{BESIDE}::test_no_drawing_is_looked_at_for_a_neighbour",
+    ),
+    (
+        "a neighbour refuses nothing",
+        f"{COMMON}/study/neighbours.py",
+        "except UndertoneError as error:",
+        "except KeyError as error:",
+        f"{BESIDE}::test_what_settling_refuses_is_said_too",
+    ),
+    (
+        "a neighbour's attempts are its own",
+        f"{COMMON}/study/neighbours.py",
+        'tables["privacy"]["rounds"] + spare',
+        "privacy.rounds + spare",
+        f"{BESIDE}::test_a_neighbour_has_the_figures_of_a_plan_of_it",
+    ),
+    (
+        "plan.json is printed as it is",
+        "deployments/undertone_cli/commands/plan.py",
+        "    if beside is None:\n        return text\n",
+        "    if beside is None:\n        return json.dumps(json.loads(text), indent=1)\n",
+        f"{BESIDE}::test_the_table_stands_in_plan_and_the_plan_is_the_same",
     ),
 ]
 

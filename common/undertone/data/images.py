@@ -58,6 +58,15 @@ def load_image(path: Path, size: int, sha256: str = "") -> NDArray[np.uint8]:
         raise DataError(f"{path} cannot be read as an image: {what_it_is(path, error)}") from None
 
 
+def dimensions(path: Path) -> tuple[int, int] | None:
+    """Width and height in pixels as the file's header says; None where it is no image that `load_image` reads."""
+    try:
+        with Image.open(path, formats=_FORMATS) as opened:
+            return opened.size
+    except Exception:  # noqa: BLE001 - decoders raise whatever damage leads them to
+        return None
+
+
 def read_images(
     root: Path, files: Iterable[str], size: int, sha256: Mapping[str, str] | None = None
 ) -> Iterator[NDArray[np.uint8] | DataError]:

@@ -277,6 +277,14 @@ class AffordableMethod(Method, Protocol):
 
 
 @runtime_checkable
+class AveragingMethod(Method, Protocol):
+    """A method whose row is a mean over K draws, taken before the clip: K costs compute and no privacy."""
+
+    def averaging(self) -> Sequence[tuple[str, "Method"]]:
+        """The same method with half and with double K, as far as its keys go; each with the key that says so."""
+
+
+@runtime_checkable
 class SteppingMethod(Method, Protocol):
     """A method whose steps have a length to choose: its key `automatic.measured`, which may be "auto"."""
 

@@ -6,6 +6,7 @@ machine happens to know.
 """
 
 from dataclasses import asdict, dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from undertone.core.public_cache import keep, kept
 from undertone.methods.protocol import Method, SteppingMethod
 from undertone.models.devices import CPU, choose
 from undertone.models.pinned import PinnedBase
+from undertone.study.pace import keep_pace, pass_size
 
 if TYPE_CHECKING:
     from undertone.models.base import LoadedBase
@@ -98,15 +100,15 @@ def known_rows(base: PinnedBase, method: Method, caption: str, count: int) -> Pu
 
 def work(base: PinnedBase, method: Method, count: int) -> float:
     """What so many rows cost, in the units of `UNASKED`; a public fact of base, method and options."""
-    weights = sum(base.stamps[f"unet/{file}"][2] for file in base.weights_of("unet").files)
-    side = int(base.config("unet")["sample_size"])
-    return float(count * method.passes * weights * side**2)
+    return count * method.passes * pass_size(base)
 
 
 def _made(base: PinnedBase, method: Method, caption: str, count: int) -> PublicRows:
     # C is the same on every machine. A few rows set no C and may be made wherever that is fastest.
     device = CPU if count == DRAWINGS else choose()[0]
-    rows = PublicRows.of(method.public_lengths(_loaded(base, device), caption, count))
+    loaded, began = _loaded(base, device), perf_counter()
+    rows = PublicRows.of(method.public_lengths(loaded, caption, count))
+    keep_pace(base, method, count, perf_counter() - began, device)
     if rows.usable and not keep(_SHELF, _key(base, method, caption, count), asdict(rows)):
         reporter().line("the lengths of public rows could not be kept; the next plan makes them again")
     return rows

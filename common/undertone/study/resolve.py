@@ -84,7 +84,7 @@ def _resolved(written: Study, units: dict[str, int]) -> Resolved:
     method, fewer = fitted(written, method, base)
     method, found = settled(method, base, study.data.caption)
     layout, dimension = method.layout(base), method.dimension(base)
-    aggregation = _aggregation(study, len(units))
+    aggregation = aggregation_of(study, len(units))
     _check_attempts(study, aggregation)
     stages = settled_stages(study, stages_of(method, base), base, aggregation, units)
     last = stages[-1]
@@ -172,8 +172,12 @@ def _check_attempts(study: FilledStudy, aggregation: PlannedAggregation) -> None
     )
 
 
-def _aggregation(study: FilledStudy, sites: int) -> PlannedAggregation:
-    """Threshold and colluders from the study or by their rules; none of both with plain aggregation."""
+def aggregation_of(study: FilledStudy, sites: int) -> PlannedAggregation:
+    """Threshold and colluders from the study or by their rules; none of both with plain aggregation.
+
+    Raises:
+        StudyError: so few sites, or so many colluders, that secure aggregation would hide nothing.
+    """
     wanted = study.aggregation
     chosen = rosters(study)
     if wanted.mode == "plain":

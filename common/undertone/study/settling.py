@@ -1,6 +1,6 @@
 """The stages of a study with every number settled: rounds, attempts, noise, C and grid of each (PRIVACY 4, 10, 25)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 
@@ -19,6 +19,8 @@ from undertone.study.schema import FilledStudy, Rosters
 from undertone.study.stage import LAST, ClipOrigin, Mechanism, PlannedGrid, PlannedStage, Stage
 
 _FEWEST_SPARE = 3  # attempts, with free survivor lists
+Calibrated = Callable[..., float]
+"""As `calibrate`."""
 
 
 def _rounds(study: FilledStudy, stages: Sequence[MethodStage]) -> list[int]:
@@ -125,12 +127,14 @@ def settled_stages(
     base: PinnedBase,
     aggregation: PlannedAggregation,
     units: dict[str, int],
+    calibrated: Calibrated = calibrate,
 ) -> list[Settled]:
     """Each stage's noise, C and grid, in order: the last one's noise is what the others leave of the claim."""
     rounds, first, found = _rounds(study, stages), 1, list[Settled]()
     attempts = _attempts(study, stages[0].method, rounds, len(units))
     for asked, count, most in zip(stages, rounds, attempts, strict=True):
-        noise = _noise(study, asked, most, aggregation, len(units), [one.stage.charges for one in found])
+        beside = [one.stage.charges for one in found]
+        noise = _noise(study, asked, most, aggregation, len(units), beside, calibrated)
         clip, rows = _clip(study, asked, base)
         grid = _grid(study, clip, units, noise)
         origin: ClipOrigin = "public images" if rows else "study"
@@ -174,11 +178,12 @@ def _noise(
     aggregation: PlannedAggregation,
     sites: int,
     beside: Sequence[Event],
+    calibrated: Calibrated,
 ) -> _Noise:
     """Of a stage: by itself at its share of epsilon, or what the others leave of the whole."""
     wanted, distributed = study.privacy, study.privacy.noise == "distributed"
     epsilon, others = (wanted.epsilon, beside) if asked.share is None else (wanted.epsilon * asked.share, ())
-    z = calibrate(epsilon, wanted.delta, wanted.sampling_rate, attempts, by_rdp=distributed, beside=others)
+    z = calibrated(epsilon, wanted.delta, wanted.sampling_rate, attempts, by_rdp=distributed, beside=others)
     noise_shares = aggregation.threshold - aggregation.colluders if distributed else 0
     return _Noise(z, noise_shares, sites, asked.row)
 

@@ -1,5 +1,6 @@
 """`undertone plan`: everything a study will do and cost, before it does."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from undertone.methods.protocol import Said
 from undertone.privacy.distributed import DistributedEvent
 from undertone.study.claim import check_claim, delta_warning, epsilons
 from undertone.study.clip_check import ClipCheck, check_clip, refuse_clip
+from undertone.study.neighbours import Neighbour, Neighbours, neighbours
 from undertone.study.plan import Plan
 from undertone.study.resolve import Resolved, refuse_noise, resolved, units_for_signal
 from undertone.study.schema import load_study
@@ -60,6 +62,35 @@ def show(found: Resolved, check: ClipCheck) -> None:
     table(f"plan of {plan.study}", ["", ""], describe(plan, check, found.said))
     if plan.earlier:
         table("stages", ["", *(stage.name for stage in plan.stages)], stage_rows(plan))
+
+
+def show_neighbours(beside: Neighbours) -> None:
+    """Print what the same claim and C come to with one thing chosen otherwise."""
+    columns = ["", "noise / C", "passes", "time here", "rounds", "attempts"]
+    table("beside it, at the same epsilon and C", columns, [_neighbour(row) for row in beside.rows])
+    pace = beside.pace
+    notes = [(row.name, f"cannot be: {row.why_not}" if row.why_not else row.remark) for row in beside.rows[1:]]
+    passes = "forward and backward through the base, for a unit in all rounds"
+    seconds = f"all units one after the other on this machine, {pace.seconds:.2g} s a pass, {pace.origin}"
+    lines([*notes, ("passes", passes), ("time here", seconds)])
+    if any(row.by_rdp for row in beside.rows):
+        lines([("~", "found by RDP, which is quick: within some hundredths of what a plan would say")])
+
+
+def _neighbour(row: Neighbour) -> list[str]:
+    """Its figures as text; dashes where it cannot be planned."""
+    if row.noise is None or row.seconds is None:
+        return [row.name, *"-----"]
+    noise = f"{'~' if row.by_rdp else ''}{row.noise:.3g}"
+    return [row.name, noise, f"{row.passes:g}", _duration(row.seconds), f"{row.rounds}", f"{row.attempts}"]
+
+
+def _duration(seconds: float) -> str:
+    """Two figures, in the largest unit that leaves at least one."""
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{seconds:.2g} s"
 
 
 def _mechanism(plan: Plan, check: ClipCheck | None) -> list[tuple[str, str]]:
@@ -230,8 +261,11 @@ def _ready(plan: Plan) -> list[tuple[str, str]]:
 @click.command("plan")
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print plan.json itself instead of a table.")
+@click.option(
+    "--neighbours", "beside_too", is_flag=True, help="With --json: one object of plan, digest and neighbours."
+)
 @click.option("--measure-rows", is_flag=True, help="Make rows of public drawings though the base is large.")
-def command(study: Path, as_json: bool, measure_rows: bool) -> None:
+def command(study: Path, as_json: bool, beside_too: bool, measure_rows: bool) -> None:
     """Resolve STUDY.toml and print what it will cost; nothing is written but a cache of public numbers.
 
     The digest is what sites approve and coordinators sign. Noise-to-signal compares the expected length of the
@@ -241,21 +275,36 @@ def command(study: Path, as_json: bool, measure_rows: bool) -> None:
 
     C is held against the rows of public drawings, which are made once where the base is small, else with
     --measure-rows. A C that they show to be hopeless is refused in the same way.
+
+    The last table holds the study's choice beside its neighbours: p = 1, fewer rounds, half and double K, where noise
+    is added, which sites may be in a sum. It is advice: it changes no plan and refuses nothing.
     """
     with Bars() as bars, reporting(bars):
-        found = resolved(load_study(study))
+        written = load_study(study)
+        found = resolved(written)
         check_claim(found.plan)
         check = check_clip(found, asked=measure_rows)
+        beside = neighbours(written, found) if beside_too or not as_json else None
     plan = found.plan
     if as_json:
-        click.echo(plan.as_bytes().decode())
+        click.echo(_as_json(plan, beside))
         for name, warning in _delta(plan):
             err.print(f"{name}: {warning}", highlight=False, markup=False, soft_wrap=True)
     else:
         show(found, check)
+        if beside is not None:
+            show_neighbours(beside)
         lines([("digest", plan.digest)])
     refuse_noise(plan, found.base)
     refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)
     if not as_json:
         then = f"Next: undertone simulate {study} --data FOLDER [--split-by COLUMN] --out RUN"
         out.print(then, highlight=False, markup=False, soft_wrap=True)
+
+
+def _as_json(plan: Plan, beside: Neighbours | None) -> str:
+    """The bytes that the digest is of, as text; with neighbours an object that holds the plan."""
+    text = plan.as_bytes().decode()
+    if beside is None:
+        return text
+    return json.dumps({"digest": plan.digest, "plan": json.loads(text)} | beside.as_dict(), indent=1)

@@ -24,7 +24,7 @@ from undertone.core.config import Section
 from undertone.core.progress import reporter
 from undertone.errors import MechanismViolation, StudyError
 from undertone.methods.gradient.optimisers import server_optimiser
-from undertone.methods.gradient.options import DIRECTIONS, STEPS, GradientOptions
+from undertone.methods.gradient.options import DIRECTIONS, MOST_DRAWS, STEPS, GradientOptions
 from undertone.methods.gradient.public_directions import PublicDirections, drawings_that_fit
 from undertone.methods.gradient.step_length import cauchy_distance, rate_of_way
 from undertone.methods.protocol import TEXT_TO_IMAGE, Automatic, Draw, Method, Progress, Said, UnitRecords, blank_unit
@@ -106,6 +106,19 @@ class GradientMethod(ABC):
             advice = " and ".join(f"method.{key} = {size}" for key, size in sizes.items())
             found.append((advice, self.options.model_copy(update=sizes)))
         return found
+
+    def averaging(self) -> Sequence[tuple[str, "GradientMethod"]]:
+        """Draws halved and doubled."""
+        return [(key, type(self)(other)) for key, other in self._averaging_options()]
+
+    def _averaging_options(self) -> list[tuple[str, Any]]:
+        """The options of `averaging`, of the subclass's own type."""
+        half, double = self.options.draws // 2, self.options.draws * 2
+        return [
+            (f"draws = {draws}", self.options.model_copy(update={"draws": draws}))
+            for draws in (half, double)
+            if 1 <= draws <= MOST_DRAWS
+        ]
 
     def check(self, base: PinnedBase, caption: str) -> None:
         """The caption fits the method.

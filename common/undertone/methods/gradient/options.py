@@ -7,6 +7,7 @@ from undertone.core.canonical import Json
 from undertone.methods.gradient.optimisers import OptimiserOptions
 from undertone.methods.protocol import Choice
 
+MOST_DRAWS = 1024
 # Of a unit's row alone: directions are made with draws of their own, and with whole captions.
 _OF_ROWS = ("draws", "records", "caption_dropout", "largest_row_mib", "direction_check")
 
@@ -33,7 +34,7 @@ class GradientOptions(OptimiserOptions):
     caption and direction_check, by which a machine knows that it made the same (`gradient/directions.py`).
     """
 
-    draws: int = Field(default=4, ge=1, le=1024)
+    draws: int = Field(default=4, ge=1, le=MOST_DRAWS)
     records: int = Field(default=1, ge=1, le=1024)
     min_time: float = Field(default=0.0, ge=0, lt=1)
     caption_dropout: float = Field(default=0.0, ge=0, lt=1)

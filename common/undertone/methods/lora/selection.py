@@ -95,6 +95,10 @@ class _OfTargets(DPLoRA):
         """As any gradient method, in the same stage."""
         return [(advice, type(self)(less, self.targets)) for advice, less in self._lighter_options()]
 
+    def averaging(self) -> Sequence[tuple[str, "DPLoRA"]]:
+        """As any gradient method, in the same stage."""
+        return [(key, type(self)(other, self.targets)) for key, other in self._averaging_options()]
+
 
 class Scoring(_OfTargets):
     """The stage `selection`: gradients of all candidates at the start; its step chooses."""
