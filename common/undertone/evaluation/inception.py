@@ -16,6 +16,7 @@ from torch import nn
 from torchmetrics.image.fid import NoTrainInceptionV3
 
 from undertone.core.canonical import file_sha256
+from undertone.core.text import shown
 from undertone.errors import InputError, NotInstalled
 
 _BATCH = 32
@@ -46,7 +47,8 @@ class InceptionFeatures:
         except ModuleNotFoundError as error:
             raise NotInstalled(f"Inception features need {error.name or 'torch-fidelity'}: {_HOW}") from None
         except RuntimeError as error:  # of load_state_dict
-            raise InputError(f"{weights} does not hold the weights of torch-fidelity's Inception: {error}") from None
+            said = shown(" ".join(str(error).split()), 200)
+            raise InputError(f"{weights} does not hold the weights of torch-fidelity's Inception: {said}") from None
         return cls(network, file_sha256(weights))
 
     @torch.no_grad()
@@ -64,8 +66,8 @@ def _tensors(weights: Path) -> dict[str, torch.Tensor]:
     try:
         held = torch.load(weights, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{weights} cannot be read as a file of tensors: {first}") from None
+        said = shown(" ".join(str(error).split()), 200) or type(error).__name__
+        raise InputError(f"{weights} cannot be read as a file of tensors: {said}") from None
     if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
         raise InputError(f"{weights} holds other things than tensors by name")
     return {str(name): value for name, value in held.items()}
