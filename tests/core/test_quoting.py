@@ -82,7 +82,7 @@ def said(token: Token) -> str:
 def test_a_card_says_what_it_should_whoever_wrote_its_values(
     plan: Plan, study: str, base: str, licence: str, prompt: str, described: Description
 ) -> None:
-    card = model_card(written_by(plan, study, base, licence), prompt, 2, described)
+    card = model_card(written_by(plan, study, base, licence), {"": prompt}, 2, described)
     assert len(card) < 8000
     card.encode()
     front, tokens = parts(card)

@@ -4,6 +4,7 @@ Only the plan is signed, approved and charged; its SHA-256 is *the digest*. Noth
 privacy is decided anywhere else, and nothing here is a matter of speed or place (device, folders).
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
@@ -11,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from undertone import PROTOCOL, __version__
 from undertone.core import bounds
 from undertone.core.canonical import Json, canonical_json, sha256_hex
+from undertone.core.classes import class_in
+from undertone.core.classes import fault as fault_of_classes
 from undertone.core.config import Section
 from undertone.core.text import shown
 from undertone.core.unit import SiteName, Unit
@@ -88,10 +91,40 @@ class PlannedPrivacy(Mechanism):
 
 
 class PlannedData(Section):
-    """How records become units and words."""
+    """How records become units and words, and which classes there are.
+
+    `class_column` and `classes` (since format 2) are no keys of plan.json where a study has no classes.
+    """
 
     unit_column: Annotated[str, Field(max_length=bounds.NAME)] | None
     caption: str = Field(max_length=bounds.TEXT)
+    class_column: Annotated[str, Field(max_length=bounds.NAME)] | None = None
+    classes: list[Annotated[str, Field(max_length=bounds.NAME)]] = Field(default_factory=list, max_length=bounds.ITEMS)
+
+    @model_serializer(mode="wrap")
+    def _as_said(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what most plans leave unsaid."""
+        return {key: value for key, value in dumped(self).items() if self.classes or not key.startswith("class")}
+
+    def model_post_init(self, _context: object, /) -> None:
+        """A column goes with a list of classes.
+
+        Raises:
+            ValueError: one is there without the other, or the list is none.
+        """
+        if (self.class_column is None) != (not self.classes):
+            raise ValueError("a class column goes with a list of classes")
+        wrong = fault_of_classes(self.classes) if self.classes else ""
+        if wrong:
+            raise ValueError(wrong)
+
+    def class_of(self, columns: Mapping[str, str]) -> int | None:
+        """Which class of the plan's list a record's columns name; None: none of them."""
+        return None if self.class_column is None else class_in(columns, self.class_column, self.classes)
+
+    def takes(self, columns: Mapping[str, str]) -> bool:
+        """Whether a record has a part in the study: one of an unlisted class has none (PRIVACY 23)."""
+        return self.class_column is None or self.class_of(columns) is not None
 
 
 class PlannedCohort(Section):
@@ -179,8 +212,8 @@ class Plan(Section):
     def _check_format(self) -> None:
         """What format 1 cannot spell is not in a plan of format 1."""
         staged = self.earlier or self.method.row is not None or self.method.sent is not None
-        if self.format == 1 and (self.rehearsal or self.privacy.ready_seconds_per_unit or staged):
-            raise ValueError("format 1 has no rehearsals, no time at which a site is ready and one stage")
+        if self.format == 1 and (self.rehearsal or self.privacy.ready_seconds_per_unit or staged or self.data.classes):
+            raise ValueError("format 1 has no rehearsals, no time at which a site is ready, no classes and one stage")
         if self.rehearsal and any(
             len(stage.rounds) > REHEARSAL_ROUNDS or stage.max_attempts > REHEARSAL_ATTEMPTS for stage in self.stages
         ):
