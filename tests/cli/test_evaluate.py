@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.support.images import write_folder
-from tests.support.runs import FinishedRun, call, coordinator_of
+from tests.support.runs import SITES, FinishedRun, call, coordinator_of, tiny_study
 from undertone.evaluation.membership import MEANING
 from undertone_cli.commands import evaluate as module
 from undertone_cli.evaluating.evaluation import LABEL
@@ -146,7 +146,9 @@ def test_the_manifest_is_checked_first(finished_run: FinishedRun, real: Path, tm
         (("--class-column", "finding", "--prompt", "mass=<private>", "--prompt", "mass=x"), ["each class once"]),
         (("--class-column", "finding", "--prompt", "cyst=<private>", "--prompt", "mass=<private>"), ['"cyst"']),
         (("--class-column", "finding", "--prompt", "clear=<private>", "--prompt", "mass=x"), ['"mass"', "lacks"]),
-        (("--prompt", "a <private>", "--prompt", "b <private>"), ["--class-column"]),
+        (("--prompt", "a <private>", "--prompt", "b <private>"), ["CLASS=PROMPT"]),
+        (("--prompt", "mass=<private>", "--prompt", "clear=<private>"), ["need --class-column"]),
+        (("--class-column", "finding", "--prompt", "a <private>"), ["CLASS=PROMPT", "--class-column"]),
         (("--prompt", "a picture"), ["lacks <private>"]),
         (("--unit-column", "patient"), ["DataError", '"patient_id"']),
         (("--inception", "no-such-file.pth"), ["InputError", "never downloaded"]),
@@ -170,6 +172,40 @@ def test_people_who_were_trained_on_are_no_others(finished_run: FinishedRun) -> 
 def test_images_of_one_person_alone_are_refused(finished_run: FinishedRun, tmp_path: Path) -> None:
     write_folder(tmp_path / "real", 12, 32, first=700, per_patient=12)
     refused(2, "InputError", "one unit", arguments=(finished_run.release, "--real", tmp_path / "real", *QUICK))
+
+
+def test_a_study_with_classes_says_what_to_draw_and_its_simulation_tests_a_classifier(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from undertone_cli import diagnostics
+
+    for name, value in {"IMAGES": 8, "STEPS": 1, "RANDOM_DIRECTIONS": 1, "_PUBLIC_IMAGES": 8, "ATTACKED": 8}.items():
+        monkeypatch.setattr(diagnostics, name, value)
+    monkeypatch.setattr("undertone_cli.evaluating.evaluation.SHUFFLES", 1)
+    monkeypatch.setattr("undertone.evaluation.classifier.STRENGTHS", (0.1,))
+    method = {"name": "dpagg-ti", "steps": 2, "learning_rate": 0.2, "per_class": True, "share_scale": 0.1}
+    data = {"data__class_column": "finding", "data__classes": ["mass", "clear"], "data__caption": "a {token}"}
+    study = tiny_study(tmp_path / "study.toml", tiny_base, method=method, cohort__units=None, **data)
+    write_folder(tmp_path / "data", 96, 32, sites=SITES)
+    options = ("--split-by", "site", "--holdout", 0.4, "--out", tmp_path / "run")
+    done = call("simulate", study, "--data", tmp_path / "data", *options)
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "run" / "diagnostics.json").read_text(encoding="utf-8"))
+    names = ["before", "after", "non-private mean", "random direction 1"]
+    assert list(found["distance"]) == ["training images (floor)", *names]
+    assert list(found["classifiers"]) == [*names, "real images"]
+    assert [one["name"] for one in found["classifiers"]["after"]["classes"]] == ["mass", "clear"]
+    assert len(found["shuffled"]["runs"]) == 1
+
+    write_folder(tmp_path / "real", 24, 32, first=500)
+    release, wanted = tmp_path / "run" / "release", ("--json", tmp_path / "found.json")
+    again = call("evaluate", release, "--real", tmp_path / "real", *QUICK, *wanted)
+    assert again.exit_code == 0, again.output
+    report = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert report["drawn"]["prompts"] == {"mass": "a <private-mass>", "clear": "a <private-clear>"}
+    assert report["drawn"]["prompts_before"] == {"mass": "a picture", "clear": "a picture"}
+    assert report["real"]["classes"] == {"mass": 12, "clear": 12}
+    assert set(report["classifiers"]) >= {"before", "after"}
 
 
 def test_help_teaches() -> None:

@@ -1,6 +1,7 @@
 """What `undertone evaluate` is made of: random directions, losses of images, shares of classes, folders, prompts."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,14 @@ from undertone.methods.registry import METHODS, method_for
 from undertone.methods.release_format import Weights
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import PinnedBase, pin
+from undertone.study.plan import PlannedData
 from undertone_cli.evaluating import evaluation
 from undertone_cli.evaluating.attacks import Drawn
 from undertone_cli.evaluating.evaluation import plain
 from undertone_cli.evaluating.folders import Columns, image_folder, refuse_shared
 from undertone_cli.evaluating.images import PUBLIC, ImageFiles, ImageSet, featured
 from undertone_cli.evaluating.losses import image_losses
-from undertone_cli.evaluating.prompts import base_prompts, class_prompts
+from undertone_cli.evaluating.prompts import prompts_for
 from undertone_cli.evaluating.variants import Sampling, Variant, drawn, loaded, random_direction
 
 WORD = method_for("dpagg-ti", {"steps": 3})
@@ -56,10 +58,15 @@ def values(weights: Weights) -> np.ndarray:
     return np.concatenate([t.ravel() for one in weights.values() for _, t in sorted(one.items())]).astype(np.float64)
 
 
+ODD: dict[str, dict[str, Any]] = {
+    "dp-lora": {"alpha": 6},  # the file holds B times alpha / r
+    "dpagg-ti": {"per_class": True, "class_names": ["mass", "clear"]},
+}
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_random_direction_is_as_far_from_the_base_as_the_release_and_loads(name: str, pinned: PinnedBase) -> None:
-    options: dict[str, Any] = SMALL[name] | ({"alpha": 6} if name == "dp-lora" else {})  # B times alpha / r
-    method = method_for(name, options)
+    method = method_for(name, SMALL[name] | ODD.get(name, {}))
     start, release = moved(method, pinned, 0.0), moved(method, pinned, 0.7)
     found = [random_direction(method, pinned, release, number) for number in (1, 2)]
     length = np.linalg.norm(values(release) - values(start))
@@ -169,14 +176,21 @@ def test_figures_become_json_and_what_has_no_value_is_null() -> None:
 
 def test_a_folder_gives_files_classes_and_units(tmp_path: Path) -> None:
     write_folder(tmp_path, 12)
-    found = image_folder(tmp_path, Columns("finding", None, "patient_id"), ["mass"])
+    found = image_folder(tmp_path, Columns("finding", planned_unit_column="patient_id"), ["mass"])
     assert len(found) == 6
     assert (set(found.classes), found.unit_column, found.left_out) == ({"mass"}, "patient_id", {"clear": 6})
     assert len(set(found.units)) == 3
     everyone = image_folder(tmp_path, Columns(), ())
     assert (len(everyone), set(everyone.classes), len(set(everyone.units)), everyone.unit_column) == (12, {""}, 12, "")
-    unplanned = image_folder(tmp_path, Columns("finding", None, "nobody"), ())
+    unplanned = image_folder(tmp_path, Columns("finding", planned_unit_column="nobody"), ())
     assert (len(unplanned), unplanned.unit_column) == (12, "")
+    planned = image_folder(tmp_path, Columns(None, None, "finding", "patient_id"), ())
+    assert (planned.class_column, planned.unit_column, set(planned.classes)) == (
+        "finding",
+        "patient_id",
+        {"clear", "mass"},
+    )
+    assert image_folder(tmp_path, Columns(None, None, "nothing"), ()).class_column == ""
 
 
 @pytest.mark.parametrize(
@@ -261,46 +275,100 @@ def test_features_of_many_images_are_those_of_each() -> None:
 # --- prompts ----------------------------------------------------------------------------------------
 
 CAPTION = "a {token}, {finding}"
+BY_CLASS = method_for("dpagg-ti", {"steps": 3, "per_class": True, "class_names": ["mass", "clear"]})
+
+
+def plan_of(caption: str, classes: list[str] | None = None) -> Any:
+    """What of a plan prompts follow from."""
+    column = "finding" if classes else None
+    return SimpleNamespace(
+        data=PlannedData(unit_column=None, caption=caption, class_column=column, classes=classes or [])
+    )
 
 
 @pytest.mark.parametrize(
-    ("method", "caption", "column", "given", "expected"),
+    ("method", "plan", "column", "given", "before", "after"),
     [
-        (WORD, CAPTION, None, {}, {"": "a <private>"}),
-        (WORD, CAPTION, None, {"": "x <private>"}, {"": "x <private>"}),
-        (WORD, CAPTION, "finding", {}, {"clear": "a <private>, clear", "mass": "a <private>, mass"}),
-        (WORD, CAPTION, "kind", {"b": "<private> b", "a": "<private>"}, {"b": "<private> b", "a": "<private>"}),
-        (LORA, "a picture, {finding}", "finding", {}, {"clear": "a picture, clear", "mass": "a picture, mass"}),
+        (WORD, plan_of(CAPTION), None, {}, {"": "a picture"}, {"": "a <private>"}),
+        (WORD, plan_of(CAPTION), None, {"": "x <private>"}, {"": "x picture"}, {"": "x <private>"}),
+        (
+            WORD,
+            plan_of(CAPTION),
+            "finding",
+            {},
+            {"clear": "a picture, clear", "mass": "a picture, mass"},
+            {"clear": "a <private>, clear", "mass": "a <private>, mass"},
+        ),
+        (
+            WORD,
+            plan_of(CAPTION),
+            "kind",
+            {"b": "<private> b", "a": "<private>"},
+            {"b": "picture b", "a": "picture"},
+            {"b": "<private> b", "a": "<private>"},
+        ),
+        (
+            LORA,
+            plan_of("a picture, {finding}"),
+            "finding",
+            {},
+            {"clear": "a picture, clear", "mass": "a picture, mass"},
+            {"clear": "a picture, clear", "mass": "a picture, mass"},
+        ),
+        (
+            BY_CLASS,
+            plan_of("a {token}", ["mass", "clear"]),
+            "finding",
+            {},
+            {"mass": "a picture", "clear": "a picture"},
+            {"mass": "a <private-mass>", "clear": "a <private-clear>"},
+        ),
+        (
+            BY_CLASS,
+            plan_of("a {token}", ["mass", "clear"]),
+            "finding",
+            {"clear": "no <private-clear>", "mass": "<private-mass>"},
+            {"clear": "no picture", "mass": "picture"},
+            {"clear": "no <private-clear>", "mass": "<private-mass>"},
+        ),
+        (
+            BY_CLASS,
+            plan_of("a {token}", ["mass", "clear"]),
+            None,
+            {"": "a <private-mass>"},
+            {"": "a picture"},
+            {"": "a <private-mass>"},
+        ),
     ],
 )
-def test_prompts_follow_from_the_captions_or_are_said(
-    method: Method, caption: str, column: str | None, given: dict[str, str], expected: dict[str, str]
+def test_prompts_follow_from_the_plan_or_are_said(
+    method: Method, plan: Any, column: str | None, given: dict[str, str], before: dict[str, str], after: dict[str, str]
 ) -> None:
-    found = class_prompts(method, caption, column, given, {"mass", "clear"})
-    assert list(found.items()) == list(expected.items())
+    """The base is asked for the word that the learned one started from."""
+    found = prompts_for(plan, method, column, given, {"mass", "clear"})
+    assert list(found.after.items()) == list(after.items())
+    assert list(found.before.items()) == list(before.items())
 
 
 @pytest.mark.parametrize(
-    ("caption", "column", "given", "words"),
+    ("method", "plan", "column", "given", "words"),
     [
-        ("a {token}", "finding", {}, "say what to draw for each class"),
-        (CAPTION, "finding", {"mass": "a <private>"}, "1 classes"),
-        (CAPTION, "finding", {"mass": "a <private>", "clear": "a picture"}, 'of class "clear"'),
-        (CAPTION, None, {"": "a picture"}, "lacks <private>"),
-        (CAPTION, "finding", {str(n): "<private>" for n in range(65)}, "at most 64"),
+        (WORD, plan_of("a {token}"), "finding", {}, "say what to draw for each class"),
+        (WORD, plan_of(CAPTION), "finding", {"mass": "a <private>"}, "1 classes"),
+        (WORD, plan_of(CAPTION), "finding", {"mass": "a <private>", "clear": "a picture"}, 'of class "clear"'),
+        (WORD, plan_of(CAPTION), None, {"": "a picture"}, "lacks <private>"),
+        (WORD, plan_of(CAPTION), "finding", {str(n): "<private>" for n in range(65)}, "at most 64"),
+        (WORD, plan_of("a {token}", ["mass", "clear"]), "finding", {}, "tell one class from another"),
+        (BY_CLASS, plan_of("a {token}", ["mass", "clear"]), None, {}, "name their column, --class-column"),
+        (BY_CLASS, plan_of("a {token}", ["mass", "clear"]), None, {"": "a <private>"}, "lacks <private-mass> and"),
     ],
 )
 def test_prompts_that_cannot_be_are_refused(
-    caption: str, column: str | None, given: dict[str, str], words: str
+    method: Method, plan: Any, column: str | None, given: dict[str, str], words: str
 ) -> None:
     with pytest.raises(InputError) as found:
-        class_prompts(WORD, caption, column, given, {"mass", "clear"})
+        prompts_for(plan, method, column, given, {"mass", "clear"})
     assert words in str(found.value)
-
-
-def test_the_base_is_asked_for_the_word_that_the_learned_one_started_from() -> None:
-    assert base_prompts(WORD, {"a": "a <private>, mass"}) == {"a": "a picture, mass"}
-    assert base_prompts(LORA, {"a": "a picture, mass"}) == {"a": "a picture, mass"}
 
 
 def test_a_picture_of_another_size_is_fitted(tmp_path: Path) -> None:

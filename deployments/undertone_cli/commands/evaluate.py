@@ -1,8 +1,9 @@
 """`undertone evaluate`: a release held against real images, where those are."""
 
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from undertone.models.pinned import PinnedBase
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
 from undertone_cli.console import Bars, out
+from undertone_cli.evaluating.prompts import Prompts, planned_prompts, prompts_for
 from undertone_cli.evaluating.tables import BASE, RELEASE, show
 from undertone_cli.released import (
     BASE_HELP,
@@ -108,10 +110,10 @@ def evaluate(
             "images": len(images),
             "units": len(set(images.units)),
             "unit_column": images.unit_column or None,
-            "classes": {one: images.classes.count(one) for one in prompts if one},
+            "classes": {one: images.classes.count(one) for one in prompts.after if one},
             "left_out": images.left_out,
         },
-        "drawn": {"prompts": prompts, **plain(sampling)},  # type: ignore[dict-item]
+        "drawn": {"prompts": prompts.after, "prompts_before": prompts.before, **plain(sampling)},  # type: ignore[dict-item]
         "encoders": said,
         **found.figures(),  # type: ignore[dict-item]
     }
@@ -139,24 +141,32 @@ def check_output(path: Path, folders: Sequence[Path]) -> None:
 
 def _folders(
     plan: Plan, method: Method, real: Path, wanted: Options
-) -> tuple["ImageFiles", "ImageFiles | None", dict[str, str]]:
+) -> tuple["ImageFiles", "ImageFiles | None", Prompts]:
     """Real images, members, and what to draw."""
     from undertone_cli.evaluating.folders import Columns, image_folder, refuse_shared  # torch
-    from undertone_cli.evaluating.prompts import class_prompts
 
     planned = plan.data.unit_column if plan.privacy.unit == "patient" else None
-    columns = Columns(wanted.class_column, wanted.unit_column, planned, wanted.ids_as_written)
-    given = wanted.prompts or {}
-    images = image_folder(real, columns, given if wanted.class_column else ())
+    columns = Columns(
+        wanted.class_column, wanted.unit_column, plan.data.class_column, planned, ids_as_written=wanted.ids_as_written
+    )
+    given = dict(wanted.prompts or {})
+    if list(given) == [""]:  # of no class
+        if wanted.class_column is not None:
+            raise InputError(f'--prompt "{shown(given[""])}" must be "CLASS=PROMPT" where --class-column names classes')
+        columns = replace(columns, planned_class_column=None)
+    of_plan = [one for one in planned_prompts(plan, method).after if one]
+    images = image_folder(real, columns, [one for one in given or of_plan if one])
+    if not images.class_column and any(given):
+        raise InputError("prompts for classes need --class-column, the column that names each image's class")
     if images.left_out:
         named = ", ".join(f'{n} of "{shown(one)}"' for one, n in list(images.left_out.items())[:8])
         reporter().line(f"images of other classes are left out: {named}")
     if not images.unit_column:
         reporter().line("no column names patients, so intervals are by image: too short where a patient has several")
-    prompts = class_prompts(method, plan.data.caption, wanted.class_column, given, set(images.classes))
+    prompts = prompts_for(plan, method, images.class_column or None, given, set(images.classes))
     if wanted.members is None:
         return images, None, prompts
-    members = image_folder(wanted.members, columns, prompts if wanted.class_column else ())
+    members = image_folder(wanted.members, columns, [one for one in prompts.after if one])
     refuse_shared(members, images)
     return images, members, prompts
 
@@ -175,15 +185,12 @@ def _encoders(inception: Path | None) -> tuple[dict[str, "Features"], dict[str, 
     return {PUBLIC: public_features(), **encoders}, said
 
 
-def _variants(
-    release: Path, method: Method, pinned: PinnedBase, prompts: Mapping[str, str], directions: int
-) -> list["Variant"]:
+def _variants(release: Path, method: Method, pinned: PinnedBase, prompts: Prompts, directions: int) -> list["Variant"]:
     """The base, the release and random directions."""
-    from undertone_cli.evaluating.prompts import base_prompts
     from undertone_cli.evaluating.variants import Variant, random_direction  # torch
 
     weights = read_weights(release)
-    variants = [Variant(BASE, base_prompts(method, prompts), None), Variant(RELEASE, prompts, weights)]
+    variants = [Variant(BASE, prompts.before, None), Variant(RELEASE, prompts.after, weights)]
     if directions and isinstance(method, PreparedMethod):
         try:
             method.prepare(pinned)
@@ -191,24 +198,22 @@ def _variants(
             raise InputError(f"{error}; --random-directions 0 does without them") from None
     for number in range(1, directions + 1):
         moved = random_direction(method, pinned, weights, number)
-        variants.append(Variant(f"random direction {number}", prompts, moved))
+        variants.append(Variant(f"random direction {number}", prompts.after, moved))
     return variants
 
 
-def _said_prompts(texts: Sequence[str], class_column: str | None) -> dict[str, str]:
-    """What --prompt said, class -> prompt.
+def _said_prompts(texts: Sequence[str]) -> dict[str, str]:
+    """What --prompt said: class -> prompt, where all are CLASS=PROMPT; one alone without "=" is of no class.
 
     Raises:
-        InputError: it is not CLASS=PROMPT where there are classes, or there are several where there are none.
+        InputError: it is neither, or names a class twice.
     """
-    if class_column is None:
-        if len(texts) > 1:
-            raise InputError("several prompts are one for each class: say --class-column too")
-        return {"": texts[0]} if texts else {}
+    if len(texts) == 1 and "=" not in texts[0]:
+        return {"": texts[0]}
     found: dict[str, str] = {}
     for text in texts:
-        one, equals, prompt = (part.strip() for part in text.partition("="))
-        if not (one and equals and prompt) or one in found:
+        one, _, prompt = (unicodedata.normalize("NFC", part.strip()) for part in text.partition("="))
+        if not (one and prompt) or one in found:
             raise InputError(f'--prompt "{shown(text)}" must be "CLASS=PROMPT", and each class once')
         found[one] = prompt
     return found
@@ -219,14 +224,18 @@ def _said_prompts(texts: Sequence[str], class_column: str | None) -> dict[str, s
 @click.option(
     "--real", type=click.Path(path_type=Path), required=True, help="Images with metadata that were not trained on."
 )
-@click.option("--class-column", metavar="COLUMN", help="The metadata column that names each image's class.")
+@click.option(
+    "--class-column",
+    metavar="COLUMN",
+    help="The metadata column that names each image's class; by default the study's, if it is there.",
+)
 @click.option(
     "--prompt",
     "prompts",
     multiple=True,
     metavar="CLASS=PROMPT",
-    help="What to draw for a class, once for each; without --class-column a prompt alone. "
-    "By default the study's caption, filled in with the class.",
+    help="What to draw for a class, once for each; or one prompt without classes. "
+    "By default what the study says of its classes, or its caption filled in with the class.",
 )
 @click.option(
     "--unit-column", metavar="COLUMN", help="The column that names the patient; by default the study's, if it is there."
@@ -280,7 +289,7 @@ def command(
     """
     if grid_file is not None and grid_file.suffix.lower() != ".png":
         raise InputError(f"{grid_file} must end in .png")
-    wanted = Options(prompts=_said_prompts(prompts, rest["class_column"]), **rest)
+    wanted = Options(prompts=_said_prompts(prompts), **rest)
     outputs = [path for path in (json_file, grid_file) if path is not None]
     with Bars() as bars, reporting(bars):
         report, found = evaluate(release, real, wanted, outputs=outputs)

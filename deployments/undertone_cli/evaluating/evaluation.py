@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from undertone_cli.evaluating.variants import Sampling, Variant, drawn, loaded
 LABEL = "private diagnostic: computed from real images without noise; it stays where they are and enters no release"
 REAL = "real images"
 SHOWN, SHUFFLES = 8, 8
+Probabilities = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,11 @@ def evaluated(variants: Sequence[Variant], real: ImageFiles, members: ImageFiles
     made = [draw_variant(variant, bench, found.grid) for variant in variants]
     found.distances = _compared(images, half, made)
     if len(classes) > 1:
-        found.classifiers, found.shuffled = _classified(images, half, made, classes)
+
+        def by_halves() -> Probabilities:
+            return cross_fitted(images.features[PUBLIC], images.places(classes), len(classes), images.units, half)
+
+        found.classifiers, found.shuffled = classified(images, made, classes, by_halves)
     if members is not None:
         found.membership = membership_of(members, real, made, bench)
     return found
@@ -138,18 +143,18 @@ def _compared(images: ImageSet, half: NDArray[np.bool_], made: Sequence[Drawn]) 
     classes = np.asarray(images.classes)
     sets = {REAL: (images, np.flatnonzero(~half))}
     sets |= {one.variant.name: (one.images, np.arange(len(one.images))) for one in made}
-    numbers = _numbers(Counter(classes[half].tolist()), [Counter(_classes(*one)) for one in sets.values()])
+    numbers = in_shares(Counter(classes[half].tolist()), [Counter(_classes(*one)) for one in sets.values()])
     found: dict[str, dict[str, Distances]] = {}
     for encoder, features in images.features.items():
         reference = features[half]
         found[encoder] = {
-            name: distances_to(reference, one.features[encoder][_chosen(one, among, numbers)])
+            name: distances_to(reference, one.features[encoder][chosen(one, among, numbers)])
             for name, (one, among) in sets.items()
         }
     return found
 
 
-def _numbers(reference: Counter[str], there: Sequence[Counter[str]]) -> dict[str, int]:
+def in_shares(reference: Counter[str], there: Sequence[Counter[str]]) -> dict[str, int]:
     """How many images of each class, in the shares of the reference, every set has."""
     total = sum(reference.values())
     most = min(counts[one] * total / n for counts in there for one, n in reference.items())
@@ -160,19 +165,29 @@ def _classes(images: ImageSet, among: NDArray[np.intp]) -> list[str]:
     return [images.classes[place] for place in among]
 
 
-def _chosen(images: ImageSet, among: NDArray[np.intp], numbers: Mapping[str, int]) -> NDArray[np.intp]:
+def chosen(images: ImageSet, among: NDArray[np.intp], numbers: Mapping[str, int]) -> NDArray[np.intp]:
     """The places of so many images of each class, evenly over those at hand."""
-    classes, chosen = np.asarray(_classes(images, among)), []
+    classes, found = np.asarray(_classes(images, among)), []
     for one, n in numbers.items():
         places = among[classes == one]
-        chosen.append(places[np.linspace(0, len(places) - 1, n).round().astype(np.intp)])
-    return np.concatenate(chosen)
+        found.append(places[np.linspace(0, len(places) - 1, n).round().astype(np.intp)])
+    return np.concatenate(found)
 
 
-def _classified(
-    images: ImageSet, half: NDArray[np.bool_], made: Sequence[Drawn], classes: Sequence[str]
+def classified(
+    images: ImageSet, made: Sequence[Drawn], classes: Sequence[str], real: Callable[[], Probabilities]
 ) -> tuple[dict[str, Scores], Shuffled]:
-    """Classifiers trained on what each variant drew, tested on all real images; real ones on the half they lack."""
+    """Classifiers trained on what each variant drew, tested on real images.
+
+    Args:
+        images: the real images.
+        made: variants and what they drew, the release among them.
+        classes: those of both.
+        real: the control: probabilities of classes for `images`, by a classifier that was trained on others.
+
+    Raises:
+        InputError: a variant drew too few images of a class.
+    """
     features, truth = images.features[PUBLIC], images.places(classes)
     found, several = dict[str, Scores](), len(classes)
     with reporter().task("classifiers", len(made) + 1 + SHUFFLES) as progress:
@@ -181,8 +196,7 @@ def _classified(
             found[one.variant.name] = scored(model.probabilities(features), truth, classes, images.units)
             progress(1)
         try:
-            by_halves = cross_fitted(features, truth, several, images.units, half)
-            found[REAL] = scored(by_halves, truth, classes, images.units)
+            found[REAL] = scored(real(), truth, classes, images.units)
         except InputError as error:
             reporter().line(f"no classifier trained on real images to compare with: {error}")
         progress(1)

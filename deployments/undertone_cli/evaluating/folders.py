@@ -1,6 +1,7 @@
 """Folders of real images in the imagefolder convention: which column names the unit, which the class."""
 
 import difflib
+import unicodedata
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,13 +18,13 @@ from undertone_cli.evaluating.images import ImageFiles
 class Columns:
     """What the metadata's columns are.
 
-    class_column: names the class; None: there are none. unit_column: names the patient; None: `planned_unit_column`,
-    which is the plan's, where the metadata have it. ids_as_written: whether unit ids that look alike are different
-    people.
+    class_column: names the class. unit_column: names the patient. Of either None: the plan's, where the metadata have
+    it, and else none. ids_as_written: whether unit ids that look alike are different people.
     """
 
     class_column: str | None = None
     unit_column: str | None = None
+    planned_class_column: str | None = None
     planned_unit_column: str | None = None
     ids_as_written: bool = False
 
@@ -39,22 +40,23 @@ def image_folder(root: Path, columns: Columns, classes: Collection[str]) -> Imag
     if unit_column:
         _check_column(table, unit_column, "the unit")
         table = read_records(root, "patient", unit_column, "", ids_as_written=columns.ids_as_written)
-    if columns.class_column is None:
-        return _files(table, table.records, ("",) * len(table.records), unit_column, {})
-    _check_column(table, columns.class_column, "the class")
-    named = [(record, record.columns.get(columns.class_column, "").strip()) for record in table.records]
+    class_column = columns.class_column or _planned(table, columns.planned_class_column)
+    if not class_column:
+        return _files(table, table.records, ("",) * len(table.records), unit_column, "", {})
+    _check_column(table, class_column, "the class")
+    named = [(record, _plain(record.columns.get(class_column, ""))) for record in table.records]
     counts = Counter(one for _, one in named)
     for one in classes:
         if one not in counts:
             raise DataError(
-                f'{root} has no image of class "{shown(one)}"; column {shown(columns.class_column)} has '
+                f'{root} has no image of class "{shown(one)}"; column {shown(class_column)} has '
                 f"{shown(', '.join(sorted(counts)), 400)}"
             )
     wanted = set(classes) or set(counts) - {""}
     kept = [(record, one) for record, one in named if one in wanted]
     left_out = {one: n for one, n in sorted(counts.items()) if one not in wanted}
     records, names = tuple(record for record, _ in kept), tuple(one for _, one in kept)
-    return _files(table, records, names, unit_column, left_out)
+    return _files(table, records, names, unit_column, class_column, left_out)
 
 
 def refuse_shared(members: ImageFiles, others: ImageFiles) -> None:
@@ -79,10 +81,21 @@ def refuse_shared(members: ImageFiles, others: ImageFiles) -> None:
 
 
 def _files(
-    table: RecordTable, records: tuple[Record, ...], names: tuple[str, ...], unit_column: str, left_out: dict[str, int]
+    table: RecordTable,
+    records: tuple[Record, ...],
+    names: tuple[str, ...],
+    unit_column: str,
+    class_column: str,
+    left_out: dict[str, int],
 ) -> ImageFiles:
     files = tuple(table.root / record.file for record in records)
-    return ImageFiles(files, names, tuple(record.unit for record in records), unit_column, left_out)
+    units = tuple(record.unit for record in records)
+    return ImageFiles(files, names, units, unit_column, class_column, left_out)
+
+
+def _plain(text: str) -> str:
+    """A class as a study's list has it: one form of accented letters, no spaces around it."""
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def _planned(table: RecordTable, column: str | None) -> str:

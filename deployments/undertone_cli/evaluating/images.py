@@ -43,15 +43,17 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """n files, of each its class ("" where there are none) and whose it is, and the column that says so.
+    """n files, of each its class ("" where there are none) and whose it is, and the columns that say so.
 
-    unit_column: "" where each image stands for itself. left_out: other classes, and how many images each has.
+    unit_column: "" where each image stands for itself. class_column: "" where there are no classes. left_out: other
+    classes, and how many images each has.
     """
 
     files: tuple[Path, ...]
     classes: tuple[str, ...]
     units: tuple[str, ...]
     unit_column: str = ""
+    class_column: str = ""
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:

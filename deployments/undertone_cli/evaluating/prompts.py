@@ -1,53 +1,92 @@
-"""What a release is asked for: one prompt for each class, and the same for the base that lacks its words."""
+"""What a release is asked for: one prompt for each class, and the same for the base, which lacks its words."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
-from undertone.core.captions import caption_columns, fill_caption
+from undertone.core.captions import caption_columns
+from undertone.core.classes import FEWEST, MOST
 from undertone.core.text import shown
 from undertone.errors import InputError
+from undertone.methods.classes import ClassShown
 from undertone.methods.protocol import Method
+from undertone.study.plan import Plan
+from undertone.study.planned import class_prompts
 
-MOST_CLASSES = 64
+_SAY = 'say what to draw for each class, --prompt "CLASS=PROMPT" for each'
 
 
-def class_prompts(
-    method: Method, caption: str, class_column: str | None, given: Mapping[str, str], there: Collection[str]
-) -> dict[str, str]:
-    """Class -> prompt for the release; of the one class "" where no column names any.
+@dataclass(frozen=True)
+class Prompts:
+    """Class -> prompt, for the base without adaptation and for the release; the one class "" where there are none."""
+
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+
+    @classmethod
+    def of_pairs(cls, pairs: Mapping[str, tuple[str, str]]) -> "Prompts":
+        """Class -> (before, after)."""
+        return cls({one: pair[0] for one, pair in pairs.items()}, {one: pair[1] for one, pair in pairs.items()})
+
+
+def planned_prompts(plan: Plan, method: Method) -> Prompts:
+    """Those of the plan's classes; of the one class "" where it has none, or nothing tells one from another."""
+    return Prompts.of_pairs(class_prompts(plan, method))
+
+
+def prompts_for(
+    plan: Plan, method: Method, class_column: str | None, given: Mapping[str, str], there: Collection[str]
+) -> Prompts:
+    """What is drawn, in the order of the classes.
 
     Args:
-        method: the release's.
-        caption: the plan's template.
-        class_column: the column that names the class.
-        given: what a person said, class -> prompt; empty: the caption is filled in, if it holds the column.
+        plan: the release's.
+        method: the plan's.
+        class_column: the column that names the class of real images; None: they have none.
+        given: what a person said, class -> prompt, "" -> that of no class; empty: what follows from the plan.
         there: the classes of the real images.
 
     Raises:
-        InputError: there are no prompts, one class alone, or a prompt without the learned word.
+        InputError: there are no prompts, one class alone, or a prompt without a learned word.
     """
-    if class_column is None:
-        prompts = dict(given) or {"": method.sample_prompts(caption)[1]}
-    elif given:
-        prompts = dict(given)
-    elif class_column in caption_columns(caption):
-        prompts = {one: fill_caption(caption, method.token, {class_column: one}) for one in sorted(there)}
+    if given:
+        found = _said(plan, method, given)
+    elif class_column is None and plan.data.classes and list(planned_prompts(plan, method).after) != [""]:
+        raise InputError('this release knows classes: name their column, --class-column, or say --prompt "TEXT"')
+    elif class_column is None or plan.data.classes:
+        found = planned_prompts(plan, method)
+    elif class_column in caption_columns(plan.data.caption):
+        shown_ones = [ClassShown(place, name, class_column) for place, name in enumerate(sorted(there))]
+        found = Prompts.of_pairs({one.name: method.sample_prompts(plan.data.caption, one) for one in shown_ones})
     else:
         raise InputError(
-            f'the captions of this release, "{shown(caption)}", do not hold {{{shown(class_column)}}}: say what to '
-            f'draw for each class, --prompt "CLASS=PROMPT" for each'
+            f'the captions of this release, "{shown(plan.data.caption)}", do not hold {{{shown(class_column)}}}: {_SAY}'
         )
-    if class_column is not None and not 2 <= len(prompts) <= MOST_CLASSES:
-        raise InputError(f"{len(prompts)} classes: a classifier needs at least 2, and at most {MOST_CLASSES} are taken")
-    for one, prompt in prompts.items():
-        if method.token and method.token not in prompt:
+    if class_column is not None and list(found.after) == [""]:
+        raise InputError(f"neither the captions nor the method of this release tell one class from another: {_SAY}")
+    if class_column is not None and not FEWEST <= len(found.after) <= MOST:
+        raise InputError(f"{len(found.after)} classes: a classifier needs {FEWEST}, and at most {MOST} are taken")
+    return found
+
+
+def _said(plan: Plan, method: Method, given: Mapping[str, str]) -> Prompts:
+    """What a person said; for the base each learned word becomes the one that it started from."""
+    words = _words(plan, method)
+    before = {}
+    for one, prompt in given.items():
+        if words and not any(word in prompt for word in words):
             whose = f' of class "{shown(one)}"' if one else ""
             raise InputError(
-                f'the prompt{whose}, "{shown(prompt)}", lacks {method.token}: nothing of the release would be in it'
+                f'the prompt{whose}, "{shown(prompt)}", lacks {" and ".join(words)}: nothing of the release is in it'
             )
-    return prompts
+        before[one] = prompt
+        for word, start in words.items():
+            before[one] = before[one].replace(word, start)
+    return Prompts(before, dict(given))
 
 
-def base_prompts(method: Method, prompts: Mapping[str, str]) -> dict[str, str]:
-    """The same with the word that the learned one started from, for the base, which lacks the learned one."""
-    before, _ = method.sample_prompts("{token}")
-    return {one: prompt.replace(method.token, before) if method.token else prompt for one, prompt in prompts.items()}
+def _words(plan: Plan, method: Method) -> dict[str, str]:
+    """Each word that the release holds and the one that it started from; none of a method that learns none."""
+    column = plan.data.class_column or ""
+    of = [None, *(ClassShown(place, name, column) for place, name in enumerate(plan.data.classes))]
+    pairs = [method.sample_prompts("{token}", one) for one in of]
+    return {word: start for start, word in pairs if word and word != start}
