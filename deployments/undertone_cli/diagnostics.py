@@ -27,7 +27,9 @@ from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.public_images.procedural import draw
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
-from undertone_cli.evaluating.evaluation import Bench, chosen, classified, draw_variant, in_shares, membership_of, plain
+from undertone_cli.evaluating.classifiers import classified
+from undertone_cli.evaluating.comparison import chosen, in_shares
+from undertone_cli.evaluating.evaluation import Bench, draw_variant, membership_of, plain
 from undertone_cli.evaluating.images import PUBLIC, ImageFiles, ImageSet, public_features
 from undertone_cli.evaluating.prompts import Prompts, planned_prompts
 from undertone_cli.evaluating.tables import BASE, RELEASE

@@ -79,6 +79,7 @@ RANDOM = {
     "undertone/pretraining/",
     "undertone/public_images/",
     "undertone/evaluation/resampling.py",
+    "undertone/evaluation/small_cnn.py",
     "undertone_cli/diagnostics.py",
     "undertone_cli/evaluating/",
 }

@@ -51,12 +51,14 @@ def refused(code: int, *words: str, arguments: tuple[object, ...]) -> None:
 def test_a_release_against_real_images_with_classes_and_members(
     finished_run: FinishedRun, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("undertone_cli.evaluating.evaluation.SHUFFLES", 2)
+    monkeypatch.setattr("undertone_cli.evaluating.classifiers.SHUFFLES", 2)
     monkeypatch.setattr("undertone.evaluation.classifier.STRENGTHS", (0.01, 1.0))
     before = {name: contents(folder) for name, folder in (("release", finished_run.release), ("real", real))}
     wanted = ("--json", tmp_path / "found.json", "--grid", tmp_path / "found.png")
+    monkeypatch.setattr("undertone.evaluation.small_cnn.EPOCHS", 2)
+    more = ("--cnn", "-n", 10, *wanted, *coordinator_of(finished_run.run))
     sides = ("--real", real, "--members", finished_run.data, "--class-column", "finding")
-    found = call("evaluate", finished_run.release, *sides, *QUICK, *wanted, *coordinator_of(finished_run.run))
+    found = call("evaluate", finished_run.release, *sides, *QUICK, *more)
     assert found.exit_code == 0, (found.output, found.exception)
     assert before == {name: contents(folder) for name, folder in (("release", finished_run.release), ("real", real))}
 
@@ -75,13 +77,22 @@ def test_a_release_against_real_images_with_classes_and_members(
     assert set(report["classifiers"]) >= set(names)
     assert sum(map(sum, report["classifiers"]["after"]["confusion"])) == 24
     assert len(report["shuffled"]["runs"]) == 2
+    assert list(report["small_cnn"]) == ["before", "after"]
+    assert "no small CNN trained on real images" in found.stderr  # of six in a half
     membership = report["membership"]
     assert membership["meaning"] == MEANING
     assert {*membership["attacks"]["loss"]} == {"before", "after", "held-out against held-out"}
     assert len(membership["attacks"]) == 3
 
     said = " ".join(found.stdout.split())
-    for words in (MEANING, LABEL, "features of the public encoder", "classes shuffled", "membership inference"):
+    for words in (
+        MEANING,
+        LABEL,
+        "features of the public encoder",
+        "classes shuffled",
+        "after, small CNN",
+        "membership inference",
+    ):
         assert words in said
     assert "the signer of the release was not checked" not in said
     with Image.open(tmp_path / "found.png") as grid:
@@ -174,6 +185,7 @@ def test_images_of_one_person_alone_are_refused(finished_run: FinishedRun, tmp_p
     refused(2, "InputError", "one unit", arguments=(finished_run.release, "--real", tmp_path / "real", *QUICK))
 
 
+@pytest.mark.slow
 def test_a_study_with_classes_says_what_to_draw_and_its_simulation_tests_a_classifier(
     tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,7 +193,7 @@ def test_a_study_with_classes_says_what_to_draw_and_its_simulation_tests_a_class
 
     for name, value in {"IMAGES": 8, "STEPS": 1, "RANDOM_DIRECTIONS": 1, "_PUBLIC_IMAGES": 8, "ATTACKED": 8}.items():
         monkeypatch.setattr(diagnostics, name, value)
-    monkeypatch.setattr("undertone_cli.evaluating.evaluation.SHUFFLES", 1)
+    monkeypatch.setattr("undertone_cli.evaluating.classifiers.SHUFFLES", 1)
     monkeypatch.setattr("undertone.evaluation.classifier.STRENGTHS", (0.1,))
     method = {"name": "dpagg-ti", "steps": 2, "learning_rate": 0.2, "per_class": True, "share_scale": 0.1}
     data = {"data__class_column": "finding", "data__classes": ["mass", "clear"], "data__caption": "a {token}"}

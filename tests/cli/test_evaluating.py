@@ -21,8 +21,9 @@ from undertone.methods.release_format import Weights
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import PinnedBase, pin
 from undertone.study.plan import PlannedData
-from undertone_cli.evaluating import evaluation
+from undertone_cli.evaluating import comparison
 from undertone_cli.evaluating.attacks import Drawn
+from undertone_cli.evaluating.classifiers import by_small_cnn
 from undertone_cli.evaluating.evaluation import plain
 from undertone_cli.evaluating.folders import Columns, image_folder, refuse_shared
 from undertone_cli.evaluating.images import PUBLIC, ImageFiles, ImageSet, featured
@@ -110,10 +111,10 @@ def slow_loss(base: LoadedBase, image: np.ndarray, prompt: str, draws: int) -> f
     return float(np.mean(found))
 
 
-@pytest.mark.parametrize("draws", [1, 5, 40])
+@pytest.mark.parametrize("draws", [1, 5])
 def test_losses_are_those_of_one_image_after_the_other(base: LoadedBase, draws: int) -> None:
-    images = [pixels(n, 32) for n in range(7)]
-    prompts = ["a picture", "a scan, mass"] * 3 + ["a picture"]
+    images = [pixels(n, 32) for n in range(8)]  # with five draws six at a time
+    prompts = ["a picture", "a scan, mass"] * 4
     found = image_losses(base, iter(images), prompts, draws)
     expected = [slow_loss(base, one, prompt, draws) for one, prompt in zip(images, prompts, strict=True)]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
@@ -149,10 +150,10 @@ def image_set(counts: dict[str, int]) -> ImageSet:
 
 def test_sets_are_compared_in_the_shares_of_the_reference_and_as_many_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, list[float]]] = []
-    monkeypatch.setattr(evaluation, "distances_to", lambda real, made: seen.append((len(real), made[:, 0].tolist())))
+    monkeypatch.setattr(comparison, "distances_to", lambda real, made: seen.append((len(real), made[:, 0].tolist())))
     real, made = image_set({"mass": 120, "clear": 40}), image_set({"clear": 50, "mass": 50})
     half = np.arange(160) % 2 == 0
-    evaluation._compared(real, half, [Drawn(Variant("after", {}, None), made)])
+    comparison.compared(real, half, [Drawn(Variant("after", {}, None), made)])
     (others, of_others), (reference, of_made) = seen
     assert others == reference == 80
     assert sum(place >= 50 for place in of_made) == 50  # all masses there are
@@ -160,6 +161,19 @@ def test_sets_are_compared_in_the_shares_of_the_reference_and_as_many_of_each(mo
     assert len(of_others) == len(of_made) == len(set(of_made))
     assert all(place % 2 for place in of_others)  # none of the reference
     assert sum(place >= 120 for place in of_others) == 16
+
+
+def test_small_networks_learn_from_base_and_release_and_from_other_real_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("undertone.evaluation.small_cnn.EPOCHS", 1)
+    rng, classes = np.random.default_rng(0), ("mass", "clear") * 20
+
+    def images() -> ImageSet:
+        return ImageSet({}, classes, tuple(map(str, range(40))), rng.integers(0, 256, (40, 64, 64, 3), dtype=np.uint8))
+
+    made = [Drawn(Variant(name, {}, None), images()) for name in ("before", "after", "random direction 1")]
+    found = by_small_cnn(images(), np.arange(40) < 20, made, ["mass", "clear"])
+    assert list(found) == ["before", "after", "real images"]
+    assert all(sum(map(sum, one.confusion)) == 40 for one in found.values())
 
 
 def test_figures_become_json_and_what_has_no_value_is_null() -> None:

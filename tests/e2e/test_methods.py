@@ -190,6 +190,7 @@ def test_generate_refuses_what_it_cannot_label(release: Path, tmp_path: Path, wa
     assert not (tmp_path / "images").exists()
 
 
+@pytest.mark.slow
 def test_evaluate_takes_each_kind(release: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "real", 8, 32, first=900)
     found = tmp_path / "found.json"

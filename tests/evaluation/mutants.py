@@ -119,7 +119,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     ),
     (
         "sets of other sizes compared",
-        f"{_CLI}/evaluating/evaluation.py",
+        f"{_CLI}/evaluating/comparison.py",
         "one.features[encoder][chosen(one, among, numbers)]",
         "one.features[encoder][among]",
         "cli/test_evaluating.py::test_sets_are_compared_in_the_shares_of_the_reference_and_as_many_of_each",

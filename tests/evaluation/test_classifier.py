@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from undertone.errors import InputError
+from undertone.evaluation import small_cnn
 from undertone.evaluation.classifier import Classifier, cross_fitted, halves
 from undertone.evaluation.resampling import weighted_auc
+from undertone.evaluation.small_cnn import SmallCNN
 
 Features = NDArray[np.float64]
 
@@ -94,3 +97,39 @@ def test_cross_fitting_tests_no_unit_on_a_model_that_saw_it() -> None:
     found = cross_fitted(features, truth, 2, units, halves(units, truth))
     assert auc(found, truth) == pytest.approx(0.5, abs=0.22)
     assert auc(Classifier(features, truth, 2).probabilities(features), truth) > 0.95
+
+
+def pictures(rng: np.random.Generator, each: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Noise, and in class 1 a bright square somewhere: nothing that a mean of pixels would tell for sure."""
+    truth = np.repeat([0, 1], each)
+    images = rng.integers(0, 120, (2 * each, 16, 16, 3))
+    for image, one in zip(images, truth, strict=True):
+        top, left = rng.integers(0, 10, 2)
+        image[top : top + 6, left : left + 6] += 130 * one
+    return images.astype(np.uint8), truth
+
+
+def test_a_small_cnn_learns_from_pixels_the_same_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_cnn, "EPOCHS", 6)
+    rng, epochs = np.random.default_rng(7), list[int]()
+    images, truth = pictures(rng, 40)
+    tested, true = pictures(rng, 40)
+    before = torch.get_rng_state()
+    model = SmallCNN(images, truth, 2, epochs.append)
+    assert torch.equal(torch.get_rng_state(), before)  # nobody else's randomness
+    found = model.probabilities(tested)
+    np.testing.assert_allclose(found.sum(1), 1.0, rtol=1e-5)
+    assert auc(found, true) > 0.9
+    assert 1 <= model.epochs <= len(epochs) == 6
+    np.testing.assert_array_equal(SmallCNN(images, truth, 2, epochs.append).probabilities(tested), found)
+    np.testing.assert_allclose(model.probabilities(tested[3:4]), found[3:4], atol=1e-5)
+    with pytest.raises(InputError, match="10 drawn images"):
+        SmallCNN(images[:49], truth[:49], 2, epochs.append)
+
+
+def test_the_epoch_is_chosen_on_images_that_were_not_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of classes that nothing tells apart a network learns each image by heart, and an early epoch is best."""
+    monkeypatch.setattr(small_cnn, "EPOCHS", 12)
+    rng = np.random.default_rng(8)
+    images = rng.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
+    assert SmallCNN(images, np.arange(60) % 2, 2, lambda _steps: None).epochs < 12

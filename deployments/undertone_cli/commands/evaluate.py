@@ -53,6 +53,7 @@ class Options:
     ids_as_written: bool = False
     members: Path | None = None
     inception: Path | None = None
+    cnn: bool = False
     count: int = COUNT
     steps: int = STEPS
     guidance: float = 1.0
@@ -95,7 +96,7 @@ def evaluate(
     encoders, said = _encoders(wanted.inception)
     sampling = Sampling(wanted.count, wanted.steps, wanted.guidance, wanted.seed)
     variants = _variants(release, method, pinned, prompts, wanted.random_directions)
-    found = evaluated(variants, images, members, Bench(pinned, device, encoders, sampling))
+    found = evaluated(variants, images, members, Bench(pinned, device, encoders, sampling, cnn=wanted.cnn))
     report = {
         "label": LABEL,
         "release": {
@@ -247,6 +248,7 @@ def _said_prompts(texts: Sequence[str]) -> dict[str, str]:
 @click.option(
     "--inception", type=click.Path(path_type=Path), help="A local file of Inception weights: its features are used too."
 )
+@click.option("--cnn", is_flag=True, help="With classes: small networks learn from pixels too.")
 @click.option(
     "-n", "count", default=COUNT, show_default=True, type=click.IntRange(min=8), help="Images of each prompt."
 )

@@ -1,6 +1,6 @@
 """Images as features, with their classes and units, whether they lie in a folder or a model drew them.
 
-Pixels are not kept: a few are in memory at a time.
+A few are in memory at a time; of each, small pixels are kept where a network is to learn from them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from undertone.core.progress import reporter
 from undertone.data.images import read_images
 from undertone.errors import DataError
-from undertone.evaluation.encoder import SIDE
+from undertone.evaluation.encoder import SIDE, to_encoder
 from undertone.evaluation.kid import PublicFeatures
 from undertone.public_images.procedural import draw
 
@@ -27,11 +27,15 @@ Features = Callable[[Pixels], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class ImageSet:
-    """n images as features [n, d] by name of the encoder, and of each its class and its unit."""
+    """n images as features [n, d] by name of the encoder, and of each its class and its unit.
+
+    small: [n, 64, 64, 3], where they are kept.
+    """
 
     features: Mapping[str, NDArray[np.float64]]
     classes: tuple[str, ...]
     units: tuple[str, ...]
+    small: Pixels | None = None
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -71,10 +75,12 @@ class ImageFiles:
             yield image
             progress(1)
 
-    def featured(self, label: str, size: int, encoders: Mapping[str, Features]) -> ImageSet:
+    def featured(self, label: str, size: int, encoders: Mapping[str, Features], *, keep: bool = False) -> ImageSet:
         """All of them as features; `label` says at a bar what they are."""
         with reporter().task(f"reading {label}", len(self)) as progress:
-            return featured(zip(self.classes, self.units, self.pixels(size, progress), strict=True), encoders)
+            return featured(
+                zip(self.classes, self.units, self.pixels(size, progress), strict=True), encoders, keep=keep
+            )
 
     def at_most(self, most: int) -> "ImageFiles":
         """A public random choice of `most` of them, in their order; all where there are no more."""
@@ -94,9 +100,11 @@ def public_features(drawings: int = _DRAWINGS) -> Features:
     return PublicFeatures.from_public(drawn).of
 
 
-def featured(images: Iterable[tuple[str, str, Pixels]], encoders: Mapping[str, Features]) -> ImageSet:
-    """A set of (class, unit, pixels [h, w, 3]), all of one size."""
-    rest, classes, units = iter(images), list[str](), list[str]()
+def featured(
+    images: Iterable[tuple[str, str, Pixels]], encoders: Mapping[str, Features], *, keep: bool = False
+) -> ImageSet:
+    """A set of (class, unit, pixels [h, w, 3]), all of one size; `keep` their small pixels too."""
+    rest, classes, units, small = iter(images), list[str](), list[str](), list[Pixels]()
     found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in encoders}
     while batch := list(islice(rest, _AT_ONCE)):
         classes += [one for one, _, _ in batch]
@@ -104,4 +112,12 @@ def featured(images: Iterable[tuple[str, str, Pixels]], encoders: Mapping[str, F
         pixels = np.stack([image for _, _, image in batch])
         for name, features in encoders.items():
             found[name].append(features(pixels))
-    return ImageSet({name: np.concatenate(parts) for name, parts in found.items()}, tuple(classes), tuple(units))
+        if keep:
+            small.append(_small(pixels))
+    whole = {name: np.concatenate(parts) for name, parts in found.items()}
+    return ImageSet(whole, tuple(classes), tuple(units), np.concatenate(small) if keep else None)
+
+
+def _small(images: Pixels) -> Pixels:
+    pixels: Pixels = ((to_encoder(images) + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return pixels

@@ -5,8 +5,8 @@ from typing import Any
 
 from undertone_cli.console import out, table
 
-RELEASE, BASE = "after", "before"
-"""How the release, and the base without adaptation, are named in every table."""
+RELEASE, BASE, REAL = "after", "before", "real images"
+"""How the release, the base without adaptation and real images against real ones are named in every table."""
 
 
 def show(report: Mapping[str, Any]) -> None:
@@ -35,6 +35,8 @@ def _show_classifiers(report: Mapping[str, Any]) -> None:
     scores = report["classifiers"]
     rows = [(name, _estimate(one["auc"]), _estimate(one["accuracy"])) for name, one in scores.items()]
     rows.append((f"{RELEASE}, classes shuffled", f"{report['shuffled']['mean']:.3f}", "-"))
+    for name, one in report["small_cnn"].items():
+        rows.append((f"{name}, small CNN", _estimate(one["auc"]), _estimate(one["accuracy"])))
     by = report["real"]["unit_column"] or "image"
     table(
         f"classifiers tested on {report['real']['images']} real images; 95 % intervals by {by}",
