@@ -120,13 +120,16 @@ def test_nothing_is_written_into_a_release_or_among_real_images(
 ) -> None:
     release, arguments = finished_run.release, (finished_run.release, "--real", real)
     (tmp_path / "link").symlink_to(release)
+    (tmp_path / "inner").symlink_to(real / "images")
     (tmp_path / "file.png").write_text("")
     (tmp_path / "dangling.png").symlink_to(release / "new.png")
     before = contents(release)
     within = [release / "new.png", tmp_path / "link" / "new.png", real / "new.png", real / "images" / "new.png"]
-    within.append(release / ".." / release.name / "new.png")
+    within += [release / ".." / release.name / "new.png", tmp_path / "inner" / "new.png"]
     for path in within:
         refused(2, "FolderError", "is within", arguments=(*arguments, option, path))
+    linked = (tmp_path / "link", "--real", real, option, release / "new.png")
+    refused(2, "FolderError", "is within", arguments=linked)
     members = ("--members", finished_run.data, option, finished_run.data / "new.png")
     refused(2, "FolderError", "is within", arguments=(*arguments, *members))
     for path in (tmp_path / "file.png", tmp_path / "dangling.png"):

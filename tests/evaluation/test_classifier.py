@@ -1,5 +1,7 @@
 """Trained on one set, tested on another: what the second holds can choose nothing."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,11 @@ def test_halves_are_of_whole_units_and_of_both_classes() -> None:
     assert 12 <= int((truth[half] == 0).sum()) <= 18
     with pytest.raises(InputError, match="one unit"):
         halves(["a"] * 6, np.zeros(6, dtype=np.int64))
+    with pytest.raises(InputError, match="a class each"):
+        halves(["a", "b"], np.array([0, 1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert 2 <= halves(list("abcdef"), np.array([0, 0, 0, 0, 0, 1])).sum() <= 4
 
 
 def test_cross_fitting_tests_no_unit_on_a_model_that_saw_it() -> None:

@@ -4,6 +4,7 @@ Whatever is chosen is chosen on the training set alone: scales and regularisatio
 nothing of the images that are tested on enters the model.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,13 +62,17 @@ def halves(units: Sequence[str], truth: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Two halves of images: whole units, and of each class about as many in both; true: in the first.
 
     Raises:
-        InputError: there is one unit.
+        InputError: there is one unit, or one image of each class.
     """
     groups = np.unique(np.asarray(units), return_inverse=True)[1]
-    if groups.max() < 1:
-        raise InputError("all images are of one unit: halves by unit need at least two, better fifty")
+    if groups.max() < 1 or np.bincount(truth).max() < 2:
+        raise InputError(
+            "all images are of one unit, or of a class each: halves by unit need more, better fifty"
+        )
     splitter = StratifiedGroupKFold(2, shuffle=True, random_state=0)
-    _, first = next(iter(splitter.split(groups[:, None], truth, groups)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # its one unit is in one half
+        _, first = next(iter(splitter.split(groups[:, None], truth, groups)))
     found = np.zeros(len(truth), dtype=np.bool_)
     found[first] = True
     return found
