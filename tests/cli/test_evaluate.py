@@ -81,7 +81,7 @@ def test_a_release_against_real_images_with_classes_and_members(
     assert "no small CNN trained on real images" in found.stderr  # of six in a half
     membership = report["membership"]
     assert membership["meaning"] == MEANING
-    assert {*membership["attacks"]["loss"]} == {"before", "after", "held-out against held-out"}
+    assert {*membership["attacks"]["loss"]} == {"before", "after", "held-out halves"}
     assert len(membership["attacks"]) == 3
 
     said = " ".join(found.stdout.split())

@@ -66,9 +66,7 @@ def halves(units: Sequence[str], truth: NDArray[np.int64]) -> NDArray[np.bool_]:
     """
     groups = np.unique(np.asarray(units), return_inverse=True)[1]
     if groups.max() < 1 or np.bincount(truth).max() < 2:
-        raise InputError(
-            "all images are of one unit, or of a class each: halves by unit need more, better fifty"
-        )
+        raise InputError("all images are of one unit, or of a class each: halves by unit need more, better fifty")
     splitter = StratifiedGroupKFold(2, shuffle=True, random_state=0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")  # its one unit is in one half

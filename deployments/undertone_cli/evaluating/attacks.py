@@ -19,8 +19,8 @@ from undertone_cli.evaluating.losses import image_losses
 from undertone_cli.evaluating.tables import BASE, RELEASE
 from undertone_cli.evaluating.variants import Variant, loaded
 
-LOSS, CALIBRATED, NEAREST = "loss", "loss less the base's", "nearest generated image"
-NULL = "held-out against held-out"
+LOSS, CALIBRATED, NEAREST = "loss", "loss less base's", "nearest drawn"
+NULL = "held-out halves"
 _Numbers = NDArray[np.float64]
 _Sides = tuple[ImageFiles, ImageFiles]
 

@@ -62,7 +62,7 @@ def show_membership(found: Mapping[str, Any]) -> None:
     """One line for each attack and what it was tried on; then what that means."""
     table(
         f"membership inference: {found['members']} members, {found['others']} others; .5 is guessing",
-        ["attack", "on", "AUC", "members caught at 1 % false"],
+        ["attack", "on", "AUC", "caught at 1 %"],
         [
             (attack, where, _estimate(one["auc"]), _figure(one["caught"]))
             for attack, places in found["attacks"].items()
