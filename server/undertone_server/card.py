@@ -101,5 +101,5 @@ def _by_class(prompts: Mapping[str, str]) -> str:
     """A prompt for each class, where there are classes."""
     if set(prompts) == {""}:
         return ""
-    lines = (f"- {markdown_text(name)}: {markdown_code(prompt)}" for name, prompt in prompts.items())
+    lines = (f"- {markdown_code(name)}: {markdown_code(prompt)}" for name, prompt in prompts.items())
     return _BY_CLASS.format(prompts="\n".join(lines))

@@ -99,7 +99,7 @@ def test_captions_with_the_class_are_learned_and_shown_by_class(tmp_path: Path, 
     data = {"class_column": "finding", "classes": CLASSES}
     run = go(gradient_study(tmp_path, tiny_base, name, FIVE[:3], 1, data=data, optimiser="sgd", learning_rate=9.0))
     card = (run / "release" / "README.md").read_text(encoding="utf-8")
-    assert "- mass: `a picture, mass`\n- clear: `a picture, clear`" in card
+    assert "- `mass`: `a picture, mass`\n- `clear`: `a picture, clear`" in card
     result = call("generate", run / "release", "-n", 1, "--steps", 1, "--out", tmp_path / "images")
     assert result.exit_code == 0, result.output
     with (tmp_path / "images" / "metadata.csv").open(newline="", encoding="utf-8") as stream:
@@ -174,7 +174,7 @@ def test_the_release_verifies_and_says_its_classes(released: Path) -> None:
     statement = json.loads((released / "privacy.json").read_bytes())
     assert statement["classes"] == {"column": "finding", "list": CLASSES}
     card = (released / "README.md").read_text(encoding="utf-8")
-    assert "- mass: `a <private-mass>`\n- clear: `a <private-clear>`" in card
+    assert "- `mass`: `a <private-mass>`\n- `clear`: `a <private-clear>`" in card
     assert set(load_file(released / WORDS)) == set(WORDS_OF.values())
     assert (released / "samples.png").is_file()
 

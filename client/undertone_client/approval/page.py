@@ -121,10 +121,10 @@ def _from_which_images(asked: Asked) -> Iterator[str]:
     named = f" Which images are whose is told by the column {shown(data.unit_column)}." if data.unit_column else ""
     columns = ", ".join(map(shown, dict.fromkeys(caption_columns(plan.data.caption))))
     words = f", with words from its metadata ({columns})" if columns else ""
-    classes = ", ".join(f"{_quoted(name, 64)}" for name in plan.data.classes)
+    classes = ", ".join(_quoted(name, 64) for name in plan.data.classes)
     listed = (
-        f" The class of an image is told by the column {shown(plan.data.class_column)}: one of {classes}. An image of "
-        "any other class has no part in the study. The list is published with the release."
+        f" The class of an image is told by the column {_quoted(plan.data.class_column)}: one of {classes}. An image "
+        "of any other class has no part in the study. The list is published with the release."
         if plan.data.class_column is not None
         else ""
     )

@@ -8,7 +8,7 @@ from undertone.core.captions import caption_columns
 from undertone.core.text import shown
 from undertone.data.records import RecordTable, unlisted
 from undertone.errors import DataError
-from undertone.study.plan import PlannedData
+from undertone.study.planned_data import PlannedData
 
 _CLASSES_SHOWN = 5
 

@@ -4,7 +4,6 @@ Only the plan is signed, approved and charged; its SHA-256 is *the digest*. Noth
 privacy is decided anywhere else, and nothing here is a matter of speed or place (device, folders).
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
@@ -12,14 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from undertone import PROTOCOL, __version__
 from undertone.core import bounds
 from undertone.core.canonical import Json, canonical_json, sha256_hex
-from undertone.core.classes import class_in
-from undertone.core.classes import fault as fault_of_classes
 from undertone.core.config import Section
 from undertone.core.text import shown
 from undertone.core.unit import SiteName, Unit
 from undertone.errors import MechanismViolation, PlanChanged
 from undertone.privacy.accounting import Event
 from undertone.secagg.thresholds import fault
+from undertone.study.planned_data import PlannedData
 from undertone.study.schema import Mode, Rosters
 from undertone.study.stage import LAST, MOST_EARLIER, Mechanism, PlannedGrid, PlannedStage, Stage
 
@@ -88,43 +86,6 @@ class PlannedPrivacy(Mechanism):
     noise: Literal["central", "distributed"]
     allow_noisy: bool
     ready_seconds_per_unit: float = Field(default=0.0, ge=0, le=bounds.READY_SECONDS)
-
-
-class PlannedData(Section):
-    """How records become units and words, and which classes there are.
-
-    `class_column` and `classes` (since format 2) are no keys of plan.json where a study has no classes.
-    """
-
-    unit_column: Annotated[str, Field(max_length=bounds.NAME)] | None
-    caption: str = Field(max_length=bounds.TEXT)
-    class_column: Annotated[str, Field(max_length=bounds.NAME)] | None = None
-    classes: list[Annotated[str, Field(max_length=bounds.NAME)]] = Field(default_factory=list, max_length=bounds.ITEMS)
-
-    @model_serializer(mode="wrap")
-    def _as_said(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what most plans leave unsaid."""
-        return {key: value for key, value in dumped(self).items() if self.classes or not key.startswith("class")}
-
-    def model_post_init(self, _context: object, /) -> None:
-        """A column goes with a list of classes.
-
-        Raises:
-            ValueError: one is there without the other, or the list is none.
-        """
-        if (self.class_column is None) != (not self.classes):
-            raise ValueError("a class column goes with a list of classes")
-        wrong = fault_of_classes(self.classes) if self.classes else ""
-        if wrong:
-            raise ValueError(wrong)
-
-    def class_of(self, columns: Mapping[str, str]) -> int | None:
-        """Which class of the plan's list a record's columns name; None: none of them."""
-        return None if self.class_column is None else class_in(columns, self.class_column, self.classes)
-
-    def takes(self, columns: Mapping[str, str]) -> bool:
-        """Whether a record has a part in the study: one of an unlisted class has none (PRIVACY 23)."""
-        return self.class_column is None or self.class_of(columns) is not None
 
 
 class PlannedCohort(Section):

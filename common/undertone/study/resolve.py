@@ -21,10 +21,10 @@ from undertone.study.plan import (
     Plan,
     PlannedAggregation,
     PlannedCohort,
-    PlannedData,
     PlannedMethod,
     PlannedModel,
 )
+from undertone.study.planned_data import PlannedData
 from undertone.study.public_rows import PublicRows, rows_for_c
 from undertone.study.remedies import MOST_NOISE, what_works
 from undertone.study.schema import FilledStudy, Study

@@ -55,12 +55,12 @@ def test_each_record_brings_its_place_in_the_plans_list(
     make_world: Make, seen: dict[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plan's order, whatever order data come in; spaces around a class are nobody's."""
-    monkeypatch.setattr(worlds, "write_folder", mixed("clear", " mass "))
+    monkeypatch.setattr(worlds, "write_folder", mixed("mass", " clear "))
     world = make_world(data=OF_CLASSES)
     world.ask("prepare")
     for row in world.rows().values():
         assert row[-2] == 2
-        np.testing.assert_array_equal(seen[row[-1].tobytes().hex()], [1, 0])
+        np.testing.assert_array_equal(seen[row[-1].tobytes().hex()], [0, 1])
 
 
 def test_without_classes_a_unit_has_none(make_world: Make, seen: dict[Any, Any]) -> None:

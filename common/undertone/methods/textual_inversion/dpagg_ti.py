@@ -249,13 +249,16 @@ class DPAggTI:
 
     def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
         """v0 + rescale * mean; `rescale` is public post-processing."""
-        return self.step_from(state, mean, 0.0)
+        return self._moved(state, mean, 0.0)
 
     def step_from(self, state: NDArray[np.float32], mean: NDArray[np.float64], deviation: float) -> NDArray[np.float32]:
         """As `step`; by class each word's noisy sum is divided by its noisy share, which `deviation` says the noise of.
 
         Both are parts of the one noised mean row, so nothing else of the sites enters: no count, no frequency.
         """
+        return self._moved(state, mean, deviation)
+
+    def _moved(self, state: NDArray[np.float32], mean: NDArray[np.float64], deviation: float) -> NDArray[np.float32]:
         if self.per_class:
             count, a = len(self.words.tokens), self._share_scale
             divided = divisors(mean[:count] / a, FLOOR * deviation / a)
