@@ -120,6 +120,7 @@ def test_losses_are_those_of_one_image_after_the_other(base: LoadedBase, draws: 
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_attack_by_loss_finds_the_images_that_a_model_was_trained_on_without_noise(pinned: PinnedBase) -> None:
     images = [pixels(n, 32) for n in range(12)]  # three of them are learned by heart
     prompts, base = ["a picture"] * 12, load_base(pinned)
