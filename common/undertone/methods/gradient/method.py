@@ -23,6 +23,7 @@ from undertone.core.captions import TOKEN, caption_fields, fill_caption
 from undertone.core.config import Section
 from undertone.core.progress import reporter
 from undertone.errors import MechanismViolation, StudyError
+from undertone.methods.classes import ClassShown
 from undertone.methods.gradient.optimisers import server_optimiser
 from undertone.methods.gradient.options import DIRECTIONS, MOST_DRAWS, STEPS, GradientOptions
 from undertone.methods.gradient.public_directions import PublicDirections, drawings_that_fit
@@ -47,11 +48,9 @@ class GradientMethod(ABC):
     name: ClassVar[str]
     options_type: ClassVar[type[Section]]
     one_shot: ClassVar[bool] = False
-    # Rows of length C that all point one way would have a mean of length C; a plan's figure is relative to that.
-    alignment: ClassVar[float] = 1.0
     few_drawings: ClassVar[int] = 16
     needs: ClassVar[frozenset[str]] = TEXT_TO_IMAGE
-    release_format: ClassVar[ReleaseFormat]
+    formats: ClassVar[tuple[ReleaseFormat, ...]]
     automatic: ClassVar[Automatic] = Automatic(
         rounds=12, options=STEPS | {"directions": DIRECTIONS}, measured="learning_rate"
     )
@@ -87,6 +86,16 @@ class GradientMethod(ABC):
         return self.release_format.write(self.layout(base), w)
 
     # --- what they share --------------------------------------------------------------------------
+
+    @property
+    def alignment(self) -> float:
+        """Rows of length C that all point one way would have a mean of length C; a plan's figure is relative to it."""
+        return 1.0
+
+    @property
+    def release_format(self) -> ReleaseFormat:
+        """The first of `formats`, unless a subclass writes another under some options."""
+        return self.formats[0]
 
     @property
     def token(self) -> str:
@@ -329,7 +338,7 @@ class GradientMethod(ABC):
         del name
         return None
 
-    def sample_prompts(self, caption: str) -> tuple[str, str]:
-        """The caption, its columns empty, before and after."""
-        prompt = fill_caption(caption, self.token, {})
+    def sample_prompts(self, caption: str, of: ClassShown | None = None) -> tuple[str, str]:
+        """The caption, its columns but that of the class empty, before and after."""
+        prompt = fill_caption(caption, self.token, {} if of is None else of.columns)
         return prompt, prompt

@@ -76,7 +76,7 @@ class DPLoRA(GradientMethod):
 
     name: ClassVar[str] = "dp-lora"
     options_type: ClassVar[type[Section]] = DPLoRAOptions
-    release_format: ClassVar[ReleaseFormat] = ADAPTER_FILE
+    formats: ClassVar[tuple[ReleaseFormat, ...]] = (ADAPTER_FILE,)
     automatic: ClassVar[Automatic] = Automatic(
         rounds=12,
         options=STEPS | {"directions": replace(DIRECTIONS, unless="select")},
