@@ -161,6 +161,13 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         f"{_PLAN}::test_a_plan_with_another_list_is_none",
     ),
     (
+        "a plan of no class",
+        f"{_COMMON}/methods/classed.py",
+        "    if method.per_class and not classes:\n",
+        "    if False:\n",
+        f"{_WORDS}::test_the_list_comes_from_the_study_alone",
+    ),
+    (
         "verify takes words of other classes",
         f"{_COMMON}/release/verify.py",
         "        check_classes(method_for(plan.method.name, plan.method.options), plan.data.classes)\n",

@@ -368,6 +368,8 @@ def test_the_list_comes_from_the_study_alone() -> None:
         assert with_classes(plain, CLASSES) is plain  # classes are for captions then
         check_classes(plain, CLASSES)
     check_classes(aggregating(), CLASSES)
+    with pytest.raises(PlanChanged, match="the plan has none"):
+        check_classes(method_for("dpagg-ti", {"per_class": True}), [])
     for others in (CLASSES[:2], CLASSES[::-1], []):
         with pytest.raises(PlanChanged, match="other classes"):
             check_classes(aggregating(), others)

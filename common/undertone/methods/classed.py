@@ -67,8 +67,12 @@ def check_classes(method: Method, classes: Sequence[str]) -> None:
     Raises:
         PlanChanged: of another.
     """
-    if isinstance(method, ClassedMethod) and list(method.classes) != (list(classes) if method.per_class else []):
+    if not isinstance(method, ClassedMethod):
+        return
+    if list(method.classes) != (list(classes) if method.per_class else []):
         raise PlanChanged(f"{method.name} has other classes in its options than the plan's data.classes")
+    if method.per_class and not classes:
+        raise PlanChanged(f"{method.name} learns something for each class, and the plan has none")
 
 
 def prompts_by_class(
