@@ -110,7 +110,7 @@ def test_captions_with_the_class_are_learned_and_shown_by_class(tmp_path: Path, 
 # --- the release ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["dpagg-ti", "dpsgd-ti"])
+@pytest.fixture(scope="module", params=["dpagg-ti", pytest.param("dpsgd-ti", marks=pytest.mark.slow)])
 def released(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     folder = tmp_path_factory.mktemp("classes")
     study = classed_study(folder, tiny_base, request.param, SITES, 2 if request.param == "dpsgd-ti" else 1)
