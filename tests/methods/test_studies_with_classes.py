@@ -80,7 +80,7 @@ def test_five_sites_are_one_place(tmp_path: Path, tiny_base: Path, name: str, ro
 
 
 @pytest.mark.usefixtures("no_samples", "no_noise")
-@pytest.mark.parametrize(("name", "rounds"), [("dpagg-ti", 1), ("dpsgd-ti", 2)])
+@pytest.mark.parametrize(("name", "rounds"), [("dpagg-ti", 1), pytest.param("dpsgd-ti", 2, marks=pytest.mark.slow)])
 def test_a_class_that_nobody_has_stays_at_the_start(tmp_path: Path, tiny_base: Path, name: str, rounds: int) -> None:
     run = go(classed_study(tmp_path, tiny_base, name, FIVE[:3], rounds, "mass", "clear", "fracture"))
     words = load_file(run / "release" / WORDS)
@@ -93,7 +93,7 @@ def test_a_class_that_nobody_has_stays_at_the_start(tmp_path: Path, tiny_base: P
 # --- captions -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["dp-ldm", "dp-lora"])
+@pytest.mark.parametrize("name", ["dp-ldm", pytest.param("dp-lora", marks=pytest.mark.slow)])
 def test_captions_with_the_class_are_learned_and_shown_by_class(tmp_path: Path, tiny_base: Path, name: str) -> None:
     """`gradient_study` describes images as "a picture, {finding}"; samples and card have a prompt for each class."""
     data = {"class_column": "finding", "classes": CLASSES}
@@ -110,7 +110,7 @@ def test_captions_with_the_class_are_learned_and_shown_by_class(tmp_path: Path, 
 # --- the release ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["dpagg-ti", "dpsgd-ti"])
+@pytest.fixture(scope="module", params=["dpagg-ti", pytest.param("dpsgd-ti", marks=pytest.mark.slow)])
 def released(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     folder = tmp_path_factory.mktemp("classes")
     study = classed_study(folder, tiny_base, request.param, SITES, 2 if request.param == "dpsgd-ti" else 1)

@@ -1,6 +1,7 @@
 """Classes in a study, a plan, and what people read of both (PRIVACY 23)."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,13 @@ def statement_of(plan: Plan) -> Any:
     return privacy_statement(plan, setting="simulation", ledger_head="0" * 64, charges=1, took_part=took)
 
 
+@cache
+def plan_as_it_is(base: Path) -> Plan:
+    return resolved(study(base)).plan
+
+
 def plan_of(base: Path, **changes: Any) -> Plan:
-    return resolved(study(base, **changes)).plan
+    return resolved(study(base, **changes)).plan if changes else plan_as_it_is(base)
 
 
 def test_the_plan_holds_the_list_as_it_was_typed(tiny_base: Path) -> None:
