@@ -140,9 +140,9 @@ def rows_of(method: Method, pinned: PinnedBase, plan: Plan, subject: Subject) ->
 
 
 def words_of(method: Method, pinned: PinnedBase, plan: Plan, rows: NDArray[np.float32]) -> dict[str, Any]:
-    """The word by auto; with C at the median row; the mean of whole rows without noise; random ones as long as the second.
+    """The word by auto, with C at the median row, of whole rows without noise; and random ones as long as the second.
 
-    Noise is the plan's: it grows with C.
+    The noise is the plan's, and grows with C.
     """
     start, stage = method.initial_state(pinned).astype(np.float64), plan.stages[-1]
     lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
@@ -157,10 +157,8 @@ def words_of(method: Method, pinned: PinnedBase, plan: Plan, rows: NDArray[np.fl
         middle = (np.minimum(1, clip / np.maximum(lengths, 1e-30))[:, None] * rows).mean(0)
         deviation = share * clip * stage.sigma / stage.sensitivity.l2 / len(rows)
         found[name] = start + middle + deviation * noise
-        far = np.linalg.norm(found[name] - start)
-        print(
-            f"{name}: C {clip:.3g}, mean row {np.linalg.norm(middle):.3g}, noise {deviation * start.size**0.5:.3g}, moved {far:.3g}"
-        )
+        noisy = deviation * start.size**0.5
+        print(f"{name}: C {clip:.3g}, length of the mean row {np.linalg.norm(middle):.3g}, of the noise {noisy:.3g}")
     moved = np.linalg.norm(found[BY_MEDIAN] - start)
     for number in range(1, RANDOM + 1):
         way = np.random.Generator(np.random.Philox(key=number)).standard_normal(start.size)
