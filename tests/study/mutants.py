@@ -254,6 +254,13 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         f"{BESIDE}::test_no_drawing_is_looked_at_for_a_neighbour",
     ),
     (
+        "no neighbour waits for the accountant",
+        f"{COMMON}/study/neighbours.py",
+        "None if exact else self._by_rdp(),",
+        "None,",
+        f"{BESIDE}::test_no_neighbour_waits_for_the_accountant_of_sampled_rounds",
+    ),
+    (
         "a neighbour refuses nothing",
         f"{COMMON}/study/neighbours.py",
         "except UndertoneError as error:",
