@@ -1,12 +1,17 @@
 """Chest X-rays of four hospitals, patients as units: each method at each epsilon, distances with controls.
 
-    python benchmarks/xray.py --data FOLDER [--methods dp-lora ...] [--epsilons 1 4 10] [--seeds 1 2 3]
-                              [--results FILE] [--keep FOLDER] [--json FILE]
+    python benchmarks/xray.py --data FOLDER [--methods dp-lora ...] [--epsilons 1 4 10] [--seeds 1 2 3] [--finding]
+                              [--images 128] [--results FILE] [--keep FOLDER] [--json FILE]
 
 FOLDER is an imagefolder with the columns patient_id and site (UNDERTONE_XRAY names it too). Without it the benchmark
 says so and ends. Each finished run adds one line to FILE, and a run that stands there is not made again, so the table
 can be made in pieces. A seed numbers a repetition: noise and coins are the system's and never repeat, and which
 patients are held out depends on the data alone. Studies: examples/xray-*.toml and chest-x-ray.toml.
+
+`--finding` is about a label that the base does not know, pneumonia or none: a word for each class (dpagg-ti, dpsgd-ti),
+or the finding in the caption (dp-lora, dp-ldm). What counts is the AUC on held-out patients of a classifier trained on
+drawn images, with its bootstrap interval by patient, beside base, random directions, real images and shuffled classes.
+Pneumonia may be confounded with portable films (lying, front to back): the AUC of real images holds that too.
 """
 
 import json
@@ -18,12 +23,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from report import Row, machine, parser, publish
 
+from undertone.evaluation.encoder import kinds_of
 from undertone.methods.registry import METHODS
+from undertone.methods.weights import attach
+from undertone.models.base import load_base
+from undertone.models.pinned import pin
 from undertone.study.plan import Plan
+from undertone.study.planned import planned_method
+from undertone_cli import diagnostics
 from undertone_cli.commands.simulate import simulate
-from undertone_cli.diagnostics import diagnostics_of
+from undertone_server.run_folder import RunFolder
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STUDIES = {
@@ -32,31 +44,67 @@ STUDIES = {
     "dp-lora": "xray-dp-lora.toml",
     "dp-ldm": "xray-dp-ldm.toml",
 }
+PER_CLASS = "xray-per-class.toml"
 HOLDOUT = 0.3
 
 
-def study_text(method: str, epsilon: float) -> str:
+def study_lines(method: str, finding: bool) -> list[str]:
+    """The example of the method, or that of classes with this method in it."""
+    lines = (EXAMPLES / (PER_CLASS if finding else STUDIES[method])).read_text(encoding="utf-8").splitlines()
+    if not finding or method == "dpagg-ti":
+        return lines
+    changed = [f'name = "{method}"' if line == 'name = "dpagg-ti"' else line for line in lines]
+    if method == "dpsgd-ti":
+        return changed
+    words = ("per_class", "token", "initial_word")
+    changed = [line for line in changed if not line.startswith(words)]
+    changed[changed.index('caption = "a {token}"')] = 'caption = "a chest x-ray, {finding}"'
+    if method == "dp-ldm":
+        changed.insert(changed.index('name = "dp-ldm"') + 1, 'blocks = ["down_blocks.0"]')
+    return changed
+
+
+def study_text(method: str, epsilon: float, finding: bool) -> str:
     """The example's study at another epsilon; its noise may exceed what `plan` would let pass."""
-    lines = (EXAMPLES / STUDIES[method]).read_text(encoding="utf-8").splitlines()
+    lines = study_lines(method, finding)
     changed = [f"epsilon = {epsilon}" if line.startswith("epsilon =") else line for line in lines]
     if not any(line.startswith("allow_noisy") for line in changed):
         changed.insert(changed.index("[privacy]") + 1, "allow_noisy = true")
     return "\n".join(changed) + "\n"
 
 
-def run_once(method: str, epsilon: float, seed: int, data: Path, folder: Path) -> dict[str, Any]:
+def chest_share(run: RunFolder, plan: Plan) -> float:
+    """The share of the release's samples that the public encoder calls a chest."""
+    pinned = pin(plan.model.base)
+    method, base, count = planned_method(plan, pinned), load_base(pinned), diagnostics.IMAGES
+    state = run.kept_state(plan.privacy.rounds)
+    if state is None:
+        raise SystemExit(f"{run.folder} has no last state")
+    attach(base, method.weights(pinned, method.released(state)))
+    prompt = method.sample_prompts(plan.data.caption)[1]
+    drawn = base.sample([prompt] * count, list(range(count)), steps=diagnostics.STEPS, guidance=1.0)
+    kinds = kinds_of(np.stack([np.asarray(image.convert("RGB")) for image in drawn]))
+    return kinds.count("chest") / count
+
+
+def run_once(method: str, epsilon: float, seed: int, finding: bool, data: Path, folder: Path) -> dict[str, Any]:
     """One study from nothing to its distances, and what it cost."""
     folder.mkdir(parents=True)
     study = folder / "study.toml"
-    study.write_text(study_text(method, epsilon), encoding="utf-8")
+    study.write_text(study_text(method, epsilon, finding), encoding="utf-8")
     wall, cpu = time.monotonic(), time.process_time()
     simulate(study, data, folder / "run", split_by="site", holdout=HOLDOUT)
     plan = Plan.from_bytes((folder / "run" / "plan.json").read_bytes())
+    found = json.loads((folder / "run" / "diagnostics.json").read_text(encoding="utf-8"))
     return {
         "method": method,
         "epsilon": epsilon,
         "seed": seed,
-        "distance": diagnostics_of(folder / "run"),
+        "finding": finding,
+        "distance": diagnostics.diagnostics_of(folder / "run"),
+        "chest_share": None if finding else chest_share(RunFolder(folder / "run"), plan),
+        "classifiers": found.get("classifiers", {}),
+        "shuffled": found.get("shuffled", {}),
         "values": plan.method.dimension,
         "rounds": plan.privacy.rounds,
         "noise_to_signal": plan.privacy.noise_to_signal,
@@ -79,6 +127,11 @@ def finished(results: Path) -> list[dict[str, Any]]:
     return found
 
 
+def key(run: dict[str, Any]) -> tuple[str, float, int, bool]:
+    """What a run is found by."""
+    return run["method"], run["epsilon"], run["seed"], run.get("finding", False)
+
+
 def rows_of(runs: list[dict[str, Any]]) -> list[Row]:
     """After, beside each of what it must be compared with, and the time it took."""
     rows = []
@@ -89,6 +142,13 @@ def rows_of(runs: list[dict[str, Any]]) -> list[Row]:
             for name, value in distance.items()
             if name != "after"
         ]
+        if run.get("chest_share") is not None:
+            rows.append(Row(case, "share of chests", run["chest_share"], 0.5, "at least"))
+        for name, scores in run.get("classifiers", {}).items():
+            auc = scores["auc"]
+            rows.append(Row(f"{case}, {name}", "AUC, low to high", auc["value"], auc["low"], f"to {auc['high']:.3f}"))
+        if run.get("shuffled"):
+            rows.append(Row(case, "AUC, shuffled classes", run["shuffled"]["mean"], 0.5, "nothing learned"))
         rows.append(Row(case, "CPU seconds", run["cpu_seconds"], run["wall_seconds"], "wall seconds"))
     return rows
 
@@ -100,6 +160,8 @@ def main() -> None:
     arguments.add_argument("--methods", nargs="+", default=list(STUDIES), choices=list(METHODS))
     arguments.add_argument("--epsilons", type=float, nargs="+", default=[1.0, 4.0, 10.0])
     arguments.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    arguments.add_argument("--finding", action="store_true", help="classes: pneumonia or none")
+    arguments.add_argument("--images", type=int, default=diagnostics.IMAGES, help="drawn of each variant and class")
     arguments.add_argument("--results", type=Path, help="one JSON line for each finished run")
     arguments.add_argument("--keep", type=Path, help="keep the runs in this folder")
     chosen = arguments.parse_args()
@@ -109,17 +171,18 @@ def main() -> None:
     root = chosen.keep or Path(tempfile.mkdtemp(prefix="undertone-xray-"))
     results = chosen.results or root / "results.jsonl"
     wanted = [(m, e, s) for s in chosen.seeds for e in chosen.epsilons for m in chosen.methods]
+    diagnostics.IMAGES = chosen.images
     for method, epsilon, seed in wanted:
-        if any((run["method"], run["epsilon"], run["seed"]) == (method, epsilon, seed) for run in finished(results)):
+        if any(key(run) == (method, epsilon, seed, chosen.finding) for run in finished(results)):
             continue
-        folder = root / f"{method}-epsilon-{epsilon:g}-run-{seed}"
+        folder = root / f"{method}{'-finding' if chosen.finding else ''}-epsilon-{epsilon:g}-run-{seed}"
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped
-        run = run_once(method, epsilon, seed, Path(chosen.data), folder)
+        run = run_once(method, epsilon, seed, chosen.finding, Path(chosen.data), folder)
         with results.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(run) + "\n")
         if chosen.keep is None:
             shutil.rmtree(folder)
-    runs = [run for run in finished(results) if (run["method"], run["epsilon"], run["seed"]) in wanted]
+    runs = [run for run in finished(results) if key(run)[:3] in wanted and key(run)[3] == chosen.finding]
     publish("chest X-rays, unit patient, four sites", rows_of(runs), chosen.json)
     if chosen.keep is None:
         shutil.rmtree(root)

@@ -1,20 +1,25 @@
 """Distances of generated images to held-out private ones: simulation only, never in a release (PRIVACY 19).
 
-Every line reads private data without noise, so it may be shown where the data are and nowhere else.
+Every line reads private data without noise, so it may be shown where the data are and nowhere else. Measures and
+attacks are those of `undertone evaluate` (`evaluating/`).
 """
 
 import json
+import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from undertone.core.progress import reporter
-from undertone.data.images import load_image
 from undertone.data.records import RecordTable, read_records
-from undertone.evaluation.kid import EncoderFeatures, PublicFeatures, kid
+from undertone.evaluation.classifier import FEWEST, Classifier
+from undertone.evaluation.distances import distances_to
+from undertone.evaluation.kid import EncoderFeatures, kid
 from undertone.methods.protocol import Method
-from undertone.methods.weights import attach
+from undertone.methods.release_format import Weights
 from undertone.models.base import load_base
 from undertone.models.devices import choose
 from undertone.models.grid import save_grid
@@ -22,13 +27,22 @@ from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.public_images.procedural import draw
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
+from undertone_cli.evaluating.classifiers import classified
+from undertone_cli.evaluating.comparison import chosen, in_shares
+from undertone_cli.evaluating.evaluation import Bench, draw_variant, membership_of, plain
+from undertone_cli.evaluating.images import PUBLIC, ImageFiles, ImageSet, public_features
+from undertone_cli.evaluating.prompts import Prompts, planned_prompts
+from undertone_cli.evaluating.tables import BASE, RELEASE
+from undertone_cli.evaluating.variants import Sampling, Variant, random_direction
 from undertone_client.site.attempt_store import AttemptStore
 from undertone_client.site.datasets import data_sets
 from undertone_client.site.folder import SiteDir
 from undertone_server.run_folder import RunFolder
 
-IMAGES, STEPS, RANDOM_DIRECTIONS, SHOWN = 128, 15, 3, 8
+IMAGES, STEPS, RANDOM_DIRECTIONS, ATTACKED = 128, 15, 3, 128
 _PUBLIC_SEED, _PUBLIC_IMAGES = 7, 512
+_OWN = "autoencoder"
+TRAINING = "training images (floor)"
 LABEL = "simulation only: computed from private images without noise, never part of a release"
 
 
@@ -43,61 +57,67 @@ def diagnose(folder: Path) -> dict[str, float]:
     pinned = pin(plan.model.base, plan.model.revision)
     check_pins(pinned, plan.model.files)
     method = planned_method(plan, pinned)
-    public = np.stack([draw(_PUBLIC_SEED, index, pinned.image_size).pixels for index in range(_PUBLIC_IMAGES)])
     (device,) = choose()
-    measures: tuple[PublicFeatures | EncoderFeatures, ...] = (
-        PublicFeatures.from_public(public),
-        EncoderFeatures.from_public(load_base(pinned, device), public),
-    )
-    private = _pixels(run, plan, "holdout", pinned.image_size)
-    held_out = [features.of(private) for features in measures]
-
-    def distance(images: NDArray[np.uint8]) -> list[float]:
-        return [kid(features.of(images), held) for features, held in zip(measures, held_out, strict=True)]
-
-    found = {"training images (floor)": distance(_pixels(run, plan, "sites", pinned.image_size))}
-    shown = {}
-    variants = _variants(run, plan, method, pinned)
-    with reporter().task("diagnostics (simulation only)", len(variants)) as progress:
-        for name, (prompt, state) in variants.items():
-            adapted = load_base(pinned, device)
-            if state is not None:
-                attach(adapted, method.weights(pinned, state))
-            images = adapted.sample([prompt] * IMAGES, list(range(IMAGES)), steps=STEPS, guidance=1.0)
-            found[name] = distance(np.stack([np.asarray(image.convert("RGB")) for image in images]))
-            shown[name] = images[:SHOWN]
-            progress(1)
-    save_grid(folder / "diagnostics.png", shown)
-    public_kid, own_kid = ({name: values[number] for name, values in found.items()} for number in range(len(measures)))
+    public = np.stack([draw(_PUBLIC_SEED, index, pinned.image_size).pixels for index in range(_PUBLIC_IMAGES)])
+    own = EncoderFeatures.from_public(load_base(pinned, device), public)
+    encoders = {PUBLIC: public_features(_PUBLIC_IMAGES), _OWN: own.of}
+    prompts = planned_prompts(plan, method)
+    classes = list(prompts.after)
+    bench = Bench(pinned, device, encoders, Sampling(_count(len(classes)), STEPS), attacked=ATTACKED)
+    training, holdout = (_files(run, plan, half, classes) for half in ("sites", "holdout"))
+    held_out = holdout.featured("held-out images", pinned.image_size, encoders)
+    grid: dict[str, list[Image.Image]] = {}
+    made = [draw_variant(variant, bench, grid) for variant in _variants(run, plan, method, pinned, prompts)]
+    save_grid(folder / "diagnostics.png", grid)
+    trained_on = training.featured("training images", pinned.image_size, encoders)
+    numbers = in_shares(Counter(held_out.classes), [Counter(one.images.classes) for one in made])
+    sets = {TRAINING: trained_on.features}
+    for one in made:
+        places = chosen(one.images, np.arange(len(one.images)), numbers)
+        sets[one.variant.name] = {name: features[places] for name, features in one.images.features.items()}
+    measures = {name: distances_to(held_out.features[PUBLIC], one[PUBLIC]) for name, one in sets.items()}
+    distance = {name: math.nan if found.kid is None else found.kid for name, found in measures.items()}
     report = {
         "label": LABEL,
         "measure": "KID on standardised features of the public encoder",
-        "distance": public_kid,
-        "by the base's own autoencoder": own_kid,
+        "distance": distance,
+        "by the base's own autoencoder": {name: kid(one[_OWN], held_out.features[_OWN]) for name, one in sets.items()},
+        "measures": plain(measures),
+        "membership": plain(membership_of(training, holdout, made, bench)),
     }
+    if len(classes) > 1:
+        scores, shuffled = classified(held_out, made, classes, lambda: _of_training(trained_on, held_out, classes))
+        report |= {"classifiers": plain(scores), "shuffled": plain(shuffled)}
     (folder / "diagnostics.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return public_kid
+    return distance
 
 
-def _variants(
-    run: RunFolder, plan: Plan, method: Method, pinned: PinnedBase
-) -> dict[str, tuple[str, NDArray[np.float32] | None]]:
-    """Name -> (prompt, public state): the release, and what it must be compared with."""
-    before, after = method.sample_prompts(plan.data.caption)
+def _count(classes: int) -> int:
+    """Images of each class: as many of one or two as without classes, of more together twice as many."""
+    return IMAGES if classes < 3 else max(-(-2 * IMAGES // classes), FEWEST)
+
+
+def _of_training(training: ImageSet, held_out: ImageSet, classes: Sequence[str]) -> NDArray[np.float64]:
+    """What a classifier that was trained on the training images says of the held-out ones."""
+    model = Classifier(training.features[PUBLIC], training.places(classes), len(classes), training.units)
+    return model.probabilities(held_out.features[PUBLIC])
+
+
+def _variants(run: RunFolder, plan: Plan, method: Method, pinned: PinnedBase, prompts: Prompts) -> list[Variant]:
+    """The release, and what it must be compared with."""
     start, kept = method.initial_state(pinned), run.kept_state(plan.privacy.rounds)
-    w_0, w = method.released(start), None if kept is None else method.released(kept)
-    variants: dict[str, tuple[str, NDArray[np.float32] | None]] = {
-        "before": (before, None),
-        "after": (after, w),
-    }
+
+    def weights(state: NDArray[np.float32]) -> Weights:
+        return method.weights(pinned, method.released(state))
+
+    released = weights(start if kept is None else kept)
+    variants = [Variant(BASE, prompts.before, None), Variant(RELEASE, prompts.after, released)]
     rows = _kept_rows(run, plan) if plan.privacy.rounds == 1 else np.zeros(0)
     if rows.size:
-        variants["non-private mean"] = (after, method.released(method.step(start, rows.mean(0))))
-    length = float(np.linalg.norm(w - w_0)) if w is not None else 0.0
+        variants.append(Variant("non-private mean", prompts.after, weights(method.step(start, rows.mean(0)))))
     for number in range(1, RANDOM_DIRECTIONS + 1):
-        direction = np.random.Generator(np.random.Philox(key=number)).standard_normal(w_0.size)
-        moved = w_0 + length * direction / np.linalg.norm(direction)
-        variants[f"random direction {number}"] = (after, moved.astype(np.float32))
+        moved = random_direction(method, pinned, released, number)
+        variants.append(Variant(f"random direction {number}", prompts.after, moved))
     return variants
 
 
@@ -110,9 +130,9 @@ def _kept_rows(run: RunFolder, plan: Plan) -> NDArray[np.float64]:
     return np.array(rows, dtype=np.float64)
 
 
-def _pixels(run: RunFolder, plan: Plan, half: str, size: int) -> NDArray[np.uint8]:
-    """All images of one half (`sites` or `holdout`), [n, size, size, 3]."""
-    images: list[NDArray[np.uint8]] = []
+def _files(run: RunFolder, plan: Plan, half: str, classes: Sequence[str]) -> ImageFiles:
+    """The images of one half (`sites` or `holdout`) that have a part in the study; a unit is one at a site."""
+    files, named, units = list[Path](), list[str](), list[str]()
     for folder in sorted((run.folder / half).iterdir()):
         (data,) = data_sets(run.folder / "sites" / folder.name).values()
         root = Path(data.folder)
@@ -123,9 +143,16 @@ def _pixels(run: RunFolder, plan: Plan, half: str, size: int) -> NDArray[np.uint
             plan.data.caption,
             folder / "metadata.csv",
             data.ids_as_written,
+            plan.data.class_column,
         )
-        images += [load_image(root / record.file, size) for record in table.records]
-    return np.stack(images)
+        for record in table.records:
+            if plan.data.takes(record.columns):
+                place = plan.data.class_of(record.columns) if len(classes) > 1 else None
+                files.append(root / record.file)
+                named.append("" if place is None else plan.data.classes[place])
+                units.append(f"{folder.name}/{record.unit}")
+    columns = (plan.data.unit_column or "", plan.data.class_column or "")
+    return ImageFiles(tuple(files), tuple(named), tuple(units), *columns)
 
 
 def diagnostics_of(folder: Path) -> dict[str, float]:

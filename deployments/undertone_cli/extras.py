@@ -22,11 +22,12 @@ EXTRAS = dict.fromkeys(_NODE, "node") | {
     "matplotlib": "coordinator",
     "psutil": "coordinator",
     "tensorboard": "coordinator",
-    "sklearn": "demo",
+    "sklearn": "evaluate",
+    "torchmetrics": "evaluate",
     "ray": "ray",
 }
-# A site's commands. All others are a coordinator's, whose extra holds a node's; the demo's holds both.
-_SITE = ("node", "log")
+# A site's commands. All others are a coordinator's, whose extra holds the other two; the demo's holds all.
+_SITE = {"node": "node", "log": "node", "evaluate": "evaluate"}
 
 
 def not_installed(command: str, library: str) -> NotInstalled | None:
@@ -40,8 +41,8 @@ def not_installed(command: str, library: str) -> NotInstalled | None:
     extra = EXTRAS.get(library)
     if extra is None:
         return None
-    if extra == "node" and first not in _SITE:
-        extra = "demo" if first == "demo" else "coordinator"
+    if extra in ("node", "evaluate"):
+        extra = "demo" if first == "demo" else _SITE.get(first, "coordinator")
     return NotInstalled(
         f"`undertone {command}` needs {library}, which is not installed here: in your clone, pip install -c "
         f'constraints.txt ".[{extra}]"; of a wheel, its file name with [{extra}] behind it'

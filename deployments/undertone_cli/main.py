@@ -22,6 +22,7 @@ COMMANDS = {
     "simulate": ("undertone_cli.commands.simulate:command", "Run a study with all its sites on this machine."),
     "generate": ("undertone_cli.commands.generate:command", "Make images from a release."),
     "export": ("undertone_cli.commands.export:command", "Write a release and its base together as one pipeline."),
+    "evaluate": ("undertone_cli.commands.evaluate:command", "Hold a release against real images, where those are."),
     "verify": ("undertone_cli.commands.verify:command", "Check a release: files, signatures, ledger, epsilon."),
     "pretrain": ("undertone_cli.commands.pretrain:command", "Make a base model of one's own from public images."),
     "model": (
@@ -84,8 +85,8 @@ def _use_threads(_ctx: click.Context, _option: click.Parameter, threads: int | N
 def cli() -> None:
     """Adapt one diffusion model to images at many institutions, with differential privacy.
 
-    A study goes: begin it with `new`, `plan` it, `simulate` it, look at its release with `generate`, `verify` it.
-    Start with `undertone demo --out runs/demo`.
+    A study goes: begin it with `new`, `plan` it, `simulate` it, look at its release with `generate`, `evaluate` and
+    `verify` it. Start with `undertone demo --out runs/demo`.
 
     Exit codes: 0 done, 2 bad input, 3 refused because going on would weaken the guarantee, 4 (of verify without the
     coordinator's key) self-consistent, signer not checked.

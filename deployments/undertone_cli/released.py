@@ -8,7 +8,7 @@ import click
 
 from undertone.errors import FolderError, InputError
 from undertone.methods.weights import attach, check_weights, read_weights
-from undertone.models.pinned import check_pins, pin
+from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.release.verify import checked_plan
 from undertone.study.plan import Plan
 from undertone_cli.console import out
@@ -44,12 +44,35 @@ def released_plan(release: Path, folder: Path, coordinator: str | None = None) -
         FolderError: no release, or the folder exists.
         NotVerified: a file is not the one that was signed, or another key signed.
     """
-    if not (release / "plan.json").is_file():
-        raise FolderError(f"{release} is not a release folder: it has no plan.json")
-    plan, _ = checked_plan(release, coordinator)
+    plan = signed_plan(release, coordinator)
     if folder.exists():
         raise FolderError(f"{folder} exists already; choose another --out")
     return plan
+
+
+def signed_plan(release: Path, coordinator: str | None = None) -> Plan:
+    """The plan of a release, once manifest and signatures hold.
+
+    Raises:
+        FolderError: no release.
+        NotVerified: a file is not the one that was signed, or another key signed.
+    """
+    if not (release / "plan.json").is_file():
+        raise FolderError(f"{release} is not a release folder: it has no plan.json")
+    plan, _ = checked_plan(release, coordinator)
+    return plan
+
+
+def pinned_base(release: Path, plan: Plan, copy: Path | None = None) -> PinnedBase:
+    """The files of the base that the plan pins, once the release's weights are the plan's; see `adapted_base`.
+
+    Raises:
+        UndertoneError: the release or its base model is not what it should be.
+    """
+    check_weights(release, plan.method)
+    pinned = pin(plan.model.base, plan.model.revision) if copy is None else pin(str(copy))
+    check_pins(pinned, plan.model.files)
+    return pinned
 
 
 def adapted_base(release: Path, plan: Plan, device: str = "cpu", copy: Path | None = None) -> "LoadedBase":
@@ -64,11 +87,9 @@ def adapted_base(release: Path, plan: Plan, device: str = "cpu", copy: Path | No
     Raises:
         UndertoneError: the release or its base model is not what it should be.
     """
-    check_weights(release, plan.method)
+    pinned = pinned_base(release, plan, copy)
     from undertone.models.base import load_base  # torch: not for --help, nor for a wrong folder
 
-    pinned = pin(plan.model.base, plan.model.revision) if copy is None else pin(str(copy))
-    check_pins(pinned, plan.model.files)
     base = load_base(pinned, device, keep_safety_checker=True)
     attach(base, read_weights(release))
     return base

@@ -47,6 +47,7 @@ class Reading:
             study.data.caption,
             named,
             self.ids_as_written,
+            study.data.class_column,
         )
         for line in remarks(table, study.data.caption):
             reporter().line(line)

@@ -3,6 +3,8 @@
 Prompt, base and licence were written by others: each is quoted as the place where it stands asks (`quoting.py`).
 """
 
+from collections.abc import Mapping
+
 from undertone.core.quoting import markdown_code, markdown_text, python_text, shell_text, yaml_text
 from undertone.methods.release_format import Description
 from undertone.release.statement import trust_assumptions
@@ -32,7 +34,7 @@ undertone generate . --prompt {shell_prompt} -n 8 --out images
 
 Images made with it are synthetic; say so where you show them.
 
-## What it reveals
+{by_class}## What it reveals
 
 For any one unit ({unit}), adding or removing it changes the probability of any outcome by at most a factor
 e^epsilon with **epsilon = {epsilon:.4g}**, but for a probability of **delta = {delta:g}**.
@@ -48,23 +50,32 @@ Not a medical device: no image made with it may support a diagnosis.
 
 
 _SAMPLES = "`samples.png` shows the same seeds before and after."
+_BY_CLASS = """## Prompts by class
+
+{prompts}
+
+The list of classes is public; records of any other class had no part.
+
+"""
 _NO_SAMPLES = (
     "No samples were drawn where this was made, and whether the study changed anything that can be seen was not "
     "looked at."
 )
 
 
-def model_card(plan: Plan, prompt: str, sites: int, described: Description, *, samples: bool = True) -> str:
+def model_card(
+    plan: Plan, prompts: Mapping[str, str], sites: int, described: Description, *, samples: bool = True
+) -> str:
     """The card of a release.
 
     Args:
         plan: its plan.
-        prompt: for its images.
+        prompts: for its images, by class; "" where it has no classes.
         sites: how many the smallest sum holds.
         described: how its kind is loaded.
         samples: whether samples.png is there.
     """
-    base, licence = plan.model.base, plan.model.licence
+    base, licence, prompt = plan.model.base, plan.model.licence, next(iter(prompts.values()))
     return _CARD.format(
         yaml_licence=yaml_text(licence),
         yaml_base=yaml_text(base),
@@ -81,5 +92,14 @@ def model_card(plan: Plan, prompt: str, sites: int, described: Description, *, s
         epsilon=plan.privacy.epsilon,
         delta=plan.privacy.delta,
         samples=_SAMPLES if samples else _NO_SAMPLES,
+        by_class=_by_class(prompts),
         trust="\n".join(f"- {line}" for line in trust_assumptions(plan)),
     )
+
+
+def _by_class(prompts: Mapping[str, str]) -> str:
+    """A prompt for each class, where there are classes."""
+    if set(prompts) == {""}:
+        return ""
+    lines = (f"- {markdown_code(name)}: {markdown_code(prompt)}" for name, prompt in prompts.items())
+    return _BY_CLASS.format(prompts="\n".join(lines))

@@ -2,11 +2,12 @@
 
 import io
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.numpy import save
 
 from undertone.core.canonical import Json, canonical_json
@@ -26,11 +27,16 @@ from undertone.privacy.stages import Release
 from undertone.release.manifest import write_manifest
 from undertone.release.statement import TookPart, privacy_statement
 from undertone.study.plan import Plan
+from undertone.study.planned import class_prompts
 from undertone_server.card import model_card
 from undertone_server.movement import INVISIBLE, largest_difference
 from undertone_server.run_folder import RunFolder
 
+Prompts = Mapping[str, tuple[str, str]]
+"""Class -> prompts before and after; "" where a study has no classes."""
 SAMPLES, SAMPLE_STEPS, SAMPLE_GUIDANCE = 8, 20, 1.0
+# Of more than two classes each has half as many samples; of more than eight, the first eight have any.
+FEW_CLASSES, CLASSES_SHOWN = 2, 8
 # In RUN/result beside the weights; samples, card and manifest are made anew by each process that comes so far.
 _RESULT = ("plan.json", "plan.sig", "ledger.sqlite", "privacy.json")
 
@@ -60,11 +66,12 @@ def release(
         _clear(run.result, {*method.release_format.files, *_RESULT})
     else:
         _write_result(run, plan, method, pinned, state, took_part)
-    before, after = method.sample_prompts(plan.data.caption)
-    difference = _samples(pinned, run.result, before, after)
+    prompts = class_prompts(plan, method)
+    difference = _samples(pinned, run.result, prompts)
     reached("release/samples durable")
     if difference is not None and difference <= INVISIBLE:
         raise _unreleased(run, plan)
+    after = {name: adapted for name, (_, adapted) in prompts.items()}
     card = model_card(plan, after, took_part.fewest, method.release_format.describe(), samples=difference is not None)
     write_durable(run.result / "README.md", card.encode())
     reached("release/card durable")
@@ -114,10 +121,10 @@ def _write_result(
     reached("release/result durable")
 
 
-def _samples(pinned: PinnedBase, folder: Path, before: str, after: str) -> int | None:
+def _samples(pinned: PinnedBase, folder: Path, prompts: Prompts) -> int | None:
     """As `_draw_samples`; None where this machine cannot draw, which costs no study its release."""
     try:
-        return _draw_samples(pinned, folder, before, after)
+        return _draw_samples(pinned, folder, prompts)
     except (ArithmeticError, MemoryError, OSError, RuntimeError) as error:
         (folder / "samples.png").unlink(missing_ok=True)
         reporter().line(
@@ -155,17 +162,25 @@ def _unreleased(run: RunFolder, plan: Plan) -> UnmovedRelease:
     )
 
 
-def _draw_samples(pinned: PinnedBase, part: Path, before: str, after: str) -> int:
-    """samples.png: the same public seeds, before and after; returns the largest difference, of 255."""
+def _draw_samples(pinned: PinnedBase, part: Path, prompts: Prompts) -> int:
+    """samples.png: the same public seeds, before and after, of each class; returns the largest difference, of 255."""
     base = load_base(pinned, choose()[0])
-    seeds, rows, drawn = list(range(SAMPLES)), {}, []
-    for label, prompt in (("before", before), ("after", after)):
-        if label == "after":
-            attach(base, read_weights(part))
-        images = base.sample([prompt] * SAMPLES, seeds, steps=SAMPLE_STEPS, guidance=SAMPLE_GUIDANCE)
-        rows[f'{label}: "{prompt}"'] = images
-        drawn.append(images)
+    shown = dict(list(prompts.items())[:CLASSES_SHOWN])
+    count = SAMPLES if len(shown) <= FEW_CLASSES else SAMPLES // 2
+
+    def drawn(which: int) -> dict[str, list[Image.Image]]:
+        """Prompt -> images of it; classes may share one before."""
+        return {
+            prompt: base.sample([prompt] * count, list(range(count)), steps=SAMPLE_STEPS, guidance=SAMPLE_GUIDANCE)
+            for prompt in dict.fromkeys(pair[which] for pair in shown.values())
+        }
+
+    before = drawn(0)
+    attach(base, read_weights(part))
+    after = drawn(1)
+    rows = {f'before: "{prompt}"': images for prompt, images in before.items()}
+    rows |= {f'after: "{prompt}"': images for prompt, images in after.items()}
     picture = io.BytesIO()
     image_grid(rows).save(picture, "PNG")
     write_durable(part / "samples.png", picture.getvalue())
-    return largest_difference(*drawn)
+    return max(largest_difference(before[one], after[other]) for one, other in shown.values())

@@ -38,6 +38,7 @@ CALLERS = {
         "undertone_server/update.py",
         "undertone_cli/diagnostics.py",
         "undertone/methods/textual_inversion/inversion.py",  # an optimiser's, within one row
+        "undertone/evaluation/small_cnn.py",  # an optimiser's, of a classifier that judges
     },
     "step_from": {"undertone_server/update.py"},
     # A site charges its plan's reservation, and the budget alone charges its ledger.

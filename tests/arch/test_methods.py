@@ -10,7 +10,7 @@ from undertone.methods.registry import METHODS
 
 FOLDERS = {method.__module__.split(".")[2] for method in METHODS.values()}
 OPTIONS = {option for method in METHODS.values() for option in method.options_type.model_fields}
-FILES = {file for method in METHODS.values() for file in method.release_format.files}
+FILES = {file for method in METHODS.values() for one in method.formats for file in one.files}
 INSIDE = {"undertone/methods/", "undertone/pretraining/", "undertone/training/", "undertone/public_images/"}
 # Words that only look like a method's: the field of a caption template, a message's name, a setting of Ray's, a kind of
 # UNet.

@@ -76,6 +76,7 @@ ROOMS = {
         "provisioning",
         "split_folders",
         "split",
+        "evaluating",
         "diagnostics",
         "engines",
         "loopback",

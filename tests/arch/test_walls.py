@@ -36,6 +36,8 @@ WALLS: dict[str, set[str]] = {
     },
     "random": set(),
     "secrets": {"undertone_cli/commands/generate.py"},
+    "sklearn": {"undertone/evaluation/", "undertone_cli/commands/demo.py"},
+    "torchmetrics": {"undertone/evaluation/frechet.py", "undertone/evaluation/inception.py"},
     "safetensors.numpy": {"undertone_server/release.py", "undertone_cli/commands/export.py"},
 }
 HEAVY = {"torch", "diffusers", "transformers"}
@@ -64,9 +66,10 @@ TORCH = {
     "undertone_server/run_study.py",
     "undertone_server/app.py",
     "undertone_cli/diagnostics.py",
+    "undertone_cli/evaluating/",
 }
 # Randomness that is no noise: rows' own (PRIVACY 3), public images, public directions, public control directions,
-# public sampling seeds.
+# public sampling seeds, public choices of an evaluation.
 RANDOM = {
     "undertone/privacy/unit_randomness.py",
     "undertone/models/base.py",
@@ -75,7 +78,10 @@ RANDOM = {
     "undertone/training/",
     "undertone/pretraining/",
     "undertone/public_images/",
+    "undertone/evaluation/resampling.py",
+    "undertone/evaluation/small_cnn.py",
     "undertone_cli/diagnostics.py",
+    "undertone_cli/evaluating/",
 }
 
 

@@ -108,6 +108,7 @@ def test_the_base_says_what_it_can_do(base: str, words: str) -> None:
         ("simulate --help", "coordinator"),
         ("verify --help", "coordinator"),
         ("generate --help", "coordinator"),
+        ("evaluate --help", "evaluate"),
         ("demo --help", "demo"),
     ],
 )
@@ -156,9 +157,10 @@ def test_each_library_that_an_extra_brings_stands_in_the_table() -> None:
     for library, extra in EXTRAS.items():
         assert {canonical(one) for one in owners[library]} & direct[extra], library
     named = {canonical(one) for library in EXTRAS for one in owners[library]}
-    for extra in ("node", "coordinator", "demo", "ray"):
+    for extra in ("node", "evaluate", "coordinator", "demo", "ray"):
         assert direct[extra] - {"flwr"} <= named, extra
-    chain = [("coordinator", "node"), ("demo", "coordinator"), ("ray", "coordinator")]
+    chain = [("evaluate", "node"), ("coordinator", "node"), ("coordinator", "evaluate")]
+    chain += [("demo", "coordinator"), ("ray", "coordinator")]
     assert all(f"undertone-federated[{inner}]" in extras[outer] for outer, inner in chain)
 
 

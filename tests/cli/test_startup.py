@@ -35,7 +35,7 @@ def test_the_list_of_commands_loads_nothing_heavy() -> None:
     assert loaded("--version") == (0, set())
 
 
-@pytest.mark.parametrize("command", ["plan", "simulate", "generate", "demo"])
+@pytest.mark.parametrize("command", ["plan", "simulate", "generate", "evaluate", "demo"])
 def test_a_commands_own_help_loads_no_model_and_no_flower(command: str) -> None:
     code, names = loaded(command, "--help")
     assert code == 0

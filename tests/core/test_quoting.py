@@ -82,7 +82,7 @@ def said(token: Token) -> str:
 def test_a_card_says_what_it_should_whoever_wrote_its_values(
     plan: Plan, study: str, base: str, licence: str, prompt: str, described: Description
 ) -> None:
-    card = model_card(written_by(plan, study, base, licence), prompt, 2, described)
+    card = model_card(written_by(plan, study, base, licence), {"": prompt}, 2, described)
     assert len(card) < 8000
     card.encode()
     front, tokens = parts(card)
@@ -93,6 +93,7 @@ def test_a_card_says_what_it_should_whoever_wrote_its_values(
     }
     python, shell = (token for token in tokens if token.type == "fence")
     assert (python.info, shell.info) == ("python", "sh")
+    assert len(ast.parse(python.content).body) == 3 + len(ast.parse(described.load).body)
     assert strings_given_to(python.content, "pipeline") == [
         prompt if len(prompt) <= LONGEST else f"{prompt[:LONGEST]}..."
     ]
@@ -104,6 +105,19 @@ def test_a_card_says_what_it_should_whoever_wrote_its_values(
     assert not kinds & {"html_inline", "html_block", "link_open", "image", "table_open", "hr", "em_open"}
 
 
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.lists(texts.filter(str.strip), min_size=2, max_size=3, unique=True), prompt=texts)
+@example(list(HOSTILE[:3]), HOSTILE[5])
+def test_a_card_says_its_classes_whoever_named_them(plan: Plan, names: list[str], prompt: str) -> None:
+    _, tokens = parts(model_card(plan, dict.fromkeys(names, prompt), 2, KINDS[0]))
+    headings = [said(tokens[index + 1]) for index, token in enumerate(tokens) if token.type == "heading_open"]
+    assert headings[1:] == ["Prompts by class", "What it reveals", "Limits"]
+    listed = [said(tokens[index + 2]) for index, token in enumerate(tokens) if token.type == "list_item_open"]
+    for name, line in zip(names, listed, strict=False):
+        assert line.lstrip().startswith(shown(name, LONGEST).strip())
+    assert not {token.type for token in inline(tokens)} & {"html_inline", "html_block", "link_open", "image", "hr"}
+
+
 def strings_given_to(source: str, name: str) -> list[object]:
     """The first arguments of calls of `name`; the source has calls of a pipeline alone."""
     tree = ast.parse(source)
@@ -112,9 +126,10 @@ def strings_given_to(source: str, name: str) -> list[object]:
         "StableDiffusionPipeline.from_pretrained",
         "pipeline.load_textual_inversion",
         "pipeline.load_lora_weights",
+        "load_file",
+        "words.items",
         name,
     }
-    assert len(tree.body) <= 4
     return [ast.literal_eval(call.args[0]) for call in calls if ast.unparse(call.func) == name]
 
 

@@ -348,7 +348,7 @@ def test_a_folder_of_folders_has_a_site_in_each_and_holdouts_split_by_unit(
 ) -> None:
     from undertone_cli import diagnostics
 
-    for name, value in {"IMAGES": 4, "STEPS": 2, "RANDOM_DIRECTIONS": 1, "_PUBLIC_IMAGES": 8, "SHOWN": 2}.items():
+    for name, value in {"IMAGES": 8, "STEPS": 2, "RANDOM_DIRECTIONS": 1, "_PUBLIC_IMAGES": 8, "ATTACKED": 8}.items():
         monkeypatch.setattr(diagnostics, name, value)
     for number, site in enumerate(SITES):
         write_folder(tmp_path / "data" / site, 40, 32, first=100 * number)
@@ -361,6 +361,10 @@ def test_a_folder_of_folders_has_a_site_in_each_and_holdouts_split_by_unit(
     names = ["training images (floor)", "before", "after", "non-private mean", "random direction 1"]
     assert list(found["distance"]) == list(found["by the base's own autoencoder"]) == names
     assert found["distance"] != found["by the base's own autoencoder"]
+    assert list(found["measures"]) == names
+    assert all(one["kid"] == found["distance"][name] for name, one in found["measures"].items())
+    assert "never proof of privacy" in found["membership"]["meaning"]
+    assert (found["membership"]["members"], found["membership"]["others"]) == (8, 8)
     assert not [path for path in (run / "release").iterdir() if "diagnostics" in path.name]
     for site in SITES:
         halves = []

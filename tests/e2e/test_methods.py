@@ -1,6 +1,7 @@
 """Each kind of release: simulated, verified, drawn from, exported, and loaded by stock diffusers."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from tests.support.gradient_studies import gradient_study
+from tests.support.images import write_folder
 from tests.support.runs import SITES, call, coordinator_of
 from undertone.methods.weights import attach, read_weights
 from undertone.models.base import LoadedBase, load_base
@@ -186,3 +188,15 @@ def test_generate_refuses_what_it_cannot_label(release: Path, tmp_path: Path, wa
     result = call("generate", release, *wanted, "--out", tmp_path / "images")
     assert result.exit_code == 2
     assert not (tmp_path / "images").exists()
+
+
+@pytest.mark.slow
+def test_evaluate_takes_each_kind(release: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "real", 8, 32, first=900)
+    found = tmp_path / "found.json"
+    options = ("-n", 8, "--steps", 1, "--random-directions", 1, "--json", found)
+    result = call("evaluate", release, "--real", tmp_path / "real", *options)
+    assert result.exit_code == 0, result.output
+    (rows,) = json.loads(found.read_text(encoding="utf-8"))["distances"].values()
+    assert list(rows) == ["real images", "before", "after", "random direction 1"]
+    assert len({row["fid"] for row in rows.values()}) == 4

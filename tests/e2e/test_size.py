@@ -37,6 +37,7 @@ def test_ten_million_values_go_through_flower(
     monkeypatch.setattr(DummyMethod, "layout", lambda *_: Layout((("wide", (WIDE,)),)))
     monkeypatch.setattr(DummyMethod, "initial_state", lambda *_: np.zeros(WIDE, dtype=np.float32))
     monkeypatch.setattr(DummyMethod, "rows", wide_rows)
+    monkeypatch.setattr(DummyMethod, "released", lambda _self, state: state)
     monkeypatch.setattr(DummyMethod, "weights", lambda _self, _base, w: {"dummy.safetensors": {"wide": w}})
     monkeypatch.setattr(
         release, "_draw_samples", lambda _plan, part, *_: (part / "samples.png").write_bytes(b"png") and 255

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from undertone.core.captions import fill_caption
 from undertone.errors import StudyError, UnfitWeights
 from undertone.gradients.engine import UnitBatch
+from undertone.methods.classed import with_classes
 from undertone.methods.gradient.method import GradientMethod
-from undertone.methods.protocol import Method, UnitRecords, settled
+from undertone.methods.protocol import Method, UnitRecords, settled, stages_of
 from undertone.methods.registry import METHODS, method_for
 from undertone.methods.weights import attach, released_layout
 from undertone.models.base import LoadedBase, load_base
@@ -23,11 +24,16 @@ from undertone.models.tokens import RowTokens
 
 # Each method in the shapes that its options give it; a new method adds a line.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "dpagg-ti": [{"steps": 4}, {"steps": 3, "vectors": 2, "rescale": 1.5}],
+    "dpagg-ti": [
+        {"steps": 4},
+        {"steps": 3, "vectors": 2, "rescale": 1.5},
+        {"steps": 3, "vectors": 2, "per_class": True, "share_scale": 0.5},
+    ],
     "dpsgd-ti": [
         {"draws": 2},
         {"vectors": 2, "records": 2, "optimiser": "sgd", "caption_dropout": 0.5},
         {"directions": 6, "direction_drawings": 12},
+        {"draws": 2, "records": 2, "per_class": True},
     ],
     "dp-lora": [
         {"rank": 2, "alpha": 4, "draws": 2, "records": 2},
@@ -38,7 +44,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dp-ldm": [
         {"draws": 2, "records": 3},
         {"blocks": ["mid_block"], "embedder": False, "optimiser": "adamw", "weight_decay": 0.01},
-        {"directions": 4, "direction_drawings": 12, "optimiser": "sgd"},
+        {"directions": 4, "direction_drawings": 12, "optimiser": "dog"},
     ],
 }
 # Every variant on a base that predicts v (DDIM), the first of each method on one that predicts noise (PNDM) too.
@@ -65,7 +71,7 @@ def pinned(case: tuple[str, dict[str, Any], str]) -> PinnedBase:
 @pytest.fixture
 def method(case: tuple[str, dict[str, Any], str], pinned: PinnedBase) -> Method:
     """As it stands in a plan."""
-    chosen = method_for(case[0], case[1])
+    chosen = with_classes(method_for(case[0], case[1]), CLASSES)
     return settled(chosen, pinned, caption_of(chosen))[0]
 
 
@@ -80,6 +86,7 @@ def shared_base(_method: str, folder: str) -> LoadedBase:
     return load_base(pin(folder))
 
 
+CLASSES = ("mass", "clear")
 CAPTIONS = {True: "a {token}, {finding}", False: "a picture, {finding}"}
 
 
@@ -103,8 +110,14 @@ def make_units(method: Method, count: int, first: int = 0) -> list[UnitRecords]:
         latents = drawn.standard_normal((images, 4, 8, 8), dtype=np.float32)
         findings = [("clear", "mass")[index % 2] for index in range(images)]
         captions = tuple(fill_caption(caption_of(method), method.token, {"finding": word}) for word in findings)
-        units.append(UnitRecords(latents, captions, np.random.Generator(np.random.Philox(key=number))))
+        classes = np.array([CLASSES.index(word) for word in findings])
+        units.append(UnitRecords(latents, captions, np.random.Generator(np.random.Philox(key=number)), classes=classes))
     return units
+
+
+def row_length(method: Method, pinned: PinnedBase) -> int:
+    """Of a row in the last stage: as long as w, or with shares of classes before it."""
+    return stages_of(method, pinned)[-1].row
 
 
 def whole_w(method: Method, pinned: PinnedBase, w: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -121,7 +134,7 @@ def rows_of(method: Method, base: LoadedBase, pinned: PinnedBase, units: Sequenc
 
 def test_rows_have_the_dimension_and_move(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
     rows = rows_of(method, base, pinned, make_units(method, 3))
-    assert rows.shape == (3, method.dimension(pinned))
+    assert rows.shape == (3, row_length(method, pinned))
     assert rows.dtype == np.float32
     assert np.isfinite(rows).all()
     assert (np.abs(rows).max(axis=1) > 1e-4).all()
@@ -157,7 +170,7 @@ def test_permuted_units_give_permuted_rows(method: Method, base: LoadedBase, pin
 
 
 def test_no_unit_gives_no_row(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
-    assert rows_of(method, base, pinned, []).shape == (0, method.dimension(pinned))
+    assert rows_of(method, base, pinned, []).shape == (0, row_length(method, pinned))
 
 
 def test_sixteen_at_once_equal_sixteen_alone(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
@@ -266,7 +279,7 @@ def test_a_caption_holds_the_token_if_the_method_learns_a_word_and_else_not(meth
 
 def test_a_step_by_zero_changes_nothing(method: Method, pinned: PinnedBase) -> None:
     state = method.initial_state(pinned)
-    moved = method.step(state, np.zeros(method.dimension(pinned)))
+    moved = method.step(state, np.zeros(row_length(method, pinned)))
     assert (moved.shape, moved.dtype) == (state.shape, np.float32)
     if getattr(method.options, "optimiser", "") != "adamw":  # decay moves w by itself
         np.testing.assert_allclose(method.released(moved), method.released(state), rtol=1e-6)
@@ -274,7 +287,7 @@ def test_a_step_by_zero_changes_nothing(method: Method, pinned: PinnedBase) -> N
 
 def test_steps_depend_on_the_kept_array_alone(method: Method, pinned: PinnedBase) -> None:
     """A new instance, as after a crash, gives bit-identical states."""
-    drawn = np.random.Generator(np.random.Philox(key=3)).standard_normal((4, method.dimension(pinned)))
+    drawn = np.random.Generator(np.random.Philox(key=3)).standard_normal((4, row_length(method, pinned)))
     state = again = method.initial_state(pinned)
     for mean in drawn:
         state = method.step(state, mean)
@@ -295,8 +308,9 @@ def test_stock_diffusers_reads_what_rows_were_trained_as(method: Method, base: L
     released = predicted(adapted, adapted.pipeline.encode_prompt(prompt, "cpu", 1, False)[0])
     w = whole_w(method, pinned, w)
     if method.token:
-        tokens = RowTokens(base, method.token, method.options.vectors)
-        with tokens.bound(torch.from_numpy(w).reshape(1, method.options.vectors, -1)), torch.no_grad():
+        names = [name for name, _ in method.layout(pinned).tensors]
+        tokens = RowTokens(base, names, method.options.vectors)
+        with tokens.bound(torch.from_numpy(w).reshape(1, len(names) * method.options.vectors, -1)), torch.no_grad():
             trained = predicted(base, base.pipeline.text_encoder(tokens.tokenise([prompt]))[0])
     else:
         batch = UnitBatch(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.float64), 1)

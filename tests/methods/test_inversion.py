@@ -72,7 +72,7 @@ def oracle(folder: Path, unit: UnitRecords, steps: int, rate: float) -> np.ndarr
 def test_rows_are_those_of_the_papers_algorithm(which: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(which)
     pinned = pin(str(folder))
-    settings = Inversion(TOKEN, 1, steps=6, learning_rate=0.02, min_time=MIN_TIME)
+    settings = Inversion([TOKEN], 1, steps=6, learning_rate=0.02, min_time=MIN_TIME)
     images = [1, 3, 2]
     units = [make_unit(number, count) for number, count in enumerate(images)]
     rows = invert(load_base(pinned), pinned.embedding_of(WORD)[None], units, settings, lambda _steps: None)

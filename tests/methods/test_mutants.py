@@ -1,9 +1,11 @@
-"""The list of mutants fits the code: each text that one replaces is there once, and its test is there."""
+"""The lists of mutants fit the code: each text that one replaces is there once, and its test is there."""
 
 import pytest
 
-from tests.methods.mutants import MUTANTS
+from tests.methods import class_mutants, mutants
 from tests.support.mutants import ROOT
+
+MUTANTS = [*mutants.MUTANTS, *class_mutants.MUTANTS]
 
 
 @pytest.mark.parametrize(("file", "old", "test"), [(file, old, test) for _, file, old, _, test in MUTANTS])

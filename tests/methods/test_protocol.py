@@ -101,7 +101,7 @@ def test_kinds_of_release_are_told_apart_by_their_files() -> None:
     files = [file for one in formats for file in one.files]
     assert len(files) == len(set(files)) >= 3
     for method in METHODS.values():
-        assert format_of(method.release_format.files) is method.release_format
+        assert all(format_of(one.files) is one for one in method.formats)
     assert format_of([]) is None
     assert format_of(files[:2]) is None
     assert len({one.describe() for one in formats}) == len(formats)

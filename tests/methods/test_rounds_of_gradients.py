@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.failpoints import Killed, at
-from tests.support.gradient_studies import FIVE, SMALL, centralised, gradient_study
+from tests.support.gradient_studies import FIVE, SMALL, assert_one_place, gradient_study, plan_of
 from undertone.errors import DirectionsDiffer, PlanChanged, TooFewSites
 from undertone.methods.gradient import kept_directions, public_directions
 from undertone.methods.gradient.directions import Directions
@@ -19,7 +19,6 @@ from undertone.methods.weights import read_weights
 from undertone.models.pinned import pin
 from undertone.privacy.ledger import Ledger
 from undertone.release.verify import verify
-from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
 from undertone_cli.commands.simulate import simulate
 from undertone_client.compute.preparing import Preparation
@@ -56,10 +55,6 @@ def few_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def go(study: Path, **options: Any) -> Path:
     simulate(study, study.parent / "data", study.parent / "run", split_by="site", **options)
     return study.parent / "run"
-
-
-def plan_of(run: Path) -> Plan:
-    return Plan.from_bytes((run / "plan.json").read_bytes())
 
 
 METHODS_OF_ROUNDS = [name for name in METHODS if name != "dpagg-ti"]
@@ -221,34 +216,20 @@ def test_a_coordinator_that_makes_other_directions_refuses_before_a_site_is_aske
     assert RunFolder(tmp_path / "run").attempts_asked(1) == []
 
 
-def assert_one_place(run: Path, rounds: tuple[int, ...], tolerance: float) -> None:
-    plan, expected = plan_of(run), centralised(run)
-    method, start = planned_method(plan, pin(plan.model.base)), centralised_start(plan)
-    for round_ in rounds:
-        kept = RunFolder(run).kept_state(round_)
-        assert kept is not None
-        found, wanted = method.released(kept), method.released(expected[round_ - 1])
-        moved = float(np.linalg.norm(wanted - start))
-        assert moved > 1e-3
-        assert np.linalg.norm(found - wanted) < tolerance * moved
-
-
-def centralised_start(plan: Plan) -> np.ndarray:
-    pinned = pin(plan.model.base)
-    method = planned_method(plan, pinned)
-    return method.released(method.initial_state(pinned))
-
-
 @pytest.mark.usefixtures("no_samples")
 @pytest.mark.parametrize(
     ("step", "options"),
-    [("rounds/updated", {}), ("rounds/state durable", {}), ("rounds/updated", DIRECTIONS)],
+    [
+        ("rounds/updated", {"ema": 0.5, "warm_up": 2}),
+        ("rounds/state durable", {"ema": 0.5, "warm_up": 2}),
+        ("rounds/updated", DIRECTIONS | {"optimiser": "dog"}),
+    ],
     ids=["updated", "durable", "in public directions"],
 )
 def test_a_killed_run_goes_on_with_the_optimisers_memory_and_pays_once(
     tmp_path: Path, tiny_base: Path, step: str, options: dict[str, Any]
 ) -> None:
-    study = gradient_study(tmp_path, tiny_base, "dpsgd-ti", FIVE[:3], 3, ema=0.5, warm_up=2, **options)
+    study = gradient_study(tmp_path, tiny_base, "dpsgd-ti", FIVE[:3], 3, **options)
     with at(step, 2), pytest.raises(Killed):
         go(study)
     kept_directions.forget()  # as in a new process

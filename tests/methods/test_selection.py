@@ -199,10 +199,11 @@ def test_a_row_follows_from_its_own_unit_alone(
     np.testing.assert_allclose(of.rows(base, state, units(base)[2:], quiet)[0], before[2], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw", "dog"])
 @pytest.mark.parametrize("freeze_a", [True, False])
 def test_what_is_not_chosen_stays_at_the_start(base: LoadedBase, optimiser: str, freeze_a: bool) -> None:
-    changes = {"optimiser": optimiser, "ema": 0.5, "freeze_a": freeze_a}
+    changes: dict[str, Any] = {"optimiser": optimiser, "freeze_a": freeze_a}
+    changes |= {} if optimiser == "dog" else {"ema": 0.5}
     changes |= {"weight_decay": 0.5} if optimiser == "adamw" else {}
     found = method_for("dp-lora", OPTIONS | changes)
     assert isinstance(found, SelectingLoRA)

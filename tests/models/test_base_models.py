@@ -187,9 +187,9 @@ def test_weights_of_another_kind_are_refused(tiny_base: Path, tmp_path: Path) ->
 def test_placeholders_of_two_studies_live_in_one_base(tiny_base: Path) -> None:
     """One token, then two of the same name: each caption still becomes the tokens it should."""
     loaded = load_base(pin(str(tiny_base)))
-    one = RowTokens(loaded, "<x>", 1)
-    two = RowTokens(loaded, "<x>", 2)
-    other = RowTokens(loaded, "<y>", 1)
+    one = RowTokens(loaded, ["<x>"], 1)
+    two = RowTokens(loaded, ["<x>"], 2)
+    other = RowTokens(loaded, ["<y>"], 1)
     assert placeholders("<x>", 3) == ["<x>", "<x>_1", "<x>_2"]
     assert one.ids[0] == two.ids[0]
     ids = two.tokenise(["a <x>, mass"])[0].tolist()

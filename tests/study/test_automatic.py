@@ -147,6 +147,8 @@ def test_t_rounds_go_the_way_and_no_further_whatever_c_is() -> None:
         assert why.startswith(f"{rounds} steps")
     rate, _ = rate_of_way(OptimiserOptions(optimiser="adam"), 8.0, 0.1, 4, 64)
     assert 4 * rate * 8 == pytest.approx(8.0, rel=0.05)
+    for clip, rounds in ((0.1, 4), (10.0, 16)):
+        assert rate_of_way(OptimiserOptions(optimiser="dog"), 7.5, clip, rounds, 64)[0] == pytest.approx(0.5)
 
 
 def test_a_word_is_measured_by_the_initial_words_embedding(tiny_base: Path) -> None:

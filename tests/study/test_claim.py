@@ -226,7 +226,7 @@ def test_a_delta_above_one_in_the_number_of_units_is_said_everywhere(dummy_base:
     assert "delta of 0.005 is large for 700 units" in warning
     assert ("WARNING", warning) in plan_command.describe(loud)
     assert warning in trust_assumptions(loud)
-    assert warning in model_card(loud, "a picture", 3, Description("a word", "a word", "# load it"))
+    assert warning in model_card(loud, {"": "a picture"}, 3, Description("a word", "a word", "# load it"))
     quiet = make_plan(dummy_base, SITES, delta=1e-5)
     assert delta_warning(quiet) is None
     assert "WARNING" not in dict(plan_command.describe(quiet))

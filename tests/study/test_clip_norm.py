@@ -16,7 +16,7 @@ from tests.support.images import write_folder
 from tests.support.runs import SITES, call, tiny_study
 from tests.support.studies import study_with, write_study
 from undertone.core import public_cache
-from undertone.methods.gradient.optimisers import OptimiserOptions, ServerOptimiser
+from undertone.methods.gradient.optimisers import OptimiserOptions, server_optimiser
 from undertone.methods.registry import METHODS, method_for
 from undertone.models.pinned import pin
 from undertone.study import public_rows
@@ -284,11 +284,11 @@ def test_only_a_one_shot_methods_reach_follows_from_c() -> None:
         assert method.one_shot or method.reach(1e-6, 1.0) is None
 
 
-@pytest.mark.parametrize(("optimiser", "follows"), [("sgd", True), ("adam", False), ("adamw", False)])
+@pytest.mark.parametrize(("optimiser", "follows"), [("sgd", True), ("adam", False), ("adamw", False), ("dog", False)])
 def test_a_short_c_shortens_steps_of_sgd_alone(optimiser: str, follows: bool) -> None:
-    """A C of a thousandth makes signal and noise a thousandth: Adam divides by their size, and SGD's rate is free."""
+    """A C of a thousandth makes signal and noise a thousandth: all but SGD divide by it, and its rate is free."""
     decay = {"weight_decay": 1e-9} if optimiser == "adamw" else {}
-    server = ServerOptimiser(OptimiserOptions.model_validate({"optimiser": optimiser, **decay}))
+    server = server_optimiser(OptimiserOptions.model_validate({"optimiser": optimiser, **decay}))
     means = np.random.Generator(np.random.Philox(key=1)).standard_normal((5, 64))
     moved = []
     for shorter in (1.0, 1e-3):

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from undertone.core.config import Section
 from undertone.errors import PlanChanged
+from undertone.methods.classes import ClassShown
 from undertone.methods.protocol import Automatic, Draw, MethodStage, Progress, UnitRecords
 from undertone.methods.release_format import Description, ReleaseFormat, Respelled, Shapes, Weights
 from undertone.models.expected import EXPECTED
@@ -66,10 +67,11 @@ class DummyMethod:
     name: ClassVar[str] = "dummy"
     options_type: ClassVar[type[Section]] = DummyOptions
     one_shot: ClassVar[bool] = False
-    alignment: ClassVar[float] = 1.0
+    alignment = 1.0
     few_drawings: ClassVar[int] = 4
     needs: ClassVar[frozenset[str]] = frozenset()
-    release_format: ClassVar[ReleaseFormat] = DummyFile()
+    formats: ClassVar[tuple[ReleaseFormat, ...]] = (DummyFile(),)
+    release_format = formats[0]
     automatic: ClassVar[Automatic] = Automatic(clip_share=1.0)
 
     def __init__(self, options: DummyOptions) -> None:
@@ -151,7 +153,8 @@ class DummyMethod:
         del name
         return None
 
-    def sample_prompts(self, caption: str) -> tuple[str, str]:
+    def sample_prompts(self, caption: str, of: ClassShown | None = None) -> tuple[str, str]:
+        del of
         return caption, caption
 
     def stages(self, base: PinnedBase) -> Sequence[MethodStage]:

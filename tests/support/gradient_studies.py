@@ -1,5 +1,6 @@
 """Studies of the gradient methods: small options for each, and the centralised run that a federated one must equal."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from undertone.study.plan import Plan
 from undertone.study.planned import planned_method, planned_stage
 from undertone_client.registration.registered import register
 from undertone_client.site.folder import SiteDir
+from undertone_server.run_folder import RunFolder
 
 FIVE = ("north", "east", "south", "west", "centre")
 _NUMBERS: dict[str, Any] = {"draws": 2, "min_time": 0.0, "optimiser": "adam", "directions": 0}  # nothing is "auto"
@@ -31,8 +33,20 @@ SMALL: dict[str, dict[str, Any]] = {
 CLIP = {"dpagg-ti": 0.1, "dpsgd-ti": 0.02, "dp-lora": 0.1, "dp-ldm": 0.3}
 
 
-def gradient_study(folder: Path, base: Path, name: str, sites: tuple[str, ...], rounds: int, **options: Any) -> Path:
-    """A study of four images, two patients, at each site, with its data beside it; returns its file."""
+def gradient_study(
+    folder: Path,
+    base: Path,
+    name: str,
+    sites: tuple[str, ...],
+    rounds: int,
+    *,
+    data: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Path:
+    """A study of four images, two patients, at each site, with its data beside it; returns its file.
+
+    `data`: further keys of [data].
+    """
     write_folder(folder / "data", 4 * len(sites), 32, sites=sites)
     caption = "a {token}, {finding}" if name.endswith("-ti") else "a picture, {finding}"
     changes = {
@@ -42,6 +56,7 @@ def gradient_study(folder: Path, base: Path, name: str, sites: tuple[str, ...], 
         "privacy.epsilon": 50.0,
         "privacy.clip_norm": CLIP[name],
         "privacy.rounds": rounds,
+        **{f"data.{key}": value for key, value in (data or {}).items()},
     }
     return write_study(folder / "study.toml", study_with(changes, str(base)))
 
@@ -51,16 +66,18 @@ def centralised(run: Path) -> list[NDArray[np.float32]]:
 
     For p = 1 and first attempts: the same rows as the sites', because each unit's randomness follows from its name.
     """
-    plan = Plan.from_bytes((run / "plan.json").read_bytes())
+    plan = plan_of(run)
     pinned, base = pin(plan.model.base), load_base(pin(plan.model.base))
     state, states = planned_method(plan, pinned).initial_state(pinned), []
     for round_ in range(1, plan.privacy.rounds + 1):
         units = [unit for site in plan.cohort.units for unit in units_of(run / "sites" / site, plan, base, round_)]
         method, stage = planned_stage(plan, pinned, round_).method, plan.stage_of(round_)
         found = method.rows(base, state[: plan.state_size], units, lambda _steps: None).astype(np.float64)
-        factors = np.minimum(1.0, stage.clip_norm * (1 - 2**-10) / np.linalg.norm(found, axis=1))
+        factors = np.minimum(1.0, stage.clip_norm * (1 - 2**-10) / np.maximum(np.linalg.norm(found, axis=1), 1e-30))
         mean = (factors[:, None] * found).sum(0) / sum(plan.cohort.units.values())
-        state = method.step_from(state, mean, 0.0) if isinstance(method, NoiseAware) else method.step(state, mean)
+        sites = tuple(plan.cohort.units)
+        deviation = stage.noise_in(len(sites)) / plan.denominator(round_, sites)  # what a step takes off or divides by
+        state = method.step_from(state, mean, deviation) if isinstance(method, NoiseAware) else method.step(state, mean)
         states.append(state)
     return states
 
@@ -71,8 +88,35 @@ def units_of(folder: Path, plan: Plan, base: Any, round_: int) -> list[UnitRecor
     for unit, positions in table.units().items():
         key = row_key(site.secret(), plan.digest, round_, 1, unit)
         generator = row_generator(key)
+        positions = [place for place in positions if plan.data.takes(table.records[place].columns)]
+        if not positions:
+            continue  # a zero row
         records = [table.records[positions[place]] for place in method.entering(len(positions), generator)]
         latents = base.encode(np.stack([load_image(table.root / record.file, 32) for record in records]))
         captions = tuple(fill_caption(plan.data.caption, method.token, record.columns) for record in records)
-        units.append(UnitRecords(latents, captions, generator))
+        listed = plan.data.classes
+        classes = np.array([listed.index(record.columns["finding"]) for record in records]) if listed else None
+        units.append(UnitRecords(latents, captions, generator, classes=classes))
     return units
+
+
+def plan_of(run: Path) -> Plan:
+    return Plan.from_bytes((run / "plan.json").read_bytes())
+
+
+def assert_one_place(run: Path, rounds: tuple[int, ...], tolerance: float) -> None:
+    plan, expected = plan_of(run), centralised(run)
+    method, start = planned_method(plan, pin(plan.model.base)), centralised_start(plan)
+    for round_ in rounds:
+        kept = RunFolder(run).kept_state(round_)
+        assert kept is not None
+        found, wanted = method.released(kept), method.released(expected[round_ - 1])
+        moved = float(np.linalg.norm(wanted - start))
+        assert moved > 1e-3
+        assert np.linalg.norm(found - wanted) < tolerance * moved
+
+
+def centralised_start(plan: Plan) -> np.ndarray:
+    pinned = pin(plan.model.base)
+    method = planned_method(plan, pinned)
+    return method.released(method.initial_state(pinned))

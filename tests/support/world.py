@@ -87,6 +87,7 @@ def make_plan(
     units_origin: str = "published",
     clip_units: int = 1024,
     staged: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
     **privacy: Any,
 ) -> Plan:
     """A consistent plan whose noise is set by hand: no calibration, which takes seconds. Its claim is true.
@@ -94,6 +95,7 @@ def make_plan(
     `summing` = True: rows count as too long to be kept. Delta is as small as a plan may have it, so that little
     noise is enough: sigma = 1024 is one Delta. `staged`: with the dummy's first round, as a stage of its own with these
     figures (`sigma`, `clip_units`, `sampling_rate`, `max_attempts`); `rounds` counts it too.
+    `data`: further keys of that table.
     """
     wanted = {"sampling_rate": 1.0, "rounds": 1, "max_attempts": 1, "unit": "patient", "sigma": 1024} | privacy
     shared = wanted.get("noise") == "distributed"
@@ -144,6 +146,7 @@ def make_plan(
             "data": {
                 "unit_column": "patient_id" if wanted["unit"] == "patient" else None,
                 "caption": "a {token}, {finding}",
+                **(data or {}),
             },
             "earlier": [] if staged is None else [_selection(staged, wanted, units, aggregation, wire_bits, margin)],
             "cohort": {"units": dict(units), "units_origin": units_origin, "min_sites": min_sites},

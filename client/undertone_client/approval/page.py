@@ -121,10 +121,17 @@ def _from_which_images(asked: Asked) -> Iterator[str]:
     named = f" Which images are whose is told by the column {shown(data.unit_column)}." if data.unit_column else ""
     columns = ", ".join(map(shown, dict.fromkeys(caption_columns(plan.data.caption))))
     words = f", with words from its metadata ({columns})" if columns else ""
+    classes = ", ".join(_quoted(name, 64) for name in plan.data.classes)
+    listed = (
+        f" The class of an image is told by the column {_quoted(plan.data.class_column)}: one of {classes}. An image "
+        "of any other class has no part in the study. The list is published with the release."
+        if plan.data.class_column is not None
+        else ""
+    )
     yield from _wrapped(
         f"The data set {data.name}: the images in {shown(data.folder)}, {_as_registered(asked)}. What is protected is "
         f"{UNIT_MEANS[plan.privacy.unit]}.{apart}{named} Each image is described to the model as "
-        f"{_quoted(plan.data.caption, 500)}{words}."
+        f"{_quoted(plan.data.caption, 500)}{words}.{listed}"
     )
     yield from _wrapped(
         f"This site publishes the round figure of {data.publish:,} {asked.many}. The true number leaves neither before "

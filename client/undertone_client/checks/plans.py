@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from undertone.core.code_digest import check_package
 from undertone.errors import ModelError, NotApproved, PlanChanged
+from undertone.methods.classed import scaled, with_classes
 from undertone.methods.protocol import Method, settled
 from undertone.methods.registry import method_for
 from undertone.models.pinned import PinnedBase, check_pins
@@ -88,5 +89,7 @@ def _work(inspection: Inspection) -> Iterator[tuple[str, Method, PinnedBase]]:
     study = inspection.study
     if study is not None:
         pinned = inspection.pinned(study.model.base, study.model.revision)
-        method, _ = settled(method_for(study.method.name, study.method.options), pinned, study.data.caption)
+        method = with_classes(method_for(study.method.name, study.method.options), study.data.classes)
+        method, _ = settled(method, pinned, study.data.caption)
+        method, _ = scaled(method, pinned, lambda _method: 1.0)  # how long rows are costs no memory
         yield f"study {study.study.name}", method, pinned

@@ -289,18 +289,28 @@ class _Reader:
             log(f"zero row: {unit} cannot be read: {type(error).__name__}: {error}")
             return None
         if found is None:
-            log(f"zero row: {unit} has no readable record")
+            log(f"zero row: {unit} has no readable record" + (" of a listed class" if self._has_classes else ""))
         return found
 
     def _read(self, unit: str) -> UnitRecords | None:
-        plan, readable = self.preparation.plan, [index for index in self.units[unit] if self.latents.readable[index]]
+        plan, records = self.preparation.plan, self.table.records
+        readable = [
+            index
+            for index in self.units[unit]
+            if self.latents.readable[index] and plan.data.takes(records[index].columns)
+        ]
         if not readable:
             return None
         generator = row_generator(row_key(self.preparation.site.secret(), *self.preparation.attempt, unit))
         entering = [readable[place] for place in self.method.entering(len(readable), generator)]
-        word, records = self.method.token, self.table.records
-        captions = [fill_caption(plan.data.caption, word, records[index].columns) for index in entering]
-        return UnitRecords(self.latents.of(entering), tuple(captions), generator)
+        word, columns = self.method.token, [records[index].columns for index in entering]
+        captions = tuple(fill_caption(plan.data.caption, word, one) for one in columns)
+        classes = np.array([plan.data.class_of(one) for one in columns]) if self._has_classes else None
+        return UnitRecords(self.latents.of(entering), captions, generator, classes=classes)
+
+    @property
+    def _has_classes(self) -> bool:
+        return self.preparation.plan.data.class_column is not None
 
 
 @lru_cache(maxsize=8)  # one copy for each device
@@ -340,7 +350,9 @@ def dry_run(site: SiteDir, pinned: PinnedBase, method: Method) -> None:
         ModelError: a device is not there, or one unit does not fit; the message says what would.
     """
     config, files = site.config, digest_of(dict(pinned.files))
-    state, method = method.initial_state(pinned)[: sent_by(method, pinned)], stages_of(method, pinned)[0].method
+    # The stage of the longest rows: whatever else is computed takes less.
+    longest = max(stages_of(method, pinned), key=lambda stage: stage.row)
+    state, method = method.initial_state(pinned)[: sent_by(method, pinned)], longest.method
     for device in choose(config.device):
         check_dtype(device, config.dtype)
         base = _loaded(pinned.reference, pinned.revision, device, files, method.name)

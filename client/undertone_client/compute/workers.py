@@ -21,6 +21,8 @@ from itertools import zip_longest
 from typing import Any, Generic, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from undertone.core.canonical import sha256_hex
 from undertone.errors import ModelError
 from undertone.methods.protocol import Progress, UnitRecords
@@ -229,7 +231,7 @@ def _power_of_two(at_least: int) -> int:
 
 
 def random_unit(base: LoadedBase, number: int) -> UnitRecords:
-    """A unit of no one's: Gaussian latents and no words, the same ones for the same number."""
+    """A unit of no one's: Gaussian latents and no words, of the first class; the same ones for the same number."""
     generator = row_generator(sha256(f"undertone/dry-run/{number}".encode()).digest())
     latents = generator.standard_normal((1, *base.latent_shape), dtype="float32")
-    return UnitRecords(latents, ("",), generator)
+    return UnitRecords(latents, ("",), generator, classes=np.zeros(1, dtype=np.int64))

@@ -26,7 +26,7 @@ from undertone_client.site.tombstones import withdrawn_from
 # Decoding costs the same whatever size comes out of it.
 _SIZE = 32
 _FEWEST_LEVELS, _LISTED = 16, 20  # 4 of 8 bits: labels of a mask, or a depth that the file does not say
-Reading = tuple[Unit, str | None, str]
+Reading = tuple[Unit, str | None, str, str | None]
 
 
 @dataclass
@@ -71,7 +71,7 @@ def _check_data_set(
     readings = _readings(data, study, known)
     tables = [_read(site, data, reading, checked) for reading in readings]
     table = max(tables, key=lambda found: len(found.records))
-    for read, (_, _, caption) in zip(tables, readings, strict=True):
+    for read, (_, _, caption, _) in zip(tables, readings, strict=True):
         checked.remarks += remarks(read, caption)
     with reporter().task(f"{site.config.site}: checking images of {data.name}", len(table.records)) as progress:
         _check_images(table, checked, progress)
@@ -81,16 +81,18 @@ def _check_data_set(
 
 def _readings(data: DataSet, study: Study | None, known: list[Registration]) -> list[Reading]:
     if study is not None:
-        return [(study.privacy.unit, study.data.unit_column, study.data.caption)]
-    readings: list[Reading] = [(item.unit, item.unit_column, item.caption) for item in known]
-    return list(dict.fromkeys(readings)) or [(data.unit, data.unit_column, "")]
+        return [(study.privacy.unit, study.data.unit_column, study.data.caption, study.data.class_column)]
+    readings: list[Reading] = [(item.unit, item.unit_column, item.caption, item.class_column) for item in known]
+    return list(dict.fromkeys(readings)) or [(data.unit, data.unit_column, "", None)]
 
 
 def _read(site: SiteDir, data: DataSet, reading: Reading, checked: Checked) -> RecordTable:
     root, metadata = data.places(site.folder)
-    gone = withdrawn_from(site, data)
+    gone, (unit, column, caption, of_class) = withdrawn_from(site, data), reading
     try:
-        table = read_good_records(root, *reading, metadata, checked.problems.append, data.ids_as_written)
+        table = read_good_records(
+            root, unit, column, caption, metadata, checked.problems.append, data.ids_as_written, of_class
+        )
         checked.remarks += table.skipped()
         return table.where(lambda record: not gone(record.unit))
     except DataError as error:

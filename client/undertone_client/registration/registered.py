@@ -1,13 +1,13 @@
 """The records of an approved plan, written down once and kept (PRIVACY 3, 17).
 
 Approving a plan reads its data set's metadata strictly and names everything that is wrong. What was good is registered
-in SITE_DIR/registered/<plan digest>.jsonl: the data set, and file, unit, the columns of the caption and a digest of the
-file's bytes. From then on the node works from that, and coins fall over the registered units alone. A registered record
-counts as long as its own line still lists its file with its unit, the name leads to the file it led to then, that file
-holds the bytes it held then, the image can be read, and its unit was not withdrawn. Else it is missing, its unit goes
-on without it, and a unit with no record left is a zero row. Each record is judged by its own line and its own file:
-nothing that happens to one can reach another, so a damaged, emptied or vanished file stays as invisible outside as a
-withdrawn patient.
+in SITE_DIR/registered/<plan digest>.jsonl: the data set, and file, unit, the columns of the caption and of the class
+and a digest of the file's bytes. From then on the node works from that, and coins fall over the registered units alone.
+A registered record counts as long as its own line still lists its file with its unit, the name leads to the file it led
+to then, that file holds the bytes it held then, the image can be read, and its unit was not withdrawn. Else it is
+missing, its unit goes on without it, and a unit with no record left is a zero row. Each record is judged by its own
+line and its own file: nothing that happens to one can reach another, so a damaged, emptied or vanished file stays as
+invisible outside as a withdrawn patient. A record of a class that the plan does not list is missing in the same way.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from undertone.errors import DataError, NotApproved, UnitChanged
 from undertone.study.claim import check_claim
 from undertone.study.plan import Plan
 from undertone_client.registration.moving import follow
-from undertone_client.registration.remarks import remarks
+from undertone_client.registration.remarks import remarks, unlisted_classes
 from undertone_client.registration.stored import Registration, registration_of, write_registration
 from undertone_client.site.datasets import DataSet
 from undertone_client.site.folder import SiteDir
@@ -65,9 +65,14 @@ def register(site: SiteDir, plan: Plan, data: DataSet, say: Callable[[str], None
             )
         return (follow(site, plan.digest) if earlier.moved else earlier).table
     site.check_model(plan.model.files)
-    unit, column, caption = plan.privacy.unit, plan.data.unit_column, plan.data.caption
+    unit, column, caption, of_class = (
+        plan.privacy.unit,
+        plan.data.unit_column,
+        plan.data.caption,
+        plan.data.class_column,
+    )
     root, metadata = data.places(site.folder)
-    listed = read_records(root, unit, column, caption, metadata, data.ids_as_written)
+    listed = read_records(root, unit, column, caption, metadata, data.ids_as_written, of_class)
     gone = withdrawn_from(site, data)
     found = listed.where(lambda record: not gone(record.unit))
     if not found.records:
@@ -75,9 +80,9 @@ def register(site: SiteDir, plan: Plan, data: DataSet, say: Callable[[str], None
     with reporter().task(f"{site.config.site}: comparing files", len(found.records)) as progress:
         found = with_digests(found, progress)
     _refuse_new(site, data, index, found)
-    for line in remarks(found, caption):
+    for line in (*remarks(found, caption), *unlisted_classes(found, plan.data)):
         (say or reporter().line)(f"{site.config.site}: {line}")
-    fields = caption_columns(caption)
+    fields = [*caption_columns(caption), *([] if of_class is None else [of_class])]
     records = [
         replace(record, columns={name: record.columns.get(name, "") for name in fields}) for record in found.records
     ]
@@ -94,6 +99,7 @@ def register(site: SiteDir, plan: Plan, data: DataSet, say: Callable[[str], None
         unit=unit,
         unit_column=column,
         caption=caption,
+        class_column=of_class,
         table=table,
     )
     write_registration(site, made)

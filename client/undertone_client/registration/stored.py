@@ -36,6 +36,7 @@ class Registration:
         unit: what the plan protects.
         unit_column: the column that names it.
         caption: the plan's template.
+        class_column: the column that names the class, or None.
         table: the records, below that folder.
     """
 
@@ -48,6 +49,7 @@ class Registration:
     unit: Unit
     unit_column: str | None
     caption: str
+    class_column: str | None
     table: RecordTable
 
     @property
@@ -145,6 +147,7 @@ def _read(site: SiteDir, path: Path) -> Registration:
         unit=values["unit"],
         unit_column=values["unit_column"],
         caption=values["caption"],
+        class_column=values["class_column"],
         table=RecordTable(root, tuple(_record(json.loads(line)) for line in lines), source),
     )
 
@@ -163,6 +166,7 @@ def _as_bytes(registration: Registration) -> bytes:
             "unit": registration.unit,
             "unit_column": registration.unit_column,
             "caption": registration.caption,
+            "class_column": registration.class_column,
         }
     )
     lines = [

@@ -28,11 +28,25 @@ def draw_records(folder: Path, plan: Plan, units: int, size: int) -> RecordTable
     """
     root, data, records = folder / "images", plan.data, []
     columns = dict.fromkeys(caption_columns(data.caption), _WORD)
+
+    def named(index: int, unit: str) -> dict[str, str]:
+        """The unit's id and its class, where the plan asks for them; classes in turn."""
+        of_unit = {} if data.unit_column is None else {data.unit_column: unit}
+        of_class = {} if data.class_column is None else {data.class_column: data.classes[index % len(data.classes)]}
+        return columns | of_unit | of_class
+
     with storage_errors(folder):
         root.mkdir(mode=0o700)
         for index in range(units):
             name, unit = f"{index:04d}.png", f"unit-{index:04d}"
             Image.fromarray(draw(_SEED, index, max(size, SMALLEST)).pixels).save(root / name)
-            records.append(Record(name, unit, columns | ({data.unit_column: unit} if data.unit_column else {})))
+            records.append(Record(name, unit, named(index, unit)))
         write_metadata(folder / "metadata.csv", records)
-    return read_records(root, plan.privacy.unit, data.unit_column, data.caption, folder / "metadata.csv")
+    return read_records(
+        root,
+        plan.privacy.unit,
+        data.unit_column,
+        data.caption,
+        folder / "metadata.csv",
+        class_column=data.class_column,
+    )

@@ -101,6 +101,7 @@ def read_records(
     caption: str,
     metadata: Path | None = None,
     ids_as_written: bool = False,
+    class_column: str | None = None,
 ) -> RecordTable:
     """Read a folder's records and check their metadata; images are only looked for, not opened.
 
@@ -111,12 +112,13 @@ def read_records(
         caption: the template whose columns must exist.
         metadata: a metadata file elsewhere; by default `metadata.csv` or `.jsonl` in the folder.
         ids_as_written: whether ids that look alike are different people, on purpose.
+        class_column: the column that names the class, where a study has classes.
 
     Raises:
         DataError: what is wrong, with file and line; see `refuse`.
     """
     problems: list[Problem] = []
-    table = read_good_records(root, unit, unit_column, caption, metadata, problems.append, ids_as_written)
+    table = read_good_records(root, unit, unit_column, caption, metadata, problems.append, ids_as_written, class_column)
     for skipped in table.skipped():
         reporter().line(skipped)
     refuse(problems)
@@ -131,6 +133,7 @@ def read_good_records(
     metadata: Path | None,
     found: Callable[[Problem], None],
     ids_as_written: bool = False,
+    class_column: str | None = None,
 ) -> RecordTable:
     """The records with nothing wrong; `found` is told of every other one. Arguments as in `read_records`.
 
@@ -144,7 +147,9 @@ def read_good_records(
     hidden: list[str] = []
     unread: list[str] = []
     rows = images_below(root, hidden.append, unread.append) if source is None else read_rows(source, exact)
-    fields = caption_columns(caption)
+    fields = dict.fromkeys(caption_columns(caption), "data.caption")
+    if class_column is not None:
+        fields.setdefault(class_column, "data.class_column")
     records: dict[str, Record] = {}
     problems: list[Problem] = []
     real, near = RealFiles(root), NearNames(root)
@@ -297,25 +302,25 @@ def _first_places(table: RecordTable, in_order: Iterable[Record]) -> Iterator[tu
 
 
 def _check_columns(
-    there: Mapping[str, None], source: Path | None, unit_column: str | None, fields: Sequence[str]
+    there: Mapping[str, None], source: Path | None, unit_column: str | None, fields: Mapping[str, str]
 ) -> None:
-    """Raise where no line at all has a column; `there` are the columns of all lines."""
+    """Raise where no line at all has a column; `there` are the columns of all lines, `fields` names and their keys."""
     here = source.name if source else "the folder, which has no metadata.csv or metadata.jsonl,"
     if FILE_NAME not in there:
         raise DataError(f"{here} has no column {FILE_NAME}; its columns are {shown(', '.join(there))}")
-    for key, name in [("data.unit_column", unit_column), *(("data.caption", name) for name in fields)]:
+    for key, name in [("data.unit_column", unit_column), *((key, name) for name, key in fields.items())]:
         if name is not None and name not in there:
             near = shown(difflib.get_close_matches(name, there, n=1, cutoff=0.0)[0])
             raise DataError(f'{key}: {here} has no column "{name}"; the closest is "{near}"')
 
 
-def _lacking(source: Path | None, row: Row, fields: Sequence[str]) -> Problem | None:
-    """What is wrong with a line of JSON that leaves out a column of the caption."""
-    for name in fields:
+def _lacking(source: Path | None, row: Row, fields: Mapping[str, str]) -> Problem | None:
+    """What is wrong with a line of JSON that leaves out a column of the caption, or that of the class."""
+    for name, key in fields.items():
         if name not in row.columns:
             return Problem(
                 f"{source}, line {row.line}",
-                f'no "{name}", which data.caption needs; write null where a record has none',
+                f'no "{name}", which {key} needs; write null where a record has none',
             )
     return None
 

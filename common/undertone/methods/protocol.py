@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from undertone.core.canonical import Json
 from undertone.core.config import Section
 from undertone.errors import MechanismViolation, ModelError
+from undertone.methods.classes import ClassShown, Shares
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
@@ -114,25 +115,31 @@ class Automatic:
 class Method(Protocol):
     """One way of adapting a model. Instances hold the study's validated options and nothing else.
 
-    name: as in [method] of a study. options_type: its keys there. one_shot: it opens one sum. alignment: the length of
-    the mean row over C that a plan may count on as signal. needs: the parts of a pipeline that it reads or trains, by
-    their folders ("unet"). release_format: how what it releases lies on disk, is loaded and described. automatic: what
-    "auto" is.
+    name: as in [method] of a study. options_type: its keys there. one_shot: it opens one sum. needs: the parts of a
+    pipeline that it reads or trains, by their folders ("unet"). formats: the kinds of release that it may write.
+    automatic: what "auto" is.
     """
 
     name: ClassVar[str]
     options_type: ClassVar[type[Section]]
     one_shot: ClassVar[bool]
-    alignment: ClassVar[float]
     # The median row of so few public drawings lies within 20 % of that of 32 (docs/benchmarks.md).
     few_drawings: ClassVar[int]
     needs: ClassVar[frozenset[str]]
-    release_format: ClassVar[ReleaseFormat]
+    formats: ClassVar[tuple[ReleaseFormat, ...]]
     automatic: ClassVar[Automatic]
     options: Any
 
     def __init__(self, options: Any) -> None:  # noqa: ANN401 - each method's own options_type
         """Keep the validated options."""
+
+    @property
+    def alignment(self) -> float:
+        """The length of the mean row over C that a plan may count on as signal."""
+
+    @property
+    def release_format(self) -> ReleaseFormat:
+        """How what it releases under its options lies on disk, is loaded and described; one of `formats`."""
 
     @property
     def token(self) -> str:
@@ -211,8 +218,11 @@ class Method(Protocol):
         It is public and the same in every study: `verify` makes it again and accepts no other value.
         """
 
-    def sample_prompts(self, caption: str) -> tuple[str, str]:
-        """The prompts for samples before and after adaptation."""
+    def sample_prompts(self, caption: str, of: ClassShown | None = None) -> tuple[str, str]:
+        """The prompts for samples before and after adaptation, of one class where a study has classes.
+
+        Columns of the caption stay empty, but for the class column.
+        """
 
 
 @runtime_checkable
@@ -323,6 +333,7 @@ class MethodStage:
         share: the part of the study's epsilon that its rounds may cost by themselves; None: what is left, of the last.
         clip_norm: C; None: what `privacy.clip_norm` says.
         check: raises `PlanChanged` for what a coordinator sends and no step of the stage before can have made.
+        shares: where its rows hold shares of classes, these (PRIVACY 23).
     """
 
     name: str
@@ -332,6 +343,7 @@ class MethodStage:
     share: float | None = None
     clip_norm: float | Literal["auto"] | None = None
     check: Callable[[NDArray[np.float32]], None] = _as_it_is
+    shares: Shares | None = None
 
 
 @runtime_checkable

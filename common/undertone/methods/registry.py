@@ -52,7 +52,8 @@ def release_formats() -> list[ReleaseFormat]:
     """Every kind of release that a registered method has, each once, in the order of the registry."""
     found: dict[tuple[str, ...], ReleaseFormat] = {}
     for method in METHODS.values():
-        found.setdefault(method.release_format.files, method.release_format)
+        for one in method.formats:
+            found.setdefault(one.files, one)
     return list(found.values())
 
 

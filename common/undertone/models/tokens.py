@@ -15,12 +15,12 @@ from undertone.models.interface import Base
 
 
 class RowTokens:
-    """Adds a placeholder of `vectors` tokens to a loaded base and lets each row bring its own embedding."""
+    """Adds placeholders of `vectors` tokens each to a loaded base and lets each row bring its own embeddings."""
 
-    def __init__(self, base: Base, token: str, vectors: int) -> None:
+    def __init__(self, base: Base, words: Sequence[str], vectors: int) -> None:
         self.base = base
-        self.names = placeholders(token, vectors)
-        self._token = token
+        self._spelled = {word: placeholders(word, vectors) for word in words}
+        self.names = [name for names in self._spelled.values() for name in names]
         tokenizer, encoder = base.pipeline.tokenizer, base.pipeline.text_encoder
         tokenizer.add_tokens(self.names)
         if len(tokenizer) > encoder.get_input_embeddings().num_embeddings:
@@ -29,9 +29,10 @@ class RowTokens:
         self.ids = tokenizer.convert_tokens_to_ids(self.names)
 
     def tokenise(self, captions: Sequence[str]) -> Tensor:
-        """Captions -> token ids [n, positions]; the placeholder becomes its `vectors` tokens."""
-        tokenizer = self.base.pipeline.tokenizer
-        full = [caption.replace(self._token, " ".join(self.names)) for caption in captions]
+        """Captions -> token ids [n, positions]; each placeholder becomes its `vectors` tokens."""
+        tokenizer, full = self.base.pipeline.tokenizer, list(captions)
+        for word, names in self._spelled.items():
+            full = [caption.replace(word, " ".join(names)) for caption in full]
         encoded = tokenizer(
             full,
             padding="max_length",
@@ -44,7 +45,7 @@ class RowTokens:
 
     @contextmanager
     def bound(self, rows: Tensor) -> Iterator[None]:
-        """Within, row i of any batch reads `rows[i]` ([n, vectors, width]) at its placeholders."""
+        """Within, row i of any batch reads `rows[i]` ([n, words * vectors, width]) at its placeholders."""
 
         def put_in(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             for index, token_id in enumerate(self.ids):

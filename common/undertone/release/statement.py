@@ -82,6 +82,7 @@ def privacy_statement(
         },
         "utility": {"noise_to_signal_planned": privacy.noise_to_signal, "allow_noisy": privacy.allow_noisy},
         "method": {"name": plan.method.name, "options": dict(plan.method.options)},
+        **_classes(plan),
         "model": {"base": plan.model.base, "revision": plan.model.revision, "licence": plan.model.licence},
         "cohort": {
             "units_public": dict(plan.cohort.units),
@@ -97,6 +98,13 @@ def privacy_statement(
             "ledger_head": ledger_head,
         },
     }
+
+
+def _classes(plan: Plan) -> dict[str, Json]:
+    """The public list of classes, where a study has one (PRIVACY 23)."""
+    if not plan.data.classes:
+        return {}
+    return {"classes": {"column": plan.data.class_column, "list": list(plan.data.classes)}}
 
 
 def _mechanism(plan: Plan, charges: int, sites: int) -> dict[str, Json]:
@@ -165,11 +173,22 @@ def trust_assumptions(plan: Plan) -> list[Json]:
         *(simulated if plan.cohort.units_origin != "published" else []),
         _trust_in_noise(plan),
         *_trust_in_aggregation(plan),
+        *_trust_in_classes(plan),
         "Each node is trusted to clip and to keep its coins secret.",
         f"Hyper-parameters ({', '.join(sorted(plan.method.options))}, clip norm, rounds) are taken as public: if they "
         "were tuned on the private images, that tuning cost budget which is not counted here.",
         "The same people's images in other studies or data sets add to what is revealed: this covers one plan.",
         _trust_in_timing(plan),
+    ]
+
+
+def _trust_in_classes(plan: Plan) -> list[str]:
+    """What a list of classes says by itself, which no noise covers."""
+    if not plan.data.classes:
+        return []
+    return [
+        "The list of classes is public and was typed by a person: if it was taken from the images, that is not covered "
+        "by epsilon. Records of any other class have no part."
     ]
 
 

@@ -25,6 +25,8 @@ from undertone.errors import (
     PlanChanged,
     UnderstatedClaim,
 )
+from undertone.methods.classed import check_classes
+from undertone.methods.registry import method_for
 from undertone.methods.weights import check_weights
 from undertone.privacy.ledger import Ledger
 from undertone.release.manifest import check_manifest, read_part
@@ -134,8 +136,11 @@ def _claim(plan: Plan) -> tuple[float, float]:
 def _check_weights(folder: Path, plan: Plan) -> None:
     try:
         check_weights(folder, plan.method)
+        check_classes(method_for(plan.method.name, plan.method.options), plan.data.classes)
     except ModelError as error:
         raise NotVerified(f"the weights do not hold: {error}") from None
+    except PlanChanged as error:
+        raise NotVerified(f"plan.json does not hold: {error}") from None
 
 
 def _same(stated: Json, expected: Json) -> bool:

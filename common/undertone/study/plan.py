@@ -17,6 +17,7 @@ from undertone.core.unit import SiteName, Unit
 from undertone.errors import MechanismViolation, PlanChanged
 from undertone.privacy.accounting import Event
 from undertone.secagg.thresholds import fault
+from undertone.study.planned_data import PlannedData
 from undertone.study.schema import Mode, Rosters
 from undertone.study.stage import LAST, MOST_EARLIER, Mechanism, PlannedGrid, PlannedStage, Stage
 
@@ -85,13 +86,6 @@ class PlannedPrivacy(Mechanism):
     noise: Literal["central", "distributed"]
     allow_noisy: bool
     ready_seconds_per_unit: float = Field(default=0.0, ge=0, le=bounds.READY_SECONDS)
-
-
-class PlannedData(Section):
-    """How records become units and words."""
-
-    unit_column: Annotated[str, Field(max_length=bounds.NAME)] | None
-    caption: str = Field(max_length=bounds.TEXT)
 
 
 class PlannedCohort(Section):
@@ -179,8 +173,8 @@ class Plan(Section):
     def _check_format(self) -> None:
         """What format 1 cannot spell is not in a plan of format 1."""
         staged = self.earlier or self.method.row is not None or self.method.sent is not None
-        if self.format == 1 and (self.rehearsal or self.privacy.ready_seconds_per_unit or staged):
-            raise ValueError("format 1 has no rehearsals, no time at which a site is ready and one stage")
+        if self.format == 1 and (self.rehearsal or self.privacy.ready_seconds_per_unit or staged or self.data.classes):
+            raise ValueError("format 1 has no rehearsals, no time at which a site is ready, no classes and one stage")
         if self.rehearsal and any(
             len(stage.rounds) > REHEARSAL_ROUNDS or stage.max_attempts > REHEARSAL_ATTEMPTS for stage in self.stages
         ):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from undertone.errors import PlanChanged
+from undertone.methods.classed import check_classes, prompts_by_class
 from undertone.methods.protocol import Method, MethodStage, check_needs, sent_by, stages_of
 from undertone.methods.registry import method_for
 from undertone.models.pinned import PinnedBase
@@ -14,9 +15,10 @@ def planned_method(plan: Plan, base: PinnedBase) -> Method:
 
     Raises:
         ModelError: the base lacks a part that the method needs.
-        PlanChanged: the layout on this base is another, or the rounds are other stages.
+        PlanChanged: the layout on this base is another, the rounds are other stages, or it learns other classes.
     """
     method = method_for(plan.method.name, plan.method.options)
+    check_classes(method, plan.data.classes)
     check_needs(method, base)
     found = (method.layout(base).digest, method.dimension(base))
     if found != (plan.method.layout_digest, plan.method.dimension):
@@ -44,6 +46,15 @@ def check_stages(plan: Plan, stages: Sequence[MethodStage], sent: int) -> None:
             f"{plan.method.name} has the stages {', '.join(stage.name or 'rounds' for stage in stages)} here, with "
             f"rows of {', '.join(str(stage.row) for stage in stages)} values; the plan says others"
         )
+
+
+def class_prompts(plan: Plan, method: Method | None = None) -> dict[str, tuple[str, str]]:
+    """Class -> the prompts for images before and after adaptation; "" -> those of a plan without classes.
+
+    The base is not needed. Also "" alone where neither the caption nor the method tells one class from another.
+    """
+    learned = method_for(plan.method.name, plan.method.options) if method is None else method
+    return prompts_by_class(learned, plan.data.caption, plan.data.class_column, plan.data.classes)
 
 
 def planned_stage(plan: Plan, base: PinnedBase, round_: int) -> MethodStage:

@@ -1,5 +1,6 @@
 """Study -> plan: find the base, set C, calibrate sigma, choose the grid, and say what it will be worth."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -9,6 +10,8 @@ from undertone import PROTOCOL, __version__
 from undertone.core.bounds import PLAN_BYTES
 from undertone.core.code_digest import package_sha256
 from undertone.errors import NoisyRelease, StudyError
+from undertone.methods.classed import scaled, with_classes
+from undertone.methods.classes import FLOOR
 from undertone.methods.protocol import Method, Said, check_needs, sent_by, settled, stages_of
 from undertone.methods.registry import method_for
 from undertone.models.pinned import PinnedBase, pin
@@ -18,14 +21,14 @@ from undertone.study.plan import (
     Plan,
     PlannedAggregation,
     PlannedCohort,
-    PlannedData,
     PlannedMethod,
     PlannedModel,
 )
-from undertone.study.public_rows import PublicRows
+from undertone.study.planned_data import PlannedData
+from undertone.study.public_rows import PublicRows, rows_for_c
 from undertone.study.remedies import MOST_NOISE, what_works
 from undertone.study.schema import FilledStudy, Study
-from undertone.study.settling import as_planned, once_per_round, planned_privacy, rosters, settled_stages
+from undertone.study.settling import Settled, as_planned, once_per_round, planned_privacy, rosters, settled_stages
 
 
 def resolve(
@@ -77,12 +80,14 @@ def _resolved(written: Study, units: dict[str, int]) -> Resolved:
     study, chosen = filled(written)
     method = method_for(study.method.name, study.method.options)
     _check_cohort(study, units)
+    method = with_classes(method, study.data.classes)
     base = pin(study.model.base, study.model.revision)
     check_needs(method, base)
     method.check(base, study.data.caption)
     _check_rounds(study, method)
     method, fewer = fitted(written, method, base)
     method, found = settled(method, base, study.data.caption)
+    method, shares = scaled(method, base, lambda one: rows_for_c(base, one, study.data.caption).median)
     layout, dimension = method.layout(base), method.dimension(base)
     aggregation = aggregation_of(study, len(units))
     _check_attempts(study, aggregation)
@@ -106,7 +111,7 @@ def _resolved(written: Study, units: dict[str, int]) -> Resolved:
         ),
         privacy=planned_privacy(study, [one.stage for one in stages]),
         grid=last.stage.grid,
-        data=PlannedData(unit_column=study.data.unit_column, caption=study.data.caption),
+        data=PlannedData(**study.data.model_dump()),
         cohort=PlannedCohort(
             units=units,
             units_origin="published" if study.cohort.units else "filled in by simulate",
@@ -115,8 +120,24 @@ def _resolved(written: Study, units: dict[str, int]) -> Resolved:
         aggregation=aggregation,
         earlier=[as_planned(one.stage) for one in stages[:-1]],
     )
-    said = tuple(dict((*chosen, *fewer, *rate, *found)).items())
+    said = tuple(dict((*chosen, *fewer, *rate, *found, *shares, *_floors(stages))).items())
     return Resolved(plan, base, stages_of(method, base)[-1].method, last.rows, said)
+
+
+def _floors(stages: Sequence[Settled]) -> Said:
+    """F of each stage whose rows hold shares of classes; and how many units that is, clipped and at rate p."""
+    found = []
+    for one in stages:
+        if one.asked.shares is None:
+            continue
+        stage, rows = one.stage, one.rows
+        floor = one.asked.shares.floor(stage.sigma, stage.grid.scale)
+        whole = min(1.0, stage.clip_norm / rows.median) if rows else 1.0
+        units = ceil(floor / (stage.sampling_rate * whole))
+        said = f"F = {floor:.3g} = {FLOOR:g} sigma / (s a): below about {units} units of a class over all sites"
+        beside = f", whose rows are cut to {whole:.2g} of their length" if whole < 1 else ""
+        found.append(("floor of a class", f"{said}{beside}, what is learned of it shrinks towards the start"))
+    return found
 
 
 def method_options(method: Method) -> dict[str, str | int | float | bool | list[str]]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from undertone.core import bounds
+from undertone.core import bounds, classes
 from undertone.core.captions import caption_fields
 from undertone.core.config import Section, parse_tables, read_tables
 from undertone.core.unit import SiteName, Unit
@@ -47,10 +47,15 @@ class PrivacyTable(Section):
 
 
 class DataTable(Section):
-    """[data]: which column names the unit, and how a record is described in words."""
+    """[data]: which column names the unit, how a record is described in words, and which classes there are.
+
+    `classes` is typed by a person and public; `class_column` says where a site's records name theirs (PRIVACY 23).
+    """
 
     unit_column: Annotated[str, Field(max_length=bounds.NAME)] | None = None
     caption: str = Field(default="a {token}", min_length=1, max_length=bounds.TEXT)
+    class_column: Annotated[str, Field(min_length=1, max_length=bounds.NAME)] | None = None
+    classes: list[Annotated[str, Field(max_length=bounds.NAME)]] = Field(default_factory=list, max_length=bounds.ITEMS)
 
 
 class CohortTable(Section):
@@ -119,9 +124,30 @@ class Study(Section):
             raise ValueError(
                 f"privacy.max_attempts = {privacy.max_attempts} is below privacy.rounds = {privacy.rounds}"
             )
+        self._check_classes()
         self._check_timing()
         self._check_rosters()
         self._check_aggregation()
+
+    def _check_classes(self) -> None:
+        """Raise ValueError where the list of classes is not one that a person can have meant."""
+        column, listed = self.data.class_column, self.data.classes
+        if column is None and not listed:
+            return
+        if column is None:
+            raise ValueError("data.classes needs data.class_column, the column in which records name their class")
+        if not listed:
+            raise ValueError(
+                f'data.class_column = "{column}" needs data.classes, typed by a person: the list is published, so it '
+                'is never read from images, as in classes = ["none", "pneumonia"]'
+            )
+        if column == self.data.unit_column:
+            raise ValueError(
+                f'data.class_column = "{column}" is the column that names the patient; classes have another'
+            )
+        wrong = classes.fault(listed)
+        if wrong:
+            raise ValueError(f"data.classes: {wrong}")
 
     def _check_timing(self) -> None:
         """Raise ValueError where a time is set at which sites are ready and it would hide nothing."""

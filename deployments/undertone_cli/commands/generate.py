@@ -17,10 +17,12 @@ from undertone.errors import FolderError, InputError
 from undertone.models.devices import AUTO, choose
 from undertone.models.grid import save_grid
 from undertone.study.plan import Plan
+from undertone.study.planned import class_prompts
 from undertone_cli.console import Bars, out
 from undertone_cli.released import BASE_HELP, COORDINATOR_HELP, adapted_base, coordinator_key, released_plan, say_signer
 
 _BATCH = 16
+_SAY = "say what to draw: --prompt TEXT, or --class LABEL TEXT for each class"
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,62}")
 
 
@@ -38,7 +40,7 @@ class _Wanted:
 
 def generate(
     release: Path,
-    prompt: str | Mapping[str, str],
+    prompt: str | Mapping[str, str] | None,
     count: int,
     folder: Path,
     *,
@@ -54,7 +56,8 @@ def generate(
     Args:
         release: a release folder.
         prompt: what to draw; or label -> what to draw, and each label gets a folder of its own, as a classifier's
-            training reads them. A release's token, if it has one, stands for what was learned.
+            training reads them. A release's token, if it has one, stands for what was learned. None: each class of
+            the release's plan, by its own prompt.
         count: how many images of each prompt.
         folder: where to write; must not exist.
         steps: denoising steps.
@@ -70,10 +73,11 @@ def generate(
     """
     if count < 1:
         raise InputError("-n must be at least 1")
-    prompts = {"": prompt} if isinstance(prompt, str) else dict(prompt)
-    _check_labels(prompts)
     with exclusively(folder):
         plan = released_plan(release, folder, coordinator)
+        given = _of_plan(plan) if prompt is None else prompt
+        prompts = {"": given} if isinstance(given, str) else dict(given)
+        _check_labels(prompts)
         base = adapted_base(release, plan, choose(device)[0], base_copy)
         first = secrets.randbits(31) if seed is None else seed
         labelled = [(label, text) for label, text in prompts.items() for _ in range(count)]
@@ -91,9 +95,17 @@ def generate(
             raise FolderError(f"{folder} cannot be written: {error.strerror or error}") from None
 
 
+def _of_plan(plan: Plan) -> dict[str, str]:
+    """Class -> its prompt, of a plan with classes."""
+    found = {name: after for name, (_, after) in class_prompts(plan).items()}
+    if set(found) == {""}:
+        raise InputError(_SAY)
+    return found
+
+
 def _check_labels(prompts: Mapping[str, str]) -> None:
     if not prompts:
-        raise InputError("say what to draw: --prompt TEXT, or --class LABEL TEXT for each class")
+        raise InputError(_SAY)
     for label in prompts:
         if len(prompts) + len(label) > 1 and not _LABEL.fullmatch(label):
             raise InputError(f'"{label}" cannot name a folder: use letters, digits, spaces, - and _, at most 63')
@@ -159,13 +171,15 @@ def command(
     The manifest is checked first: a file that is not the one that was signed is refused. The base model is found
     again by the plan in the release, or where --base says, and checked byte for byte. If it has a safety checker, the
     checker stays on.
+
+    Without --prompt and --class: images of each class of the release's plan, where it has classes.
     """
-    if (prompt is None) == (not classes):
-        raise InputError("say what to draw: --prompt TEXT, or --class LABEL TEXT for each class, not both")
+    if prompt is not None and classes:
+        raise InputError(f"{_SAY}, not both")
     with Bars() as bars, reporting(bars):
         paths = generate(
             release,
-            dict(classes) if prompt is None else prompt,
+            dict(classes) or prompt,
             count,
             folder,
             steps=steps,
@@ -175,6 +189,6 @@ def command(
             base_copy=base_copy,
             coordinator=coordinator,
         )
-    look = folder if classes else folder / "grid.png"
+    look = folder if prompt is None else folder / "grid.png"
     out.print(f"{len(paths)} images in {folder}; look at {look}", highlight=False, markup=False)
     say_signer(coordinator)

@@ -126,6 +126,25 @@ def test_what_a_coordinator_wrote_stays_between_its_quotation_marks(dummy_base: 
     assert '(licence "MIT\\"), checked by your own IT (\\"")' in text
 
 
+def test_the_page_says_which_classes_there_are_and_that_others_have_no_part(
+    dummy_base: Path, dummy_method: None
+) -> None:
+    """The column is the coordinator's choice: a board reads which one, and the whole list."""
+    del dummy_method
+    plan = planned(dummy_base, "central")
+    text = " ".join(page(plan).split())
+    assert "class" not in text
+    named = {"class_column": 'hiv" status', "classes": ["none", 'a". Approve']}
+    data = plan.data.model_copy(update=named)
+    text = " ".join(page(plan.model_copy(update={"data": data})).split())
+    said = (
+        'The class of an image is told by the column "hiv\\" status": one of "none", "a\\". Approve". An image of any '
+        "other class has no part in the study. The list is published with the release."
+    )
+    assert said in text
+    assert "The list of classes is public and was typed by a person" in text
+
+
 def test_the_columns_of_figures_are_rounded_to_the_safe_side(dummy_base: Path, dummy_method: None) -> None:
     del dummy_method
     text = approval_page(asked(planned(dummy_base, "central"), before=Standing(1.00001, 2.00001, 3.99999)))

@@ -14,6 +14,7 @@ from undertone.methods.toy.release import SHIFT_FILE
 from undertone.core.captions import TOKEN, caption_fields, fill_caption
 from undertone.core.config import Section
 from undertone.errors import StudyError
+from undertone.methods.classes import ClassShown
 from undertone.methods.protocol import TEXT_TO_IMAGE, Automatic, Draw, Method, Progress, UnitRecords
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.models.interface import Base
@@ -33,14 +34,23 @@ class ChannelShift:
     name: ClassVar[str] = "channel-shift"
     options_type: ClassVar[type[Section]] = ShiftOptions
     one_shot: ClassVar[bool] = False
-    alignment: ClassVar[float] = 1.0
     few_drawings: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = TEXT_TO_IMAGE
-    release_format: ClassVar[ReleaseFormat] = SHIFT_FILE
+    formats: ClassVar[tuple[ReleaseFormat, ...]] = (SHIFT_FILE,)
     automatic: ClassVar[Automatic] = Automatic()
 
     def __init__(self, options: ShiftOptions) -> None:
         self.options = options
+
+    @property
+    def alignment(self) -> float:
+        """As long as C, should all rows point one way."""
+        return 1.0
+
+    @property
+    def release_format(self) -> ReleaseFormat:
+        """The one there is."""
+        return SHIFT_FILE
 
     @property
     def token(self) -> str:
@@ -119,7 +129,7 @@ class ChannelShift:
         del name
         return None
 
-    def sample_prompts(self, caption: str) -> tuple[str, str]:
-        """The caption, its columns empty, before and after."""
-        prompt = fill_caption(caption, self.token, {})
+    def sample_prompts(self, caption: str, of: ClassShown | None = None) -> tuple[str, str]:
+        """The caption, its columns but that of the class empty, before and after."""
+        prompt = fill_caption(caption, self.token, {} if of is None else of.columns)
         return prompt, prompt

@@ -23,7 +23,8 @@ from undertone.core.captions import TOKEN, caption_fields, fill_caption
 from undertone.core.config import Section
 from undertone.core.progress import reporter
 from undertone.errors import MechanismViolation, StudyError
-from undertone.methods.gradient.optimisers import ServerOptimiser
+from undertone.methods.classes import ClassShown
+from undertone.methods.gradient.optimisers import server_optimiser
 from undertone.methods.gradient.options import DIRECTIONS, MOST_DRAWS, STEPS, GradientOptions
 from undertone.methods.gradient.public_directions import PublicDirections, drawings_that_fit
 from undertone.methods.gradient.step_length import cauchy_distance, rate_of_way
@@ -47,11 +48,9 @@ class GradientMethod(ABC):
     name: ClassVar[str]
     options_type: ClassVar[type[Section]]
     one_shot: ClassVar[bool] = False
-    # Rows of length C that all point one way would have a mean of length C; a plan's figure is relative to that.
-    alignment: ClassVar[float] = 1.0
     few_drawings: ClassVar[int] = 16
     needs: ClassVar[frozenset[str]] = TEXT_TO_IMAGE
-    release_format: ClassVar[ReleaseFormat]
+    formats: ClassVar[tuple[ReleaseFormat, ...]]
     automatic: ClassVar[Automatic] = Automatic(
         rounds=12, options=STEPS | {"directions": DIRECTIONS}, measured="learning_rate"
     )
@@ -62,7 +61,7 @@ class GradientMethod(ABC):
 
     def __init__(self, options: GradientOptions) -> None:
         self.options = options
-        self._optimiser = ServerOptimiser(options)
+        self._optimiser = server_optimiser(options)
 
     # --- what a subclass says ---------------------------------------------------------------------
 
@@ -87,6 +86,16 @@ class GradientMethod(ABC):
         return self.release_format.write(self.layout(base), w)
 
     # --- what they share --------------------------------------------------------------------------
+
+    @property
+    def alignment(self) -> float:
+        """Rows of length C that all point one way would have a mean of length C; a plan's figure is relative to it."""
+        return 1.0
+
+    @property
+    def release_format(self) -> ReleaseFormat:
+        """The first of `formats`, unless a subclass writes another under some options."""
+        return self.formats[0]
 
     @property
     def token(self) -> str:
@@ -191,7 +200,7 @@ class GradientMethod(ABC):
         return self._optimiser.advance(state, mean)
 
     def released(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The average of w over rounds with `ema`, else the last w; [d]."""
+        """The average of w over rounds with `ema` or DoG, else the last w; [d]."""
         return self._optimiser.released(state)
 
     @property
@@ -221,7 +230,7 @@ class GradientMethod(ABC):
         return np.array(lengths)
 
     def reach(self, clip_norm: float, length: float) -> float | None:
-        """None: Adam divides by the gradients' size, and the steps of SGD are as long as its learning rate says."""
+        """None: Adam and DoG divide by the gradients' size, and the steps of SGD are as long as its rate says."""
         del clip_norm, length
         return None
 
@@ -329,7 +338,7 @@ class GradientMethod(ABC):
         del name
         return None
 
-    def sample_prompts(self, caption: str) -> tuple[str, str]:
-        """The caption, its columns empty, before and after."""
-        prompt = fill_caption(caption, self.token, {})
+    def sample_prompts(self, caption: str, of: ClassShown | None = None) -> tuple[str, str]:
+        """The caption, its columns but that of the class empty, before and after."""
+        prompt = fill_caption(caption, self.token, {} if of is None else of.columns)
         return prompt, prompt

@@ -1,4 +1,4 @@
-"""Server optimisers: SGD with momentum, Adam, AdamW, with warm-up and an average of the public state.
+"""Server optimisers: SGD with momentum, Adam, AdamW, with warm-up and an average of the public state; DoG.
 
 All of it is post-processing of noised sums, so all of it is public and costs nothing. What an optimiser
 remembers lies behind the public w in the one array that is kept after each round, so that a run which was
@@ -9,13 +9,14 @@ killed goes on as if it had not been:
 Sites get w alone. float32 throughout: what is on disk is bit-identical to what the next round starts from.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from undertone.core.config import Section
+from undertone.methods.gradient.dog import DistanceOverGradients
 
 _EPSILON = 1e-8
 
@@ -23,9 +24,12 @@ Vector = NDArray[np.float32]
 
 
 class OptimiserOptions(Section):
-    """[method] keys of the server optimiser. Symbols: eta = learning_rate, beta_1 = momentum, beta_2, lambda."""
+    """[method] keys of the server optimiser. Symbols: eta = learning_rate, beta_1 = momentum, beta_2, lambda.
 
-    optimiser: Literal["sgd", "adam", "adamw"] = "adam"
+    With "dog" `learning_rate` is the length of the first step, r_epsilon, and it has no momentum (`dog.py`).
+    """
+
+    optimiser: Literal["sgd", "adam", "adamw", "dog"] = "adam"
     learning_rate: float = Field(default=0.01, gt=0, le=1e4)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     beta_2: float = Field(default=0.99, ge=0, lt=1)
@@ -43,10 +47,18 @@ class OptimiserOptions(Section):
             raise ValueError(f'method.weight_decay goes with optimiser = "adamw"; with "{self.optimiser}" leave it out')
         if self.optimiser == "adamw" and not self.weight_decay:
             raise ValueError('method.optimiser = "adamw" needs method.weight_decay above 0; or say "adam"')
+        if self.optimiser == "dog" and (self.warm_up or self.ema):
+            raise ValueError(
+                'method.warm_up and method.ema do not go with optimiser = "dog", which begins with short steps and '
+                "averages by itself; leave them out"
+            )
 
 
 class ServerOptimiser:
     """Takes the kept array of one round to that of the next."""
+
+    # Behind the vectors: the round's number.
+    scalars: ClassVar[int] = 1
 
     def __init__(self, options: OptimiserOptions) -> None:
         self.options = options
@@ -100,6 +112,11 @@ class ServerOptimiser:
     def _split(self, kept: Vector) -> Vector:
         """The vectors [k, d] of a kept array; the last cell is t."""
         return kept[:-1].reshape(self._vectors, -1)
+
+
+def server_optimiser(options: OptimiserOptions) -> ServerOptimiser | DistanceOverGradients:
+    """The one that the options name."""
+    return DistanceOverGradients(options.learning_rate) if options.optimiser == "dog" else ServerOptimiser(options)
 
 
 def _joined(vectors: Vector, t: float) -> Vector:

@@ -15,8 +15,8 @@ _OF_ROWS = ("draws", "records", "caption_dropout", "largest_row_mib", "direction
 STEPS: dict[str, Choice] = {
     "draws": Choice(2, "more draws cost compute and gained little"),
     "min_time": Choice(0.2, "below, an image shows by itself what it is; far above, one colour answers for all"),
-    "optimiser": Choice("sgd", "a step is as long as the mean row, so noise does not decide how far it goes"),
-    "momentum": Choice(0.0, "a step too far is not repeated", unless="optimiser"),
+    "optimiser": Choice("dog", "steps grow while noised means point one way, whatever the subject"),
+    "momentum": Choice(0.0, "DoG has none", unless="optimiser"),
 }
 DIRECTIONS = Choice(64, "noise enters so many values and not all")
 

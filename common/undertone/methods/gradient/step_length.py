@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from undertone.errors import StudyError
 from undertone.methods.gradient.optimisers import OptimiserOptions
 
+# The first step of DoG over the way, which T steps of SGD go at most (docs/benchmarks.md).
+_FIRST_STEP = 1 / 15
 _DECREASE = 0.02  # of a loss that is 1 for who predicts nothing: how far the second gradient is taken from the first
 
 Gradient = Callable[[NDArray[np.float32], int], NDArray[np.float64]]
@@ -55,8 +57,12 @@ def rate_of_way(
 ) -> tuple[float, str]:
     """The rate, to two digits, at which T steps go `way` in all when every mean row is of length C; and why.
 
-    A step of SGD is rate / (1 - momentum) times the mean row, one of Adam rate times sqrt(d) at most.
+    A step of SGD is rate / (1 - momentum) times the mean row, one of Adam rate times sqrt(d) at most. DoG finds the
+    lengths of its steps from noised means: its rate is the length of the first, a fifteenth of the way.
     """
+    if options.optimiser == "dog":
+        first = float(f"{_FIRST_STEP * way:.2g}")
+        return first, f"the first step's length, by public drawings; the others' by noised means of {rounds} rounds"
     step = way / rounds
     if options.optimiser == "sgd":
         rate = step * (1 - options.momentum) / clip_norm

@@ -44,7 +44,7 @@ class DPLDM(GradientMethod):
 
     name: ClassVar[str] = "dp-ldm"
     options_type: ClassVar[type[Section]] = DPLDMOptions
-    release_format: ClassVar[ReleaseFormat] = DIFFERENCE_FILE
+    formats: ClassVar[tuple[ReleaseFormat, ...]] = (DIFFERENCE_FILE,)
     options: DPLDMOptions
 
     def layout(self, base: PinnedBase) -> Layout:

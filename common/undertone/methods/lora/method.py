@@ -76,13 +76,13 @@ class DPLoRA(GradientMethod):
 
     name: ClassVar[str] = "dp-lora"
     options_type: ClassVar[type[Section]] = DPLoRAOptions
-    release_format: ClassVar[ReleaseFormat] = ADAPTER_FILE
+    formats: ClassVar[tuple[ReleaseFormat, ...]] = (ADAPTER_FILE,)
     automatic: ClassVar[Automatic] = Automatic(
         rounds=12,
         options=STEPS | {"directions": replace(DIRECTIONS, unless="select")},
         measured="learning_rate",
     )
-    way: ClassVar[float] = 4.0
+    way: ClassVar[float] = 6.0
     options: DPLoRAOptions
 
     def layout(self, base: PinnedBase) -> Layout:

@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from undertone.core.captions import fill_caption
 from undertone.core.progress import reporter
 from undertone.errors import MechanismViolation
+from undertone.methods.gradient.dog import DistanceOverGradients
 from undertone.methods.gradient.method import PUBLIC_AT_ONCE, PUBLIC_SEED
+from undertone.methods.gradient.optimisers import ServerOptimiser
 from undertone.methods.lora.method import DPLoRA, DPLoRAOptions
 from undertone.methods.lora.targets import State, Targets
 from undertone.methods.protocol import MethodStage, Progress, UnitRecords
@@ -76,7 +78,7 @@ class SelectingLoRA(DPLoRA):
 
     def released(self, state: State) -> State:
         """As any gradient method's, of what stands beside the choice."""
-        return super().released(_split(state, self._optimiser.vectors)[0] if self.options.select else state)
+        return super().released(_split(state, self._optimiser)[0] if self.options.select else state)
 
     def _targets(self, base: PinnedBase) -> Targets:
         return Targets.of(self.layout(base), self.options.select)
@@ -121,7 +123,7 @@ class Scoring(_OfTargets):
 
     def step_from(self, state: State, mean: NDArray[np.float64], deviation: float) -> State:
         """The state with the best targets chosen; w and the optimiser's memory stay."""
-        kept, _ = _split(state, self._optimiser.vectors)
+        kept, _ = _split(state, self._optimiser)
         return _joined(kept, self.targets.best(mean, deviation), self.targets.size)
 
 
@@ -174,14 +176,14 @@ class Chosen(_OfTargets):
 
     def step(self, state: State, mean: NDArray[np.float64]) -> State:
         """One step of the server optimiser in the chosen targets; the others, and all kept of them, stay."""
-        vectors, size = self._optimiser.vectors, self.targets.size
-        kept, chosen = _split(state, vectors)
+        size, scalars = self.targets.size, self._optimiser.scalars
+        kept, chosen = _split(state, self._optimiser)
         values, gradient = self.targets.values(chosen), np.zeros(size)
         gradient[values] = mean[: len(values)]
         after = self._optimiser.advance(kept, gradient)
-        moved = kept[:-1].reshape(vectors, size).copy()
-        moved[:, values] = after[:-1].reshape(vectors, size)[:, values]
-        return _joined(np.append(moved.reshape(-1), after[-1]), chosen, size)
+        moved = kept[:-scalars].reshape(-1, size).copy()
+        moved[:, values] = after[:-scalars].reshape(-1, size)[:, values]
+        return _joined(np.append(moved.reshape(-1), after[-scalars:]), chosen, size)
 
     def _filled(self, rows: State) -> State:
         return np.pad(rows, ((0, 0), (0, self.targets.longest - rows.shape[1])))
@@ -193,8 +195,8 @@ def _joined(kept: State, chosen: State, size: int) -> State:
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 
-def _split(state: State, vectors: int) -> tuple[State, State]:
-    """What the optimiser keeps, and the choice; of a state of `vectors` vectors as long as w."""
+def _split(state: State, optimiser: ServerOptimiser | DistanceOverGradients) -> tuple[State, State]:
+    """What the optimiser keeps, and the choice."""
     k = int(state[-1])
-    size = (len(state) - 2 - k) // vectors
+    size = (len(state) - 1 - optimiser.scalars - k) // optimiser.vectors
     return np.concatenate([state[:size], state[size + k : -1]]), state[size : size + k]

@@ -1,9 +1,12 @@
-"""Textual inversion of many units in one loop: one embedding row per unit, elementwise Adam.
+"""Textual inversion of many units in one loop: each unit's own embeddings, elementwise Adam.
 
 Gal et al. 2022 (arXiv 2208.01618), eq. 2, run for n units at once. Rows cannot influence each other:
 the frozen model mixes no rows, the loss is a sum over rows, and Adam works element by element. So row
 j of a batch is what unit j alone would give (tests compare to 1e-4), and depends on unit j's records
 and randomness alone (PRIVACY 3).
+
+Where there is a word for each class, an image trains the word that its caption names. The gradient in a word that a
+unit's captions never name is zero in every step, so that word stays at the start, to the bit.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +27,7 @@ from undertone.models.tokens import RowTokens
 class Inversion:
     """`steps` of Adam at `learning_rate`, decaying linearly to a tenth, at times t in [min_time T, T)."""
 
-    token: str
+    tokens: Sequence[str]
     vectors: int
     steps: int
     learning_rate: float
@@ -38,21 +41,21 @@ def invert(
     settings: Inversion,
     progress: Callable[[int], None],
 ) -> NDArray[np.float32]:
-    """Learn one embedding per unit on that unit's own images.
+    """Learn embeddings for each unit on that unit's own images.
 
     Args:
         base: the frozen model.
-        start: the public embedding every row begins at, [vectors, width].
+        start: the public embeddings every row begins at, [tokens * vectors, width].
         units: n units; each brings its own latents, captions and generator.
         settings: see `Inversion`.
         progress: told how many unit-steps each step did.
 
     Returns:
-        The learned embeddings minus `start`, [n, vectors * width] float32.
+        The learned embeddings minus `start`, [n, tokens * vectors * width] float32.
     """
     if not units:
         return np.zeros((0, start.size), dtype=np.float32)
-    tokens = RowTokens(base, settings.token, settings.vectors)
+    tokens = RowTokens(base, settings.tokens, settings.vectors)
     ids = [tokens.tokenise(unit.captions) for unit in units]
     origin = torch.from_numpy(start).to(base.device)
     rows = origin.repeat(len(units), 1, 1).requires_grad_(True)

@@ -15,10 +15,10 @@ from undertone.models.tokens import RowTokens
 
 
 class TrainedToken:
-    """A shared token embedding w [vectors, width]. Each unit reads a copy of its own, whose gradient is its row."""
+    """Shared embeddings w [tokens * vectors, width]. Each unit reads a copy of its own, whose gradient is its row."""
 
-    def __init__(self, base: Base, token: str, w: NDArray[np.float32]) -> None:
-        self._tokens = RowTokens(base, token, len(w))
+    def __init__(self, base: Base, tokens: Sequence[str], w: NDArray[np.float32]) -> None:
+        self._tokens = RowTokens(base, tokens, len(w) // len(tokens))
         self._encoder = base.pipeline.text_encoder
         self._w = torch.from_numpy(w.copy()).to(base.device)
         self._copies = self._w
@@ -31,14 +31,14 @@ class TrainedToken:
         self._copies = self._w
 
     def text(self, captions: Sequence[str], batch: UnitBatch) -> Tensor:
-        """Text states with each unit's copy in place of the token."""
+        """Text states with each unit's copies in place of the tokens."""
         self._copies = self._w.expand(batch.units, *self._w.shape).clone().requires_grad_(True)
         with self._tokens.bound(self._copies[batch.unit_of_row.to(self._w.device)]):
             states: Tensor = self._encoder(self._tokens.tokenise(captions))[0]
         return states
 
     def gradients(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float32]:
-        """Each unit's gradient, [units, vectors * width]: no row of the model reads another unit's copy."""
+        """Each unit's gradient, [units, tokens * vectors * width]: no row of the model reads another unit's copy."""
         loss = (losses() * batch.weight_of_row.to(self._w)).sum()
         (found,) = torch.autograd.grad(loss, self._copies)
         return found.reshape(batch.units, -1).cpu().numpy()
@@ -63,4 +63,4 @@ class TrainedToken:
 
 def load_words(base: Base, words: Mapping[str, NDArray[np.float32]]) -> None:
     """Put words into the pipeline's tokenizer and encoder, with diffusers' own loader."""
-    base.pipeline.load_textual_inversion({name: torch.from_numpy(np.array(word)) for name, word in words.items()})
+    base.pipeline.load_textual_inversion([{name: torch.from_numpy(np.array(word))} for name, word in words.items()])

@@ -1,0 +1,47 @@
+"""Losses of whole images under a model: what membership inference by loss compares (Carlini et al. 2023)."""
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from undertone.methods.losses import denoising_loss, timesteps
+from undertone.models.base import LoadedBase
+
+_ROWS, _SEED = 32, 20_301_201
+
+
+@torch.no_grad()
+def image_losses(
+    base: LoadedBase, images: Iterable[NDArray[np.uint8]], prompts: Sequence[str], draws: int
+) -> NDArray[np.float64]:
+    """The mean denoising loss of each image under its prompt, [n].
+
+    Args:
+        base: the model.
+        images: n of [size, size, 3].
+        prompts: n.
+        draws: pairs of noise and time for each image: public, and the same for every image and model, so that
+            differences are the images' and the models'.
+    """
+    generator = np.random.Generator(np.random.Philox(key=_SEED))
+    noise = torch.from_numpy(generator.standard_normal((draws, *base.latent_shape), dtype=np.float32)).to(base.device)
+    times = timesteps(base, (np.arange(draws) + 0.5) / draws, 0.0)
+    pairs, found, at_once = zip(images, prompts, strict=True), list[NDArray[np.float64]](), max(1, _ROWS // draws)
+    while batch := list(islice(pairs, at_once)):
+        n = len(batch)
+        latents = torch.from_numpy(base.encode(np.stack([image for image, _ in batch]))).to(base.device)
+        text = _text(base, [prompt for _, prompt in batch]).repeat_interleave(draws, 0)
+        x_0 = latents.repeat_interleave(draws, 0)
+        losses = denoising_loss(base, x_0, noise.repeat(n, 1, 1, 1), times.repeat(n), text)
+        found.append(losses.reshape(n, draws).mean(1).double().cpu().numpy())
+    return np.concatenate(found)
+
+
+def _text(base: LoadedBase, prompts: list[str]) -> torch.Tensor:
+    """What the pipeline makes of prompts, words of several vectors too, [n, positions, width]."""
+    text: torch.Tensor
+    text, _ = base.pipeline.encode_prompt(prompts, base.device, 1, False)
+    return text
