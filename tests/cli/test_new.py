@@ -112,7 +112,7 @@ def test_columns_units_sites_classes_and_sizes_are_shown(study: Path, begin: Beg
         (UNIT, ("zq_patient",)),
         (("--unit", "record", "--class-column", "zq_finding", "--classes", "clear,mass"), ("zq_finding",)),
         (
-            (*UNIT, "--class-column", "zq_finding", "--classes", "zqmass", "--caption", "a {token}, {zq_finding}"),
+            (*UNIT, "--class-column", "zq_finding", "--classes", "none,zqmass", "--caption", "a {token}, {zq_finding}"),
             ("zq_patient", "zq_finding", "zqmass"),
         ),
     ],
@@ -148,8 +148,8 @@ def test_what_is_typed_at_prompts_is_written(study: Path, typed: Begin) -> None:
     loaded, text = load_study(study), study.read_text(encoding="utf-8")
     assert (loaded.privacy.unit, loaded.data.unit_column) == ("patient", "zq_patient")
     assert loaded.cohort.units == {"north": 20, "east": 20, "south": 20}
-    assert 'class_column = "zq_finding"\n' in text
-    assert 'classes = ["clear", "zqmass"]\n' in text
+    assert (loaded.data.class_column, loaded.data.classes) == ("zq_finding", ["clear", "zqmass"])
+    assert "# per_class = true" in text
 
 
 def test_the_unit_is_never_guessed(study: Path, begin: Begin) -> None:

@@ -198,8 +198,8 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "targets that are not chosen stay",
         f"{COMMON}/methods/lora/selection.py",
-        "moved[:, values] = after[:-1].reshape(vectors, size)[:, values]",
-        "moved[:] = after[:-1].reshape(vectors, size)",
+        "moved[:, values] = after[:-scalars].reshape(-1, size)[:, values]",
+        "moved[:] = after[:-scalars].reshape(-1, size)",
         f"{SELECTION}::test_what_is_not_chosen_stays_at_the_start",
     ),
     # A new study holds what was typed
