@@ -6,7 +6,8 @@
 230 units hold one image each of a style, none of which shows a thing that is asked for afterwards. Their inversions are
 played in one process with the plan's C and noise (`emulation.py`); then the base draws each of five things with the
 word, without it, and with random words of equal length. Style: KID of those samples to images of the style that no unit
-has, by the public encoder. Content: the share of samples that the encoder names as what was asked for.
+has, by the public encoder, which names things, and by mean and deviation of each channel of the base's own autoencoder,
+which sees colours and grain. Content: the share of samples that the encoder names as what was asked for.
 """
 
 import time
@@ -24,7 +25,7 @@ from report import Row, machine, parser, publish
 from subjects import SUBJECTS, Subject, images
 
 from undertone.evaluation.encoder import kinds_of
-from undertone.evaluation.kid import PublicFeatures, kid
+from undertone.evaluation.kid import EncoderFeatures, PublicFeatures, kid
 from undertone.methods.protocol import Method
 from undertone.methods.weights import attach
 from undertone.models.base import load_base
@@ -40,8 +41,8 @@ from undertone.study.schema import Study
 BASE = "embedded:tiny"
 UNITS = {"north": 80, "east": 70, "south": 50, "west": 30}
 CONTENTS = ("circle", "square", "star", "cross", "ring")
-TRAINING, HELD_OUT, IDEAL, SEED, STEPS, RANDOM = 1, 2, 3, 5, 10, 3
-TOKEN = "<style>"
+TRAINING, HELD_OUT, IDEAL, SEED, STEPS, RANDOM = 1, 2, 3, 5, 10, 2
+TOKEN, BY_MEDIAN = "<style>", "word, C the median"
 _AT_ONCE, _SHOWN, _TRIES = 60, 3, 10_000
 Samples = dict[str, NDArray[np.uint8]]
 
@@ -139,18 +140,26 @@ def rows_of(method: Method, pinned: PinnedBase, plan: Plan, subject: Subject) ->
 
 
 def words_of(method: Method, pinned: PinnedBase, plan: Plan, rows: NDArray[np.float32]) -> dict[str, Any]:
-    """The word by auto, at twice its C, and without noise; random ones as long as the first."""
-    start = method.initial_state(pinned).astype(np.float64)
-    stage = plan.stages[-1]
-    found: dict[str, Any] = {}
+    """The word by auto, with C at the median row, of whole rows without noise; and random ones as long as the second.
+
+    The noise is the plan's, and grows with C.
+    """
+    start, stage = method.initial_state(pinned).astype(np.float64), plan.stages[-1]
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
     noise = np.random.Generator(np.random.Philox(key=SEED)).standard_normal(start.size)
-    for name, factor, noisy in (("word", 1, True), ("word, C doubled", 2, True), ("word, no noise", 1, False)):
-        clip = factor * stage.clip_norm
-        lengths = np.linalg.norm(rows, axis=1)
+    found: dict[str, Any] = {}
+    longest, median = float(lengths.max()), float(np.median(lengths))
+    for name, clip, share in (
+        ("word", stage.clip_norm, 1),
+        (BY_MEDIAN, median, 1),
+        ("whole rows, no noise", longest, 0),
+    ):
         middle = (np.minimum(1, clip / np.maximum(lengths, 1e-30))[:, None] * rows).mean(0)
-        deviation = clip * stage.sigma / stage.sensitivity.l2 / len(rows)
-        found[name] = start + middle + (deviation * noise if noisy else 0)
-    moved = np.linalg.norm(found["word"] - start)
+        deviation = share * clip * stage.sigma / stage.sensitivity.l2 / len(rows)
+        found[name] = start + middle + deviation * noise
+        noisy = deviation * start.size**0.5
+        print(f"{name}: C {clip:.3g}, length of the mean row {np.linalg.norm(middle):.3g}, of the noise {noisy:.3g}")
+    moved = np.linalg.norm(found[BY_MEDIAN] - start)
     for number in range(1, RANDOM + 1):
         way = np.random.Generator(np.random.Philox(key=number)).standard_normal(start.size)
         found[f"random word {number}"] = start + moved * way / np.linalg.norm(way)
@@ -215,33 +224,54 @@ def sheet(file: Path, style: Style, made: Samples, count: int, size: int) -> Non
     wide = _SHOWN * len(CONTENTS)
     rows = [images(style.subject, HELD_OUT, 0, wide, size)]
     chosen = [at * count + one for at in range(len(CONTENTS)) for one in range(_SHOWN)]
-    rows += [pixels[chosen] for name, pixels in made.items() if name != "random word 3"]
+    rows += [pixels[chosen] for name, pixels in made.items() if name != "random word 2"]
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows])).save(file)
 
 
-def run(name: str, found: Resolved, public: PublicFeatures, prompt: str, count: int, folder: Path | None) -> list[Row]:
+@dataclass(frozen=True)
+class Measures:
+    """Features by which samples are near a style or far from it."""
+
+    things: PublicFeatures
+    grain: EncoderFeatures
+
+    @classmethod
+    def of_base(cls, pinned: PinnedBase) -> "Measures":
+        """Standardised by public drawings."""
+        drawn = np.stack([draw(7, index, pinned.image_size).pixels for index in range(512)])
+        return cls(PublicFeatures.from_public(drawn), EncoderFeatures.from_public(load_base(pinned), drawn))
+
+    def far(self, pixels: NDArray[np.uint8], held: NDArray[np.uint8]) -> tuple[float, float]:
+        """KID by things and by grain."""
+        return kid(self.things.of(pixels), self.things.of(held)), kid(self.grain.of(pixels), self.grain.of(held))
+
+
+def run(name: str, found: Resolved, measures: Measures, prompt: str, count: int, folder: Path | None) -> list[Row]:
     """One style: its table, its sheet, its rows for JSON."""
     began, style, pinned = time.process_time(), STYLES[name], found.base
+    print(f"\n{name}")
     words = words_of(found.method, pinned, found.plan, rows_of(found.method, pinned, found.plan, style.subject))
-    held = public.of(images(style.subject, HELD_OUT, 0, 128, pinned.image_size))
+    held = images(style.subject, HELD_OUT, 0, 128, pinned.image_size)
     made, alone = all_samples(style, found, words, prompt, count)
-    print(f"\n{name}: {time.process_time() - began:.0f} CPU seconds; rows of the sheet: the style, {', '.join(made)}")
-    print("| | KID to the style | named as asked | " + " | ".join(CONTENTS) + " |")
-    print("|---" * (3 + len(CONTENTS)) + "|")
-    scored = {one: (kid(public.of(pixels), held), named(pixels, count)) for one, pixels in made.items()}
-    rows, (far, asked) = [], scored["no word"]
-    for condition, (distance, shares) in scored.items():
-        each = " | ".join(f"{share:.2f}" for share in shares)
-        print(f"| {condition} | {distance:.2f} | {np.mean(shares):.2f} | {each} |", flush=True)
-        rows.append(Row(f"{name}, {condition}", "KID to the style", distance, far, "the same without a word"))
-        rows.append(Row(f"{name}, {condition}", "named as asked", mean(shares), mean(asked), "the same without a word"))
-    for condition, pixels in alone.items():
-        distance = kid(public.of(pixels), held)
-        print(f"| alone: {condition} | {distance:.2f} | - |" + " - |" * len(CONTENTS))
-        rows.append(Row(f"{name}, alone: {condition}", "KID to the style", distance, far, "things without a word"))
     if folder is not None:
         sheet(folder / f"style-{name}.png", style, made, count, pinned.image_size)
+    scored = {one: (*measures.far(pixels, held), named(pixels, count)) for one, pixels in made.items()}
+    print(f"{time.process_time() - began:.0f} CPU seconds; rows of the sheet: the style, {', '.join(made)}\n")
+    print("| | KID, things | KID, grain | named as asked | " + " | ".join(CONTENTS) + " |")
+    print("|---" * (4 + len(CONTENTS)) + "|")
+    rows, peer, (far, grain, asked) = [], "the same without a word", scored["no word"]
+    for condition, (distance, other, shares) in scored.items():
+        each = " | ".join(f"{share:.2f}" for share in shares)
+        print(f"| {condition} | {distance:.2f} | {other:.3f} | {np.mean(shares):.2f} | {each} |", flush=True)
+        rows.append(Row(f"{name}, {condition}", "KID, things", distance, far, peer))
+        rows.append(Row(f"{name}, {condition}", "KID, grain", other, grain, peer))
+        rows.append(Row(f"{name}, {condition}", "named as asked", mean(shares), mean(asked), peer))
+    for condition, pixels in alone.items():
+        distance, other = measures.far(pixels, held)
+        print(f"| alone: {condition} | {distance:.2f} | {other:.3f} | - |" + " - |" * len(CONTENTS), flush=True)
+        rows.append(Row(f"{name}, alone: {condition}", "KID, things", distance, far, "things without a word"))
+        rows.append(Row(f"{name}, alone: {condition}", "KID, grain", other, grain, "things without a word"))
     return rows
 
 
@@ -257,11 +287,9 @@ def main() -> None:
     arguments.add_argument("--sheet", type=Path, help="one picture for each style in this folder")
     chosen = arguments.parse_args()
     found = planned(chosen.epsilon, chosen.caption, chosen.initial_word)
-    size = pin(BASE).image_size
-    public = PublicFeatures.from_public(np.stack([draw(7, index, size).pixels for index in range(512)]))
-    rows: list[Row] = []
+    measures, rows = Measures.of_base(pin(BASE)), list[Row]()
     for name in chosen.styles:
-        rows += run(name, found, public, chosen.prompt, chosen.images, chosen.sheet)
+        rows += run(name, found, measures, chosen.prompt, chosen.images, chosen.sheet)
     print(f"\nepsilon {chosen.epsilon:g}, C {found.plan.stages[-1].clip_norm:.3g}, {machine()}")
     publish("style in new content", rows, chosen.json)
 

@@ -1,7 +1,7 @@
 """`undertone new`: what it reads is shown, what it writes was typed, and `plan` accepts it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ SECRET = "zq"
 SITES, FINDINGS = ("zq-north", "zq-east", "zq-south"), ("zqclear", "zqmass")
 IMAGES = 48
 UNIT = ("--unit-column", "zq_patient")
+Begin = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +53,18 @@ def study(tmp_path: Path) -> Path:
     return tmp_path / "study.toml"
 
 
-def typed(study: Path, data: Path, answers: Sequence[str], *options: object) -> Result:
-    """The command at a terminal where a person types `answers`."""
-    words = ["new", str(study), "--data", str(data), *map(str, options)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(new, "at_terminal", lambda: True)
-        return CliRunner().invoke(cli, words, input="".join(f"{answer}\n" for answer in answers))
+@pytest.fixture
+def begin(study: Path, data: Path, dummy_base: Path) -> Begin:
+    """The command on those data and a small base."""
+    return lambda *options: call("new", study, "--data", data, "--base", dummy_base, *options)
+
+
+@pytest.fixture
+def typed(study: Path, data: Path, dummy_base: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
+    """The same at a terminal where a person types answers."""
+    monkeypatch.setattr(new, "at_terminal", lambda: True)
+    words = ["new", str(study), "--data", str(data), "--base", str(dummy_base)]
+    return lambda *answers: CliRunner().invoke(cli, words, input="".join(f"{answer}\n" for answer in answers))
 
 
 def one_error(result: Result, code: int, *words: str) -> None:
@@ -68,9 +75,9 @@ def one_error(result: Result, code: int, *words: str) -> None:
         assert word in lines[0]
 
 
-def test_what_it_writes_plan_accepts(study: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_it_writes_plan_accepts(study: Path, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settling, "rows_for_c", lambda *_: PublicRows(6.8, 8.8, 32))
-    done = call("new", study, "--data", data, *UNIT, "--sites", "north=210,east=150, south=70")
+    done = begin(*UNIT, "--sites", "north=210,east=150, south=70")
     assert done.exit_code == 0, done.output
     assert f"Next: undertone plan {study}" in done.stdout
     loaded = load_study(study)
@@ -88,8 +95,8 @@ def test_each_method_has_a_study(study: Path, data: Path, method: str) -> None:
     assert f'name = "{method}"  # others: ' in study.read_text(encoding="utf-8")
 
 
-def test_columns_units_sites_classes_and_sizes_are_shown(study: Path, data: Path) -> None:
-    done = call("new", study, "--data", data, *UNIT)
+def test_columns_units_sites_classes_and_sizes_are_shown(study: Path, begin: Begin) -> None:
+    done = begin(*UNIT)
     text = " ".join(done.stdout.replace("\u2502", " ").split())
     assert "zq_patient 24 0 2 unit (24 units)" in text
     assert "zq_finding 2 0 24 class or site" in text
@@ -105,19 +112,19 @@ def test_columns_units_sites_classes_and_sizes_are_shown(study: Path, data: Path
         (UNIT, ("zq_patient",)),
         (("--unit", "record", "--class-column", "zq_finding", "--classes", "clear,mass"), ("zq_finding",)),
         (
-            (*UNIT, "--class-column", "zq_finding", "--classes", "zqmass", "--caption", "a {token}, {zq_finding}"),
+            (*UNIT, "--class-column", "zq_finding", "--classes", "none,zqmass", "--caption", "a {token}, {zq_finding}"),
             ("zq_patient", "zq_finding", "zqmass"),
         ),
     ],
 )
 def test_no_value_of_the_data_gets_into_a_study_by_itself(
-    study: Path, data: Path, options: tuple[str, ...], may_hold: tuple[str, ...]
+    study: Path, dummy_base: Path, begin: Begin, options: tuple[str, ...], may_hold: tuple[str, ...]
 ) -> None:
     """Neither a column's name, nor a class, nor a site, nor how many there are, unless it was typed."""
-    done = call("new", study, "--data", data, *options)
+    done = begin(*options)
     assert done.exit_code == 0, done.output
     assert SECRET in done.stdout, "it is shown"
-    text = study.read_text(encoding="utf-8")
+    text = study.read_text(encoding="utf-8").replace(str(dummy_base), "BASE")
     assert set(re.findall(r"zq[\w-]*", text)) == set(may_hold)
     assert not re.findall(r"\b(48|24|8|16)\b", text), "nor a count"
     assert load_study(study).cohort.units == PLACEHOLDERS
@@ -125,15 +132,15 @@ def test_no_value_of_the_data_gets_into_a_study_by_itself(
     assert "placeholders" in done.stderr
 
 
-def test_a_bare_key_at_every_prompt_takes_nothing_over(study: Path, data: Path) -> None:
-    done = typed(study, data, ["", "", ""])
+def test_a_bare_key_at_every_prompt_takes_nothing_over(study: Path, typed: Begin) -> None:
+    done = typed("", "", "")
     assert done.exit_code == 0, done.output
     assert SECRET not in study.read_text(encoding="utf-8")
     assert load_study(study).privacy.unit == "record"
 
 
-def test_what_is_typed_at_prompts_is_written(study: Path, data: Path) -> None:
-    done = typed(study, data, ["zq_patient", "zq_finding", "clear, zqmass", "north=20, east=20, south=20"])
+def test_what_is_typed_at_prompts_is_written(study: Path, typed: Begin) -> None:
+    done = typed("zq_patient", "zq_finding", "clear, zqmass", "north=20, east=20, south=20")
     assert done.exit_code == 0, done.output
     assert "units by zq_site: zq-east 8, zq-north 8, zq-south 8" in done.stdout, "before sites are asked for"
     assert "no image here has the class: clear" in done.stdout
@@ -141,25 +148,25 @@ def test_what_is_typed_at_prompts_is_written(study: Path, data: Path) -> None:
     loaded, text = load_study(study), study.read_text(encoding="utf-8")
     assert (loaded.privacy.unit, loaded.data.unit_column) == ("patient", "zq_patient")
     assert loaded.cohort.units == {"north": 20, "east": 20, "south": 20}
-    assert 'class_column = "zq_finding"\n' in text
-    assert 'classes = ["clear", "zqmass"]\n' in text
+    assert (loaded.data.class_column, loaded.data.classes) == ("zq_finding", ["clear", "zqmass"])
+    assert "# per_class = true" in text
 
 
-def test_the_unit_is_never_guessed(study: Path, data: Path) -> None:
+def test_the_unit_is_never_guessed(study: Path, begin: Begin) -> None:
     """A patient with several images would be promised what holds for one of them."""
-    one_error(call("new", study, "--data", data), 2, "InputError", "--unit-column COLUMN", "--unit record")
+    one_error(begin(), 2, "InputError", "--unit-column COLUMN", "--unit record")
     assert not study.exists()
 
 
-def test_a_study_that_exists_is_left_alone(study: Path, data: Path) -> None:
+def test_a_study_that_exists_is_left_alone(study: Path, begin: Begin) -> None:
     study.write_text("mine", encoding="utf-8")
-    done = call("new", study, "--data", data, *UNIT)
+    done = begin(*UNIT)
     one_error(done, 2, "FolderError", "exists already", "name another file")
     assert study.read_text(encoding="utf-8") == "mine"
     assert SECRET not in done.stdout, "and nothing is read for it"
 
 
-def test_a_file_that_appears_meanwhile_stays(study: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_appears_meanwhile_stays(study: Path, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     look = new.look
 
     def late(folder: Path, metadata: str | None) -> object:
@@ -167,7 +174,7 @@ def test_a_file_that_appears_meanwhile_stays(study: Path, data: Path, monkeypatc
         return look(folder, metadata)
 
     monkeypatch.setattr(new, "look", late)
-    one_error(call("new", study, "--data", data, *UNIT), 2, "FolderError", "exists already")
+    one_error(begin(*UNIT), 2, "FolderError", "exists already")
     assert study.read_text(encoding="utf-8") == "mine"
 
 
@@ -194,9 +201,9 @@ def test_a_file_that_appears_meanwhile_stays(study: Path, data: Path, monkeypatc
     ],
 )
 def test_a_wrong_answer_says_what_would_do_and_writes_nothing(
-    study: Path, data: Path, options: tuple[str, ...], words: tuple[str, ...]
+    study: Path, begin: Begin, options: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
-    one_error(call("new", study, "--data", data, *options), 2, *words)
+    one_error(begin(*options), 2, *words)
     assert not study.exists()
 
 

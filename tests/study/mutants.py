@@ -198,8 +198,8 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "targets that are not chosen stay",
         f"{COMMON}/methods/lora/selection.py",
-        "moved[:, values] = after[:-1].reshape(vectors, size)[:, values]",
-        "moved[:] = after[:-1].reshape(vectors, size)",
+        "moved[:, values] = after[:-scalars].reshape(-1, size)[:, values]",
+        "moved[:] = after[:-scalars].reshape(-1, size)",
         f"{SELECTION}::test_what_is_not_chosen_stays_at_the_start",
     ),
     # A new study holds what was typed
@@ -252,6 +252,13 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         '        tables["privacy"]["clip_norm"] = self.found.plan.stages[-1].clip_norm\n',
         "",
         f"{BESIDE}::test_no_drawing_is_looked_at_for_a_neighbour",
+    ),
+    (
+        "no neighbour waits for the accountant",
+        f"{COMMON}/study/neighbours.py",
+        "None if exact else self._by_rdp(),",
+        "None,",
+        f"{BESIDE}::test_no_neighbour_waits_for_the_accountant_of_sampled_rounds",
     ),
     (
         "a neighbour refuses nothing",

@@ -13,11 +13,12 @@ from tests.support.studies import study_with, write_study
 from undertone.core.canonical import sha256_hex
 from undertone.errors import StudyError
 from undertone.methods.gradient.options import MOST_DRAWS
+from undertone.methods.protocol import stages_of
 from undertone.methods.registry import METHODS, method_for
 from undertone.models.pinned import pin
 from undertone.privacy.accounting import GaussianEvent, calibrate
-from undertone.study import neighbours as module
 from undertone.study import pace as pace_module
+from undertone.study import public_rows, settling
 from undertone.study.near_noise import noise_near
 from undertone.study.neighbours import THIS, Neighbour, neighbours
 from undertone.study.pace import keep_pace, pace, pass_size
@@ -134,13 +135,13 @@ def test_no_neighbour_waits_for_the_accountant_of_sampled_rounds(
     """With p < 1 a search takes seconds: the study has made one, and neighbours are found by RDP."""
     study, found = study_of(dummy_base, SAMPLED), planned(dummy_base, SAMPLED)
     rates: list[float] = []
-    search = module.calibrate
+    search = settling.calibrate
 
     def counted(epsilon: float, delta: float, rate: float, rounds: int, **others: Any) -> float:
         rates.append(rate)
         return search(epsilon, delta, rate, rounds, **others)
 
-    monkeypatch.setattr(module, "calibrate", counted)
+    monkeypatch.setattr(settling, "calibrate", counted)
     neighbours(study, found)
     assert rates == [1.0]
 
@@ -178,6 +179,14 @@ def test_half_and_double_k_cost_compute_and_no_noise(tiny_base: Path, name: str)
     assert double.seconds == pytest.approx(2 * (here.seconds or 0))
 
 
+def test_each_stage_of_a_selection_has_half_and_double_k_and_its_targets(tiny_base: Path) -> None:
+    for stage in stages_of(method_for("dp-lora", {"select": 2, "draws": 2}), pin(str(tiny_base))):
+        method: Any = stage.method
+        others: list[Any] = [other for _, other in method.averaging()]
+        assert [other.passes for other in others] == [1, 4]
+        assert all(other.targets == method.targets for other in others)
+
+
 def test_k_has_bounds() -> None:
     for draws, names in ((1, ["draws = 2"]), (MOST_DRAWS, [f"draws = {MOST_DRAWS // 2}"])):
         for name in (name for name, method in METHODS.items() if not method.one_shot):
@@ -210,8 +219,6 @@ def test_time_is_measured_where_rows_were_made_here_and_else_estimated(
 def test_a_rows_time_is_kept_when_public_rows_are_made(
     dummy_method: None, dummy_base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from undertone.study import public_rows
-
     monkeypatch.setenv("UNDERTONE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(public_rows, "_loaded", lambda *_: None)
     base, method = pin(str(dummy_base)), method_for("dummy", {})
@@ -244,8 +251,6 @@ def test_no_drawing_is_looked_at_for_a_neighbour(
     dummy_method: None, dummy_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where C is "auto" the study's rows are made once: a neighbour has the study's C."""
-    from undertone.study import settling
-
     asked: list[object] = []
 
     def rows(*words: object) -> PublicRows:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from undertone.core.canonical import Json
 from undertone.errors import UndertoneError
 from undertone.methods.protocol import AveragingMethod, Method, MethodStage, stages_of
-from undertone.privacy.accounting import Event, calibrate
+from undertone.privacy.accounting import Event
 from undertone.study.automatic import filled
 from undertone.study.near_noise import noise_near
 from undertone.study.pace import Pace, pace
@@ -79,11 +79,11 @@ def neighbours(written: Study, found: Resolved) -> Neighbours:
 
 def _choices(study: FilledStudy, plan: Plan, method: Method) -> Iterator[tuple[str, str, dict[str, dict[str, Any]]]]:
     """(name, remark, the keys of the study that are chosen otherwise), table by table."""
-    privacy, central = study.privacy, study.privacy.noise == "central"
-    if privacy.sampling_rate < 1:
+    wanted, central = study.privacy, study.privacy.noise == "central"
+    if wanted.sampling_rate < 1:
         yield "p = 1", "every unit in every round", {"privacy": {"sampling_rate": 1.0}}
-    if not method.one_shot and privacy.rounds > 1:
-        fewer = privacy.rounds // 2
+    if not method.one_shot and wanted.rounds > 1:
+        fewer = wanted.rounds // 2
         yield f"rounds = {fewer}", "less to wait for, longer steps", {"privacy": {"rounds": fewer}}
     if not central:
         yield 'noise = "central"', "the coordinator sees the sum", {"privacy": {"noise": "central"}}
@@ -135,18 +135,18 @@ class _Beside:
 
     def _settled(self, name: str, remark: str, changes: dict[str, dict[str, Any]]) -> Neighbour:
         plan, study = self.found.plan, self._changed(changes)
-        asked = self._stages(self.method)
+        wanted, asked = study.privacy, self._stages(self.method)
         # At p = 1 the accountant takes no time; and a plan whose claim is RDP has not waited for it yet.
-        exact = study.privacy.sampling_rate == 1 or study.privacy.noise == "central" != plan.privacy.noise
+        exact = wanted.sampling_rate == 1 or wanted.noise == "central" != plan.privacy.noise
         settled = settled_stages(
             study,
             asked,
             self.found.base,
             aggregation_of(study, len(plan.cohort.units)),
             plan.cohort.units,
-            calibrate if exact else self._by_rdp(),
+            None if exact else self._by_rdp(),
         )
-        by_rdp = not exact and study.privacy.noise == "central"  # with distributed noise RDP is the claim itself
+        by_rdp = not exact and wanted.noise == "central"  # with distributed noise RDP is the claim itself
         return replace(self._figures(name, remark, [one.stage for one in settled], asked), by_rdp=by_rdp)
 
     def _changed(self, changes: dict[str, dict[str, Any]]) -> FilledStudy:

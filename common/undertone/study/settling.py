@@ -127,14 +127,17 @@ def settled_stages(
     base: PinnedBase,
     aggregation: PlannedAggregation,
     units: dict[str, int],
-    calibrated: Calibrated = calibrate,
+    calibrated: Calibrated | None = None,
 ) -> list[Settled]:
-    """Each stage's noise, C and grid, in order: the last one's noise is what the others leave of the claim."""
+    """Each stage's noise, C and grid, in order: the last one's noise is what the others leave of the claim.
+
+    `calibrated` finds noise in place of `calibrate`, for tables; no plan is made with another.
+    """
     rounds, first, found = _rounds(study, stages), 1, list[Settled]()
     attempts = _attempts(study, stages[0].method, rounds, len(units))
     for asked, count, most in zip(stages, rounds, attempts, strict=True):
         beside = [one.stage.charges for one in found]
-        noise = _noise(study, asked, most, aggregation, len(units), beside, calibrated)
+        noise = _noise(study, asked, most, aggregation, len(units), beside, calibrated or calibrate)
         clip, rows = _clip(study, asked, base)
         grid = _grid(study, clip, units, noise)
         origin: ClipOrigin = "public images" if rows else "study"

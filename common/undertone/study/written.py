@@ -8,6 +8,7 @@ from undertone.core.captions import TOKEN
 from undertone.core.quoting import toml_text
 from undertone.core.unit import Unit
 from undertone.errors import StudyError
+from undertone.methods.classed import ClassedMethod
 from undertone.methods.protocol import check_needs
 from undertone.methods.registry import METHODS, method_for
 from undertone.models.pinned import pin
@@ -17,8 +18,6 @@ from undertone.study.schema import Study, parse_study
 
 # Who gives none is shown where they go; `plan` accepts these, and no site has such a name by chance.
 PLACEHOLDERS: Mapping[str, int] = {"site-a": 100, "site-b": 100, "site-c": 100}
-# The keys of classes stand in a study as comments: "" makes them keys.
-_CLASSES = "# "
 _LONGEST_NAME = 60
 
 
@@ -94,6 +93,7 @@ def _text(answers: Answers) -> str:
             "[method]",
             f"name = {_quoted(answers.method)}  # others: {others}",
             "# Rates, rounds and the clip norm are left out: `undertone plan` finds them from public drawings.",
+            *_by_class(answers),
             "",
             *_privacy(answers),
             "",
@@ -105,6 +105,11 @@ def _text(answers: Answers) -> str:
             "",
         )
     )
+
+
+def _by_class(answers: Answers) -> list[str]:
+    able = answers.classes and isinstance(method_for(answers.method, {}), ClassedMethod)
+    return ["# per_class = true  # learn something for each class, at the cost of noise"] if able else []
 
 
 def _privacy(answers: Answers) -> list[str]:
@@ -138,8 +143,8 @@ def _data(answers: Answers) -> list[str]:
         classes = ", ".join(map(_quoted, answers.classes))
         lines += [
             "# The classes are public: they stand in the plan, and images of any other class are left out.",
-            f"{_CLASSES}class_column = {_quoted(answers.class_column)}",
-            f"{_CLASSES}classes = [{classes}]",
+            f"class_column = {_quoted(answers.class_column)}",
+            f"classes = [{classes}]",
         ]
     return lines
 
