@@ -31,7 +31,8 @@ test: install ## everything but the slow tests, a process of one thread for each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-all: test ## every test but the long ones; fails, never skips, where a tool is missing (Debian: nginx-light, systemd)
-	$(BIN)/python -m pytest -m "slow and not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not long and not alone" $(PARALLEL)
+	$(BIN)/python -m pytest -m "alone and not long"
 
 test-long: install ## what takes longer than test-all may
 	$(BIN)/python -m pytest -m long

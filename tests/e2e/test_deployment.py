@@ -20,7 +20,7 @@ from undertone_cli.loopback.processes import Processes
 from undertone_server.home.flower_files import program
 from undertone_server.home.folder import Home
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1500)]
 SITES = ("north", "east", "south")
 KNOWN = "the SuperNode knows this relay"
 STUDY = """
