@@ -86,11 +86,12 @@ def test_a_release_that_did_not_move_has_no_random_direction_either(pinned: Pinn
 # --- drawing ----------------------------------------------------------------------------------------
 
 
-def test_images_are_drawn_class_by_class_from_consecutive_seeds(base: LoadedBase) -> None:
+def test_images_are_drawn_class_by_class_and_each_class_from_the_same_seeds(base: LoadedBase) -> None:
     found = list(drawn(base, {"a": "a picture", "b": "a scan"}, Sampling(9, 1, seed=5)))
     assert [one for one, _ in found] == ["a"] * 9 + ["b"] * 9
-    alone = base.sample(["a scan"], [5 + 9], steps=1, guidance=1.0)
-    np.testing.assert_allclose(np.asarray(found[9][1]), np.asarray(alone[0]), atol=1)
+    alone = base.sample(["a scan"] * 2, [5, 5 + 8], steps=1, guidance=1.0)
+    for place, image in zip((9, 17), alone, strict=True):
+        np.testing.assert_allclose(np.asarray(found[place][1]), np.asarray(image), atol=1)
 
 
 # --- losses -----------------------------------------------------------------------------------------

@@ -30,7 +30,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are drawn: `count` of each prompt, image i from the public seed `seed` + i."""
+    """How images are drawn: `count` of each prompt, image i of each from the public seed `seed` + i.
+
+    Classes share their seeds, so what tells their images apart is the prompt and never which seeds a class had.
+    """
 
     count: int
     steps: int
@@ -51,7 +54,7 @@ def drawn(base: LoadedBase, prompts: Mapping[str, str], sampling: Sampling) -> I
     wanted = [(one, prompt) for one, prompt in prompts.items() for _ in range(sampling.count)]
     for start in range(0, len(wanted), _AT_ONCE):
         batch = wanted[start : start + _AT_ONCE]
-        seeds = [sampling.seed + start + place for place in range(len(batch))]
+        seeds = [sampling.seed + (start + place) % sampling.count for place in range(len(batch))]
         texts = [prompt for _, prompt in batch]
         images = base.sample(texts, seeds, steps=sampling.steps, guidance=sampling.guidance)
         yield from ((one, image) for (one, _), image in zip(batch, images, strict=True))
