@@ -1,11 +1,12 @@
-"""What the finding costs without images: logistic regression under the same guarantee, on the public encoder's features.
+"""What the finding costs without images: logistic regression under the same guarantee, on the public encoder.
 
     python benchmarks/private_classifier.py RUN [--epsilons 1 4 10] [--seeds 1 2 3] [--json FILE]
 
-RUN is a kept run of `benchmarks/xray.py --finding --keep FOLDER`: the same patients are trained on and held out. A row is
-the mean gradient of one patient's images, clipped, cut to integers and noised by this project's mechanism, every patient
-in every round; steps are DoG's. Features are the first principal components of public drawings. Nothing was chosen on
-these images: components, rounds and C are the constants below, set before the first run.
+RUN is a kept run of `benchmarks/xray.py --finding --keep FOLDER` (without one the benchmark says so and ends): the same
+patients are trained on and held out. A row is the mean gradient of one patient's images, clipped, cut to integers and
+noised by this project's mechanism, every patient in every round; steps are DoG's. Features are the first principal
+components of public drawings. Nothing was chosen on these images: components, rounds and C are the constants below,
+set before the first run.
 """
 
 from collections.abc import Sequence
@@ -81,13 +82,21 @@ def said(w: NDArray[np.float32], x: NDArray[np.float64], test: ImageSet, classes
     return scored(np.stack([1 - second, second], axis=1), test.places(classes), classes, test.units)
 
 
+def row(case: str, scores: Scores) -> Row:
+    """AUC beside the ends of its interval."""
+    return Row(case, "AUC, low to high", scores.auc.value, scores.auc.low, f"to {scores.auc.high:.3f}")
+
+
 def main() -> None:
     """Train at each epsilon, test on patients that were held out."""
     arguments = parser(__doc__ or "")
-    arguments.add_argument("run", type=Path)
+    arguments.add_argument("run", type=Path, nargs="?")
     arguments.add_argument("--epsilons", type=float, nargs="+", default=[1.0, 4.0, 10.0])
     arguments.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="repetitions: noise never repeats")
     chosen = arguments.parse_args()
+    if chosen.run is None:
+        print("skipped: no run with a finding; keep one with `benchmarks/xray.py --finding --keep FOLDER`")
+        return
     run = RunFolder(chosen.run)
     plan, components = run.plan(), Components()
     classes, size, encoders = list(plan.data.classes), pin(plan.model.base).image_size, {PUBLIC: components.public.of}
@@ -97,18 +106,12 @@ def main() -> None:
     x, x_test = components.of(train.features[PUBLIC]), components.of(test.features[PUBLIC])
     model = Classifier(train.features[PUBLIC], train.places(classes), len(classes), train.units)
     scores = scored(model.probabilities(test.features[PUBLIC]), test.places(classes), classes, test.units)
-    rows = [
-        Row(
-            "real images, no privacy", "AUC, low to high", scores.auc.value, scores.auc.low, f"to {scores.auc.high:.3f}"
-        )
-    ]
+    rows = [row("real images, no privacy", scores)]
     total = sum(plan.cohort.units.values())
     for epsilon in chosen.epsilons:
         for seed in chosen.seeds:
             w, claimed = privately(x, train.places(classes), train.units, total, epsilon, plan.privacy.delta)
-            auc = said(w, x_test, test, classes).auc
-            case = f"epsilon {claimed:.3f}, run {seed}"
-            rows.append(Row(case, "AUC, low to high", auc.value, auc.low, f"to {auc.high:.3f}"))
+            rows.append(row(f"epsilon {claimed:.3f}, run {seed}", said(w, x_test, test, classes)))
     publish("a finding by logistic regression, no images made", rows, chosen.json)
 
 
