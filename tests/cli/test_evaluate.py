@@ -199,6 +199,7 @@ def test_a_study_with_classes_says_what_to_draw_and_its_simulation_tests_a_class
     monkeypatch.setattr("undertone_cli.evaluating.classifiers.SHUFFLES", 1)
     monkeypatch.setattr("undertone.evaluation.classifier.STRENGTHS", (0.1,))
     method = {"name": "dpagg-ti", "steps": 2, "learning_rate": 0.2, "per_class": True, "share_scale": 0.1}
+    method |= {"rescale": 50.0}  # so that the words move by what can be seen, whatever noise is drawn
     data = {"data__class_column": "finding", "data__classes": ["mass", "clear"], "data__caption": "a {token}"}
     study = tiny_study(tmp_path / "study.toml", tiny_base, method=method, cohort__units=None, **data)
     write_folder(tmp_path / "data", 96, 32, sites=SITES)
