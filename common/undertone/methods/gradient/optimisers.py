@@ -114,7 +114,10 @@ class ServerOptimiser:
         return kept[:-1].reshape(self._vectors, -1)
 
 
-def server_optimiser(options: OptimiserOptions) -> ServerOptimiser | DistanceOverGradients:
+AnyOptimiser = ServerOptimiser | DistanceOverGradients
+
+
+def server_optimiser(options: OptimiserOptions) -> AnyOptimiser:
     """The one that the options name."""
     return DistanceOverGradients(options.learning_rate) if options.optimiser == "dog" else ServerOptimiser(options)
 

@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 from undertone.core.captions import fill_caption
 from undertone.core.progress import reporter
 from undertone.errors import MechanismViolation
-from undertone.methods.gradient.dog import DistanceOverGradients
 from undertone.methods.gradient.method import PUBLIC_AT_ONCE, PUBLIC_SEED
-from undertone.methods.gradient.optimisers import ServerOptimiser
+from undertone.methods.gradient.optimisers import AnyOptimiser
 from undertone.methods.lora.method import DPLoRA, DPLoRAOptions
 from undertone.methods.lora.targets import State, Targets
 from undertone.methods.protocol import MethodStage, Progress, UnitRecords
@@ -195,7 +194,7 @@ def _joined(kept: State, chosen: State, size: int) -> State:
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 
-def _split(state: State, optimiser: ServerOptimiser | DistanceOverGradients) -> tuple[State, State]:
+def _split(state: State, optimiser: AnyOptimiser) -> tuple[State, State]:
     """What the optimiser keeps, and the choice."""
     k = int(state[-1])
     size = (len(state) - 1 - optimiser.scalars - k) // optimiser.vectors

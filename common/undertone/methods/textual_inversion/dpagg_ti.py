@@ -39,8 +39,8 @@ from undertone.methods.protocol import (
     Said,
     UnitRecords,
 )
-from undertone.methods.release_format import ReleaseFormat, Weights
-from undertone.methods.textual_inversion.token import FORMATS, TokenOptions, Words
+from undertone.methods.release_format import Weights
+from undertone.methods.textual_inversion.token import LearnsWords, TokenOptions, Words
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
 from undertone.models.pinned import PinnedBase
@@ -64,7 +64,7 @@ class DPAggTIOptions(TokenOptions):
     share_scale: Annotated[float, Field(gt=0, le=1e6)] | Literal["auto"] = "auto"
 
 
-class DPAggTI:
+class DPAggTI(LearnsWords):
     """The method `dpagg-ti`; see the module's description."""
 
     name: ClassVar[str] = "dpagg-ti"
@@ -72,7 +72,6 @@ class DPAggTI:
     one_shot: ClassVar[bool] = True
     few_drawings: ClassVar[int] = 4
     needs: ClassVar[frozenset[str]] = TEXT_TO_IMAGE
-    formats: ClassVar[tuple[ReleaseFormat, ...]] = FORMATS
     automatic: ClassVar[Automatic] = Automatic(
         clip_share=0.25, options={"min_time": MIN_TIME}, measured="learning_rate"
     )
@@ -89,26 +88,6 @@ class DPAggTI:
         (digits): the lower end.
         """
         return 0.3 / sqrt(len(self.words.tokens))
-
-    @property
-    def release_format(self) -> ReleaseFormat:
-        """One word, or one for each class."""
-        return self.words.release_format
-
-    @property
-    def token(self) -> str:
-        """The word to learn; of several that of the first class."""
-        return self.words.first
-
-    @property
-    def per_class(self) -> bool:
-        """Whether it learns a word for each class."""
-        return self.options.per_class
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Those of its words."""
-        return self.options.class_names
 
     def of_classes(self, classes: Sequence[str]) -> "DPAggTI":
         """With a word for each."""

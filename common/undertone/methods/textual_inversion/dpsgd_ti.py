@@ -29,8 +29,7 @@ from undertone.methods.classes import FLOOR, ClassShown, Shares, divisors
 from undertone.methods.gradient.method import GradientMethod
 from undertone.methods.gradient.options import STEPS, GradientOptions
 from undertone.methods.protocol import Automatic, Method, MethodStage, Progress, Said, UnitRecords
-from undertone.methods.release_format import ReleaseFormat
-from undertone.methods.textual_inversion.token import FORMATS, TokenOptions, Words
+from undertone.methods.textual_inversion.token import LearnsWords, TokenOptions, Words
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
 from undertone.models.pinned import PinnedBase
@@ -50,12 +49,11 @@ class DPSGDTIOptions(GradientOptions, TokenOptions):
     share_epsilon: float = Field(default=0.2, gt=0, lt=1)
 
 
-class DPSGDTI(GradientMethod):
+class DPSGDTI(LearnsWords, GradientMethod):
     """The method `dpsgd-ti`; see the module's description."""
 
     name: ClassVar[str] = "dpsgd-ti"
     options_type: ClassVar[type[Section]] = DPSGDTIOptions
-    formats: ClassVar[tuple[ReleaseFormat, ...]] = FORMATS
     automatic: ClassVar[Automatic] = Automatic(rounds=12, options=STEPS, measured="learning_rate")
     way: ClassVar[float] = 1.5
     options: DPSGDTIOptions
@@ -68,26 +66,6 @@ class DPSGDTI(GradientMethod):
     def alignment(self) -> float:
         """As of any gradient method; but the mean over units has a part for each class, and these point apart."""
         return 1.0 / sqrt(len(self.words.tokens))
-
-    @property
-    def release_format(self) -> ReleaseFormat:
-        """One word, or one for each class."""
-        return self.words.release_format
-
-    @property
-    def token(self) -> str:
-        """The word to learn; of several that of the first class."""
-        return self.words.first
-
-    @property
-    def per_class(self) -> bool:
-        """Whether it learns a word for each class."""
-        return self.options.per_class
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Those of its words."""
-        return self.options.class_names
 
     def of_classes(self, classes: Sequence[str]) -> "DPSGDTI":
         """With a word for each.

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,6 @@ from undertone.methods.release_format import ReleaseFormat
 from undertone.methods.textual_inversion.release import MOST_VECTORS, TOKEN_PATTERN, WORD_FILE, WORDS_FILE
 from undertone.models.layout import Layout
 from undertone.models.pinned import PinnedBase
-
-FORMATS: tuple[ReleaseFormat, ...] = (WORD_FILE, WORDS_FILE)
 
 
 class TokenOptions(Section):
@@ -125,6 +124,33 @@ class Words:
                 f'method.token = "{self.options.token}": {base.reference} knows {taken[0]} already, and no loader '
                 "would put another embedding in its place; choose another token"
             )
+
+
+class LearnsWords:
+    """What methods share whose release is words: one, or with `per_class` one for each class."""
+
+    formats: ClassVar[tuple[ReleaseFormat, ...]] = (WORD_FILE, WORDS_FILE)
+    words: Words
+
+    @property
+    def release_format(self) -> ReleaseFormat:
+        """One word, or one for each class."""
+        return self.words.release_format
+
+    @property
+    def token(self) -> str:
+        """The word to learn; of several that of the first class."""
+        return self.words.first
+
+    @property
+    def per_class(self) -> bool:
+        """Whether it learns a word for each class."""
+        return self.words.options.per_class
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Those of its words."""
+        return self.words.options.class_names
 
 
 def class_tokens(token: str, names: Sequence[str]) -> list[str]:
