@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from tests.support.images import write_csv
+from tests.support.studies import write_study
 from undertone.methods.classed import with_classes
 from undertone.methods.protocol import UnitRecords
 from undertone.methods.prototypes.method import Centres, DPPrototypes
 from undertone.methods.prototypes.mixture import Floats, Prototypes, Sizes, start
 from undertone.methods.prototypes.public_latents import PublicLatents
 from undertone.methods.registry import method_for
+from undertone.models.pinned import pin
 from undertone.privacy.unit_randomness import row_generator
+from undertone.public_images.handwriting import written_digit
 
 # Few, and quickly made.
 SMALL: dict[str, Any] = {"public_drawings": 12, "components": 3, "centres": 2, "lloyd_rounds": 2, "radius": 2.0}
@@ -106,17 +111,37 @@ class PlainLloyd:
         return total / count
 
 
+def write_digits(folder: Path, count: int, size: int, sites: Sequence[str], digits: int = 3) -> Path:
+    """An imagefolder of drawn handwritten digits, a patient each, with columns digit and site."""
+    rows = []
+    (folder / "images").mkdir(parents=True)
+    for number in range(count):
+        rng = np.random.Generator(np.random.Philox(key=np.array([31, number], dtype=np.uint64)))
+        mask = np.asarray(written_digit(rng, number % digits).resize((size, size)))
+        Image.fromarray(np.repeat(mask[:, :, None], 3, axis=2)).save(folder / "images" / f"{number:04d}.png")
+        row = {"file_name": f"images/{number:04d}.png", "patient_id": f"patient-{number}"}
+        rows.append(row | {"digit": str(number % digits), "site": sites[number // digits % len(sites)]})
+    write_csv(folder / "metadata.csv", rows)
+    return folder
+
+
 def prototype_study(
-    base: Path, sites: Mapping[str, int], classes: Sequence[str], **options: Any
-) -> dict[str, dict[str, Any]]:
-    """The tables of a study."""
-    data = {"caption": "{finding}", "unit_column": "patient_id"}
-    named = {"class_column": "finding", "classes": list(classes)} if classes else {}
-    return {
+    folder: Path, base: Path | str, sites: Mapping[str, int], classes: Sequence[str], **changes: Any
+) -> Path:
+    """A study of drawn digits, with their data beside it: three sites, p = 1; `privacy__epsilon` is a key."""
+    count = sum(sites.values())
+    size = pin(str(base)).image_size
+    write_digits(folder / "data", count, size, list(sites), max(1, len(classes)))
+    named = {"class_column": "digit", "classes": list(classes)} if classes else {}
+    tables: dict[str, dict[str, Any]] = {
         "study": {"name": "prototypes"},
         "model": {"base": str(base)},
-        "method": {"name": "dp-prototypes", **SMALL, "per_class": bool(classes), **options},
+        "method": {"name": "dp-prototypes", **SMALL, "per_class": bool(classes)},
         "privacy": {"unit": "patient", "epsilon": 8.0, "delta": 1e-5, "rounds": 3, "allow_noisy": True},
-        "data": data | named,
+        "data": {"caption": "a digit, {digit}", "unit_column": "patient_id"} | named,
         "cohort": {"min_sites": 2, "units": dict(sites)},
     }
+    for where, value in changes.items():
+        table, _, key = where.partition("__")
+        tables.setdefault(table, {})[key] = value
+    return write_study(folder / "study.toml", tables)

@@ -93,17 +93,13 @@ def forget() -> None:
 def drawn(
     base: Base, seed: int, count: int, kinds: Sequence[str], progress: Callable[[int], None]
 ) -> NDArray[np.float32]:
-    """Latents [count, D] of the first `count` drawings of a series that are of these kinds."""
+    """Latents [count, D] of the first `count` drawings of a series of these kinds, or of all where none is named."""
     from undertone.public_images.procedural import draw  # drawings: slow to import
 
-    latents, number = np.empty((count, prod(base.latent_shape)), dtype=np.float32), 0
+    latents = np.empty((count, prod(base.latent_shape)), dtype=np.float32)
     for first in range(0, count, _AT_ONCE):
-        images = list[NDArray[np.uint8]]()
-        while len(images) < min(_AT_ONCE, count - first):
-            one = draw(seed, number, base.image_size)
-            number += 1
-            if not kinds or one.subject.kind in kinds:
-                images.append(one.pixels)
+        numbers = range(first, min(first + _AT_ONCE, count))
+        images = [draw(seed, number, base.image_size, kinds or None).pixels for number in numbers]
         latents[first : first + len(images)] = base.encode(np.stack(images)).reshape(len(images), -1)
         progress(len(images))
     return latents
