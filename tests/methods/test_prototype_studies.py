@@ -171,7 +171,7 @@ def test_a_plan_says_both_stages_and_refuses_what_it_would_not_use(tmp_path: Pat
         ("rounds = 3", "rounds = 4", "open 3 noised sums"),
         ("rounds = 3", "rounds = 2", "say 3 or more"),
         ("rounds = 3", "rounds = 3\nclip_norm = 1.0", "leave clip_norm out"),
-        ("classes = ", "#", "goes with"),
+        ("classes = ", "# ", "typed by a person"),
     ):
         study.write_text(text.replace(before, after), encoding="utf-8")
         with pytest.raises(StudyError, match=why):
