@@ -25,8 +25,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         _METHOD,
         "                rows[number] = self._row(one, of_classes, at)\n        return rows",
         "                rows[number] = self._row(one, of_classes, at)\n"
-        "        slots = self.sizes.slots\n"
-        "        rows[:, slots:] /= 1 + np.count_nonzero(rows[:, :slots].sum(axis=1))\n"
+        "        rows[:, self.sizes.slots :] /= max(1, np.count_nonzero(rows[:, 0]))\n"
         "        return rows",
         _SUM,
     ),
