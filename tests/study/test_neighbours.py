@@ -12,6 +12,7 @@ from tests.support.runs import call
 from tests.support.studies import study_with, write_study
 from undertone.core.canonical import sha256_hex
 from undertone.errors import StudyError
+from undertone.methods.gradient.method import GradientMethod
 from undertone.methods.gradient.options import MOST_DRAWS
 from undertone.methods.protocol import stages_of
 from undertone.methods.registry import METHODS, method_for
@@ -30,6 +31,7 @@ SAMPLED: dict[str, Any] = {"privacy.sampling_rate": 0.3, "privacy.rounds": 6, "p
 FULL = SAMPLED | {"privacy.sampling_rate": 1.0}
 FREE, CHAIN = {"aggregation.rosters": "free"}, {"aggregation.rosters": "chain"}
 DISTRIBUTED: dict[str, Any] = {"privacy.noise": "distributed"}
+OF_GRADIENTS = [name for name, method in METHODS.items() if issubclass(method, GradientMethod)]
 
 
 def study_of(base: Path, changes: dict[str, Any]) -> Study:
@@ -162,7 +164,7 @@ def test_noise_that_no_claim_can_have_is_said() -> None:
         noise_near(0.5, 1e-5, 0.5, 5, near=1.0, beside=beside)
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.one_shot])
+@pytest.mark.parametrize("name", OF_GRADIENTS)
 def test_half_and_double_k_cost_compute_and_no_noise(tiny_base: Path, name: str) -> None:
     caption = "a {token}" if method_for(name, {}).token else "a picture"
     changes = FULL | {
@@ -189,7 +191,7 @@ def test_each_stage_of_a_selection_has_half_and_double_k_and_its_targets(tiny_ba
 
 def test_k_has_bounds() -> None:
     for draws, names in ((1, ["draws = 2"]), (MOST_DRAWS, [f"draws = {MOST_DRAWS // 2}"])):
-        for name in (name for name, method in METHODS.items() if not method.one_shot):
+        for name in OF_GRADIENTS:
             method: Any = method_for(name, {"draws": draws})
             assert [key for key, _ in method.averaging()] == names
 

@@ -26,6 +26,7 @@ from undertone.methods.protocol import (
     SummingMethod,
     UnitRecords,
     sent_by,
+    settled,
     stages_of,
 )
 from undertone.models.base import LoadedBase, load_base
@@ -350,6 +351,7 @@ def dry_run(site: SiteDir, pinned: PinnedBase, method: Method) -> None:
         ModelError: a device is not there, or one unit does not fit; the message says what would.
     """
     config, files = site.config, digest_of(dict(pinned.files))
+    method, _ = settled(method, pinned, "")
     # The stage of the longest rows: whatever else is computed takes less.
     longest = max(stages_of(method, pinned), key=lambda stage: stage.row)
     state, method = method.initial_state(pinned)[: sent_by(method, pinned)], longest.method

@@ -329,7 +329,7 @@ class MethodStage:
         name: as plan and statement say it; of the last stage it is not said.
         method: the one whose rows and step these rounds take.
         row: values of one row.
-        rounds: how many; None: all that are left, of the last stage.
+        rounds: how many; None: all that are left, of the last stage, which may also say how many those must be.
         share: the part of the study's epsilon that its rounds may cost by themselves; None: what is left, of the last.
         clip_norm: C; None: what `privacy.clip_norm` says.
         check: raises `PlanChanged` for what a coordinator sends and no step of the stage before can have made.

@@ -9,6 +9,7 @@ from undertone.errors import StudyError
 from undertone.methods.ldm.method import DPLDM
 from undertone.methods.lora.selection import SelectingLoRA
 from undertone.methods.protocol import Method
+from undertone.methods.prototypes.method import DPPrototypes
 from undertone.methods.release_format import ReleaseFormat
 from undertone.methods.textual_inversion.dpagg_ti import DPAggTI
 from undertone.methods.textual_inversion.dpsgd_ti import DPSGDTI
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Method]] = {
     DPSGDTI.name: DPSGDTI,
     SelectingLoRA.name: SelectingLoRA,
     DPLDM.name: DPLDM,
+    DPPrototypes.name: DPPrototypes,
 }
 
 

@@ -72,6 +72,10 @@ class Base(Protocol):
     def drawer(self) -> Drawer:
         """What draws images."""
 
+    @drawer.setter
+    def drawer(self, drawer: Drawer) -> None:
+        """Draw with another from now on, as a release does that draws by itself."""
+
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels [n, h, w, 3] uint8 -> what is denoised [n, *latent_shape] float32."""
 

@@ -12,7 +12,7 @@ from undertone.core.code_digest import package_sha256
 from undertone.errors import NoisyRelease, StudyError
 from undertone.methods.classed import scaled, with_classes
 from undertone.methods.classes import FLOOR
-from undertone.methods.protocol import Method, Said, check_needs, sent_by, settled, stages_of
+from undertone.methods.protocol import Method, MethodStage, Said, check_needs, sent_by, settled, stages_of
 from undertone.methods.registry import method_for
 from undertone.models.pinned import PinnedBase, pin
 from undertone.secagg.thresholds import default_colluders, default_threshold, fault
@@ -91,7 +91,9 @@ def _resolved(written: Study, units: dict[str, int]) -> Resolved:
     layout, dimension = method.layout(base), method.dimension(base)
     aggregation = aggregation_of(study, len(units))
     _check_attempts(study, aggregation)
-    stages = settled_stages(study, stages_of(method, base), base, aggregation, units)
+    asked = stages_of(method, base)
+    _check_clip(study, asked[-1])
+    stages = settled_stages(study, asked, base, aggregation, units)
     last = stages[-1]
     method, rate = rated(written, len(last.stage.rounds), method, base, last.stage.clip_norm)
     options, sent = method_options(method), sent_by(method, base)
@@ -179,6 +181,14 @@ def _check_cohort(study: FilledStudy, units: dict[str, int]) -> None:
 def _check_rounds(study: FilledStudy, method: Method) -> None:
     if method.one_shot and study.privacy.rounds != 1:
         raise StudyError(f"privacy.rounds = {study.privacy.rounds}: {method.name} opens one sum; leave rounds out")
+
+
+def _check_clip(study: FilledStudy, last: MethodStage) -> None:
+    if study.privacy.clip_norm != "auto" and last.clip_norm is not None:
+        raise StudyError(
+            f"privacy.clip_norm = {study.privacy.clip_norm:g}: rows of {last.method.name} have a bound of their own by "
+            "its options, which is C; leave clip_norm out"
+        )
 
 
 def _check_attempts(study: FilledStudy, aggregation: PlannedAggregation) -> None:

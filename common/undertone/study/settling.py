@@ -27,7 +27,7 @@ def _rounds(study: FilledStudy, stages: Sequence[MethodStage]) -> list[int]:
     """How many rounds each stage has; those that no other stage takes are the last one's.
 
     Raises:
-        StudyError: they leave it none.
+        StudyError: they leave it none, or other than it says.
     """
     earlier = [stage.rounds or 1 for stage in stages[:-1]]
     left = study.privacy.rounds - sum(earlier)
@@ -36,6 +36,12 @@ def _rounds(study: FilledStudy, stages: Sequence[MethodStage]) -> list[int]:
         raise StudyError(
             f"privacy.rounds = {study.privacy.rounds} counts all noised sums, and the first are for {named}: say "
             f"{sum(earlier) + 1} or more"
+        )
+    wanted = stages[-1].rounds
+    if wanted is not None and left != wanted:
+        raise StudyError(
+            f"privacy.rounds = {study.privacy.rounds}: these options of {stages[-1].method.name} open "
+            f"{sum(earlier) + wanted} noised sums; say so, or change its options"
         )
     return [*earlier, left]
 

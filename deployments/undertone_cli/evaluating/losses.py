@@ -43,9 +43,12 @@ def image_losses(
 
 
 def _condition(base: LoadedBase, prompts: list[str]) -> torch.Tensor | None:
-    """What the base is told of prompts; of words what the pipeline makes of them, those of several vectors too."""
+    """What the base is told of prompts; of words what the pipeline makes of them, those of several vectors too.
+
+    A release that draws by itself may have classes that the base lacks: its denoiser is told nothing of them.
+    """
     if base.pinned.kind != TEXT:
-        return base.conditions(prompts)
+        return base.conditions([prompt if prompt in base.labels else "" for prompt in prompts])
     text: torch.Tensor
     text, _ = base.pipeline.encode_prompt(prompts, base.device, 1, False)
     return text

@@ -1,15 +1,24 @@
 """The dry run of `node check --device-memory` with each genuine method on the embedded base."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from undertone.errors import ModelError
+from undertone.methods.prototypes import kept_latents
 from undertone.methods.registry import METHODS, method_for
 from undertone.models.pinned import pin
 from undertone_client.compute import workers
 from undertone_client.compute.preparing import dry_run
+
+
+@pytest.fixture(autouse=True)
+def few_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a row needs besides the base takes seconds to draw, and no more memory than with few drawings."""
+    make = kept_latents._make
+    monkeypatch.setattr(kept_latents, "_make", lambda wanted, base: make(replace(wanted, drawings=40), base))
 
 
 def site(device: str = "cpu", dtype: str = "float32") -> Any:
