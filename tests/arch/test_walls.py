@@ -49,6 +49,7 @@ TORCH = {
     "undertone/pretraining/",
     "undertone/models/base.py",
     "undertone/models/tokens.py",
+    "undertone/models/samplers.py",
     "undertone/methods/losses.py",
     "undertone/methods/gradient/trained.py",
     "undertone/methods/gradient/unit_gradients.py",
@@ -73,6 +74,7 @@ TORCH = {
 RANDOM = {
     "undertone/privacy/unit_randomness.py",
     "undertone/models/base.py",
+    "undertone/models/samplers.py",
     "undertone/methods/public.py",
     "undertone/methods/gradient/directions.py",
     "undertone/training/",
