@@ -48,6 +48,8 @@ TORCH = {
     "undertone/training/",
     "undertone/pretraining/",
     "undertone/models/base.py",
+    "undertone/models/drawing.py",
+    "undertone/models/parts.py",
     "undertone/models/tokens.py",
     "undertone/models/samplers.py",
     "undertone/methods/losses.py",

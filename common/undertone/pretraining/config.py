@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 
 from undertone.core.captions import caption_fields
 from undertone.core.config import Section, parse_tables, read_tables
+from undertone.public_images.procedural import KINDS
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Kind = Literal["text", "class", "none"]
@@ -28,6 +29,7 @@ class DataTable(Section):
     images: int = Field(default=40_000, ge=16, le=10_000_000)
     caption: str = Field(default="{text}", min_length=1)
     class_column: str | None = None
+    kinds: Annotated[list[str], Field(min_length=1)] | None = None
     licence: str = "unknown"
 
     @field_validator("caption")
@@ -105,6 +107,11 @@ class Config(Section):
         """
         if self.unet.kind == "class" and self.data.folder and not self.data.class_column:
             raise ValueError('unet.kind = "class" needs data.class_column, the column that names an image\'s class')
+        if self.data.folder and self.data.kinds is not None:
+            raise ValueError("data.kinds goes without data.folder: it says which images Undertone draws")
+        unknown = sorted(set(self.data.kinds or ()) - set(KINDS))
+        if unknown:
+            raise ValueError(f"data.kinds: there are no drawings of {', '.join(unknown)}; known are {', '.join(KINDS)}")
         if self.data.folder is None and self.data.class_column:
             raise ValueError("data.class_column goes with data.folder; drawn images have their kinds as classes")
         latent = self.data.size // 2 ** (len(self.autoencoder.channels) - 1)

@@ -71,7 +71,7 @@ def _read(config: Config, beside: Path) -> "PublicSet":
 
     table = config.data
     if table.folder is None:
-        return drawn_set(config.pretrain.seed, table.images, table.size, workers=os.cpu_count() or 1)
+        return drawn_set(config.pretrain.seed, table.images, table.size, os.cpu_count() or 1, table.kinds)
     return _read_folder(table, beside / table.folder)
 
 

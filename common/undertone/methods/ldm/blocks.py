@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from undertone.gradients.engine import GradientEngine, UnitBatch
-from undertone.methods.gradient.trained import EngineTrained, frozen_text, trained_text
+from undertone.methods.gradient.trained import EngineTrained, trained_text
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
 
@@ -41,11 +41,11 @@ class TrainedBlocks(EngineTrained):
             self._parameters[name].data = original
             self._parameters[name].requires_grad_(False)
 
-    def text(self, captions: Sequence[str], batch: UnitBatch) -> Tensor:
+    def condition(self, captions: Sequence[str], batch: UnitBatch) -> Tensor | None:
         """Text states, of the encoder in training where the layout names it."""
         del batch
-        text = trained_text if "text_encoder" in self._model else frozen_text
-        return text(self._base, captions)
+        trains_text = "text_encoder" in self._model
+        return trained_text(self._base, captions) if trains_text else self._base.conditions(captions)
 
 
 @torch.no_grad()
