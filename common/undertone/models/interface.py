@@ -37,8 +37,10 @@ class Base(Protocol):
     nothing it is those parts side by side (`unet`, `scheduler`, and `vae`, None where pixels are denoised). Which parts
     it has follows from the pinned files, and a method says which it needs (`Method.needs`). `schedule` is diffusers'
     noise schedule of training: `add_noise`, `get_velocity`, and `config` with `num_train_timesteps` and
-    `prediction_type`. Types of torch and diffusers stand as Any.
+    `prediction_type`. `drawer` draws images. Types of torch and diffusers stand as Any.
     """
+
+    drawer: Drawer
 
     @property
     def pinned(self) -> PinnedBase:
@@ -67,10 +69,6 @@ class Base(Protocol):
     @property
     def labels(self) -> Mapping[str, int]:
         """Name of a class -> its row of the class embedding: the base's own, or those of a release. Empty elsewhere."""
-
-    @property
-    def drawer(self) -> Drawer:
-        """What draws images."""
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels [n, h, w, 3] uint8 -> what is denoised [n, *latent_shape] float32."""
