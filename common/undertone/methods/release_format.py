@@ -22,13 +22,15 @@ class Description:
 
     kind: what it is, in a few words. meaning: the same for somebody who knows no model, after "What is learned is".
     load: Python that puts it into `pipeline`, run in the release's folder; its author is the method's, so it stands on
-    the card as it is. pipeline: the class of diffusers that loads the base.
+    the card as it is. pipeline: the class of diffusers that loads the base. program: where no pipeline draws, Python
+    that makes `image` by itself, a template with {prompt}; "" elsewhere.
     """
 
     kind: str
     meaning: str
     load: str
     pipeline: str = "StableDiffusionPipeline"
+    program: str = ""
 
 
 @dataclass(frozen=True)
