@@ -29,8 +29,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "dpsgd-ti": {**_NUMBERS, "records": 2, "learning_rate": 3.0},
     "dp-lora": {**_NUMBERS, "rank": 2, "alpha": 2, "learning_rate": 0.3},
     "dp-ldm": {**_NUMBERS, "blocks": ["mid_block"], "learning_rate": 0.1},
+    "dpdm": {**_NUMBERS, "learning_rate": 0.1},
 }
-CLIP = {"dpagg-ti": 0.1, "dpsgd-ti": 0.02, "dp-lora": 0.1, "dp-ldm": 0.3}
+CLIP = {"dpagg-ti": 0.1, "dpsgd-ti": 0.02, "dp-lora": 0.1, "dp-ldm": 0.3, "dpdm": 1.0}
+# Methods that train a base that is told a class: fixtures of such bases, and what a study says of its images.
+TOLD_CLASSES = {"dpdm"}
+CLASSES: dict[str, Any] = {"class_column": "finding", "classes": ["mass", "clear"]}
 
 
 def gradient_study(
@@ -49,6 +53,8 @@ def gradient_study(
     """
     write_folder(folder / "data", 4 * len(sites), 32, sites=sites)
     caption = "a {token}, {finding}" if name.endswith("-ti") else "a picture, {finding}"
+    if name in TOLD_CLASSES:
+        caption, data = "{finding}", {**CLASSES, **(data or {})}
     changes = {
         "method": {"name": name, **SMALL[name], **options},
         "cohort.units": dict.fromkeys(sites, 2),

@@ -108,7 +108,8 @@ def _text(answers: Answers) -> str:
 
 
 def _by_class(answers: Answers) -> list[str]:
-    able = answers.classes and isinstance(method_for(answers.method, {}), ClassedMethod)
+    method = method_for(answers.method, {})
+    able = answers.classes and isinstance(method, ClassedMethod) and not method.per_class
     return ["# per_class = true  # learn something for each class, at the cost of noise"] if able else []
 
 

@@ -85,11 +85,7 @@ class DPDM(GradientMethod):
             StudyError: a caption is more than a class's name, or there are classes and the base is told none.
         """
         super().check(base, caption)
-        if base.kind == "text":
-            raise ModelError(
-                f"{base.reference} is told text; {self.name} trains whole small models that are told a class or "
-                'nothing, such as undertone pretrain makes with unet.kind = "class" or "none"'
-            )
+        self._check_kind(base)
         if (base.kind == "class") != self.per_class:
             told = "a class" if base.kind == "class" else "nothing"
             wanted = str(base.kind == "class").lower()
@@ -103,7 +99,12 @@ class DPDM(GradientMethod):
         labels_for(self.classes, base.classes)
 
     def layout(self, base: PinnedBase) -> Layout:
-        """A row for each class and the null label, named by them; every other tensor of the UNet; the figures."""
+        """A row for each class and the null label, named by them; every other tensor of the UNet; the figures.
+
+        Raises:
+            ModelError: the base is told text.
+        """
+        self._check_kind(base)
         shapes = base.shapes("unet")
         rows = [(name, shapes[TABLE][1:]) for name, _ in self._rows_of()]
         others = [(f"{UNET}{name}", shape) for name, shape in sorted(shapes.items()) if name != TABLE]
@@ -162,7 +163,7 @@ class DPDM(GradientMethod):
 
     def _told(self, unit: UnitRecords) -> UnitRecords:
         """The unit with its classes' names, as the plan spells them, for captions."""
-        if not self.per_class or unit.classes is None:
+        if not self.classes or unit.classes is None:
             return unit
         return replace(unit, captions=tuple(self.classes[place] for place in unit.classes))
 
@@ -190,6 +191,13 @@ class DPDM(GradientMethod):
         from undertone.methods.dpdm.denoising import row_loss  # torch
 
         return row_loss(base, Figures.of(self.options), self.options.min_time)
+
+    def _check_kind(self, base: PinnedBase) -> None:
+        if base.kind == "text":
+            raise ModelError(
+                f"{base.reference} is told text; {self.name} trains whole small models that are told a class or "
+                'nothing, such as undertone pretrain makes with unet.kind = "class" or "none"'
+            )
 
     def _rows_of(self) -> list[tuple[str, str]]:
         """The names of w's rows of the class embedding, in their order, each with its class; "" for none."""
