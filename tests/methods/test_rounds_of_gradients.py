@@ -103,7 +103,6 @@ def test_five_sites_are_one_place_to_quantisation_error(
     [
         ("dp-lora", {}, 2),
         ("dp-ldm", {}, 2),
-        ("dpdm", {"ema": 0.5, "records": 2}, 2),
         *(pytest.param(name, {}, 20, marks=pytest.mark.slow) for name in ("dp-lora", "dp-ldm", "dpdm")),
     ],
     ids=variant_id,

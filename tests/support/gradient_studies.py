@@ -98,7 +98,7 @@ def units_of(folder: Path, plan: Plan, base: Any, round_: int) -> list[UnitRecor
         if not positions:
             continue  # a zero row
         records = [table.records[positions[place]] for place in method.entering(len(positions), generator)]
-        latents = base.encode(np.stack([load_image(table.root / record.file, 32) for record in records]))
+        latents = base.encode(np.stack([load_image(table.root / record.file, base.image_size) for record in records]))
         captions = tuple(fill_caption(plan.data.caption, method.token, record.columns) for record in records)
         listed = plan.data.classes
         classes = np.array([listed.index(record.columns["finding"]) for record in records]) if listed else None

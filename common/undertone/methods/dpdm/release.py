@@ -51,7 +51,12 @@ class DenoiserFile:
         base.drawer = drawer
 
     def fuse(self, base: Base) -> None:
-        """Nothing: the UNet is the release's already."""
+        """The UNet is the release's already; its classes' names and how it draws are written beside it."""
+        from undertone.methods.dpdm.drawing import beside  # torch
+
+        base.pipeline.beside.update(beside(base))
+        names = {row: name for name, row in base.labels.items()}
+        base.pipeline.classes = tuple(names.get(row, name) for row, name in enumerate(base.pinned.classes))
 
     def respelled(self, program: str, weights: Weights) -> Respelled | None:
         """None: no other program has a file of this kind."""
