@@ -19,7 +19,7 @@ from undertone.errors import ModelError, PlanChanged
 from undertone.models.added_tokens import known_tokens, vocabulary
 from undertone.models.class_names import FILE as CLASSES
 from undertone.models.class_names import parse_classes, read_classes
-from undertone.models.kinds import TEXT, Kind, find_base
+from undertone.models.kinds import INDEX, TEXT, Kind, find_base
 from undertone.models.part_files import Weights, read_json
 from undertone.models.readme import licence_of
 
@@ -27,6 +27,8 @@ EMBEDDED = {"embedded:tiny": Path(__file__).parent / "embedded" / "tiny"}
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _OTHER_VAE = "vqvae"
+_NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD_ATTENTION = re.compile(rf"(.*attentions\.\d+\.)({'|'.join(_NEW_ATTENTION)})(\.\w+)")
 Stamp = tuple[int, ...]
 
 
@@ -65,6 +67,11 @@ class PinnedBase:
         """
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         return read_json(self.folder / self.folder_of(part) / name)
+
+    @property
+    def pipeline(self) -> str:
+        """The stock pipeline that model_index.json names; "" of a class base, which is parts alone."""
+        return "" if self.kind == "class" else str(read_json(self.folder / INDEX).get("_class_name", ""))
 
     @property
     def embedding_width(self) -> int:
@@ -125,7 +132,7 @@ class PinnedBase:
         for file in self.weights_of(part).files:
             try:
                 with safe_open(self.folder / self.folder_of(part) / file, framework="np") as tensors:
-                    shapes = {short_name(name): tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - as above
+                    shapes = {_loaded_name(name): tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - as above
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{file} of {self.reference} cannot be read: {error}") from None
             if shapes.keys() & found.keys():
@@ -150,6 +157,12 @@ class PinnedBase:
 def short_name(name: str) -> str:
     """A tensor's name without the level `text_model`, which transformers 5 no longer has and files do."""
     return name.removeprefix("text_model.")
+
+
+def _loaded_name(name: str) -> str:
+    """A tensor's name as the loaded module has it: files of before 2023 have other names for parts of attention."""
+    found = _OLD_ATTENTION.fullmatch(name)
+    return short_name(name) if found is None else f"{found[1]}{_NEW_ATTENTION[found[2]]}{found[3]}"
 
 
 def pin(reference: str, revision: str | None = None) -> PinnedBase:

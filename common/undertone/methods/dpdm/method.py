@@ -10,21 +10,20 @@ w are the weights themselves: [a row for each class, by name | the null label's 
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.core.captions import caption_fields
 from undertone.core.config import Section
-from undertone.errors import ModelError, StudyError
+from undertone.errors import ModelError
+from undertone.methods.classed import check_told, told_classes
 from undertone.methods.classes import ClassShown
 from undertone.methods.dpdm.options import SIZE, DPDMOptions, Figures
 from undertone.methods.dpdm.release import CLASS, DENOISER_FILE, FIGURES, NULL, UNET
 from undertone.methods.dpdm.start import TABLE, base_weights, drawn_weights
 from undertone.methods.gradient.method import GradientMethod
-from undertone.methods.protocol import Automatic, Choice, Draw, Method, Progress, Said, UnitRecords
+from undertone.methods.protocol import Automatic, Choice, Draw, Method, Said, UnitRecords
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.models.class_names import labels_for
 from undertone.models.interface import Base
@@ -75,6 +74,14 @@ class DPDM(GradientMethod):
         del base, median
         return self, ()
 
+    @property
+    def drawn_classes(self) -> int:
+        """All of the study: public drawings' gradients are in each class's row."""
+        return max(1, len(self.classes))
+
+    def _told(self, unit: UnitRecords) -> UnitRecords:
+        return told_classes(unit, self.classes) if self.classes else unit
+
     # --- what w is --------------------------------------------------------------------------------
 
     def check(self, base: PinnedBase, caption: str) -> None:
@@ -86,17 +93,7 @@ class DPDM(GradientMethod):
         """
         super().check(base, caption)
         self._check_kind(base)
-        if (base.kind == "class") != self.per_class:
-            told = "a class" if base.kind == "class" else "nothing"
-            wanted = str(base.kind == "class").lower()
-            raise StudyError(f"{base.reference} is told {told}: say method.per_class = {wanted}")
-        fields = caption_fields(caption)
-        if self.per_class and (len(fields) != 1 or caption != f"{{{fields[0]}}}"):
-            raise StudyError(
-                f'data.caption = "{caption}": {self.name} tells the model the class and nothing else; write the class '
-                'column alone, as in caption = "{digit}" with class_column = "digit"'
-            )
-        labels_for(self.classes, base.classes)
+        check_told(self, base, caption)
 
     def layout(self, base: PinnedBase) -> Layout:
         """A row for each class and the null label, named by them; every other tensor of the UNet; the figures.
@@ -141,31 +138,6 @@ class DPDM(GradientMethod):
         names = [""] * len(latents) if classes is None else [self.classes[place] for place in classes]
         with self._trained_at(base, self._start(base.pinned)) as trained:
             return warmed(trained, loss, base, latents, names, self.options.caption_dropout, steps=steps, seed=seed)
-
-    def rows(
-        self, base: Base, state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress
-    ) -> NDArray[np.float32]:
-        """Each unit's mean gradient in all tensors, [n, d]."""
-        return super().rows(base, state, [self._told(unit) for unit in units], progress)
-
-    def clipped_sum(
-        self,
-        base: Base,
-        state: NDArray[np.float32],
-        batch: Sequence[UnitRecords | None],
-        *,
-        scale: int,
-        clip_units: int,
-    ) -> NDArray[np.int64]:
-        """Their clipped integer sum, [d]."""
-        told = [unit and self._told(unit) for unit in batch]
-        return super().clipped_sum(base, state, told, scale=scale, clip_units=clip_units)
-
-    def _told(self, unit: UnitRecords) -> UnitRecords:
-        """The unit with its classes' names, as the plan spells them, for captions."""
-        if not self.classes or unit.classes is None:
-            return unit
-        return replace(unit, captions=tuple(self.classes[place] for place in unit.classes))
 
     def _start(self, base: PinnedBase) -> NDArray[np.float32]:
         shapes = base.shapes("unet")
