@@ -70,6 +70,14 @@ def epsilon_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def class_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Told one of three classes, in latents of the size that `tiny_base` has; random weights, v (DDIM)."""
+    from tests.support.bases import tiny_class_base
+
+    return tiny_class_base(tmp_path_factory.mktemp("base") / "class", ("clear", "mass", "other"), side=32)
+
+
+@pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Any:
     """One finished simulation, for tests that look at it or at a copy; see `tests.support.runs.FinishedRun`."""
     from tests.support.runs import finish_run

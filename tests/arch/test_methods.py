@@ -15,6 +15,12 @@ INSIDE = {"undertone/methods/", "undertone/pretraining/", "undertone/training/",
 # Words that only look like a method's: the field of a caption template, a message's name, a setting of Ray's, a kind of
 # UNet and of base.
 NO_OPTION = {
+    # Commands that start a program.
+    ("undertone_cli/commands/coordinator.py", "start"),
+    ("undertone_cli/commands/coordinator_start.py", "start"),
+    ("undertone_cli/commands/node.py", "start"),
+    ("undertone_cli/commands/node_start.py", "start"),
+    ("undertone_cli/loopback/federation.py", "start"),
     ("undertone/core/captions.py", "token"),
     ("undertone/secagg/transcript.py", "vectors"),
     ("undertone_cli/engines/ray.py", "token"),

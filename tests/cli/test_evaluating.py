@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support.gradient_studies import SMALL
+from tests.support.gradient_studies import SMALL, TOLD_CLASSES
 from tests.support.images import pixels, write_csv, write_folder
 from undertone.core.progress import reporting
 from undertone.errors import DataError, InputError
@@ -62,11 +62,16 @@ def values(weights: Weights) -> np.ndarray:
 ODD: dict[str, dict[str, Any]] = {
     "dp-lora": {"alpha": 6},  # the file holds B times alpha / r
     "dpagg-ti": {"per_class": True, "class_names": ["mass", "clear"]},
+    "dpdm": {"class_names": ["mass", "clear"]},
 }
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_random_direction_is_as_far_from_the_base_as_the_release_and_loads(name: str, pinned: PinnedBase) -> None:
+def test_a_random_direction_is_as_far_from_the_base_as_the_release_and_loads(
+    name: str, pinned: PinnedBase, class_base: Path
+) -> None:
+    if name in TOLD_CLASSES:
+        pinned = pin(str(class_base))
     method = method_for(name, SMALL[name] | ODD.get(name, {}))
     start, release = moved(method, pinned, 0.0), moved(method, pinned, 0.7)
     found = [random_direction(method, pinned, release, number) for number in (1, 2)]

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from tests.support.bases import tiny_class_base
+from tests.support.gradient_studies import TOLD_CLASSES
 from tests.support.images import pixels, write_csv, write_folder
 from tests.support.runs import call
 from undertone.data.overview import columns_of, sizes, units_by
@@ -89,8 +90,10 @@ def test_what_it_writes_plan_accepts(study: Path, begin: Begin, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_each_method_has_a_study(study: Path, data: Path, method: str) -> None:
-    done = call("new", study, "--data", data, *UNIT, "--method", method)
+def test_each_method_has_a_study(study: Path, data: Path, method: str, class_base: Path) -> None:
+    classes = ("--class-column", "zq_finding", "--classes", "clear,mass", "--caption", "{zq_finding}")
+    told = (*classes, "--base", class_base) if method in TOLD_CLASSES else ()
+    done = call("new", study, "--data", data, *UNIT, "--method", method, *told)
     assert done.exit_code == 0, done.output
     assert load_study(study).method.name == method
     assert f'name = "{method}"  # others: ' in study.read_text(encoding="utf-8")

@@ -10,10 +10,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.support.gradient_studies import TOLD_CLASSES
 from undertone.core.captions import fill_caption
 from undertone.errors import StudyError, UnfitWeights
 from undertone.gradients.engine import UnitBatch
 from undertone.methods.classed import with_classes
+from undertone.methods.classes import ClassShown
 from undertone.methods.gradient.method import GradientMethod
 from undertone.methods.protocol import Method, UnitRecords, settled, stages_of
 from undertone.methods.registry import METHODS, method_for
@@ -50,14 +52,19 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"public_drawings": 12, "components": 4, "centres": 2},
         {"public_drawings": 12, "components": 3, "centres": 3, "per_class": True, "records": 2, "radius": 1.0},
     ],
+    "dpdm": [
+        {"draws": 2, "records": 3},
+        {"start": "scratch", "parametrisation": "edm", "ema": 0.5, "sampler": "stochastic", "caption_dropout": 0.5},
+        {"largest_row_mib": 64, "directions": 4, "direction_drawings": 12},
+    ],
 }
 # Every variant on a base that predicts v (DDIM), the first of each method on one that predicts noise (PNDM) too.
 CASES = [
     (name, options, kind)
     for name in METHODS
     for number, options in enumerate(VARIANTS[name])
-    for kind in ("tiny_base", "epsilon_base")
-    if kind == "tiny_base" or number == 0
+    for kind in (("class_base",) if name in TOLD_CLASSES else ("tiny_base", "epsilon_base"))
+    if kind != "epsilon_base" or number == 0
 ]
 # Those that change what the base predicts; prototypes leave it alone.
 TRAINED = [case for case in CASES if case[0] != "dp-prototypes"]
@@ -101,7 +108,7 @@ CAPTIONS = {True: "a {token}, {finding}", False: "a picture, {finding}"}
 
 
 def caption_of(method: Method) -> str:
-    return CAPTIONS[bool(method.token)]
+    return "{finding}" if method.name in TOLD_CLASSES else CAPTIONS[bool(method.token)]
 
 
 def start_of(method: Method, pinned: PinnedBase) -> NDArray[np.float32]:
@@ -271,7 +278,8 @@ def test_a_release_that_does_not_fit_changes_nothing(method: Method, pinned: Pin
 
 
 def parts_of(base: LoadedBase) -> tuple[torch.nn.Module, ...]:
-    return base.pipeline.unet, base.pipeline.text_encoder, base.pipeline.vae
+    told = () if base.pinned.kind == "class" else (base.pipeline.text_encoder,)
+    return base.pipeline.unet, *told, base.pipeline.vae
 
 
 def test_lighter_methods_adapt_the_same_and_take_less(method: Method, pinned: PinnedBase) -> None:
@@ -285,7 +293,7 @@ def test_lighter_methods_adapt_the_same_and_take_less(method: Method, pinned: Pi
 
 
 def test_a_caption_holds_the_token_if_the_method_learns_a_word_and_else_not(method: Method, pinned: PinnedBase) -> None:
-    method.check(pinned, CAPTIONS[bool(method.token)])
+    method.check(pinned, caption_of(method))
     with pytest.raises(StudyError, match="token"):
         method.check(pinned, CAPTIONS[not method.token])
 
@@ -319,7 +327,7 @@ def test_stock_diffusers_reads_what_rows_were_trained_as(method: Method, base: L
     prompt = fill_caption(caption_of(method), method.token, {"finding": "mass"})
     adapted = load_base(pinned)
     attach(adapted, method.weights(pinned, w))
-    released = predicted(adapted, adapted.pipeline.encode_prompt(prompt, "cpu", 1, False)[0])
+    released = predicted(adapted, told(adapted, prompt))
     w = whole_w(method, pinned, w)
     if method.token:
         names = [name for name, _ in method.layout(pinned).tensors]
@@ -333,14 +341,23 @@ def test_stock_diffusers_reads_what_rows_were_trained_as(method: Method, base: L
             trained = predicted(base, inside.condition([prompt], batch))
     torch.testing.assert_close(released, trained, atol=2e-5, rtol=1e-4)
     plain = load_base(pinned)
-    before = predicted(plain, plain.pipeline.encode_prompt(prompt.replace("<private>", "picture"), "cpu", 1, False)[0])
+    before = predicted(plain, told(plain, prompt.replace("<private>", "picture")))
     assert not torch.allclose(released, before, atol=1e-3)
 
 
+def told(base: LoadedBase, prompt: str) -> torch.Tensor:
+    """What the network is told of a prompt, by stock diffusers where it is told text."""
+    if base.pinned.kind == "class":
+        label: torch.Tensor = base.conditions([prompt])
+        return label
+    states: torch.Tensor = base.pipeline.encode_prompt(prompt, "cpu", 1, False)[0]
+    return states
+
+
 @torch.no_grad()
-def predicted(base: LoadedBase, text: torch.Tensor) -> torch.Tensor:
+def predicted(base: LoadedBase, condition: torch.Tensor | None) -> torch.Tensor:
     x_t = torch.from_numpy(np.random.Generator(np.random.Philox(key=8)).standard_normal((1, 4, 8, 8), dtype=np.float32))
-    found: torch.Tensor = base.pipeline.unet(x_t, 600, encoder_hidden_states=text).sample
+    found: torch.Tensor = base.predict(x_t, 600, condition)
     return found
 
 
@@ -349,6 +366,9 @@ def test_the_sample_prompts_differ_by_the_token_if_there_is_one(method: Method) 
     if method.token:
         assert method.token in after
         assert method.token not in before
+    elif method.name in TOLD_CLASSES:
+        assert (before, after) == ("", "")  # no class, so none is said
+        assert method.sample_prompts(caption_of(method), ClassShown(0, "mass", "finding")) == ("", "mass")
     else:
         assert before == "a picture"
         assert after == ("" if method.name == "dp-prototypes" else "a picture")

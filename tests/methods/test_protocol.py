@@ -86,6 +86,8 @@ def test_a_base_without_a_part_that_a_method_needs_is_refused(dummy_base: Path, 
     assert len(needing) >= 3
     for method in needing:
         check_needs(method, pinned)
+        if part not in method.needs:
+            continue
         with pytest.raises(ModelError, match=f"{method.name} needs a base with {part}"):
             check_needs(method, lacking)
     check_needs(DummyMethod(DummyOptions()), lacking)
@@ -93,7 +95,7 @@ def test_a_base_without_a_part_that_a_method_needs_is_refused(dummy_base: Path, 
 
 def test_a_loaded_base_is_what_methods_use() -> None:
     """mypy holds the types against the protocol; this, that no name of it is missing."""
-    wanted = {name for name in vars(Base) if not name.startswith("_")}
+    wanted = {name for name in (*vars(Base), *Base.__annotations__) if not name.startswith("_")}
     parts = {"pinned", "pipeline", "schedule", "device", "image_size", "latent_shape", "labels", "drawer"}
     assert parts | {"encode", "decode", "predict", "conditions", "name_classes"} == wanted
     assert wanted <= {*vars(LoadedBase), *LoadedBase.__dataclass_fields__}

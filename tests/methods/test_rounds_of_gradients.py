@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.failpoints import Killed, at
-from tests.support.gradient_studies import FIVE, SMALL, assert_one_place, gradient_study, plan_of
+from tests.support.gradient_studies import FIVE, SMALL, TOLD_CLASSES, assert_one_place, gradient_study, plan_of
 from undertone.errors import DirectionsDiffer, PlanChanged, TooFewSites
 from undertone.methods.gradient import kept_directions, public_directions
 from undertone.methods.gradient.directions import Directions
@@ -58,6 +58,15 @@ def go(study: Path, **options: Any) -> Path:
     return study.parent / "run"
 
 
+BaseOf = Callable[[str], Path]
+
+
+@pytest.fixture
+def base_of(tiny_base: Path, class_base: Path) -> BaseOf:
+    """The base of a method's studies."""
+    return lambda name: class_base if name in TOLD_CLASSES else tiny_base
+
+
 METHODS_OF_ROUNDS = [name for name, method in METHODS.items() if issubclass(method, GradientMethod)]
 # What a method trains may depend on its options: each variant must be one place.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -81,10 +90,10 @@ def variant_id(value: Any) -> str:
     ids=variant_id,
 )
 def test_five_sites_are_one_place_to_quantisation_error(
-    tmp_path: Path, tiny_base: Path, name: str, options: dict[str, Any], optimiser: str
+    tmp_path: Path, base_of: BaseOf, name: str, options: dict[str, Any], optimiser: str
 ) -> None:
     rate = SMALL[name]["learning_rate"] * (1.0 if optimiser == "sgd" else 0.01)
-    study = gradient_study(tmp_path, tiny_base, name, FIVE, 20, optimiser=optimiser, learning_rate=rate, **options)
+    study = gradient_study(tmp_path, base_of(name), name, FIVE, 20, optimiser=optimiser, learning_rate=rate, **options)
     # sgd: one part in 2^10 of the clip bound in each value would show; adam makes small values' errors large.
     assert_one_place(go(study), (1, 5, 20), 1e-4 if optimiser == "sgd" else 2e-2)
 
@@ -95,13 +104,13 @@ def test_five_sites_are_one_place_to_quantisation_error(
     [
         ("dp-lora", {}, 2),
         ("dp-ldm", {}, 2),
-        *(pytest.param(name, {}, 20, marks=pytest.mark.slow) for name in ("dp-lora", "dp-ldm")),
+        *(pytest.param(name, {}, 20, marks=pytest.mark.slow) for name in ("dp-lora", "dp-ldm", "dpdm")),
     ],
     ids=variant_id,
 )
 def test_sums_made_batch_by_batch_are_one_place_too(
     tmp_path: Path,
-    tiny_base: Path,
+    base_of: BaseOf,
     name: str,
     options: dict[str, Any],
     rounds: int,
@@ -109,7 +118,7 @@ def test_sums_made_batch_by_batch_are_one_place_too(
 ) -> None:
     """The same with rows that count as too long to keep: summed as integers, over secure aggregation's wire."""
     monkeypatch.setattr("undertone.methods.gradient.method._MIB", 64)
-    study = gradient_study(tmp_path, tiny_base, name, FIVE, rounds, optimiser="sgd", **options)
+    study = gradient_study(tmp_path, base_of(name), name, FIVE, rounds, optimiser="sgd", **options)
     run = go(study)
     assert_one_place(run, (1, rounds), 1e-4)
     statement = json.loads((run / "release" / "privacy.json").read_bytes())
@@ -140,10 +149,10 @@ def test_with_a_selection_its_sites_are_one_place(
     [("dp-ldm", 2), *(pytest.param(name, 20, marks=pytest.mark.slow) for name in METHODS_OF_ROUNDS)],
 )
 def test_in_public_directions_five_sites_are_one_place_and_send_k_values(
-    tmp_path: Path, tiny_base: Path, name: str, rounds: int
+    tmp_path: Path, base_of: BaseOf, name: str, rounds: int
 ) -> None:
     """Over secure aggregation's wire, whose vectors have k values; each site makes the directions by itself."""
-    run = go(gradient_study(tmp_path, tiny_base, name, FIVE, rounds, optimiser="sgd", **DIRECTIONS))
+    run = go(gradient_study(tmp_path, base_of(name), name, FIVE, rounds, optimiser="sgd", **DIRECTIONS))
     plan, folder = plan_of(run), RunFolder(run)
     assert_one_place(run, (1, rounds), 1e-4)
     assert plan.method.dimension == DIRECTIONS["directions"]

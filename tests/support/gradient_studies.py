@@ -30,8 +30,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "dp-lora": {**_NUMBERS, "rank": 2, "alpha": 2, "learning_rate": 0.3},
     "dp-ldm": {**_NUMBERS, "blocks": ["mid_block"], "learning_rate": 0.1},
     "dp-prototypes": {"public_drawings": 12, "components": 3, "centres": 2},
+    "dpdm": {**_NUMBERS, "learning_rate": 0.1},
 }
-CLIP = {"dpagg-ti": 0.1, "dpsgd-ti": 0.02, "dp-lora": 0.1, "dp-ldm": 0.3}
+CLIP = {"dpagg-ti": 0.1, "dpsgd-ti": 0.02, "dp-lora": 0.1, "dp-ldm": 0.3, "dpdm": 1.0}
+# Methods that train a base that is told a class: fixtures of such bases, and what a study says of its images.
+TOLD_CLASSES = {"dpdm"}
+CLASSES: dict[str, Any] = {"class_column": "finding", "classes": ["mass", "clear"]}
 
 
 def gradient_study(
@@ -50,6 +54,8 @@ def gradient_study(
     """
     write_folder(folder / "data", 4 * len(sites), 32, sites=sites)
     caption = "a {token}, {finding}" if name.endswith("-ti") else "a picture, {finding}"
+    if name in TOLD_CLASSES:
+        caption, data = "{finding}", {**CLASSES, **(data or {})}
     changes = {
         "method": {"name": name, **SMALL[name], **options},
         "cohort.units": dict.fromkeys(sites, 2),
@@ -93,7 +99,7 @@ def units_of(folder: Path, plan: Plan, base: Any, round_: int) -> list[UnitRecor
         if not positions:
             continue  # a zero row
         records = [table.records[positions[place]] for place in method.entering(len(positions), generator)]
-        latents = base.encode(np.stack([load_image(table.root / record.file, 32) for record in records]))
+        latents = base.encode(np.stack([load_image(table.root / record.file, base.image_size) for record in records]))
         captions = tuple(fill_caption(plan.data.caption, method.token, record.columns) for record in records)
         listed = plan.data.classes
         classes = np.array([listed.index(record.columns["finding"]) for record in records]) if listed else None

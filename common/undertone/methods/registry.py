@@ -6,6 +6,7 @@ from typing import Any
 
 from undertone.core.config import parse_options
 from undertone.errors import StudyError
+from undertone.methods.dpdm.method import DPDM
 from undertone.methods.ldm.method import DPLDM
 from undertone.methods.lora.selection import SelectingLoRA
 from undertone.methods.protocol import Method
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Method]] = {
     SelectingLoRA.name: SelectingLoRA,
     DPLDM.name: DPLDM,
     DPPrototypes.name: DPPrototypes,
+    DPDM.name: DPDM,
 }
 
 

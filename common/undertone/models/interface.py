@@ -37,7 +37,7 @@ class Base(Protocol):
     nothing it is those parts side by side (`unet`, `scheduler`, and `vae`, None where pixels are denoised). Which parts
     it has follows from the pinned files, and a method says which it needs (`Method.needs`). `schedule` is diffusers'
     noise schedule of training: `add_noise`, `get_velocity`, and `config` with `num_train_timesteps` and
-    `prediction_type`. Types of torch and diffusers stand as Any.
+    `prediction_type`. `drawer` draws images. Types of torch and diffusers stand as Any.
     """
 
     @property

@@ -1,7 +1,7 @@
 """The stock parts of a base that is told a class or nothing, side by side: what stands in a pipeline's place."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,16 @@ from undertone.models.class_names import FILE as CLASSES
 
 @dataclass(eq=False)
 class Parts:
-    """UNet, scheduler, and the autoencoder where latents are denoised; `classes` in the order of their labels."""
+    """UNet, scheduler, and the autoencoder where latents are denoised; `classes` in the order of their labels.
+
+    `beside` are JSON files that are written with the parts, by their names: what a release says of how it is used.
+    """
 
     unet: UNet2DModel
     scheduler: Any
     vae: AutoencoderKL | None = None
     classes: tuple[str, ...] = ()
+    beside: dict[str, Any] = field(default_factory=dict)
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -31,6 +35,11 @@ class Parts:
         Told nothing, they are a stock LDMPipeline, or of pixels a DDIMPipeline or DDPMPipeline. No stock pipeline takes
         a class, so a class base is its parts, each in a folder, and classes.json.
         """
+        self._save(folder, safe_serialization)
+        for name, held in self.beside.items():
+            (folder / name).write_text(json.dumps(held, indent=2) + "\n", encoding="utf-8")
+
+    def _save(self, folder: Path, safe_serialization: bool) -> None:
         if not self.classes:
             self._pipeline().save_pretrained(folder, safe_serialization=safe_serialization)
             return

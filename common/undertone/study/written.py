@@ -109,11 +109,12 @@ def _text(answers: Answers) -> str:
 
 def _by_class(answers: Answers) -> list[str]:
     method = method_for(answers.method, {})
-    if not answers.classes or not isinstance(method, ClassedMethod):
+    if not answers.classes or not isinstance(method, ClassedMethod) or method.per_class:
         return []
     if _told_classes(answers):
-        return ["per_class = true  # the base is told a class: each of the study's has a row of its own"]
-    return ["# per_class = true  # learn something for each class, at the cost of noise"] if method.token else []
+        return ["per_class = true  # the base is told a class: each of the study's has its own"]
+    able = bool(method.token) or "scheduler" not in method.needs
+    return ["# per_class = true  # learn something for each class, at the cost of noise"] if able else []
 
 
 def _told_classes(answers: Answers) -> bool:

@@ -1,15 +1,17 @@
 """The dry run of `node check --device-memory` with each genuine method on the embedded base."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.support.gradient_studies import TOLD_CLASSES
 from undertone.errors import ModelError
 from undertone.methods.prototypes import kept_latents
 from undertone.methods.registry import METHODS, method_for
-from undertone.models.pinned import pin
+from undertone.models.pinned import PinnedBase, pin
 from undertone_client.compute import workers
 from undertone_client.compute.preparing import dry_run
 
@@ -26,14 +28,20 @@ def site(device: str = "cpu", dtype: str = "float32") -> Any:
     return SimpleNamespace(config=SimpleNamespace(device=device, dtype=dtype))
 
 
+def base_of(name: str, class_base: Path) -> PinnedBase:
+    return pin(str(class_base) if name in TOLD_CLASSES else "embedded:tiny")
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_one_unit_of_each_method_fits(name: str, dtype: str) -> None:
-    dry_run(site(dtype=dtype), pin("embedded:tiny"), method_for(name, {}))
+def test_one_unit_of_each_method_fits(name: str, dtype: str, class_base: Path) -> None:
+    dry_run(site(dtype=dtype), base_of(name, class_base), method_for(name, {}))
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_where_it_does_not_the_message_says_what_would(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_does_not_the_message_says_what_would(
+    name: str, class_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     heaviest: list[Any] = []
     fits = workers.Worker._fits
 
@@ -44,5 +52,5 @@ def test_where_it_does_not_the_message_says_what_would(name: str, monkeypatch: p
     monkeypatch.setattr(workers.Worker, "_fits", only_lighter)
     lighter = method_for(name, {}).lighter()
     with pytest.raises(ModelError, match="does not fit into the memory of cpu") as raised:
-        dry_run(site(), pin("embedded:tiny"), method_for(name, {}))
+        dry_run(site(), base_of(name, class_base), method_for(name, {}))
     assert any(advice in str(raised.value) for advice, _ in lighter) == bool(lighter)

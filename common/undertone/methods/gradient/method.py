@@ -36,6 +36,7 @@ from undertone.models.pinned import PinnedBase
 
 if TYPE_CHECKING:
     from undertone.methods.gradient.trained import Trained  # torch
+    from undertone.methods.gradient.unit_gradients import RowLoss  # torch
 
 PUBLIC_AT_ONCE = 8
 PUBLIC_SEED = 20261126
@@ -80,6 +81,11 @@ class GradientMethod(ABC):
     @abstractmethod
     def _trained(self, base: Base, w: NDArray[np.float32]) -> AbstractContextManager["Trained"]:
         """The loaded base with w [D] in it, ready for gradients; as it was before when the context ends."""
+
+    def _loss(self, base: Base) -> "RowLoss | None":
+        """The loss of one row; None: what the base was trained to predict, on its own schedule."""
+        del base
+        return None
 
     def _released(self, base: PinnedBase, w: NDArray[np.float32]) -> Weights:
         """The release's tensors of w [D]."""
@@ -195,7 +201,8 @@ class GradientMethod(ABC):
             from undertone.methods.gradient.unit_gradients import unit_gradients  # torch: only where rows are made
 
             with self._trained(loaded, self._start(base)) as trained:
-                return unit_gradients(loaded, trained, [self._told(unit) for unit in units], options)
+                told = [self._told(unit) for unit in units]
+                return unit_gradients(loaded, trained, told, options, self._loss(loaded))
 
         layout, classes = self.layout(base), self.drawn_classes
         return PublicDirections(self.name, self.options, base, layout, self.token, gradients, classes)
@@ -236,7 +243,7 @@ class GradientMethod(ABC):
                     lengths += np.nan_to_num(np.linalg.norm(rows, axis=1), nan=np.inf).tolist()
                 else:
                     with self._trained(base, start) as trained:
-                        lengths += gradient_norms(base, trained, part, self.options).tolist()
+                        lengths += gradient_norms(base, trained, part, self.options, self._loss(base)).tolist()
                 progress(len(part))
         return np.array(lengths)
 
@@ -302,7 +309,8 @@ class GradientMethod(ABC):
 
         told = [None if unit is None else self._told(unit) for unit in batch]
         with self._trained(base, state) as trained:
-            return summed_gradients(base, trained, told, self.options, scale=scale, clip_units=clip_units)
+            loss = self._loss(base)
+            return summed_gradients(base, trained, told, self.options, loss, scale=scale, clip_units=clip_units)
 
     def rows(
         self, base: Base, state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress
@@ -317,7 +325,7 @@ class GradientMethod(ABC):
             found = self._projected(base, state, units)
         else:
             with self._trained(base, state) as trained:
-                found = unit_gradients(base, trained, units, self.options)
+                found = unit_gradients(base, trained, units, self.options, self._loss(base))
         progress(len(units))
         return found
 
@@ -336,7 +344,7 @@ class GradientMethod(ABC):
             for first in range(0, len(units), at_once):
                 part = list(units[first : first + at_once])
                 filled = [*part, *(blank_unit(base.latent_shape) for _ in range(at_once - len(part)))]
-                gradients = unit_gradients(base, trained, filled, self.options)
+                gradients = unit_gradients(base, trained, filled, self.options, self._loss(base))
                 found.append(directions.project(gradients[: len(part)]))
         return np.concatenate(found)
 

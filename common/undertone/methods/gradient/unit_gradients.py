@@ -1,6 +1,6 @@
 """Each unit's gradient in a batch of fixed shape: K draws for each of `records` places, averaged before the clip."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,12 @@ from undertone.methods.losses import denoising_loss, drop_captions, stratified, 
 from undertone.methods.protocol import UnitRecords, blank_unit
 from undertone.models.interface import Base
 
+RowLoss = Callable[[Tensor, Tensor, NDArray[np.float64], Tensor | None], Tensor]
+"""(x_0, epsilon, fractions [n], what the network is told) -> the loss of each row, [n].
+
+x_0 and epsilon are [n, c, h, w]; a fraction in [0, 1) says how much noise, more for a larger one.
+"""
+
 
 @dataclass(frozen=True)
 class _Drawn:
@@ -28,7 +34,7 @@ class _Drawn:
 
 
 def unit_gradients(
-    base: Base, trained: Trained, units: Sequence[UnitRecords], options: GradientOptions
+    base: Base, trained: Trained, units: Sequence[UnitRecords], options: GradientOptions, loss: RowLoss | None = None
 ) -> NDArray[np.float32]:
     """Mean gradient of each unit, [n, d].
 
@@ -37,16 +43,17 @@ def unit_gradients(
         trained: see there.
         units: n >= 1 units; each brings its own latents, captions and generator.
         options: draws, records, min_time, caption_dropout.
+        loss: of a row; None: that of the base's own schedule.
     """
-    losses, batch = _losses(base, trained, units, options)
+    losses, batch = _losses(base, trained, units, options, loss)
     return trained.gradients(losses, batch)
 
 
 def gradient_norms(
-    base: Base, trained: Trained, units: Sequence[UnitRecords], options: GradientOptions
+    base: Base, trained: Trained, units: Sequence[UnitRecords], options: GradientOptions, loss: RowLoss | None = None
 ) -> NDArray[np.float64]:
     """Length of each unit's mean gradient, [n]; arguments as in `unit_gradients`."""
-    losses, batch = _losses(base, trained, units, options)
+    losses, batch = _losses(base, trained, units, options, loss)
     return trained.norms(losses, batch)
 
 
@@ -55,31 +62,42 @@ def summed_gradients(
     trained: Trained,
     padded: Sequence[UnitRecords | None],
     options: GradientOptions,
+    loss: RowLoss | None = None,
     *,
     scale: int,
     clip_units: int,
 ) -> NDArray[np.int64]:
     """The clipped integer sum [d] over the units; None is padding."""
     units = [blank_unit(base.latent_shape) if unit is None else unit for unit in padded]
-    losses, batch = _losses(base, trained, units, options)
+    losses, batch = _losses(base, trained, units, options, loss)
     counted = [unit is not None for unit in padded]
     return trained.clipped_sum(losses, batch, scale=scale, clip_units=clip_units, counted=counted)
 
 
 def _losses(
-    base: Base, trained: Trained, units: Sequence[UnitRecords], options: GradientOptions
+    base: Base, trained: Trained, units: Sequence[UnitRecords], options: GradientOptions, loss: RowLoss | None = None
 ) -> tuple[LossPerRow, UnitBatch]:
     """The forward pass over all units' places, and whose they are."""
     drawn = [_draw(unit, options) for unit in units]
     batch = _batch(drawn)
     x_0, epsilon = (_stack(base, [getattr(one, name) for one in drawn]) for name in ("x_0", "epsilon"))
-    t = timesteps(base, np.concatenate([one.fractions for one in drawn]), options.min_time)
+    fractions = np.concatenate([one.fractions for one in drawn])
+    of_row = scheduled(base, options) if loss is None else loss
     captions = [caption for one in drawn for caption in one.captions]
 
     def losses() -> Tensor:
-        return denoising_loss(base, x_0, epsilon, t, trained.condition(captions, batch))
+        return of_row(x_0, epsilon, fractions, trained.condition(captions, batch))
 
     return losses, batch
+
+
+def scheduled(base: Base, options: GradientOptions) -> RowLoss:
+    """What the base was trained to predict, at times of its own schedule from `min_time` on."""
+
+    def loss(x_0: Tensor, epsilon: Tensor, fractions: NDArray[np.float64], condition: Tensor | None) -> Tensor:
+        return denoising_loss(base, x_0, epsilon, timesteps(base, fractions, options.min_time), condition)
+
+    return loss
 
 
 def _draw(unit: UnitRecords, options: GradientOptions) -> _Drawn:

@@ -1,0 +1,1 @@
+"""The method that trains a whole small diffusion model."""
