@@ -3,6 +3,8 @@
 A hospital's SITE_DIR gets all of this from its operator.
 """
 
+from pathlib import Path
+
 from undertone.core.clock import utc_now
 from undertone.data.records import RecordTable
 from undertone.models.pinned import files_digest
@@ -76,7 +78,7 @@ def give_data_set(site: SiteDir, plan: Plan, table: RecordTable, *, ids_as_writt
     return data
 
 
-def approve_unattended(site: SiteDir, plan: Plan, signature: str, operator: str) -> None:
+def approve_unattended(site: SiteDir, plan: Plan, signature: str, operator: str, start: Path | None = None) -> None:
     """Approve a plan, as an operator would who looks at nothing.
 
     Bad records were named before; from here on one is a zero row (PRIVACY 17).
@@ -86,8 +88,9 @@ def approve_unattended(site: SiteDir, plan: Plan, signature: str, operator: str)
         plan: the one that the site is for.
         signature: its coordinator's.
         operator: what the audit log names as the person.
+        start: the folder of the release that the plan starts from, where it does.
     """
     now, books = utc_now(), LedgerBooks(site.ledger)
     digest = keep_pending(site, plan.as_bytes(), signature)
-    proposal = propose(site, digest, _DATA_SET, operator, None, books, now)
+    proposal = propose(site, digest, _DATA_SET, operator, None, books, now, start)
     approve(site, proposal, books, now, say=lambda _line: None)
