@@ -43,10 +43,10 @@ from undertone.core.failpoints import reached
 from undertone.core.federation import Federation, read_federation, sign_federation
 from undertone.core.federation_files import federation_files, write_federation
 from undertone.core.keys import PLAN_DOMAIN, check_signature, create_key, load_key, public_hex, sign
-from undertone.errors import FolderError, NotApproved, UnfitStart
+from undertone.errors import FolderError, NotApproved
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.stages import Sensitivity, Sum, SumWithNoiseShares
-from undertone.release.start import check_start
+from undertone.release.start import copy_start
 from undertone.study.plan import Plan
 
 _KEY = "coordinator.key"
@@ -93,7 +93,7 @@ class RunFolder:
         with storage_errors(folder):
             run.checkpoints.mkdir(parents=True)
         if plan.start is not None:
-            run._keep_start(plan, start)
+            copy_start(plan, start, run.start)
         if key_file is None:
             key = create_key(folder / _KEY)
         else:
@@ -193,38 +193,6 @@ class RunFolder:
         if not isinstance(facts, dict) or not isinstance(facts.get("setting"), str):
             raise FolderError(f"{self.folder / 'run.json'} does not say in which setting the study runs; restore it")
         return facts
-
-    # --- before the first round ------------------------------------------------------------------
-
-    def _keep_start(self, plan: Plan, start: Path | None) -> None:
-        """Copy the release that a plan starts from, and insist that the copy is it."""
-        if start is None:
-            raise UnfitStart(f"plan {plan.digest[:8]} starts from a release; name its folder")
-        check_start(plan, start)
-        with storage_errors(self.start):
-            self.start.mkdir()
-            for path in sorted(start.iterdir()):
-                write_durable(self.start / path.name, read_bytes(path))
-        check_start(plan, self.start)
-
-    def keep_start(self, state: NDArray[np.float32]) -> None:
-        """The public state that was trained on what is drawn from the start: that of the first round."""
-        with storage_errors(self._started.parent):
-            self._started.parent.mkdir(exist_ok=True)
-        sync(self.checkpoints)
-        write_array(self._started, state)
-
-    def kept_start(self) -> NDArray[np.float32] | None:
-        """That state, or None before it is there.
-
-        Raises:
-            FolderError: it is damaged.
-        """
-        return read_array(self._started).astype(np.float32) if self._started.is_file() else None
-
-    @property
-    def _started(self) -> Path:
-        return self.checkpoints / "start" / "state.npy"
 
     # --- one round -------------------------------------------------------------------------------
 

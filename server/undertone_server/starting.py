@@ -5,12 +5,16 @@ Everything here is post-processing of a release that others have: it reads no pr
 from the same bits.
 """
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
+from undertone.core.durable import read_array, storage_errors, sync, write_array
 from undertone.core.progress import reporter
 from undertone.errors import MechanismViolation
-from undertone.methods.protocol import Method, WarmStarted, state_at
+from undertone.methods.protocol import Method
+from undertone.methods.warm_start import WarmStarted, state_at
 from undertone.methods.weights import attach, read_weights
 from undertone.models.base import load_base
 from undertone.models.devices import choose
@@ -34,7 +38,7 @@ def first_state(run: RunFolder, plan: Plan, method: Method, base: PinnedBase) ->
     """
     if plan.start is None:
         return method.initial_state(base)
-    kept = run.kept_start()
+    kept = kept_start(run)
     if kept is not None:
         return kept
     check_start(plan, run.start)
@@ -47,8 +51,31 @@ def first_state(run: RunFolder, plan: Plan, method: Method, base: PinnedBase) ->
     latents = np.concatenate([loaded.encode(pixels[first : first + _AT_ONCE]) for first in at_once])
     w = method.warm_start(loaded, latents, classes, plan.start.steps, START_SEED)
     state = state_at(method, base, np.asarray(w, dtype=np.float32))
-    run.keep_start(state)
+    keep_start(run, state)
     return state
+
+
+def keep_start(run: RunFolder, state: NDArray[np.float32]) -> None:
+    """Make the first state durable in RUN."""
+    place = _place(run)
+    with storage_errors(place.parent):
+        place.parent.mkdir(exist_ok=True)
+    sync(run.checkpoints)
+    write_array(place, state)
+
+
+def kept_start(run: RunFolder) -> NDArray[np.float32] | None:
+    """The first state, or None before it is durable, and where a study starts from its base.
+
+    Raises:
+        FolderError: it is damaged.
+    """
+    place = _place(run)
+    return read_array(place).astype(np.float32) if place.is_file() else None
+
+
+def _place(run: RunFolder) -> Path:
+    return run.checkpoints / "start" / "state.npy"
 
 
 def drawn(run: RunFolder, plan: Plan, base: PinnedBase) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:

@@ -12,7 +12,7 @@ from undertone.study.claim import recompute_epsilon
 from undertone.study.plan import Plan
 from undertone.study.start import PlannedStart, PlannedSuccessor
 
-SITES = {"north": 30, "east": 20, "south": 20}
+SITES = {"clinic-a": 30, "clinic-b": 20, "clinic-c": 20}
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 # The second study: other noise, other rate, several attempts.
 SECOND: dict[str, Any] = {"sigma": 3000, "sampling_rate": 0.5, "rounds": 2, "max_attempts": 3}

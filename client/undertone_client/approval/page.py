@@ -129,16 +129,16 @@ def _what_it_starts_from(asked: Asked, start: CheckedStart) -> Iterator[str]:
         f"The study does not start from the model alone, but from what another study released: {ancestor.study}, by "
         f"the method {ancestor.method.name}. The coordinator draws {pinned.images:,} images from that release and "
         f"trains the first state on them in {pinned.steps:,} steps, before it asks any site. No image of this site is "
-        "read for it, and it costs nothing of its own: what is computed from a release reveals no more than the release "
-        "does."
+        "read for it, and it costs nothing of its own: what is computed from a release reveals no more than the "
+        "release."
     )
     yield from _wrapped(
         "This machine has verified the release: its files are those that were signed by the key below, and they agree "
         f"with each other. {_part_in(asked, start)}"
     )
     yield from _wrapped(
-        f"What it cost: {ancestor.study} claims epsilon {_up(its.epsilon)} at delta {its.delta:g}"
-        f"{_covered(ancestor.successor)}. {_both(asked)}"
+        f"What it cost one {_UNITS[its.unit][0]}: {ancestor.study} claims epsilon {_up(its.epsilon)} at delta "
+        f"{its.delta:g}{_covered(ancestor.successor)}. {_both(asked)}"
     )
     yield f"  manifest of the release {pinned.manifest}"
     yield f"  digest of its plan      {ancestor.digest}"
@@ -271,7 +271,8 @@ def _what_it_costs(asked: Asked) -> Iterator[str]:
     if asked.plan.successor is not None:
         yield from _wrapped(
             f"The study {asked.plan.successor.study} may follow and start from what this one releases. Its noise "
-            "stands in this plan, and is counted here. It will ask this site by itself; if it never does, this figure stays."
+            "stands in this plan, and is counted here. It will ask this site by itself; if it never does, this figure "
+            "stays."
         )
         return
     if other:

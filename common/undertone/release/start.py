@@ -4,6 +4,7 @@ from pathlib import Path
 
 from undertone.core.bounds import MANIFEST_BYTES, PLAN_BYTES, SIGNATURE_BYTES
 from undertone.core.canonical import sha256_hex
+from undertone.core.durable import read_bytes, storage_errors, write_durable
 from undertone.errors import NotVerified, UnfitStart
 from undertone.release.manifest import MANIFEST, read_part
 from undertone.release.verify import Verified, verify
@@ -63,6 +64,23 @@ def check_start(plan: Plan, folder: Path) -> Verified:
     if read_part(folder, "plan.json", PLAN_BYTES) != start.plan.encode():
         raise UnfitStart(f"plan {plan.digest[:8]} says that {folder} had another plan than it has")
     return found
+
+
+def copy_start(plan: Plan, folder: Path | None, to: Path) -> None:
+    """Copy the release that a plan starts from to a folder that does not exist yet.
+
+    Raises:
+        UnfitStart: no folder was named, or it holds another release.
+        FolderError: it cannot be read or written.
+    """
+    if folder is None:
+        raise UnfitStart(f"plan {plan.digest[:8]} starts from a release; name its folder")
+    check_start(plan, folder)
+    with storage_errors(to):
+        to.mkdir()
+        for path in sorted(folder.iterdir()):
+            write_durable(to / path.name, read_bytes(path))
+    check_start(plan, to)
 
 
 def _manifest(folder: Path) -> str:

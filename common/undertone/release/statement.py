@@ -129,8 +129,10 @@ def _lineage(plan: Plan) -> dict[str, Json]:
                 "plan_digest": ancestor.digest,
                 "manifest_sha256": start.manifest,
                 "coordinator": start.coordinator,
+                "unit": ancestor.privacy.unit,
                 "epsilon": ancestor.privacy.epsilon,
                 "delta": ancestor.privacy.delta,
+                "noise_placement": ancestor.privacy.noise,
                 "images_drawn": start.images,
                 "steps_trained": start.steps,
                 "cost": "none of its own: what is computed from a release reveals no more than the release",
@@ -155,8 +157,8 @@ def together(plan: Plan) -> str:
         )
     return (
         "No figure is claimed over both studies: the plan of the first did not hold the noise of this one. Each has "
-        "an epsilon of its own, and the two do not simply add up; both draw on the budget of each site's data set, whose "
-        "filter bounds what all studies cost together."
+        "an epsilon of its own, and the two do not simply add up; both draw on the budget of each site's data set, "
+        "whose filter bounds what all studies cost together."
     )
 
 
@@ -255,9 +257,19 @@ def _trust_in_start(plan: Plan) -> list[str]:
     if ancestor is None:
         return []
     privacy = ancestor.privacy
-    its = f"which claims epsilon {privacy.epsilon:.4g} at delta {privacy.delta:g}"
+    its = f"which claims epsilon {privacy.epsilon:.4g} at delta {privacy.delta:g} for one {privacy.unit}"
     own = "" if plan.joint else f" This study claims epsilon {plan.privacy.epsilon:.4g} by itself."
-    return [f"The study starts from the release of {ancestor.study}, {its}.{own} {together(plan)}"]
+    return [f"The study starts from the release of {ancestor.study}, {its}.{own} {together(plan)}{_against(ancestor)}"]
+
+
+def _against(ancestor: Plan) -> str:
+    """Whom the ancestor's figure holds against."""
+    if ancestor.privacy.noise == "central":
+        return f" The noise of {ancestor.study} was added by its coordinator, which is trusted with its sums."
+    return (
+        f" In {ancestor.study} epsilon holds even if {ancestor.aggregation.colluders} of the sites leave their noise "
+        "shares out."
+    )
 
 
 def _trust_in_classes(plan: Plan) -> list[str]:

@@ -13,21 +13,17 @@ from undertone.core.code_digest import package_sha256
 from undertone.errors import NoisyRelease, StudyError
 from undertone.methods.classed import scaled, with_classes
 from undertone.methods.classes import FLOOR
-from undertone.methods.protocol import Method, Said, WarmStarted, check_needs, sent_by, settled, stages_of
+from undertone.methods.protocol import Method, Said, check_needs, sent_by, settled, stages_of
 from undertone.methods.registry import method_for
+from undertone.methods.warm_start import WarmStarted
 from undertone.models.pinned import PinnedBase, pin
 from undertone.secagg.thresholds import default_colluders, default_threshold, fault
 from undertone.study.automatic import filled, fitted, rated
 from undertone.study.claim import recompute_epsilon
-from undertone.study.plan import (
-    Plan,
-    PlannedAggregation,
-    PlannedCohort,
-    PlannedMethod,
-    PlannedModel,
-)
+from undertone.study.plan import Plan
 from undertone.study.planned import class_prompts
 from undertone.study.planned_data import PlannedData
+from undertone.study.planned_parts import PlannedAggregation, PlannedCohort, PlannedMethod, PlannedModel
 from undertone.study.public_rows import PublicRows, rows_for_c
 from undertone.study.remedies import MOST_NOISE, what_works
 from undertone.study.schema import FilledStudy, Study, load_study

@@ -13,7 +13,7 @@ from undertone.privacy.distributed import noise_margin, noise_share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import RING_BITS, Grid, choose_grid, too_coarse
 from undertone.study.claim import epsilons
-from undertone.study.plan import PlannedAggregation, PlannedPrivacy
+from undertone.study.planned_parts import PlannedAggregation, PlannedPrivacy
 from undertone.study.public_rows import PublicRows, rows_for_c
 from undertone.study.schema import FilledStudy, Rosters
 from undertone.study.stage import LAST, ClipOrigin, Mechanism, PlannedGrid, PlannedStage, Stage

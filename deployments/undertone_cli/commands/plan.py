@@ -163,11 +163,12 @@ def _delta(plan: Plan) -> list[tuple[str, str]]:
 
 def _claim(plan: Plan) -> list[tuple[str, str]]:
     privacy, other = plan.privacy, covered_beside(plan)
-    of = f", of this study and {other} together" if other else ""
-    said = f"{privacy.epsilon:.6f} at delta {privacy.delta:g}{of}"
+    covers = [("the claim covers", f"this study and {other} together")] if other else []
+    said = f"{privacy.epsilon:.6f} at delta {privacy.delta:g}"
     if privacy.noise == "distributed":
-        return [("epsilon (RDP, the claim)", said), *_lineage(plan)]
-    return [("epsilon (PLD, the claim)", said), ("epsilon (RDP)", f"{privacy.epsilon_rdp:.6f}"), *_lineage(plan)]
+        return [("epsilon (RDP, the claim)", said), *covers, *_lineage(plan)]
+    by_rdp = ("epsilon (RDP)", f"{privacy.epsilon_rdp:.6f}")
+    return [("epsilon (PLD, the claim)", said), by_rdp, *covers, *_lineage(plan)]
 
 
 def _lineage(plan: Plan) -> list[tuple[str, str]]:
