@@ -24,6 +24,7 @@ from undertone.release.start import check_start, pinned_start
 from undertone.study.claim import epsilons
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
+from undertone_cli.commands.plan import describe
 from undertone_client.site.budget import Budget
 from undertone_server import starting
 from undertone_server.run_folder import RunFolder
@@ -108,11 +109,11 @@ def test_both_plans_make_one_claim_which_each_shows(pair: Pair, run: Path) -> No
     assert 39.9 < alone <= 40.0  # what the second says is its own, the first has the rest
     assert then.start is not None
     assert then.start.manifest == sha256_hex((pair.first / "release" / MANIFEST).read_bytes())
-    shown = words(call("plan", pair.second_toml).output)
-    assert "this study and shifts-first together" in shown
-    assert "epsilon, shifts-then alone" in shown
-    shown = words(call("plan", pair.folder / "first.toml").output)
-    assert "this study and shifts-then together" in shown
+    shown = dict(describe(then))
+    assert shown["the claim covers"] == "this study and shifts-first together"
+    assert shown["epsilon, shifts-then alone"] == f"{alone:.6f} at delta 1e-05"
+    assert "manifest" in shown["start"]
+    assert dict(describe(first))["the claim covers"] == "this study and shifts-then together"
 
 
 def test_the_release_lists_its_ancestor_and_verifies(pair: Pair, run: Path) -> None:
@@ -269,9 +270,9 @@ def test_a_second_study_of_other_noise_claims_its_own_figure(pair: Pair) -> None
     plan = Plan.from_bytes(shown.stdout.strip().encode())
     assert not plan.joint
     assert plan.privacy.epsilon == pytest.approx(epsilons(plan.charges, plan.privacy.delta)[0])
-    text = words(call("plan", study).output)
-    assert "No figure is claimed over both studies" in text
-    assert "epsilon, shifts-first alone" in text
+    said = dict(describe(plan))
+    assert "No figure is claimed over both studies" in said["both together"]
+    assert {"epsilon, shifts-first alone", "epsilon, shifts-then alone"} <= set(said)
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {

@@ -361,6 +361,13 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         f"{BOTH}::test_both_plans_make_one_claim_which_each_shows",
     ),
     (
+        "shares of what the successor leaves",
+        f"{COMMON}/study/settling.py",
+        "    if not successor:\n        return wanted.epsilon\n",
+        "    if wanted:\n        return wanted.epsilon\n",
+        f"{LINEAGE}::test_a_first_study_of_several_stages_shares_out_what_its_successor_leaves",
+    ),
+    (
         "the pinned release",
         f"{COMMON}/release/start.py",
         "    if manifest != start.manifest:\n",

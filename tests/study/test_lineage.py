@@ -5,20 +5,26 @@ from pathlib import Path
 from typing import Any
 
 import dp_accounting
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dp_accounting import pld, rdp
 from pydantic import ValidationError
 
-from tests.support.lineage import KEY, SITES, claiming, first_plan, second_plan, start_from, started
+from tests.support.dummy import DummyMethod
+from tests.support.lineage import SITES, claiming, first_plan, second_plan, start_from, started
+from tests.support.studies import study_with, write_study
 from tests.support.world import make_plan, secure
 from undertone.core.canonical import canonical_json
 from undertone.errors import PlanChanged, UnderstatedClaim
-from undertone.privacy.accounting import RDP_ORDERS
+from undertone.methods.registry import METHODS
+from undertone.privacy.accounting import RDP_ORDERS, epsilon_claim
 from undertone.release.statement import TookPart, privacy_statement, trust_assumptions
 from undertone.study.claim import check_claim, epsilons, recompute_epsilon
 from undertone.study.plan import Plan
 from undertone.study.rehearsal import rehearsal_of
+from undertone.study.resolve import resolve
+from undertone.study.schema import parse_study
 
 DISTRIBUTED: dict[str, Any] = {"noise": "distributed", "aggregation": secure(3)}
 KINDS: list[dict[str, Any]] = [{}, DISTRIBUTED]
@@ -287,4 +293,37 @@ def test_without_a_joint_claim_both_figures_are_said_and_that_none_is_over_both(
 def test_a_plan_without_either_says_what_it_always_said(dummy_base: Path) -> None:
     said = stated(make_plan(dummy_base, SITES))
     assert {"start", "successor"}.isdisjoint(said)
-    assert KEY is not None
+
+
+# --- from studies ---------------------------------------------------------------------------------
+
+
+class Warm(DummyMethod):
+    """The dummy, which can start from a release."""
+
+    name = "dummy-warm"
+
+    def warm_start(self, base: Any, latents: Any, classes: Any, steps: int, seed: int) -> Any:
+        del base, classes, seed
+        return np.full(self.dimension(None), latents.mean() * steps, dtype=np.float32)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("noise", ["central", "distributed"])
+def test_a_first_study_of_several_stages_shares_out_what_its_successor_leaves(
+    dummy_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: str
+) -> None:
+    """Were a stage's share one of both studies' epsilon, it would leave the last stage nothing here."""
+    for method in (DummyMethod, Warm):
+        monkeypatch.setitem(METHODS, method.name, method)
+    common = {"privacy.noise": noise, "privacy.sampling_rate": 1.0}
+    tables = study_with(common | {"method": {"name": "dummy-warm"}, "privacy.epsilon": 1.99}, str(dummy_base))
+    second = write_study(tmp_path / "second.toml", tables)
+    changes = {"privacy.epsilon": 2.0, "privacy.rounds": 5, "privacy.successor": str(second), "method.staged": True}
+    plan = resolve(parse_study(study_with(common | changes, str(dummy_base))))
+    assert plan.successor is not None
+    assert 1.99 < plan.privacy.epsilon <= 2.0
+    first, own = (epsilon_claim(events, 1e-5) for events in (plan.charges[:1], plan.charges))
+    assert 0.05 < first / own < 0.3
+    assert own < 0.2  # 1.99 and this compose to 2
+    assert epsilon_claim(plan.successor.charges, 1e-5) <= 1.99
+    check_claim(plan)

@@ -354,7 +354,7 @@ class Plan(Section):
         return stage.grid.scale * stage.sampling_rate * sum(self.cohort.units[site] for site in sites)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _signed_plan(text: str, coordinator: str, signature: str) -> Plan:
     """A plan within another, once its coordinator's signature over it holds.
 
