@@ -11,6 +11,7 @@ from tests.client.approval.conftest import SIZES, Office, opened
 from tests.client.approval.test_page import asked, golden
 from tests.support.forgery import forge
 from tests.support.lineage import claiming, first_plan, second_plan, started
+from tests.support.runs import call
 from tests.support.world import PLAIN, build_world, make_plan
 from undertone.errors import AncestorNotCharged, InputError, NotApproved, UnfitStart
 from undertone.models.pinned import files_digest
@@ -24,6 +25,7 @@ from undertone_client.approval.proposing import propose, requested, write_reques
 from undertone_client.approval.starts import CheckedStart
 from undertone_client.approval.unattended import carry_over
 from undertone_client.site.accounts import Accounts
+from undertone_client.site.audit_chain import FOLDER, log_files
 from undertone_client.site.budget import charge, price, register_cap, reserve
 from undertone_client.site.datasets import DataSet
 
@@ -70,6 +72,22 @@ def test_a_site_whose_ledger_lacks_the_ancestors_charges_refuses(starting: Start
     with pytest.raises(AncestorNotCharged, match=r"the ledger of this site charges 0 of them"):
         starting.ask(starting.release)
     assert starting.nothing_is_approved()
+
+
+def test_the_command_says_so_too(starting: Starting) -> None:
+    """By the site's own ledger, and with the refusal in its audit log."""
+    digest = starting.arrives(starting.plan)
+    command = ["node", "approve", starting.site.folder, digest, "--data", "data", "--operator", "A. Operator"]
+    for more, error, why in (
+        ((), "NotApproved", "--start FOLDER"),
+        (("--start", starting.release), "AncestorNotCharged", "charges 0 of them"),
+        (("--start", starting.release.with_name("none")), "UnfitStart", "no release that a study could start from"),
+    ):
+        result = call(*command, *more)
+        assert (result.exit_code, error in result.stderr) == (3, True)
+        assert why in " ".join(result.stderr.split())
+        written = [path.read_text(encoding="utf-8") for _, path in log_files(starting.site.folder / FOLDER)]
+        assert any(error in text for text in written)
 
 
 def test_with_them_it_is_shown_approved_and_pinned(starting: Starting) -> None:
