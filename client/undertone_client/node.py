@@ -37,7 +37,7 @@ from undertone.study.rehearsal import rehearsal_plan
 from undertone.wire.hello import prove
 from undertone.wire.messages import LARGEST_PLAN, SITE_FAULT, Reply, Request, Words
 from undertone.wire.vectors import LARGEST_HEADER
-from undertone_client.approval.approvals import approval_of, check_approval
+from undertone_client.approval.approvals import approval_of, check_approval, check_started
 from undertone_client.approval.approving import free_expired
 from undertone_client.approval.books import LedgerBooks
 from undertone_client.approval.checks import check_asked, check_data_set, check_plan
@@ -208,6 +208,7 @@ class Node:
         check_approval(self.site, approval, coordinator, self._now())
         plan = Plan.from_bytes(request.plan)
         check_plan(self.site, plan)
+        check_started(approval, plan)
         self._preparations.check_plan(plan)
         check_data_set(self.site, plan, approval.document.data_set)
         in_plan = 1 <= request.round <= plan.privacy.rounds

@@ -35,7 +35,9 @@
         |-- LedgerUnavailable      the ledger cannot be read or written now (locked, disk full)
         |-- AuditLogCorrupt        the audit log's chain is broken, or it lacks the line that somebody kept
         |-- NotVerified            a release is not what its statement says
-        |   `-- UnfitWeights       its weights are not what the plan releases: names, shapes, float32, finite
+        |   |-- UnfitWeights       its weights are not what the plan releases: names, shapes, float32, finite
+        |   `-- UnfitStart         it is not the release that a plan starts from, or does not verify
+        |-- AncestorNotCharged     a start counted this site's images, and its ledger lacks those charges
         `-- SecureAggregationError masks or shares cannot be trusted; the session ended, nothing was revealed
             |-- UnfaithfulCoordinator  the coordinator's message is not what was agreed, or not what others saw
             |-- SurvivorsChanged   a survivor list does not follow the one that was signed last in this study
@@ -196,6 +198,14 @@ class NotVerified(Refused):
 
 class UnfitWeights(NotVerified):
     """A release's weights are not what its plan releases, or do not fit the base."""
+
+
+class UnfitStart(NotVerified):
+    """A release that a study would start from does not verify, or is not the one that the plan pins (PRIVACY 25)."""
+
+
+class AncestorNotCharged(Refused):
+    """A start was made with this site's images, by what it says, and the site's ledger lacks those charges."""
 
 
 class SecureAggregationError(Refused):

@@ -38,6 +38,7 @@ from undertone_client.site.attempt_store import AttemptStore
 from undertone_client.site.datasets import data_sets
 from undertone_client.site.folder import SiteDir
 from undertone_server.run_folder import RunFolder
+from undertone_server.starting import kept_start
 
 IMAGES, STEPS, RANDOM_DIRECTIONS, ATTACKED = 128, 15, 3, 128
 _PUBLIC_SEED, _PUBLIC_IMAGES = 7, 512
@@ -112,7 +113,8 @@ def _of_training(training: ImageSet, held_out: ImageSet, classes: Sequence[str])
 
 def _variants(run: RunFolder, plan: Plan, method: Method, pinned: PinnedBase, prompts: Prompts) -> list[Variant]:
     """The release, and what it must be compared with."""
-    start, kept = method.initial_state(pinned), run.kept_state(plan.privacy.rounds)
+    warm, kept = kept_start(run), run.kept_state(plan.privacy.rounds)
+    start = method.initial_state(pinned) if warm is None else warm
 
     def weights(state: NDArray[np.float32]) -> Weights:
         return method.weights(pinned, method.released(state))

@@ -5,6 +5,8 @@ coordinator.key         the key of that signature (0600), where run.json names n
 federation.json, .sig   the sites' public keys, signed by the coordinator
 run.json                facts that are not the plan's: engine, simulation or study
 ledger.sqlite           charges
+start/                  a copy of the release that the study starts from, where it does; the state that was trained on
+                        it, before the first round, is in checkpoints/start
 checkpoints/            per round: sessions, attempts asked for, Q until it is noised, V, transcript, public state w;
                         of all rounds: the sites' ledger heads, the list of survivors that the sums to come are over
 events/                 TensorBoard
@@ -44,6 +46,7 @@ from undertone.core.keys import PLAN_DOMAIN, check_signature, create_key, load_k
 from undertone.errors import FolderError, NotApproved
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.stages import Sensitivity, Sum, SumWithNoiseShares
+from undertone.release.start import copy_start
 from undertone.study.plan import Plan
 
 _KEY = "coordinator.key"
@@ -61,24 +64,36 @@ class RunFolder:
         self.release = folder / "release"
         self.unreleased = folder / "unreleased"
         self.ledger = folder / "ledger.sqlite"
+        self.start = folder / "start"
 
     @classmethod
-    def create(cls, folder: Path, plan: Plan, facts: dict[str, Json], key_file: Path | None = None) -> "RunFolder":
-        """Start a RUN: signed plan, empty ledger.
+    def create(
+        cls,
+        folder: Path,
+        plan: Plan,
+        facts: dict[str, Json],
+        key_file: Path | None = None,
+        start: Path | None = None,
+    ) -> "RunFolder":
+        """Start a RUN: signed plan, empty ledger, and a copy of the release that the plan starts from.
 
         Args:
             folder: that does not exist yet.
             plan: of the study.
             facts: run.json.
             key_file: the coordinator's one key; None: the RUN gets a key of its own.
+            start: the folder of that release.
 
         Raises:
             FolderError: the folder exists or cannot be written.
+            UnfitStart: the release is not the one that the plan pins, or none is named.
         """
         refuse_existing(folder)
         run = cls(folder)
         with storage_errors(folder):
             run.checkpoints.mkdir(parents=True)
+        if plan.start is not None:
+            copy_start(plan, start, run.start)
         if key_file is None:
             key = create_key(folder / _KEY)
         else:

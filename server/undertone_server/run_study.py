@@ -28,6 +28,7 @@ from undertone_server.movement import movement
 from undertone_server.release import release
 from undertone_server.rounds import Coordinator
 from undertone_server.run_folder import RunFolder
+from undertone_server.starting import first_state
 from undertone_server.status import read_status, tell
 from undertone_server.telemetry import Telemetry
 
@@ -69,7 +70,7 @@ def _run(sites: Sites, deadlines: Deadlines, run: RunFolder, plan: Plan, entropy
         waits = (*_patiences(run, plan, deadlines), Waiting(deadlines.preparation))
         methods = [stage.method for stage in stages_of(method, base)]
         study = Coordinator(plan, methods, run, sites, ledger, telemetry, entropy, *waits)
-        start = method.initial_state(base)
+        start = first_state(run, plan, method, base)
         state = study.run_rounds(start)
     telemetry.close()
     took_part = _took_part(sites, run, plan)

@@ -69,6 +69,7 @@ TORCH = {
     "undertone_client/app.py",
     "undertone_client/service/running.py",
     "undertone_server/release.py",
+    "undertone_server/starting.py",
     "undertone_server/run_study.py",
     "undertone_server/app.py",
     "undertone_cli/diagnostics.py",

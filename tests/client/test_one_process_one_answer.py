@@ -17,8 +17,8 @@ from undertone.models.pinned import pin
 from undertone.privacy.entropy import OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.stages import PER_ROW, Sensitivity, Sum
-from undertone.study.plan import PlannedMethod
 from undertone.study.planned import planned_method
+from undertone.study.planned_parts import PlannedMethod
 from undertone_cli.console import Bars
 from undertone_cli.diagnostics import diagnose
 from undertone_client import node

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from tests.support.gradient_studies import TOLD_CLASSES
 from undertone.core.captions import fill_caption
-from undertone.errors import StudyError, UnfitWeights
+from undertone.errors import MechanismViolation, StudyError, UnfitWeights
 from undertone.gradients.engine import UnitBatch
 from undertone.methods.classed import with_classes
 from undertone.methods.classes import ClassShown
 from undertone.methods.gradient.method import GradientMethod
 from undertone.methods.protocol import Method, UnitRecords, settled, stages_of
 from undertone.methods.registry import METHODS, method_for
+from undertone.methods.warm_start import state_at
 from undertone.methods.weights import attach, released_layout
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import PinnedBase, pin
@@ -232,6 +233,20 @@ def test_the_layout_is_the_same_every_time_and_is_that_of_w(method: Method, pinn
     np.testing.assert_array_equal(state[: w.size], w)
     whole = whole_w(method, pinned, w)
     np.testing.assert_array_equal(layout.flatten(layout.unflatten(whole)), whole)
+
+
+def test_a_state_begins_at_any_w_and_remembers_nothing_of_another(method: Method, pinned: PinnedBase) -> None:
+    """An average of w too begins there: what is released before a round is w itself."""
+    initial, d = method.initial_state(pinned), method.dimension(pinned)
+    np.testing.assert_array_equal(state_at(method, pinned, initial[:d]), initial)
+    w = np.linspace(-1, 1, d, dtype=np.float32)
+    state = state_at(method, pinned, w)
+    assert state.shape == initial.shape
+    np.testing.assert_array_equal(state[:d], w)
+    np.testing.assert_array_equal(method.released(state), w)
+    for wrong in (w[1:], np.full(d, np.nan, dtype=np.float32)):
+        with pytest.raises(MechanismViolation, match="is no start of"):
+            state_at(method, pinned, wrong)
 
 
 def test_the_release_holds_the_layouts_tensors_alone(method: Method, pinned: PinnedBase) -> None:

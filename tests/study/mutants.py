@@ -11,6 +11,7 @@ COMMON, CLIENT, SERVER = "common/undertone", "client/undertone_client", "server/
 STAGES, ROUNDS, SELECTION = "study/test_stages.py", "server/test_staged_rounds.py", "methods/test_selection.py"
 NEW, WRITES = "deployments/undertone_cli/commands/new.py", "cli/test_new.py"
 BESIDE = "study/test_neighbours.py"
+LINEAGE, BOTH, STARTS = "study/test_lineage.py", "e2e/test_lineage.py", "client/approval/test_starts.py"
 _RUNS = f"{ROUNDS}::test_a_study_of_two_stages_runs_and_charges_each_its_own"
 _NO_SUM = f"{ROUNDS}::test_the_gate_takes_no_sum_of_another_stage"
 _NO_RECEIPT = f"{ROUNDS}::test_the_gate_takes_no_receipt_for_another_stage"
@@ -39,7 +40,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "the last stage is left what the others leave",
         f"{COMMON}/study/settling.py",
-        "by_rdp=distributed, beside=others",
+        "by_rdp=distributed, beside=beside",
         "by_rdp=distributed",
         f"{STAGES}::test_a_study_with_a_first_stage_spends_its_share_there_and_the_rest_after",
     ),
@@ -280,6 +281,161 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         "    if beside is None:\n        return text\n",
         "    if beside is None:\n        return json.dumps(json.loads(text), indent=1)\n",
         f"{BESIDE}::test_the_table_stands_in_plan_and_the_plan_is_the_same",
+    ),
+    # Two studies
+    (
+        "ancestor forgotten",
+        f"{COMMON}/study/plan.py",
+        "return (*self.before, *self.charges, *self.after)",
+        "return (*self.charges, *self.after)",
+        f"{LINEAGE}::test_a_plan_that_forgets_its_ancestor_is_refused",
+    ),
+    (
+        "successor forgotten",
+        f"{COMMON}/study/plan.py",
+        "return (*self.before, *self.charges, *self.after)",
+        "return (*self.before, *self.charges)",
+        f"{LINEAGE}::test_a_plan_that_forgets_its_successor_is_refused",
+    ),
+    (
+        "one claim for the ancestor's events alone",
+        f"{COMMON}/study/plan.py",
+        "if one is None or one.successor is None or one.successor.charges != self.charges:",
+        "if one is None or one.successor is None:",
+        f"{LINEAGE}::test_events_that_the_ancestor_did_not_hold_share_no_claim",
+    ),
+    (
+        "one claim of one unit, delta and placement",
+        f"{COMMON}/study/plan.py",
+        'for key in ("unit", "delta", "noise"))',
+        "for key in ())",
+        f"{LINEAGE}::test_events_that_the_ancestor_did_not_hold_share_no_claim",
+    ),
+    (
+        "one claim of one column",
+        f"{COMMON}/study/plan.py",
+        "return same and mine[1] == its[1]",
+        "return same",
+        f"{LINEAGE}::test_another_column_of_the_unit_shares_no_claim",
+    ),
+    (
+        "the ancestor's own claim",
+        f"{COMMON}/study/claim.py",
+        "    if plan.ancestor is not None:\n        check_claim(plan.ancestor)\n",
+        "",
+        f"{LINEAGE}::test_a_plan_whose_ancestor_understates_is_refused",
+    ),
+    (
+        "the ancestor's signature",
+        f"{COMMON}/study/plan.py",
+        "        check_signature(coordinator, PLAN_DOMAIN, plan.digest, signature)\n",
+        "        del coordinator, signature\n",
+        f"{LINEAGE}::test_an_ancestor_that_another_key_signed_is_refused",
+    ),
+    (
+        "the ancestor's base",
+        f"{COMMON}/study/plan.py",
+        "        if ancestor.model.files != self.model.files:\n",
+        "        if False:\n",
+        f"{LINEAGE}::test_a_start_on_another_base_is_refused",
+    ),
+    (
+        "no chain of starts",
+        f"{COMMON}/study/plan.py",
+        "if ancestor.rehearsal or ancestor.start is not None:",
+        "if ancestor.rehearsal:",
+        f"{LINEAGE}::test_studies_make_no_chain",
+    ),
+    (
+        "the statement lists the ancestor",
+        f"{COMMON}/release/statement.py",
+        "        **_lineage(plan),\n",
+        "",
+        f"{LINEAGE}::test_the_statement_lists_the_ancestor_and_says_one_claim",
+    ),
+    (
+        "the first study's noise is what the second leaves",
+        f"{COMMON}/study/settling.py",
+        "beside = study.privacy.epsilon, (*successor, *(one.stage.charges for one in found))",
+        "beside = study.privacy.epsilon, tuple(one.stage.charges for one in found)",
+        f"{BOTH}::test_both_plans_make_one_claim_which_each_shows",
+    ),
+    (
+        "shares of what the successor leaves",
+        f"{COMMON}/study/settling.py",
+        "    if not successor:\n        return wanted.epsilon\n",
+        "    if wanted:\n        return wanted.epsilon\n",
+        f"{LINEAGE}::test_a_first_study_of_several_stages_shares_out_what_its_successor_leaves",
+    ),
+    (
+        "the pinned release",
+        f"{COMMON}/release/start.py",
+        "    if manifest != start.manifest:\n",
+        "    if False:\n",
+        f"{STARTS}::test_a_release_that_is_not_the_pinned_one_is_refused",
+    ),
+    (
+        "a release that verifies",
+        f"{COMMON}/release/start.py",
+        "    found = _verified(folder, start.coordinator)\n",
+        "    found = Verified(**dict.fromkeys(Verified.__dataclass_fields__, ()))\n",
+        f"{STARTS}::test_a_release_that_is_not_the_pinned_one_is_refused",
+    ),
+    (
+        "the release is asked for",
+        f"{CLIENT}/approval/starts.py",
+        "    if start is None:\n        raise NotApproved(",
+        "    if start is None:\n        return None\n    if start == Path():\n        raise NotApproved(",
+        f"{STARTS}::test_without_the_release_nothing_is_approved_and_the_message_says_what_to_give",
+    ),
+    (
+        "the ledger has the ancestor's charges",
+        f"{CLIENT}/approval/starts.py",
+        "    if site in found.everywhere and lacking:\n",
+        "    if False:\n",
+        f"{STARTS}::test_a_site_whose_ledger_lacks_the_ancestors_charges_refuses",
+    ),
+    (
+        "the release is looked at again",
+        f"{CLIENT}/approval/approving.py",
+        "proposed_again(site, document.digest, document, books, now, proposal.start)",
+        "bool(proposed_again)",
+        f"{STARTS}::test_it_is_looked_at_again_when_the_operator_has_answered",
+    ),
+    (
+        "a request is held against the release",
+        f"{CLIENT}/node.py",
+        "        check_started(approval, plan)\n",
+        "",
+        f"{STARTS}::test_a_request_is_held_against_what_was_looked_at",
+    ),
+    (
+        "RUN's copy of the release",
+        f"{SERVER}/starting.py",
+        "    check_start(plan, run.start)\n",
+        "",
+        f"{BOTH}::test_a_run_whose_copy_of_the_start_changed_goes_no_further",
+    ),
+    (
+        "trained once",
+        f"{SERVER}/starting.py",
+        "    if kept is not None:\n        return kept\n",
+        "",
+        f"{BOTH}::test_a_death_before_or_after_the_first_state_is_durable_changes_no_bit",
+    ),
+    (
+        "simulated sites have the ancestor's charges",
+        "deployments/undertone_cli/commands/simulate.py",
+        "            carry_over(created, plan, start.charges[site])\n",
+        "            pass\n",
+        f"{BOTH}::test_every_sites_ledger_holds_both_studies",
+    ),
+    (
+        "simulated sites hold what they held",
+        "deployments/undertone_cli/ancestry.py",
+        "    if then is None or _held(then) != _held(now):\n",
+        "    if then is None:\n",
+        f"{BOTH}::test_a_simulation_on_other_images_is_refused",
     ),
 ]
 

@@ -196,6 +196,7 @@ def test_simulate_checks_before_a_run_is_written(
     for name in ("_check_roster", "_check_all_images"):
         monkeypatch.setattr(simulate_command, name, lambda *_: None)
     monkeypatch.setattr(simulate_command, "resolved", lambda *_, **__: SimpleNamespace(plan=false))
+    monkeypatch.setattr(simulate_command, "start_of", lambda _: None)
     study: Any = None
     machine: Any = None
     with pytest.raises(UnderstatedClaim):
@@ -208,7 +209,8 @@ def test_plan_prints_no_table_for_it(tmp_path: Path, dummy_base: Path, monkeypat
 
     false = lower(make_plan(dummy_base, SITES))
     monkeypatch.setattr(plan_command, "load_study", lambda _: None)
-    monkeypatch.setattr(plan_command, "resolved", lambda _: SimpleNamespace(plan=false))
+    monkeypatch.setattr(plan_command, "resolved", lambda *_, **__: SimpleNamespace(plan=false))
+    monkeypatch.setattr(plan_command, "start_of", lambda _: None)
     result = call("plan", tmp_path / "study.toml")
     assert result.exit_code == 3
     assert "UnderstatedClaim" in result.stderr

@@ -79,6 +79,7 @@ def approved(site: SiteDir, plan: Plan, until: date = FOR_EVER, data_set: str = 
         after=Standing(0.0, CAP, 0.0),
         federation=site.policy.federations.get(HUB),
         registered_before=False,
+        start=None if plan.start is None else plan.start.manifest,
         page="not shown",
     )
     keep_approval(
@@ -94,6 +95,7 @@ class MemoryBooks:
     prices: dict[str, float] = field(default_factory=dict)
     reserved: dict[str, float] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
+    rounds: dict[str, frozenset[int]] = field(default_factory=dict)
 
     def price(self, plan: Plan, data: DataSet) -> float:
         del data
@@ -114,6 +116,9 @@ class MemoryBooks:
 
     def holds(self, digest: str) -> bool:
         return digest in self.reserved
+
+    def charged(self, digest: str) -> frozenset[int]:
+        return self.rounds.get(digest, frozenset())
 
     def free(self, digest: str, reason: str) -> bool:
         self.calls.append((reason, digest))

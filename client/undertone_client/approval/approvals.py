@@ -9,11 +9,11 @@ import hmac
 import json
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from undertone.core import bounds
 from undertone.core.canonical import canonical_json, sha256_hex
@@ -49,6 +49,8 @@ class ApprovalDocument(Section):
         after: the budget with all that the plan may charge.
         federation: the digest of the federation.json that the site has pinned, or None.
         registered_before: whether records count that an earlier approval of the plan registered.
+        start: SHA-256 of the manifest of the release that the plan starts from and that was looked at; None: it has
+            no start, and the document no such key.
         page: what was shown.
     """
 
@@ -65,7 +67,13 @@ class ApprovalDocument(Section):
     after: Standing
     federation: Digest | None
     registered_before: bool
+    start: Digest | None = None
     page: str = Field(max_length=LONGEST_PAGE)
+
+    @model_serializer(mode="wrap")
+    def _as_said(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a start, where there is none."""
+        return {key: value for key, value in dumped(self).items() if key != "start" or value is not None}
 
     def as_bytes(self) -> bytes:
         """What is signed."""
@@ -174,6 +182,20 @@ def approvals(site: SiteDir) -> list[Approval]:
     """
     found = (approval_of(site, path.stem) for path in sorted((site.folder / FOLDER).glob("*.json")))
     return [approval for approval in found if approval is not None]
+
+
+def check_started(approval: Approval, plan: Plan) -> None:
+    """Insist that the release which was looked at when a plan was approved is the one that it starts from.
+
+    Raises:
+        NotApproved: it is another, or none was looked at.
+    """
+    pinned = None if plan.start is None else plan.start.manifest
+    if approval.document.start != pinned:
+        raise NotApproved(
+            f"plan {plan.digest[:8]} starts from another release than was looked at when it was approved, or none was: "
+            "its operator approves it again, with --start FOLDER"
+        )
 
 
 def check_approval(site: SiteDir, approval: Approval, coordinator: str, now: datetime) -> None:

@@ -60,7 +60,7 @@ def approve(
     document = proposal.document
     approver = approver_of(site.policy, document, signature) if site.policy.approvers else ""
     with _alone(site):
-        proposed_again(site, document.digest, document, books, now)
+        proposed_again(site, document.digest, document, books, now, proposal.start)
         register(site, proposal.plan, data_set(site.folder, document.data_set), say)
         books.reserve(proposal.plan, document.data_set)
         approval = Approval(

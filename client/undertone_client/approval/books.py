@@ -48,6 +48,9 @@ class Books(Protocol):
     def holds(self, digest: str) -> bool:
         """Whether a plan has a reservation that was not given back."""
 
+    def charged(self, digest: str) -> frozenset[int]:
+        """The rounds of a plan that the ledger charges, whatever became of the plan."""
+
     def free(self, digest: str, reason: str) -> bool:
         """Give back what a plan has not charged, durably; a second time changes nothing, and is False.
 
@@ -81,6 +84,11 @@ class LedgerBooks:
         """As `Books.holds`."""
         with Ledger.open(self.path, read_only=True) as ledger:
             return budget.holds(ledger, digest)
+
+    def charged(self, digest: str) -> frozenset[int]:
+        """As `Books.charged`."""
+        with Ledger.open(self.path, read_only=True) as ledger:
+            return frozenset(charge.round for charge in ledger.charges(digest))
 
     def free(self, digest: str, reason: str) -> bool:
         """As `Books.free`."""

@@ -14,9 +14,11 @@ from undertone.core.captions import caption_columns
 from undertone.core.text import MOST, shown
 from undertone.methods.registry import method_for
 from undertone.models.pinned import files_digest
-from undertone.release.statement import UNIT_MEANS, trust_assumptions
+from undertone.release.statement import UNIT_MEANS, covered_beside, trust_assumptions
 from undertone.study.plan import Plan
+from undertone.study.start import PlannedSuccessor
 from undertone_client.approval.books import Standing
+from undertone_client.approval.starts import CheckedStart
 from undertone_client.site.datasets import DataSet
 
 _WIDTH = 96
@@ -46,6 +48,7 @@ class Asked:
         after: the budget once the plan is approved.
         federation: the digest of the pinned federation.json, or None.
         registered_before: whether records count that an earlier approval of the plan registered.
+        start: what was found of the release that the plan starts from; None: it starts from its base.
     """
 
     site: str
@@ -60,6 +63,7 @@ class Asked:
     after: Standing
     federation: str | None
     registered_before: bool
+    start: CheckedStart | None = None
 
     @property
     def one(self) -> str:
@@ -78,6 +82,7 @@ def approval_page(asked: Asked) -> str:
     parts = [
         ("Who asks", _who_asks(asked)),
         ("What is learned", _what_is_learned(asked.plan)),
+        *([] if asked.start is None else [("What it starts from", _what_it_starts_from(asked, asked.start))]),
         ("From which images", _from_which_images(asked)),
         ("What leaves this site", _what_leaves(asked)),
         (f"What it costs one {asked.one}", _what_it_costs(asked)),
@@ -113,6 +118,63 @@ def _what_is_learned(plan: Plan) -> Iterator[str]:
         "release can make images with it and pass it on; it cannot be called back."
     )
     yield f"  files of the model      {files_digest(plan.model.files)}"
+
+
+def _what_it_starts_from(asked: Asked, start: CheckedStart) -> Iterator[str]:
+    plan, ancestor = asked.plan, start.ancestor
+    if plan.start is None:
+        return
+    pinned, its = plan.start, ancestor.privacy
+    yield from _wrapped(
+        f"The study does not start from the model alone, but from what another study released: {ancestor.study}, by "
+        f"the method {ancestor.method.name}. The coordinator draws {pinned.images:,} images from that release and "
+        f"trains the first state on them in {pinned.steps:,} steps, before it asks any site. No image of this site is "
+        "read for it, and it costs nothing of its own: what is computed from a release reveals no more than the "
+        "release."
+    )
+    yield from _wrapped(
+        "This machine has verified the release: its files are those that were signed by the key below, and they agree "
+        f"with each other. {_part_in(asked, start)}"
+    )
+    yield from _wrapped(
+        f"What it cost one {_UNITS[its.unit][0]}: {ancestor.study} claims epsilon {_up(its.epsilon)} at delta "
+        f"{its.delta:g}{_covered(ancestor.successor)}. {_both(asked)}"
+    )
+    yield f"  manifest of the release {pinned.manifest}"
+    yield f"  digest of its plan      {ancestor.digest}"
+    yield f"  signed by the key       {pinned.coordinator}"
+
+
+def _part_in(asked: Asked, start: CheckedStart) -> str:
+    """Whether this site's images are in the release, by the release and by the site's own ledger."""
+    of, rounds = start.ancestor, start.ancestor.privacy.rounds
+    if asked.site not in of.cohort.units:
+        return "This site is not on the roster of that study, so nothing of it stands in this site's ledger."
+    charged = f"this site's ledger charges {start.rounds:,} of its {rounds:,} {'round' if rounds == 1 else 'rounds'}"
+    if start.everywhere:
+        return f"This site took part in that study, and {charged}."
+    return f"This site is on the roster of that study and, as the release says, not in all its sums; {charged}."
+
+
+def _covered(successor: PlannedSuccessor | None) -> str:
+    return "" if successor is None else f", in which {successor.study} is counted too"
+
+
+def _both(asked: Asked) -> str:
+    """What both studies cost together."""
+    plan = asked.plan
+    if plan.joint:
+        return (
+            f"Together with the present study it costs epsilon {_up(plan.privacy.epsilon)} at delta "
+            f"{plan.privacy.delta:g}: the noise of both stood in the plan of the first before it began, so one claim "
+            "covers both."
+        )
+    return (
+        f"The present study claims epsilon {_up(plan.privacy.epsilon)} at delta {plan.privacy.delta:g} by itself. No "
+        "figure is claimed over both, because the noise of the present study was not fixed before the first one began, "
+        "and the two figures do not simply add up. What all studies together may cost is bounded by the budget of this "
+        "site's data set, on which each of them draws."
+    )
 
 
 def _from_which_images(asked: Asked) -> Iterator[str]:
@@ -194,15 +256,28 @@ def _what_it_costs(asked: Asked) -> Iterator[str]:
     privacy = asked.plan.privacy
     attempts = "in its one attempt" if privacy.max_attempts == 1 else f"in all its {privacy.max_attempts:,} attempts"
     claim = _up(privacy.epsilon)
+    other = covered_beside(asked.plan)
+    of = f" for this study and {other} together" if other else ""
     yield from _wrapped(
-        f"The plan claims epsilon {claim} at delta {privacy.delta:g} ({_ACCOUNTANTS[privacy.noise]}), "
+        f"The plan claims epsilon {claim} at delta {privacy.delta:g}{of} ({_ACCOUNTANTS[privacy.noise]}), "
         f"and this machine has recomputed it from the noise. It means: whether {_USED[privacy.unit]} used or not "
-        "changes the probability of whatever can be found out from the study by at most a factor of "
+        f"changes the probability of whatever can be found out from {'both studies' if other else 'the study'} by at "
+        "most a factor of "
         f"e^{claim} = {_factor(exp(privacy.epsilon))}, but for a probability of {privacy.delta:g}. Somebody who knows "
         "everything else and guesses which of the two it was, each as likely as the other, is right at most "
         f"{_percent(best_guess(privacy.epsilon, privacy.delta))} times in 100; by chance it would be 50. Against whom "
         "that holds is said below."
     )
+    if asked.plan.successor is not None:
+        yield from _wrapped(
+            f"The study {asked.plan.successor.study} may follow and start from what this one releases. Its noise "
+            "stands in this plan, and is counted here. It will ask this site by itself; if it never does, this figure "
+            "stays."
+        )
+        return
+    if other:
+        yield from _wrapped("That is what both cost in all their attempts. It costs no less if this study stops early.")
+        return
     yield from _wrapped(f"That is what the study costs {attempts}. It costs no less if it stops before.")
 
 

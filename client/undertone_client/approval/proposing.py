@@ -6,6 +6,7 @@ Nothing is changed at the site here but pending/DIGEST.request, which holds the 
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,6 +18,7 @@ from undertone_client.approval.books import Books
 from undertone_client.approval.checks import check_data_set, check_plan
 from undertone_client.approval.page import Asked, approval_page
 from undertone_client.approval.pending import pending_plan, read_plan, request_path
+from undertone_client.approval.starts import checked_start
 from undertone_client.registration.stored import path_of
 from undertone_client.site.audit_events import Person
 from undertone_client.site.folder import SiteDir
@@ -26,14 +28,22 @@ _PERSON: TypeAdapter[str] = TypeAdapter(Person)
 
 @dataclass(frozen=True)
 class Proposal:
-    """A plan that passed every check, and the document that would approve it."""
+    """A plan that passed every check, the document that would approve it, and the release that it starts from."""
 
     plan: Plan
     document: ApprovalDocument
+    start: Path | None = None
 
 
 def propose(
-    site: SiteDir, digest: str, data_set: str, operator: str, until: date | None, books: Books, now: datetime
+    site: SiteDir,
+    digest: str,
+    data_set: str,
+    operator: str,
+    until: date | None,
+    books: Books,
+    now: datetime,
+    start: Path | None = None,
 ) -> Proposal:
     """Check a plan that waits, and write the page that a person approves. Nothing is changed at the site.
 
@@ -45,8 +55,10 @@ def propose(
         until: the last day of the approval; None: as long as the policy allows.
         books: the site's ledger.
         now: the time.
+        start: the folder of the release that the plan starts from, where it does.
 
     Raises:
+        UnfitStart, AncestorNotCharged: that release is not what it should be, or this site's ledger lacks its charges.
         FolderError: no such plan waits, it is damaged, or there is no such data set.
         NotApproved: coordinator, roster, data set or policy do not allow it; every violation of the policy at once.
         PlanChanged: a plan of another version or other code, or no plan.
@@ -56,10 +68,12 @@ def propose(
     """
     _check_person(operator)
     kept = path_of(site, digest).exists()
-    return _proposal(site, digest, data_set, operator, until, books, now, registered_before=kept)
+    return _proposal(site, digest, data_set, operator, until, books, now, start, registered_before=kept)
 
 
-def proposed_again(site: SiteDir, digest: str, document: ApprovalDocument, books: Books, now: datetime) -> Proposal:
+def proposed_again(
+    site: SiteDir, digest: str, document: ApprovalDocument, books: Books, now: datetime, start: Path | None = None
+) -> Proposal:
     """The plan, if what a person was shown is, word for word and figure for figure, what he would be shown now.
 
     Records that the broken-off approval with this very document registered, or what it reserved, change nothing.
@@ -76,6 +90,7 @@ def proposed_again(site: SiteDir, digest: str, document: ApprovalDocument, books
         document.last_day,
         books,
         now,
+        start,
         registered_before=kept and (said or approval_of(site, digest) is not None),
     )
     shown = dict(document)
@@ -97,6 +112,7 @@ def _proposal(
     until: date | None,
     books: Books,
     now: datetime,
+    start: Path | None,
     *,
     registered_before: bool,
 ) -> Proposal:
@@ -104,6 +120,7 @@ def _proposal(
     waiting = pending_plan(site, digest)
     plan = read_plan(waiting)
     check_plan(site, plan)
+    found = checked_start(site.config.site, plan, start, books)
     data = check_data_set(site, plan, data_set)
     asked = Asked(
         site=site.config.site,
@@ -118,6 +135,7 @@ def _proposal(
         after=books.standing(data, plan),
         federation=site.policy.federations.get(waiting.coordinator),
         registered_before=registered_before,
+        start=found,
     )
     document = ApprovalDocument(
         site=asked.site,
@@ -132,9 +150,10 @@ def _proposal(
         after=asked.after,
         federation=asked.federation,
         registered_before=registered_before,
+        start=None if plan.start is None else plan.start.manifest,
         page=approval_page(asked),
     )
-    return Proposal(plan, document)
+    return Proposal(plan, document, start)
 
 
 def write_request(site: SiteDir, proposal: Proposal) -> ApprovalDocument:
@@ -147,7 +166,9 @@ def write_request(site: SiteDir, proposal: Proposal) -> ApprovalDocument:
     return proposal.document
 
 
-def requested(site: SiteDir, digest: str, data_set: str, books: Books, now: datetime) -> Proposal:
+def requested(
+    site: SiteDir, digest: str, data_set: str, books: Books, now: datetime, start: Path | None = None
+) -> Proposal:
     """The plan and the document that `write_request` kept, which must be the one that would be written now.
 
     Raises:
@@ -166,7 +187,7 @@ def requested(site: SiteDir, digest: str, data_set: str, books: Books, now: date
         raise FolderError(f"{path} is damaged; write the request anew") from None
     if document.data_set != data_set:
         raise InputError(f"the request is about the data set {document.data_set}, not {data_set}; write it anew")
-    return proposed_again(site, digest, document, books, now)
+    return proposed_again(site, digest, document, books, now, start)
 
 
 def _check_undecided(site: SiteDir, digest: str, books: Books, now: datetime) -> None:

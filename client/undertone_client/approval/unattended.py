@@ -3,9 +3,13 @@
 A hospital's SITE_DIR gets all of this from its operator.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from undertone.core.clock import utc_now
 from undertone.data.records import RecordTable
 from undertone.models.pinned import files_digest
+from undertone.privacy.ledger import Ledger, Receipt
 from undertone.study.plan import Plan
 from undertone_client.approval.approving import approve
 from undertone_client.approval.books import LedgerBooks
@@ -48,7 +52,7 @@ def narrowest_policy(plan: Plan, coordinator: str, key: str) -> Policy:
 
 
 def give_data_set(site: SiteDir, plan: Plan, table: RecordTable, *, ids_as_written: bool) -> DataSet:
-    """Give a site its one data set, with a cap that is what the plan takes.
+    """Give a site its one data set, with a cap that is what the plan takes, and what its ancestor took before.
 
     Its images are good, and its public figure is the plan's.
 
@@ -69,14 +73,27 @@ def give_data_set(site: SiteDir, plan: Plan, table: RecordTable, *, ids_as_writt
         unit_column=plan.data.unit_column,
         ids_as_written=ids_as_written,
         publish=plan.cohort.units[site.config.site],
-        epsilon=budget.price(plan),
+        epsilon=budget.price(plan, before=plan.ancestor),
         delta=plan.privacy.delta,
     )
     enrol(site, data, table, budget)
     return data
 
 
-def approve_unattended(site: SiteDir, plan: Plan, signature: str, operator: str) -> None:
+def carry_over(site: SiteDir, plan: Plan, charges: Sequence[Receipt]) -> None:
+    """Enter what an earlier simulation charged this site's data set for the plan's ancestor, and that it has ended.
+
+    Args:
+        site: with its data set, on which nothing has drawn.
+        plan: that starts from the ancestor's release.
+        charges: of the ancestor, as the ledger of that simulation's site has them.
+    """
+    if plan.ancestor is not None:
+        with Ledger.open(site.ledger) as ledger:
+            budget.carry_over(ledger, plan.ancestor, _DATA_SET, charges)
+
+
+def approve_unattended(site: SiteDir, plan: Plan, signature: str, operator: str, start: Path | None = None) -> None:
     """Approve a plan, as an operator would who looks at nothing.
 
     Bad records were named before; from here on one is a zero row (PRIVACY 17).
@@ -86,8 +103,9 @@ def approve_unattended(site: SiteDir, plan: Plan, signature: str, operator: str)
         plan: the one that the site is for.
         signature: its coordinator's.
         operator: what the audit log names as the person.
+        start: the folder of the release that the plan starts from, where it does.
     """
     now, books = utc_now(), LedgerBooks(site.ledger)
     digest = keep_pending(site, plan.as_bytes(), signature)
-    proposal = propose(site, digest, _DATA_SET, operator, None, books, now)
+    proposal = propose(site, digest, _DATA_SET, operator, None, books, now, start)
     approve(site, proposal, books, now, say=lambda _line: None)

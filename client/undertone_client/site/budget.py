@@ -151,6 +151,18 @@ def charge(ledger: Ledger, plan: Plan, round_: int, attempt: int, commitment: st
     )
 
 
+def carry_over(ledger: Ledger, plan: Plan, data_set: str, charges: Sequence[Receipt]) -> None:
+    """Enter what another ledger charges for a plan that is over, one charge after the other, and that it has ended.
+
+    Raises:
+        BudgetExceeded, NotApproved, PlanChanged: as `reserve` and `charge`.
+    """
+    reserve(ledger, plan, data_set)
+    for one in charges:
+        charge(ledger, plan, one.round, one.attempt, one.sum_sha256)
+    free(ledger, plan.digest, "ended")
+
+
 def check_draws_on(ledger: Ledger, plan: Plan, data_set: str) -> None:
     """Insist that a plan has reserved of the data set that it was approved for: whose images, whose budget.
 
@@ -164,17 +176,19 @@ def check_draws_on(ledger: Ledger, plan: Plan, data_set: str) -> None:
         )
 
 
-def price(plan: Plan, delta: float | None = None) -> float:
+def price(plan: Plan, delta: float | None = None, *, before: Plan | None = None) -> float:
     """The least cap, in thousandths of epsilon, that holds the plan alone: what it takes by RDP, filter included.
 
     Args:
         plan: with its `max_attempts`.
         delta: of the cap; None: the plan's own.
+        before: a plan that the cap holds too.
 
     Raises:
         InputError: no cap holds it.
     """
-    return suggested(spend(plan.charges), plan.privacy.delta if delta is None else delta).epsilon
+    charges = (*plan.charges, *(() if before is None else before.charges))
+    return suggested(spend(charges), plan.privacy.delta if delta is None else delta).epsilon
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ _HEADER_BYTES = 16 << 20  # 20,000 names of 200 characters, their shapes and pla
 
 
 class Planned(Protocol):
-    """What a plan says of its method; `undertone.study.plan.PlannedMethod` says so."""
+    """What a plan says of its method; `undertone.study.planned_parts.PlannedMethod` says so."""
 
     @property
     def name(self) -> str:

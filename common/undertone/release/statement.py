@@ -68,8 +68,9 @@ def privacy_statement(
             "delta": privacy.delta,
             "accountant": _ACCOUNTANTS[privacy.noise],
             "epsilon_rdp": privacy.epsilon_rdp,
-            "claim": "the plan's epsilon at max_attempts; stopping early does not lower it",
+            "claim": _claim(plan),
         },
+        **_lineage(plan),
         "mechanism": _mechanism(plan, charges, took_part.fewest),
         "aggregation": {
             "mode": plan.aggregation.mode,
@@ -98,6 +99,67 @@ def privacy_statement(
             "ledger_head": ledger_head,
         },
     }
+
+
+def covered_beside(plan: Plan) -> str:
+    """The name of the study that a plan's claim covers beside its own: a joint ancestor or a successor; "" for none."""
+    if plan.successor is not None:
+        return plan.successor.study
+    return plan.ancestor.study if plan.ancestor is not None and plan.joint else ""
+
+
+def _claim(plan: Plan) -> str:
+    """What epsilon is of."""
+    claim = "the plan's epsilon at max_attempts; stopping early does not lower it"
+    if plan.successor is not None:
+        return f"{claim}; it covers this study and one that starts from it, whose noise is in this plan, together"
+    if plan.joint:
+        return f"{claim}; it covers this study and the one that it starts from together"
+    return claim
+
+
+def _lineage(plan: Plan) -> dict[str, Json]:
+    """The study that this one starts from, and what both cost; or the one that may follow (PRIVACY 25)."""
+    start, ancestor, successor = plan.start, plan.ancestor, plan.successor
+    if start is not None and ancestor is not None:
+        return {
+            "start": {
+                "study": ancestor.study,
+                "method": ancestor.method.name,
+                "plan_digest": ancestor.digest,
+                "manifest_sha256": start.manifest,
+                "coordinator": start.coordinator,
+                "unit": ancestor.privacy.unit,
+                "epsilon": ancestor.privacy.epsilon,
+                "delta": ancestor.privacy.delta,
+                "noise_placement": ancestor.privacy.noise,
+                "images_drawn": start.images,
+                "steps_trained": start.steps,
+                "cost": "none of its own: what is computed from a release reveals no more than the release",
+                "together": together(plan),
+            }
+        }
+    if successor is not None:
+        events: list[Json] = [event.as_dict() for event in successor.charges]
+        return {"successor": {"study": successor.study, "events": events}}
+    return {}
+
+
+def together(plan: Plan) -> str:
+    """What a study and its ancestor cost together: one claim, or two figures and no claim over both (PRIVACY 25).
+
+    The plan must have a start.
+    """
+    if plan.joint:
+        return (
+            "One claim covers both studies: the plan of the first held the noise of this one before it charged "
+            "anything, so the events of both are composed in one call."
+        )
+    return (
+        "No figure is claimed over both studies: the plan of the first did not hold the noise of this one. Each has "
+        "an epsilon of its own, and the two do not simply add up; both draw on the budget of each site's data set, "
+        "whose filter bounds what all studies cost together."
+    )
 
 
 def _classes(plan: Plan) -> dict[str, Json]:
@@ -177,9 +239,37 @@ def trust_assumptions(plan: Plan) -> list[Json]:
         "Each node is trusted to clip and to keep its coins secret.",
         f"Hyper-parameters ({', '.join(sorted(plan.method.options))}, clip norm, rounds) are taken as public: if they "
         "were tuned on the private images, that tuning cost budget which is not counted here.",
-        "The same people's images in other studies or data sets add to what is revealed: this covers one plan.",
+        *_trust_in_start(plan),
+        "The same people's images in other studies or data sets add to what is revealed: this covers "
+        f"{'these two plans' if covered_beside(plan) else 'one plan'}.",
         _trust_in_timing(plan),
     ]
+
+
+def _trust_in_start(plan: Plan) -> list[str]:
+    """The study that this one starts from, with both figures; or the one that the claim covers too (PRIVACY 25)."""
+    ancestor, successor = plan.ancestor, plan.successor
+    if successor is not None:
+        return [
+            f"Epsilon covers this study and {successor.study}, which may start from its release, together, at the "
+            "noise that stands in this plan. It is no less where that study never runs; any other study is not covered."
+        ]
+    if ancestor is None:
+        return []
+    privacy = ancestor.privacy
+    its = f"which claims epsilon {privacy.epsilon:.4g} at delta {privacy.delta:g} for one {privacy.unit}"
+    own = "" if plan.joint else f" This study claims epsilon {plan.privacy.epsilon:.4g} by itself."
+    return [f"The study starts from the release of {ancestor.study}, {its}.{own} {together(plan)}{_against(ancestor)}"]
+
+
+def _against(ancestor: Plan) -> str:
+    """Whom the ancestor's figure holds against."""
+    if ancestor.privacy.noise == "central":
+        return f" The noise of {ancestor.study} was added by its coordinator, which is trusted with its sums."
+    return (
+        f" In {ancestor.study} epsilon holds even if {ancestor.aggregation.colluders} of the sites leave their noise "
+        "shares out."
+    )
 
 
 def _trust_in_classes(plan: Plan) -> list[str]:

@@ -30,7 +30,7 @@ from undertone.methods.registry import method_for
 from undertone.methods.weights import check_weights
 from undertone.privacy.ledger import Ledger
 from undertone.release.manifest import check_manifest, read_part
-from undertone.release.statement import TookPart, privacy_statement
+from undertone.release.statement import TookPart, covered_beside, privacy_statement
 from undertone.study.claim import TOLERANCE, check_claim, recompute_epsilon
 from undertone.study.plan import Plan
 
@@ -39,7 +39,8 @@ from undertone.study.plan import Plan
 class Verified:
     """What `verify` found to be true. `epsilon` is the claim, by `accountant`: "PLD" or "RDP".
 
-    `coordinator` is the key that signed; whose key that is was checked only where `signer_checked`.
+    `coordinator` is the key that signed; whose key that is was checked only where `signer_checked`. `everywhere`: the
+    sites in every sum, by the coordinator's word. `with_study`: the study that the claim covers beside this one, or "".
     """
 
     study: str
@@ -52,6 +53,8 @@ class Verified:
     attempts_charged: int
     accountant: str
     signer_checked: bool
+    everywhere: tuple[str, ...] = ()
+    with_study: str = ""
 
 
 def verify(folder: Path, coordinator: str | None = None) -> Verified:
@@ -95,6 +98,8 @@ def verify(folder: Path, coordinator: str | None = None) -> Verified:
         charges,
         accountant,
         coordinator is not None,
+        tuple(took_part.everywhere),
+        covered_beside(plan),
     )
 
 

@@ -145,6 +145,7 @@ class _Beside:
             aggregation_of(study, len(plan.cohort.units)),
             plan.cohort.units,
             None if exact else self._by_rdp(),
+            plan.after,
         )
         by_rdp = not exact and wanted.noise == "central"  # with distributed noise RDP is the claim itself
         return replace(self._figures(name, remark, [one.stage for one in settled], asked), by_rdp=by_rdp)

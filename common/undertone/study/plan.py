@@ -4,6 +4,7 @@ Only the plan is signed, approved and charged; its SHA-256 is *the digest*. Noth
 privacy is decided anywhere else, and nothing here is a matter of speed or place (device, folders).
 """
 
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
@@ -12,103 +13,29 @@ from undertone import PROTOCOL, __version__
 from undertone.core import bounds
 from undertone.core.canonical import Json, canonical_json, sha256_hex
 from undertone.core.config import Section
+from undertone.core.keys import PLAN_DOMAIN, check_signature
 from undertone.core.text import shown
-from undertone.core.unit import SiteName, Unit
-from undertone.errors import MechanismViolation, PlanChanged
+from undertone.core.unit import SiteName
+from undertone.errors import MechanismViolation, NotApproved, PlanChanged
 from undertone.privacy.accounting import Event
 from undertone.secagg.thresholds import fault
 from undertone.study.planned_data import PlannedData
-from undertone.study.schema import Mode, Rosters
+from undertone.study.planned_parts import (
+    PlannedAggregation,
+    PlannedCohort,
+    PlannedMethod,
+    PlannedModel,
+    PlannedPrivacy,
+    Sha256,
+)
 from undertone.study.stage import LAST, MOST_EARLIER, Mechanism, PlannedGrid, PlannedStage, Stage
+from undertone.study.start import PlannedStart, PlannedSuccessor
 
 # Of plan.json: what this program reads. Each format is read for ever; only its own version runs a plan, of the newest.
 FORMATS = (1, 2)
 FORMAT = max(FORMATS)
 # What a rehearsal may ask of a site in each stage, which nobody there approves.
 REHEARSAL_ROUNDS, REHEARSAL_ATTEMPTS = 1, 3
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Text = Annotated[str, Field(max_length=bounds.TEXT)]
-# A method's own bounds are narrower; these hold before it is asked.
-Option = (
-    _Text
-    | Annotated[int, Field(ge=-bounds.OPTION, le=bounds.OPTION)]
-    | Annotated[float, Field(ge=-bounds.RATIO, le=bounds.RATIO)]
-    | bool
-    | Annotated[list[_Text], Field(max_length=bounds.ITEMS)]
-)
-
-
-class PlannedModel(Section):
-    """The base model: its reference and the SHA-256 of every file used."""
-
-    base: str = Field(max_length=bounds.PATH)
-    revision: Annotated[str, Field(max_length=bounds.NAME)] | None
-    files: dict[Annotated[str, Field(max_length=bounds.PATH)], Sha256] = Field(max_length=bounds.MODEL_FILES)
-    licence: str = Field(max_length=bounds.TEXT)
-
-
-class PlannedMethod(Section):
-    """The method, all its options, and what it adapts: `dimension` values, w.
-
-    `row`: the values of a row of the last stage, where those are not `dimension`. `sent`: the values of the state that
-    sites are sent, where that is more than w. Both stand in plan.json only there.
-    """
-
-    name: str = Field(max_length=bounds.NAME)
-    options: dict[Annotated[str, Field(max_length=bounds.NAME)], Option] = Field(max_length=bounds.OPTIONS)
-    dimension: int = Field(ge=1, le=bounds.DIMENSION)
-    layout_digest: Sha256
-    row: Annotated[int, Field(ge=1, le=bounds.DIMENSION)] | None = None
-    sent: Annotated[int, Field(ge=1, le=bounds.DIMENSION)] | None = None
-
-    @model_serializer(mode="wrap")
-    def _as_said(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what most plans leave unsaid."""
-        return {key: value for key, value in dumped(self).items() if key not in ("row", "sent") or value is not None}
-
-
-class PlannedPrivacy(Mechanism):
-    """The claim (epsilon, delta) and the mechanism of the last stage, which is the only one of most plans.
-
-    `epsilon` is the claim: by PLD with central noise, by RDP (and then equal to `epsilon_rdp`) with distributed.
-    `rounds` and `max_attempts` are of the whole study. Figures of a round are asked of its stage: `Plan.stage_of`.
-    `ready_seconds_per_unit` (since format 2): see `Plan.ready_after`.
-    """
-
-    unit: Unit
-    adjacency: Literal["add/remove one unit"] = "add/remove one unit"
-    epsilon_target: float = Field(gt=0, le=bounds.EPSILON)
-    epsilon: float = Field(ge=0, le=bounds.EPSILON)
-    epsilon_rdp: float = Field(ge=0, le=bounds.RATIO)
-    delta: float = Field(gt=0, lt=bounds.DELTA)
-    rounds: int = Field(ge=1, le=bounds.ATTEMPTS)
-    max_attempts: int = Field(ge=1, le=bounds.ATTEMPTS)
-    noise: Literal["central", "distributed"]
-    allow_noisy: bool
-    ready_seconds_per_unit: float = Field(default=0.0, ge=0, le=bounds.READY_SECONDS)
-
-
-class PlannedCohort(Section):
-    """The roster with each site's public figure N_i, and where the figures come from."""
-
-    units: dict[SiteName, Annotated[int, Field(ge=1, le=bounds.UNITS)]] = Field(max_length=bounds.SITES)
-    units_origin: Literal["published", "filled in by simulate"]
-    min_sites: int = Field(ge=2, le=bounds.SITES)
-
-
-class PlannedAggregation(Section):
-    """How vectors become a sum: t, c and the wire's b. With plain aggregation t and c are 0.
-
-    `rosters` says whether the survivor lists that a node signs in this study form a chain (PRIVACY 12). The chain
-    belongs to secure aggregation with central noise. Elsewhere it protects nothing and the plan says "free": with
-    distributed noise each vector carries noise, and in plain aggregation the coordinator sees each vector anyway.
-    """
-
-    mode: Mode
-    threshold: int = Field(ge=0, le=bounds.SITES)
-    colluders: int = Field(ge=0, le=bounds.SITES)
-    wire_bits: Literal[32, 24]
-    rosters: Rosters
 
 
 class _Format(BaseModel):
@@ -126,6 +53,9 @@ class Plan(Section):
 
     `rehearsal` (since format 2): every message on drawn images, at sites that charge nothing for it. Such a plan is a
     plan of its own: its digest is another than the study's, so no signature or approval of one is of the other.
+
+    `start` and `successor` (since format 2; no key of plan.json where there is none): the release that the study starts
+    from, and what a study that starts from this one's release will charge (`undertone.study.start`).
     """
 
     format: Literal[1, 2] = 2
@@ -142,11 +72,14 @@ class Plan(Section):
     aggregation: PlannedAggregation
     rehearsal: bool = False
     earlier: Annotated[list[PlannedStage], Field(default_factory=list, max_length=MOST_EARLIER)]
+    start: PlannedStart | None = None
+    successor: PlannedSuccessor | None = None
 
     @model_serializer(mode="wrap")
     def _as_said(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the stages before the last, where there are none."""
-        return {key: value for key, value in dumped(self).items() if key != "earlier" or value}
+        """Without the stages before the last, a start and a successor, where there are none."""
+        unsaid = ("earlier", "start", "successor")
+        return {key: value for key, value in dumped(self).items() if key not in unsaid or value}
 
     def model_post_init(self, _context: object, /) -> None:
         """Check the numbers that must agree with each other.
@@ -169,12 +102,14 @@ class Plan(Section):
         for stage in self.stages:
             stage.check_grid(len(self.cohort.units), self.aggregation.wire_bits)
         self._check_noise()
+        self._check_lineage()
 
     def _check_format(self) -> None:
         """What format 1 cannot spell is not in a plan of format 1."""
         staged = self.earlier or self.method.row is not None or self.method.sent is not None
+        staged = staged or self.start is not None or self.successor is not None
         if self.format == 1 and (self.rehearsal or self.privacy.ready_seconds_per_unit or staged or self.data.classes):
-            raise ValueError("format 1 has no rehearsals, no time at which a site is ready, no classes and one stage")
+            raise ValueError("format 1 has no rehearsals, no ready time, no classes, one stage, no start and successor")
         if self.rehearsal and any(
             len(stage.rounds) > REHEARSAL_ROUNDS or stage.max_attempts > REHEARSAL_ATTEMPTS for stage in self.stages
         ):
@@ -203,6 +138,46 @@ class Plan(Section):
             stage.check_noise(len(self.cohort.units), self.noise_shares if distributed else 0)
         if distributed and self.privacy.epsilon != self.privacy.epsilon_rdp:
             raise ValueError("the claim of distributed noise is its RDP")
+
+    def _check_lineage(self) -> None:
+        """A start fits the study, and the plan has one ancestor or one successor at most."""
+        if self.rehearsal and (self.start or self.successor):
+            raise ValueError("a rehearsal starts from the base and nothing follows it")
+        if self.start and self.successor:
+            raise ValueError("a study that starts from a release is no start of another")
+        ancestor = self.ancestor
+        if ancestor is None:
+            return
+        if ancestor.rehearsal or ancestor.start is not None:
+            raise ValueError("start: its plan is a rehearsal's, or itself starts from a release")
+        if ancestor.model.files != self.model.files:
+            raise ValueError("start: its study adapted another base, so what is drawn from it would not fit this one")
+        if not set(self.data.classes) <= set(ancestor.data.classes):
+            raise ValueError("start: its study has other classes, so nothing of some of this one's can be drawn")
+
+    @property
+    def ancestor(self) -> "Plan | None":
+        """The plan of the study whose release this one starts from; None: it starts from the base.
+
+        Raises:
+            ValueError: it is no plan that its coordinator signed.
+        """
+        start = self.start
+        return None if start is None else _signed_plan(start.plan, start.coordinator, start.signature)
+
+    @property
+    def joint(self) -> bool:
+        """Whether one claim covers this study and its ancestor (PRIVACY 25).
+
+        It does where the ancestor's plan held this study's events before the ancestor charged anything, for the same
+        unit, delta and placement of noise.
+        """
+        one = self.ancestor
+        if one is None or one.successor is None or one.successor.charges != self.charges:
+            return False
+        mine, its = ((plan.privacy, plan.data.unit_column) for plan in (self, one))
+        same = all(getattr(mine[0], key) == getattr(its[0], key) for key in ("unit", "delta", "noise"))
+        return same and mine[1] == its[1]
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -244,8 +219,23 @@ class Plan(Section):
 
     @property
     def charges(self) -> tuple[Event, ...]:
-        """All that the plan may cost: each stage's event, as often as the stage has attempts."""
+        """All that the plan may charge: each stage's event, as often as the stage has attempts."""
         return tuple(stage.charges for stage in self.stages)
+
+    @property
+    def claimed(self) -> tuple[Event, ...]:
+        """All that its claim covers: its own charges, and those of the study that shares the claim (PRIVACY 25)."""
+        return (*self.before, *self.charges, *self.after)
+
+    @property
+    def before(self) -> tuple[Event, ...]:
+        """What the ancestor may charge, where one claim covers both; else nothing."""
+        return self.ancestor.charges if self.ancestor is not None and self.joint else ()
+
+    @property
+    def after(self) -> tuple[Event, ...]:
+        """What a successor may charge, by this plan; else nothing."""
+        return () if self.successor is None else self.successor.charges
 
     @property
     def state_size(self) -> int:
@@ -362,6 +352,21 @@ class Plan(Section):
             raise MechanismViolation(f"{sorted(strangers) or 'no site'} cannot be in a sum of this plan")
         stage = self.stage_of(round_)
         return stage.grid.scale * stage.sampling_rate * sum(self.cohort.units[site] for site in sites)
+
+
+@lru_cache(maxsize=16)
+def _signed_plan(text: str, coordinator: str, signature: str) -> Plan:
+    """A plan within another, once its coordinator's signature over it holds.
+
+    Raises:
+        ValueError: it is none, or another key signed it.
+    """
+    try:
+        plan = Plan.from_bytes(text.encode())
+        check_signature(coordinator, PLAN_DOMAIN, plan.digest, signature)
+    except (PlanChanged, NotApproved) as error:
+        raise ValueError(f"start: {error}") from None
+    return plan
 
 
 def _check_format(data: bytes) -> None:

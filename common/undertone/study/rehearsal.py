@@ -42,7 +42,8 @@ def rehearsal_of(plan: Plan, name: str) -> Plan:
             ),
         }
     )
-    changes = {"study": name, "privacy": privacy, "earlier": earlier, "rehearsal": True}
+    lineage = {"start": None, "successor": None}
+    changes = {"study": name, "privacy": privacy, "earlier": earlier, "rehearsal": True} | lineage
     made = plan.model_copy(update=changes)
     return Plan.model_validate(made.model_dump())
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -14,38 +15,39 @@ from undertone.methods.classed import scaled, with_classes
 from undertone.methods.classes import FLOOR
 from undertone.methods.protocol import Method, MethodStage, Said, check_needs, sent_by, settled, stages_of
 from undertone.methods.registry import method_for
+from undertone.methods.warm_start import WarmStarted
 from undertone.models.pinned import PinnedBase, pin
 from undertone.secagg.thresholds import default_colluders, default_threshold, fault
 from undertone.study.automatic import filled, fitted, rated
-from undertone.study.plan import (
-    Plan,
-    PlannedAggregation,
-    PlannedCohort,
-    PlannedMethod,
-    PlannedModel,
-)
+from undertone.study.claim import recompute_epsilon
+from undertone.study.plan import Plan
+from undertone.study.planned import class_prompts
 from undertone.study.planned_data import PlannedData
+from undertone.study.planned_parts import PlannedAggregation, PlannedCohort, PlannedMethod, PlannedModel
 from undertone.study.public_rows import PublicRows, rows_for_c
 from undertone.study.remedies import MOST_NOISE, what_works
-from undertone.study.schema import FilledStudy, Study
+from undertone.study.schema import FilledStudy, Study, load_study
 from undertone.study.settling import Settled, as_planned, once_per_round, planned_privacy, rosters, settled_stages
+from undertone.study.start import PlannedStart, PlannedSuccessor
 
 
 def resolve(
     study: Study,
     *,
     simulated_units: dict[str, int] | None = None,
+    start: PlannedStart | None = None,
 ) -> Plan:
     """Resolve a study to a plan; the same study gives the same plan.
 
     Args:
         study: a validated study.
         simulated_units: N_i filled in by a simulation, where the study publishes none.
+        start: what the study's `model.start` names, verified (`undertone.release.start`).
 
     Raises:
         StudyError, ModelError: what is missing or cannot be, and what would do.
     """
-    return resolved(study, simulated_units=simulated_units).plan
+    return resolved(study, simulated_units=simulated_units, start=start).plan
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,15 @@ class Resolved:
     said: Said = ()
 
 
-def resolved(study: Study, *, simulated_units: dict[str, int] | None = None) -> Resolved:
+def resolved(
+    study: Study, *, simulated_units: dict[str, int] | None = None, start: PlannedStart | None = None
+) -> Resolved:
     """As `resolve`, with what is needed to say more about the plan than stands in it."""
+    if (study.model.start is None) != (start is None):
+        raise StudyError("model.start names a release, which is verified before the study is planned; both or neither")
+    units = study.cohort.units or simulated_units or {}
     try:
-        found = _resolved(study, study.cohort.units or simulated_units or {})
+        found = _resolved(study, units, start, _successor(study, units))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its numbers"
@@ -76,13 +83,56 @@ def resolved(study: Study, *, simulated_units: dict[str, int] | None = None) -> 
     return found
 
 
-def _resolved(written: Study, units: dict[str, int]) -> Resolved:
+def _successor(study: Study, units: dict[str, int]) -> PlannedSuccessor | None:
+    """What the study that `privacy.successor` names will charge, by its own figures and its own epsilon.
+
+    Args:
+        study: of which it may be the successor.
+        units: for a successor that publishes none, as in a simulation.
+
+    Raises:
+        StudyError: it could not start from this study's release under one claim; why.
+    """
+    if study.privacy.successor is None:
+        return None
+    path = Path(study.privacy.successor)
+    successor = load_study(path)
+    if successor.privacy.successor is not None:
+        raise StudyError(f"privacy.successor = {path} names a successor of its own; a claim covers two studies")
+    for key in ("unit", "delta", "noise"):
+        mine, its = getattr(study.privacy, key), getattr(successor.privacy, key)
+        if mine != its:
+            raise StudyError(f"privacy.{key} is {mine} here and {its} in {path}: one claim over both has one {key}")
+    if study.data.unit_column != successor.data.unit_column:
+        raise StudyError(f"data.unit_column is not that of {path}: one claim over both studies has one unit")
+    if not set(successor.data.classes) <= set(study.data.classes):
+        raise StudyError(f"{path} has classes that this study lacks: nothing of them could be drawn for its start")
+    if not successor.privacy.epsilon < study.privacy.epsilon:
+        raise StudyError(
+            f"privacy.epsilon = {study.privacy.epsilon:g} is of this study and its successor together, and {path} "
+            f"takes {successor.privacy.epsilon:g} of it by itself: say less there"
+        )
+    alone = successor.model_copy(
+        update={"model": successor.model.model_copy(update=dict.fromkeys(("start", "start_images", "start_steps")))}
+    )
+    _check_warm(method_for(alone.method.name, alone.method.options))
+    plan = resolved(alone, simulated_units=units).plan
+    if plan.model.files != dict(pin(study.model.base, study.model.revision).files):
+        raise StudyError(f"{path} adapts another base; what is drawn from this study's release would not fit it")
+    return PlannedSuccessor.of(plan.study, plan.charges)
+
+
+def _resolved(
+    written: Study, units: dict[str, int], start: PlannedStart | None, successor: PlannedSuccessor | None
+) -> Resolved:
     study, chosen = filled(written)
     method = method_for(study.method.name, study.method.options)
     _check_cohort(study, units)
     method = with_classes(method, study.data.classes)
     base = pin(study.model.base, study.model.revision)
     check_needs(method, base)
+    if start is not None:
+        _check_warm(method)
     method.check(base, study.data.caption)
     _check_rounds(study, method)
     method, fewer = fitted(written, method, base)
@@ -91,9 +141,9 @@ def _resolved(written: Study, units: dict[str, int]) -> Resolved:
     layout, dimension = method.layout(base), method.dimension(base)
     aggregation = aggregation_of(study, len(units))
     _check_attempts(study, aggregation)
-    asked = stages_of(method, base)
+    asked, beside = stages_of(method, base), () if successor is None else successor.charges
     _check_clip(study, asked[-1])
-    stages = settled_stages(study, asked, base, aggregation, units)
+    stages = settled_stages(study, asked, base, aggregation, units, successor=beside)
     last = stages[-1]
     method, rate = rated(written, len(last.stage.rounds), method, base, last.stage.clip_norm)
     options, sent = method_options(method), sent_by(method, base)
@@ -111,7 +161,7 @@ def _resolved(written: Study, units: dict[str, int]) -> Resolved:
             row=None if last.stage.dimension == dimension else last.stage.dimension,
             sent=None if sent == dimension else sent,
         ),
-        privacy=planned_privacy(study, [one.stage for one in stages]),
+        privacy=planned_privacy(study, [one.stage for one in stages], beside),
         grid=last.stage.grid,
         data=PlannedData(**study.data.model_dump()),
         cohort=PlannedCohort(
@@ -121,9 +171,31 @@ def _resolved(written: Study, units: dict[str, int]) -> Resolved:
         ),
         aggregation=aggregation,
         earlier=[as_planned(one.stage) for one in stages[:-1]],
+        start=start,
+        successor=successor,
     )
+    if plan.data.classes and plan.ancestor is not None and "" in class_prompts(plan.ancestor):
+        raise StudyError(
+            f"model.start: {plan.ancestor.study} draws no class apart, so nothing of this study's is known"
+        )
+    plan = _covering(plan)
     said = tuple(dict((*chosen, *fewer, *rate, *found, *shares, *_floors(stages))).items())
     return Resolved(plan, base, stages_of(method, base)[-1].method, last.rows, said)
+
+
+def _check_warm(method: Method) -> None:
+    """Raise StudyError where a method cannot be trained on what is drawn from a release."""
+    if not isinstance(method, WarmStarted):
+        raise StudyError(f"{method.name} starts from its base alone: no study of it has model.start")
+
+
+def _covering(plan: Plan) -> Plan:
+    """The plan with the claim over both studies, where one covers its ancestor too (PRIVACY 25)."""
+    if not plan.joint:
+        return plan
+    epsilon, epsilon_rdp = recompute_epsilon(plan)
+    both = plan.privacy.model_copy(update={"epsilon": epsilon, "epsilon_rdp": epsilon_rdp})
+    return Plan.model_validate(plan.model_copy(update={"privacy": both}).model_dump())
 
 
 def _floors(stages: Sequence[Settled]) -> Said:

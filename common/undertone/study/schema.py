@@ -9,6 +9,7 @@ from undertone.core import bounds, classes
 from undertone.core.captions import caption_fields
 from undertone.core.config import Section, parse_tables, read_tables
 from undertone.core.unit import SiteName, Unit
+from undertone.study.start import MOST_IMAGES, MOST_STEPS
 
 Mode = Literal["secagg", "plain"]
 Rosters = Literal["chain", "free"]
@@ -25,14 +26,24 @@ class StudyTable(Section):
 
 
 class ModelTable(Section):
-    """[model]: `embedded:tiny`, a local diffusers folder, or a hub id with its revision."""
+    """[model]: `embedded:tiny`, a local diffusers folder, or a hub id with its revision.
+
+    `start`: the folder of a release that the study starts from; `start_images` are drawn from it, and `start_steps`
+    trained on them, before the first round.
+    """
 
     base: str = Field(min_length=1, max_length=bounds.PATH)
     revision: Annotated[str, Field(max_length=bounds.NAME)] | None = None
+    start: Annotated[str, Field(min_length=1, max_length=bounds.PATH)] | None = None
+    start_images: Annotated[int, Field(ge=1, le=MOST_IMAGES)] | None = None
+    start_steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
 
 
 class PrivacyTable(Section):
-    """[privacy]: the claim and what it is made of. Symbols: C = clip_norm, p = sampling_rate, T = rounds."""
+    """[privacy]: the claim and what it is made of. Symbols: C = clip_norm, p = sampling_rate, T = rounds.
+
+    `successor`: the STUDY.toml of a study that will start from this one's release; epsilon is then of both together.
+    """
 
     unit: Unit
     epsilon: float = Field(gt=0, le=bounds.EPSILON)
@@ -44,6 +55,7 @@ class PrivacyTable(Section):
     noise: Literal["central", "distributed"] = "central"
     allow_noisy: bool = False
     ready_seconds_per_unit: float = Field(default=0.0, ge=0, le=bounds.READY_SECONDS)
+    successor: Annotated[str, Field(min_length=1, max_length=bounds.PATH)] | None = None
 
 
 class DataTable(Section):
@@ -124,10 +136,23 @@ class Study(Section):
             raise ValueError(
                 f"privacy.max_attempts = {privacy.max_attempts} is below privacy.rounds = {privacy.rounds}"
             )
+        self._check_lineage()
         self._check_classes()
         self._check_timing()
         self._check_rosters()
         self._check_aggregation()
+
+    def _check_lineage(self) -> None:
+        """Raise ValueError where keys of a start have none, or a study has an ancestor and a successor."""
+        model = self.model
+        for key, value in (("start_images", model.start_images), ("start_steps", model.start_steps)):
+            if value is not None and model.start is None:
+                raise ValueError(f"model.{key} goes with model.start, the release that a study starts from")
+        if model.start is not None and self.privacy.successor is not None:
+            raise ValueError(
+                "model.start and privacy.successor exclude each other: a study that starts from a release is no start "
+                "of another"
+            )
 
     def _check_classes(self) -> None:
         """Raise ValueError where the list of classes is not one that a person can have meant."""

@@ -8,17 +8,18 @@ from undertone.core.progress import reporter
 from undertone.errors import StudyError
 from undertone.methods.protocol import Method, MethodStage
 from undertone.models.pinned import PinnedBase
-from undertone.privacy.accounting import Event, calibrate
+from undertone.privacy.accounting import Event, GaussianEvent, calibrate
 from undertone.privacy.distributed import noise_margin, noise_share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import RING_BITS, Grid, choose_grid, too_coarse
 from undertone.study.claim import epsilons
-from undertone.study.plan import PlannedAggregation, PlannedPrivacy
+from undertone.study.planned_parts import PlannedAggregation, PlannedPrivacy
 from undertone.study.public_rows import PublicRows, rows_for_c
 from undertone.study.schema import FilledStudy, Rosters
 from undertone.study.stage import LAST, ClipOrigin, Mechanism, PlannedGrid, PlannedStage, Stage
 
 _FEWEST_SPARE = 3  # attempts, with free survivor lists
+_UNIT = 1 << 20  # grid units of Delta: z as the quotient of two integers, as events hold it
 Calibrated = Callable[..., float]
 """As `calibrate`."""
 
@@ -134,16 +135,21 @@ def settled_stages(
     aggregation: PlannedAggregation,
     units: dict[str, int],
     calibrated: Calibrated | None = None,
+    successor: Sequence[Event] = (),
 ) -> list[Settled]:
     """Each stage's noise, C and grid, in order: the last one's noise is what the others leave of the claim.
 
-    `calibrated` finds noise in place of `calibrate`, for tables; no plan is made with another.
+    `calibrated` finds noise in place of `calibrate`, for tables; no plan is made with another. `successor`: what
+    another study will charge under the same claim.
     """
     rounds, first, found = _rounds(study, stages), 1, list[Settled]()
     attempts = _attempts(study, stages[0].method, rounds, len(units))
     for asked, count, most in zip(stages, rounds, attempts, strict=True):
-        beside = [one.stage.charges for one in found]
-        noise = _noise(study, asked, most, aggregation, len(units), beside, calibrated or calibrate)
+        if asked.share is None:
+            epsilon, beside = study.privacy.epsilon, (*successor, *(one.stage.charges for one in found))
+        else:
+            epsilon, beside = asked.share * _left(study, successor, calibrated or calibrate), ()
+        noise = _noise(study, asked, most, aggregation, len(units), epsilon, beside, calibrated or calibrate)
         clip, rows = _clip(study, asked, base)
         grid = _grid(study, clip, units, noise)
         origin: ClipOrigin = "public images" if rows else "study"
@@ -186,15 +192,25 @@ def _noise(
     attempts: int,
     aggregation: PlannedAggregation,
     sites: int,
+    epsilon: float,
     beside: Sequence[Event],
     calibrated: Calibrated,
 ) -> _Noise:
-    """Of a stage: by itself at its share of epsilon, or what the others leave of the whole."""
+    """Of a stage at this epsilon: by itself, or together with `beside`."""
     wanted, distributed = study.privacy, study.privacy.noise == "distributed"
-    epsilon, others = (wanted.epsilon, beside) if asked.share is None else (wanted.epsilon * asked.share, ())
-    z = calibrated(epsilon, wanted.delta, wanted.sampling_rate, attempts, by_rdp=distributed, beside=others)
+    z = calibrated(epsilon, wanted.delta, wanted.sampling_rate, attempts, by_rdp=distributed, beside=beside)
     noise_shares = aggregation.threshold - aggregation.colluders if distributed else 0
     return _Noise(z, noise_shares, sites, asked.row)
+
+
+def _left(study: FilledStudy, successor: Sequence[Event], calibrated: Calibrated) -> float:
+    """The epsilon that shares of stages are of: the study's own, or that of one whole sum beside its successor."""
+    wanted, distributed = study.privacy, study.privacy.noise == "distributed"
+    if not successor:
+        return wanted.epsilon
+    z = calibrated(wanted.epsilon, wanted.delta, 1.0, 1, by_rdp=distributed, beside=successor)
+    one = GaussianEvent(ceil(z * _UNIT), _UNIT, 1.0, 1)
+    return epsilons((one,), wanted.delta)[1 if distributed else 0]
 
 
 def _clip(study: FilledStudy, asked: MethodStage, base: PinnedBase) -> tuple[float, PublicRows | None]:
@@ -246,10 +262,13 @@ def _mechanism(
     )
 
 
-def planned_privacy(study: FilledStudy, stages: Sequence[Stage]) -> PlannedPrivacy:
-    """The claim, recomputed from the integers that will run, of all stages together; the figures of the last."""
+def planned_privacy(study: FilledStudy, stages: Sequence[Stage], successor: Sequence[Event] = ()) -> PlannedPrivacy:
+    """The claim, recomputed from the integers that will run, of all stages together; the figures of the last.
+
+    `successor`: what another study will charge under the same claim.
+    """
     wanted, attempts = study.privacy, sum(stage.max_attempts for stage in stages)
-    epsilon, epsilon_rdp = epsilons(tuple(stage.charges for stage in stages), wanted.delta)
+    epsilon, epsilon_rdp = epsilons((*(stage.charges for stage in stages), *successor), wanted.delta)
     if wanted.noise == "central" and epsilon > wanted.epsilon:
         raise StudyError(
             f"privacy.delta = {wanted.delta:g} is so small over {attempts} attempts that rounding errors "

@@ -10,6 +10,7 @@ from undertone.core.canonical import Json
 from undertone.core.clock import utc_now
 from undertone.core.progress import reporting
 from undertone.errors import InputError
+from undertone.release.start import start_of
 from undertone.study.clip_check import check_clip, refuse_clip
 from undertone.study.plan import Plan
 from undertone.study.resolve import refuse_noise, resolved
@@ -48,7 +49,7 @@ def submit(study: Path, folder: Path | None, approval_days: int, as_json: bool) 
     """
     home, now = opened(folder), utc_now()
     plan = plan_of(study, quiet=as_json)
-    run = make_run(home, plan, now, approval_days)
+    run = make_run(home, plan, now, approval_days, start_folder(study))
     number = start(home, run, flower_app(), now)
     said: dict[str, Json] = {
         "name": run.folder.name,
@@ -137,13 +138,20 @@ def plan_of(study: Path, *, quiet: bool) -> Plan:
         Refused: the noise or C makes the study hopeless.
     """
     with Bars() as bars, reporting(bars):
-        found = resolved(load_study(study))
+        written = load_study(study)
+        found = resolved(written, start=start_of(written))
         check = check_clip(found)
     if not quiet:
         show(found, check)
     refuse_noise(found.plan, found.base)
     refuse_clip(check, allow_noisy=found.plan.privacy.allow_noisy)
     return found.plan
+
+
+def start_folder(study: Path) -> Path | None:
+    """The release that STUDY.toml starts from, of which a RUN keeps a copy; None: it starts from the base."""
+    named = load_study(study).model.start
+    return None if named is None else Path(named)
 
 
 def print_json(said: Mapping[str, Json]) -> None:

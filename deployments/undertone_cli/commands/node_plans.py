@@ -117,6 +117,7 @@ def pending(site_dir: Path, drop: str | None, as_json: bool) -> None:
 @click.option("--data", required=True, metavar="NAME", help="The data set whose images are used.")
 @click.option("--operator", required=True, help="The name of the person who approves; it is kept.")
 @click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Its last day, UTC; by default the policy's longest.")
+@click.option("--start", type=click.Path(path_type=Path), help="The release that the plan starts from, where it does.")
 @click.option("--yes-digest", metavar="DIGEST8", help="The first 8 digits of the digest, instead of typing them.")
 @click.option("--print-request", is_flag=True, help="Approve nothing: write the document that an approver signs.")
 @click.option("--signature", type=click.Path(path_type=Path), help="An approver's signature over that document.")
@@ -126,6 +127,7 @@ def approve_command(
     data: str,
     operator: str,
     until: datetime | None,
+    start: Path | None,
     yes_digest: str | None,
     print_request: bool,
     signature: Path | None,
@@ -134,6 +136,9 @@ def approve_command(
 
     The plan's epsilon is recomputed first, and all of it is held against policy.toml. Then its records are registered
     and its attempts reserved in the data set's budget: all of it, or nothing.
+
+    A plan may start from the release of another study. Then that release is needed too: --start names its folder. It is
+    verified and held against the plan, and against this site's ledger where the site took part in it.
 
     Where policy.toml names approvers, one of them signs: --print-request writes the document, --signature brings the
     signature over it (64 bytes of Ed25519, or their hexadecimal digits).
@@ -149,11 +154,12 @@ def approve_command(
             if not site.policy.approvers:
                 raise InputError("--signature goes with approvers in policy.toml, which names none; leave it out")
             _refuse_until(until)
-            proposal = _recorded(site, digest, lambda: requested(site, digest, data, books, now))
+            proposal = _recorded(site, digest, lambda: requested(site, digest, data, books, now, start))
             approval = approve(site, proposal, books, now, _signature(signature))
             _approved(proposal, f"signed by {approval.approver}")
             return
-        proposal = _recorded(site, digest, lambda: propose(site, digest, data, operator, _day(until), books, now))
+        last = _day(until)
+        proposal = _recorded(site, digest, lambda: propose(site, digest, data, operator, last, books, now, start))
     _say(proposal.document.page)
     if print_request:
         _print_request(site, proposal)

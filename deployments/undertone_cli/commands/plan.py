@@ -9,6 +9,8 @@ import click
 from undertone.core.progress import reporting
 from undertone.methods.protocol import Said
 from undertone.privacy.distributed import DistributedEvent
+from undertone.release.start import start_of
+from undertone.release.statement import covered_beside, together
 from undertone.study.claim import check_claim, delta_warning, epsilons
 from undertone.study.clip_check import ClipCheck, check_clip, refuse_clip
 from undertone.study.neighbours import Neighbour, Neighbours, neighbours
@@ -160,13 +162,38 @@ def _delta(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _claim(plan: Plan) -> list[tuple[str, str]]:
-    privacy = plan.privacy
+    privacy, other = plan.privacy, covered_beside(plan)
+    covers = [("the claim covers", f"this study and {other} together")] if other else []
+    said = f"{privacy.epsilon:.6f} at delta {privacy.delta:g}"
     if privacy.noise == "distributed":
-        return [("epsilon (RDP, the claim)", f"{privacy.epsilon:.6f} at delta {privacy.delta:g}")]
-    return [
-        ("epsilon (PLD, the claim)", f"{privacy.epsilon:.6f} at delta {privacy.delta:g}"),
-        ("epsilon (RDP)", f"{privacy.epsilon_rdp:.6f}"),
+        return [("epsilon (RDP, the claim)", said), *covers, *_lineage(plan)]
+    by_rdp = ("epsilon (RDP)", f"{privacy.epsilon_rdp:.6f}")
+    return [("epsilon (PLD, the claim)", said), by_rdp, *covers, *_lineage(plan)]
+
+
+def _lineage(plan: Plan) -> list[tuple[str, str]]:
+    """What the study starts from or what may follow, and what each costs by itself (PRIVACY 25)."""
+    start, ancestor, successor = plan.start, plan.ancestor, plan.successor
+    if start is not None and ancestor is not None:
+        name, other = ancestor.study, ancestor.charges
+        said = [
+            ("start", f"the release of {name}, manifest {start.manifest[:8]}, plan {ancestor.digest[:8]}"),
+            ("drawn from it", f"{start.images} images, {start.steps} steps before the first round"),
+            ("both together", together(plan)),
+        ]
+    elif successor is not None:
+        name, other = successor.study, successor.charges
+        said = [("successor", f"{name} may start from the release; its noise is in this plan")]
+    else:
+        return []
+    figures = [
+        (f"epsilon, {study} alone", f"{epsilons(events, delta)[0]:.6f} at delta {delta:g}")
+        for study, events, delta in (
+            (plan.study, plan.charges, plan.privacy.delta),
+            (name, other, (ancestor or plan).privacy.delta),
+        )
     ]
+    return [*figures, *said]
 
 
 def _spare(plan: Plan) -> list[tuple[str, str]]:
@@ -175,7 +202,7 @@ def _spare(plan: Plan) -> list[tuple[str, str]]:
     if plan.no_attempt_to_spare:
         return [("a broken round", BROKEN_ROUND)]
     events = tuple(replace(stage.event, count=len(stage.rounds)) for stage in plan.stages)
-    without, without_rdp = epsilons(events, privacy.delta)
+    without, without_rdp = epsilons((*plan.before, *events, *plan.after), privacy.delta)
     epsilon = without_rdp if privacy.noise == "distributed" else without
     return [("attempts to spare", f"{privacy.max_attempts - privacy.rounds}; without them epsilon is {epsilon:.6f}")]
 
@@ -281,7 +308,7 @@ def command(study: Path, as_json: bool, beside_too: bool, measure_rows: bool) ->
     """
     with Bars() as bars, reporting(bars):
         written = load_study(study)
-        found = resolved(written)
+        found = resolved(written, start=start_of(written))
         check_claim(found.plan)
         check = check_clip(found, asked=measure_rows)
         beside = neighbours(written, found) if beside_too or not as_json else None

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,19 +18,22 @@ from undertone.errors import DataError, FolderError, InputError, PlanChanged, St
 from undertone.models.devices import AUTO, Device, choose
 from undertone.models.pinned import pin
 from undertone.privacy.entropy import OsEntropy
+from undertone.privacy.ledger import Receipt
+from undertone.release.start import start_of
 from undertone.release.statement import SIMULATION
 from undertone.study.claim import check_claim
 from undertone.study.clip_check import check_clip, refuse_clip
 from undertone.study.plan import Plan
 from undertone.study.resolve import refuse_noise, resolved
 from undertone.study.schema import Study, load_study
+from undertone_cli.ancestry import earlier_charges
 from undertone_cli.commands.plan import show
 from undertone_cli.console import Bars, lines, out, resumable
 from undertone_cli.engines.choice import ENGINES, IN_PROCESS, check_engine, run_on
 from undertone_cli.provisioning import COORDINATOR, OPERATOR, federate
 from undertone_cli.site_logs import quoting_sites
 from undertone_cli.split import SiteData, split
-from undertone_client.approval.unattended import approve_unattended, give_data_set, narrowest_policy
+from undertone_client.approval.unattended import approve_unattended, carry_over, give_data_set, narrowest_policy
 from undertone_client.site.audit_log import AuditLog
 from undertone_client.site.config import NodeConfig
 from undertone_client.site.folder import SiteDir, create_site
@@ -43,6 +47,14 @@ class Machine:
     engine: str
     device: Device
     ids_as_written: bool = False
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The release that a simulation starts from, and what each site was charged for it."""
+
+    folder: Path | None
+    charges: Mapping[str, Sequence[Receipt]]
 
 
 def simulate(
@@ -109,7 +121,7 @@ def _prepare(study: Study, study_file: Path, folder: Path, shares: dict[str, Sit
     _check_roster(study, shares)
     _check_all_images(study, shares)
     filled = {site: round_units(len(share.training.units())) for site, share in shares.items()}
-    found = resolved(study, simulated_units=filled)
+    found = resolved(study, simulated_units=filled, start=start_of(study))
     plan = found.plan
     check_claim(plan)
     check = check_clip(found)
@@ -117,10 +129,12 @@ def _prepare(study: Study, study_file: Path, folder: Path, shares: dict[str, Sit
     lines([("digest", plan.digest)])
     refuse_noise(plan, found.base)
     refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)
+    start = None if study.model.start is None else Path(study.model.start)
+    earlier = earlier_charges(plan, start, shares)
     part = part_of(folder)
     shutil.rmtree(part, ignore_errors=True)
     try:
-        _write_run(part, plan, study_file, shares, machine)
+        _write_run(part, plan, study_file, shares, machine, _Start(start, earlier))
         part.rename(folder)
     except OSError as error:
         raise FolderError(f"{folder} cannot be written: {error.strerror or error}") from None
@@ -134,8 +148,10 @@ def round_units(count: int) -> int:
     return count if count < step else -(-count // step) * step
 
 
-def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteData], machine: Machine) -> None:
-    run = RunFolder.create(part, plan, {"setting": SIMULATION, "engine": machine.engine})
+def _write_run(
+    part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteData], machine: Machine, start: _Start
+) -> None:
+    run = RunFolder.create(part, plan, {"setting": SIMULATION, "engine": machine.engine}, start=start.folder)
     shutil.copyfile(study_file, part / "study.toml")
     policy = narrowest_policy(plan, COORDINATOR, public_hex(run.key()))
     for site, share in shares.items():
@@ -148,13 +164,15 @@ def _write_run(part: Path, plan: Plan, study_file: Path, shares: dict[str, SiteD
         AuditLog(created.folder).append("site made", key=public_hex(created.identity()))
         write_metadata(created.folder / "metadata.csv", share.training.records)
         give_data_set(created, plan, share.training, ids_as_written=machine.ids_as_written)
+        if site in start.charges:
+            carry_over(created, plan, start.charges[site])
         if share.holdout.records:
             (part / "holdout" / site).mkdir(parents=True)
             write_metadata(part / "holdout" / site / "metadata.csv", share.holdout.records)
     folders = [part / "sites" / site for site in shares]
     federate(run, folders)
     for folder in folders:
-        approve_unattended(SiteDir(folder), plan, run.signature(), OPERATOR)
+        approve_unattended(SiteDir(folder), plan, run.signature(), OPERATOR, start.folder)
 
 
 def _check_same_study(study_file: Path, folder: Path) -> None:

@@ -36,6 +36,7 @@ def command(release: Path, coordinator: str | None) -> None:
             ("study", found.study),
             ("unit", found.unit),
             (f"epsilon recomputed ({found.accountant}, the claim)", f"{found.epsilon:.6f} at delta {found.delta:g}"),
+            *([("the claim covers", f"this study and {found.with_study} together")] if found.with_study else []),
             ("epsilon recomputed (RDP)", f"{found.epsilon_rdp:.6f}"),
             ("attempts charged", str(found.attempts_charged)),
         ],

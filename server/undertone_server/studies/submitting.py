@@ -21,7 +21,7 @@ def name_of(plan: Plan) -> str:
     return f"{plan.study}-{plan.digest[:8]}"
 
 
-def make_run(home: Home, plan: Plan, now: datetime, approval_days: int) -> RunFolder:
+def make_run(home: Home, plan: Plan, now: datetime, approval_days: int, start: Path | None = None) -> RunFolder:
     """Write a RUN for a plan, whole or not at all: plan, signature and manifest, with the coordinator's one key.
 
     Args:
@@ -29,6 +29,7 @@ def make_run(home: Home, plan: Plan, now: datetime, approval_days: int) -> RunFo
         plan: resolved from a study that publishes its figures.
         now: the time.
         approval_days: how long the first round waits for sites that have not approved the plan.
+        start: the release that the plan starts from, where it does.
 
     Raises:
         Refused: a plan that no site would answer, and why.
@@ -54,7 +55,7 @@ def make_run(home: Home, plan: Plan, now: datetime, approval_days: int) -> RunFo
         part = part_of(folder)
         shutil.rmtree(part, ignore_errors=True)
         facts: dict[str, Json] = {"setting": f"federation {federation.name}", "approval_days": approval_days}
-        run = RunFolder.create(part, plan, facts, home.key_file)
+        run = RunFolder.create(part, plan, facts, home.key_file, start)
         run.keep_federation(federation)
         with storage_errors(folder):
             part.rename(folder)

@@ -96,7 +96,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "looked at again",
         f"{APPROVAL}/approving.py",
-        "        proposed_again(site, document.digest, document, books, now)\n",
+        "        proposed_again(site, document.digest, document, books, now, proposal.start)\n",
         "",
         f"{APPROVING}::test_a_plan_withdrawn_while_a_person_reads_is_not_approved",
     ),
@@ -209,7 +209,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "what was shown is so when it is approved",
         f"{APPROVAL}/approving.py",
-        "        proposed_again(site, document.digest, document, books, now)\n",
+        "        proposed_again(site, document.digest, document, books, now, proposal.start)\n",
         "",
         f"{APPROVING}::test_what_changed_while_a_person_read_or_signed_ends_an_approval",
     ),

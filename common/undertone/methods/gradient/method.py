@@ -210,7 +210,12 @@ class GradientMethod(ABC):
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
         """`w` (with public directions: c, which is zero) and the optimiser's memory before the first round."""
         k = self.options.directions
-        return self._optimiser.start(np.zeros(k, dtype=np.float32) if k else self._start(base))
+        return self.state_at(base, np.zeros(k, dtype=np.float32) if k else self._start(base))
+
+    def state_at(self, base: PinnedBase, w: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The same from this w: the optimiser's average begins there too."""
+        del base
+        return self._optimiser.start(w)
 
     def step(self, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
         """One step of the server optimiser against the noised mean gradient."""

@@ -68,9 +68,9 @@ class SelectingLoRA(DPLoRA):
         """The vector w, and with `select` which targets were chosen."""
         return self.dimension(base) + (len(self._targets(base).names) if self.options.select else 0)
 
-    def initial_state(self, base: PinnedBase) -> State:
+    def state_at(self, base: PinnedBase, w: State) -> State:
         """With `select` no target is chosen yet."""
-        start = super().initial_state(base)
+        start = super().state_at(base, w)
         if not self.options.select:
             return start
         return _joined(start, np.zeros(len(self._targets(base).names), dtype=np.float32), self.dimension(base))

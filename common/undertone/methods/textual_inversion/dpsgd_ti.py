@@ -115,9 +115,9 @@ class DPSGDTI(LearnsWords, GradientMethod):
         """One tensor [vectors, width] for each word, named by its token."""
         return self.words.layout(base)
 
-    def initial_state(self, base: PinnedBase) -> State:
+    def state_at(self, base: PinnedBase, w: State) -> State:
         """By class nothing is divided before shares are known."""
-        return np.append(super().initial_state(base), np.ones(self._divisors, dtype=np.float32))
+        return np.append(super().state_at(base, w), np.ones(self._divisors, dtype=np.float32))
 
     def released(self, state: State) -> State:
         """As any gradient method's, of what stands before the shares."""
