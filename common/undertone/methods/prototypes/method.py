@@ -290,9 +290,13 @@ class DPPrototypes:
 
     def step(self, state: State, mean: Floats) -> State:
         """As `step_from` where there is no noise."""
-        return self.step_from(state, mean, 0.0)
+        return self._stepped(state, mean, 0.0)
 
     def step_from(self, state: State, mean: Floats, deviation: float) -> State:
+        """The state after a round; `deviation` is that of the noise in each value of the mean row."""
+        return self._stepped(state, mean, deviation)
+
+    def _stepped(self, state: State, mean: Floats, deviation: float) -> State:
         """Weights and covariances, from the noised mean row of the last round."""
         options = self.options
         return weighed(self.prototypes(state), mean, deviation, options.count_weight, options.radius).vector()
@@ -393,6 +397,6 @@ class Centres(DPPrototypes):
     def _row(self, z: Floats, places: NDArray[np.int64], at: Prototypes) -> Floats:
         return centre_row(z, places, at, self.options.radius, self.options.count_weight)
 
-    def step_from(self, state: State, mean: Floats, deviation: float) -> State:
+    def _stepped(self, state: State, mean: Floats, deviation: float) -> State:
         """The centres, moved by noisy residuals over noisy counts."""
         return moved(self.prototypes(state), mean, deviation, self.options.count_weight).vector()
