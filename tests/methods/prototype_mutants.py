@@ -125,7 +125,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         _MIXTURE,
         "(divided,) = divisors(np.array([count]), floor)",
         "(divided,) = divisors(np.array([count]), 0.0)",
-        f"{_STEPS}::test_covariances_of_a_rare_class_go_to_the_pooled_one_and_without_anybody_to_the_start",
+        f"{_STEPS}::test_a_class_below_the_floor_has_a_part_of_what_tells_it_from_the_others",
     ),
     (
         "noise not taken off before covariances are told apart",

@@ -40,7 +40,7 @@ def quiet(_steps: int) -> None:
 
 def grids(method: DPPrototypes) -> list[Grid]:
     """A coarse and a fine one, C the plan's: s C is an integer, C at most the bound of a row and near it."""
-    longest = bound(method.options.radius, method.options.count_weight)
+    longest = bound(method.radius, method.options.count_weight)
     return [Grid(scale, int(scale * longest), (1 << 31) - 1, 32) for scale in (1 << 10, 1 << 19)]
 
 

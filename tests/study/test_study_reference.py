@@ -20,7 +20,7 @@ ROWS = [
 AUTOMATIC = {
     1: {*METHODS["dpagg-ti"].automatic.options, METHODS["dpagg-ti"].automatic.measured},
     2: {*METHODS["dp-ldm"].automatic.options, METHODS["dp-ldm"].automatic.measured},
-    3: set(),
+    3: {"radius"},
 }
 NAMED = {name.rsplit(".", 1)[-1] for names, _ in ROWS for name in names}
 

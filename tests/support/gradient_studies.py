@@ -29,7 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "dpsgd-ti": {**_NUMBERS, "records": 2, "learning_rate": 3.0},
     "dp-lora": {**_NUMBERS, "rank": 2, "alpha": 2, "learning_rate": 0.3},
     "dp-ldm": {**_NUMBERS, "blocks": ["mid_block"], "learning_rate": 0.1},
-    "dp-prototypes": {"public_drawings": 12, "components": 3, "centres": 2},
+    "dp-prototypes": {"public_drawings": 12, "components": 3, "centres": 2, "radius": 2.0},
     "dpdm": {**_NUMBERS, "learning_rate": 0.1},
 }
 CLIP = {"dpagg-ti": 0.1, "dpsgd-ti": 0.02, "dp-lora": 0.1, "dp-ldm": 0.3, "dpdm": 1.0}

@@ -131,7 +131,7 @@ class DPDM(GradientMethod):
         steps: int,
         seed: int,
     ) -> NDArray[np.float32]:
-        """`w` after ordinary training on public images from the study's start; see `protocol.WarmStarted`."""
+        """`w` after ordinary training on public images from the study's start; see `methods/warm_start.py`."""
         from undertone.methods.dpdm.warm import warmed  # torch
 
         loss = self._loss(base)

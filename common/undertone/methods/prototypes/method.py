@@ -16,7 +16,7 @@ released draws by itself: prototypes in the base's latents, for its decoder alon
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,18 +53,19 @@ class PrototypeOptions(Section):
     """[method] keys of dp-prototypes.
 
     kinds, public_drawings: of what drawings, and of how many, the public latents are. components: k. centres: J, of
-    each class. lloyd_rounds: T - 1. lloyd_share: the part of epsilon that they may cost by themselves. radius: R.
+    each class. lloyd_rounds: T - 1. lloyd_share: the part of epsilon that they may cost by themselves. radius: R, or
+    "auto", which `plan` settles by drawings.
     count_weight: a. records: how many of a unit's images enter its row at most. per_class: prototypes for each class of
     the study; class_names: those classes. public_check: 16 figures of the public latents. `plan` fills in both.
     """
 
     kinds: list[Annotated[str, Field(max_length=NAME)]] = Field(default_factory=list, max_length=ITEMS)
     public_drawings: int = Field(default=1024, ge=2, le=100_000)
-    components: int = Field(default=32, ge=1, le=256)
+    components: int = Field(default=64, ge=1, le=256)
     centres: int = Field(default=8, ge=1, le=256)
-    lloyd_rounds: int = Field(default=3, ge=1, le=100)
+    lloyd_rounds: int = Field(default=2, ge=1, le=100)
     lloyd_share: float = Field(default=0.6, gt=0, lt=1)
-    radius: float = Field(default=4.5, gt=0, le=1000)
+    radius: Annotated[float, Field(gt=0, le=1000)] | Literal["auto"] = "auto"
     count_weight: float = Field(default=1.0, gt=0, le=1000)
     records: int = Field(default=64, ge=1, le=100_000)
     per_class: bool = False
@@ -81,7 +82,7 @@ class DPPrototypes:
     few_drawings: ClassVar[int] = 8
     needs: ClassVar[frozenset[str]] = frozenset({"unet", "vae"})
     formats: ClassVar[tuple[ReleaseFormat, ...]] = (PROTOTYPE_FILE,)
-    automatic: ClassVar[Automatic] = Automatic(rounds=4)
+    automatic: ClassVar[Automatic] = Automatic(rounds=3)
     options: PrototypeOptions
 
     def __init__(self, options: PrototypeOptions) -> None:
@@ -114,6 +115,17 @@ class DPPrototypes:
     def sizes(self) -> Sizes:
         """K, J and k."""
         return Sizes(max(1, len(self.classes)), self.options.centres, self.options.components)
+
+    @property
+    def radius(self) -> float:
+        """R, to which residuals are cut.
+
+        Raises:
+            MechanismViolation: it is still "auto", as in no plan.
+        """
+        if self.options.radius == "auto":
+            raise MechanismViolation("method.radius is a number in every plan")
+        return self.options.radius
 
     @property
     def alignment(self) -> float:
@@ -168,8 +180,13 @@ class DPPrototypes:
             f"{options.components} of {found.mean.size} values, from {options.public_drawings} drawings of {kinds}; "
             f"they keep {found.kept:.0%} of other drawings' variance"
         )
-        update = {"public_check": found.fingerprint()}
-        return type(self)(options.model_copy(update=update)), [("public components", line)]
+        update: dict[str, Any] = {"public_check": found.fingerprint()}
+        said = [("public components", line)]
+        if options.radius == "auto":
+            radius = float(f"{found.spread:.2g}")
+            update["radius"] = radius
+            said.append(("auto: radius", f"{radius:g}: as far as drawings lie from their centres, by root mean square"))
+        return type(self)(options.model_copy(update=update)), said
 
     def prepare(self, base: PinnedBase, loaded: Base | None = None) -> None:
         """The public latents.
@@ -204,7 +221,7 @@ class DPPrototypes:
     def stages(self, base: PinnedBase) -> Sequence[MethodStage]:
         """The rounds that move centres, and the round of weights and covariances."""
         del base
-        options, longest = self.options, bound(self.options.radius, self.options.count_weight)
+        options, longest = self.options, bound(self.radius, self.options.count_weight)
         return [
             MethodStage(
                 CENTRES,
@@ -290,12 +307,15 @@ class DPPrototypes:
 
     def step(self, state: State, mean: Floats) -> State:
         """As `step_from` where there is no noise."""
-        return self.step_from(state, mean, 0.0)
+        return self._stepped(state, mean, 0.0)
 
     def step_from(self, state: State, mean: Floats, deviation: float) -> State:
+        """The state after a round; `deviation` is that of the noise in each value of the mean row."""
+        return self._stepped(state, mean, deviation)
+
+    def _stepped(self, state: State, mean: Floats, deviation: float) -> State:
         """Weights and covariances, from the noised mean row of the last round."""
-        options = self.options
-        return weighed(self.prototypes(state), mean, deviation, options.count_weight, options.radius).vector()
+        return weighed(self.prototypes(state), mean, deviation, self.options.count_weight, self.radius).vector()
 
     def prototypes(self, state: State) -> Prototypes:
         """What the state w holds."""
@@ -315,7 +335,7 @@ class DPPrototypes:
         return self.sizes.moment_row
 
     def _row(self, z: Floats, places: NDArray[np.int64], at: Prototypes) -> Floats:
-        return moment_row(z, places, at, self.options.radius, self.options.count_weight)
+        return moment_row(z, places, at, self.radius, self.options.count_weight)
 
     # --- the release ------------------------------------------------------------------------------
 
@@ -391,8 +411,8 @@ class Centres(DPPrototypes):
         return self.sizes.centre_row
 
     def _row(self, z: Floats, places: NDArray[np.int64], at: Prototypes) -> Floats:
-        return centre_row(z, places, at, self.options.radius, self.options.count_weight)
+        return centre_row(z, places, at, self.radius, self.options.count_weight)
 
-    def step_from(self, state: State, mean: Floats, deviation: float) -> State:
+    def _stepped(self, state: State, mean: Floats, deviation: float) -> State:
         """The centres, moved by noisy residuals over noisy counts."""
         return moved(self.prototypes(state), mean, deviation, self.options.count_weight).vector()

@@ -41,6 +41,11 @@ class PublicLatents:
     centres: NDArray[np.float32]
     covariance: NDArray[np.float32]
 
+    @property
+    def spread(self) -> float:
+        """How far drawings lie from their nearest centre: the root of the mean square, in coordinates."""
+        return float(np.sqrt(np.trace(self.covariance.astype(np.float64))))
+
     def whitened(self, latents: NDArray[np.float32]) -> Floats:
         """The coordinates z [m, k] of latents [m, ...]; one at a time, in one shape: bits follow from one latent."""
         found = np.empty((len(latents), len(self.into)))
