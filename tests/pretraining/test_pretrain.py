@@ -423,7 +423,7 @@ def test_one_class_is_too_few(tmp_path: Path) -> None:
         pretrain(path, tmp_path / "out", device="cpu")
     metadata.write_text(metadata.read_text().replace(",bar", f",{'x' * 65}", 1))
     with pytest.raises(DataError, match="is not one line of 1 to 64"):
-        pretrain(path, tmp_path / "out", device="cpu")
+        pretrain(path, tmp_path / "named", device="cpu")
 
 
 def test_bad_pictures_are_named_before_anything_is_written(tmp_path: Path) -> None:
