@@ -7,7 +7,7 @@ attacks are those of `undertone evaluate` (`evaluating/`).
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from undertone.study.planned import planned_method
 from undertone_cli.evaluating.classifiers import classified
 from undertone_cli.evaluating.comparison import chosen, in_shares
 from undertone_cli.evaluating.evaluation import Bench, draw_variant, membership_of, plain
-from undertone_cli.evaluating.images import PUBLIC, ImageFiles, ImageSet, public_features
+from undertone_cli.evaluating.images import PUBLIC, Features, ImageFiles, ImageSet, public_features
 from undertone_cli.evaluating.prompts import Prompts, planned_prompts
 from undertone_cli.evaluating.tables import BASE, RELEASE
 from undertone_cli.evaluating.variants import Sampling, Variant, random_direction
@@ -44,6 +44,7 @@ IMAGES, STEPS, RANDOM_DIRECTIONS, ATTACKED = 128, 15, 3, 128
 _PUBLIC_SEED, _PUBLIC_IMAGES = 7, 512
 _OWN = "autoencoder"
 TRAINING = "training images (floor)"
+Found = NDArray[np.float64]
 LABEL = "simulation only: computed from private images without noise, never part of a release"
 
 
@@ -60,8 +61,9 @@ def diagnose(folder: Path) -> dict[str, float]:
     method = planned_method(plan, pinned)
     (device,) = choose()
     public = np.stack([draw(_PUBLIC_SEED, index, pinned.image_size).pixels for index in range(_PUBLIC_IMAGES)])
-    own = EncoderFeatures.from_public(load_base(pinned, device), public)
-    encoders = {PUBLIC: public_features(_PUBLIC_IMAGES), _OWN: own.of}
+    encoders: dict[str, Features] = {PUBLIC: public_features(_PUBLIC_IMAGES)}
+    if "vae" in pinned.parts:  # else pixels are denoised
+        encoders[_OWN] = EncoderFeatures.from_public(load_base(pinned, device), public).of
     prompts = planned_prompts(plan, method)
     classes = list(prompts.after)
     bench = Bench(pinned, device, encoders, Sampling(_count(len(classes)), STEPS), attacked=ATTACKED)
@@ -82,7 +84,7 @@ def diagnose(folder: Path) -> dict[str, float]:
         "label": LABEL,
         "measure": "KID on standardised features of the public encoder",
         "distance": distance,
-        "by the base's own autoencoder": {name: kid(one[_OWN], held_out.features[_OWN]) for name, one in sets.items()},
+        "by the base's own autoencoder": _by_own(sets, held_out.features) if _OWN in encoders else None,
         "measures": plain(measures),
         "membership": plain(membership_of(training, holdout, made, bench)),
     }
@@ -91,6 +93,11 @@ def diagnose(folder: Path) -> dict[str, float]:
         report |= {"classifiers": plain(scores), "shuffled": plain(shuffled)}
     (folder / "diagnostics.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return distance
+
+
+def _by_own(sets: Mapping[str, Mapping[str, Found]], held_out: Mapping[str, Found]) -> dict[str, float]:
+    """Variant -> KID on the autoencoder's own features."""
+    return {name: kid(one[_OWN], held_out[_OWN]) for name, one in sets.items()}
 
 
 def _count(classes: int) -> int:

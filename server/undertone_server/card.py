@@ -20,10 +20,7 @@ tags: [undertone, differential-privacy, synthetic]
 Adapted from {base} by the method `{method}` of Undertone: {sites} sites or more, none of which shared an image.
 
 ```python
-from diffusers import {pipeline}
-pipeline = {pipeline}.from_pretrained(BASE)  # the folder or hub id of the base model
-{load}
-image = pipeline({python_prompt}).images[0]
+{python}
 ```
 
 Or:
@@ -48,7 +45,10 @@ e^epsilon with **epsilon = {epsilon:.4g}**, but for a probability of **delta = {
 Not a medical device: no image made with it may support a diagnosis.
 """
 
-
+_PYTHON = """from diffusers import {pipeline}
+pipeline = {pipeline}.from_pretrained(BASE)  # the folder or hub id of the base model
+{load}
+image = pipeline({prompt}).images[0]"""
 _SAMPLES = "`samples.png` shows the same seeds before and after."
 _BY_CLASS = """## Prompts by class
 
@@ -84,9 +84,7 @@ def model_card(
         study=markdown_text(plan.study),
         method=plan.method.name,
         sites=sites,
-        pipeline=described.pipeline,
-        load=described.load,
-        python_prompt=python_text(prompt),
+        python=_python(described, prompt),
         shell_prompt=shell_text(prompt),
         unit=plan.privacy.unit,
         epsilon=plan.privacy.epsilon,
@@ -95,6 +93,12 @@ def model_card(
         by_class=_by_class(prompts),
         trust="\n".join(f"- {line}" for line in trust_assumptions(plan)),
     )
+
+
+def _python(described: Description, prompt: str) -> str:
+    """Lines that make `image` in the release's folder."""
+    program = described.program or _PYTHON
+    return program.format(pipeline=described.pipeline, load=described.load, prompt=python_text(prompt))
 
 
 def _by_class(prompts: Mapping[str, str]) -> str:

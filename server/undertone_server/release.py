@@ -16,6 +16,7 @@ from undertone.core.failpoints import reached
 from undertone.core.progress import reporter
 from undertone.errors import MechanismViolation, UnmovedRelease
 from undertone.methods.protocol import Method
+from undertone.methods.release_format import described_on
 from undertone.methods.weights import attach, read_weights
 from undertone.models.base import load_base
 from undertone.models.devices import choose
@@ -72,7 +73,8 @@ def release(
     if difference is not None and difference <= INVISIBLE:
         raise _unreleased(run, plan)
     after = {name: adapted for name, (_, adapted) in prompts.items()}
-    card = model_card(plan, after, took_part.fewest, method.release_format.describe(), samples=difference is not None)
+    described = described_on(method.release_format.describe(), pinned)
+    card = model_card(plan, after, took_part.fewest, described, samples=difference is not None)
     write_durable(run.result / "README.md", card.encode())
     reached("release/card durable")
     write_manifest(run.result, run.key())

@@ -39,6 +39,7 @@ CALLERS = {
         "undertone_cli/diagnostics.py",
         "undertone/methods/textual_inversion/inversion.py",  # an optimiser's, within one row
         "undertone/evaluation/small_cnn.py",  # an optimiser's, of a classifier that judges
+        "undertone/models/drawing.py",  # a scheduler's, while an image is drawn
     },
     "step_from": {"undertone_server/update.py"},
     # A site charges its plan's reservation, and the budget alone charges its ledger.
@@ -48,7 +49,8 @@ CALLERS = {
     "snapshot_download": {"undertone/models/pinned.py", "undertone/models/fetching.py"},
     "fetch": {"undertone_cli/commands/model.py"},
     "save_file": set(),
-    "save_pretrained": {"undertone_cli/commands/export.py"},  # of a release, which is public
+    # Of a release, which is public; `parts.py` writes what it is told to in a pipeline's place.
+    "save_pretrained": {"undertone_cli/commands/export.py", "undertone/models/parts.py"},
 }
 # Pretraining writes public weights and steps optimisers of its own.
 PUBLIC = {"undertone/pretraining/", "undertone/training/"}

@@ -13,11 +13,12 @@ OPTIONS = {option for method in METHODS.values() for option in method.options_ty
 FILES = {file for method in METHODS.values() for one in method.formats for file in one.files}
 INSIDE = {"undertone/methods/", "undertone/pretraining/", "undertone/training/", "undertone/public_images/"}
 # Words that only look like a method's: the field of a caption template, a message's name, a setting of Ray's, a kind of
-# UNet.
+# UNet and of base.
 NO_OPTION = {
     ("undertone/core/captions.py", "token"),
     ("undertone/secagg/transcript.py", "vectors"),
     ("undertone_cli/engines/ray.py", "token"),
+    ("undertone/models/kinds.py", "text"),
     ("undertone_cli/commands/pretrain.py", "text"),
 }
 

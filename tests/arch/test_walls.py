@@ -48,6 +48,8 @@ TORCH = {
     "undertone/training/",
     "undertone/pretraining/",
     "undertone/models/base.py",
+    "undertone/models/drawing.py",
+    "undertone/models/parts.py",
     "undertone/models/tokens.py",
     "undertone/methods/losses.py",
     "undertone/methods/gradient/trained.py",

@@ -331,7 +331,7 @@ def test_stock_diffusers_reads_what_rows_were_trained_as(method: Method, base: L
         batch = UnitBatch(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.float64), 1)
         assert isinstance(method, GradientMethod)
         with method._trained(base, w) as inside, torch.no_grad():
-            trained = predicted(base, inside.text([prompt], batch))
+            trained = predicted(base, inside.condition([prompt], batch))
     torch.testing.assert_close(released, trained, atol=2e-5, rtol=1e-4)
     plain = load_base(pinned)
     before = predicted(plain, plain.pipeline.encode_prompt(prompt.replace("<private>", "picture"), "cpu", 1, False)[0])

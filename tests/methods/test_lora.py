@@ -129,11 +129,11 @@ def test_captions_reach_the_adapters_of_the_text_encoder(base: LoadedBase, pinne
     """With B moved, text states differ from the base's; after the context they are the base's again."""
     method, batch = made(), UnitBatch(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.float64), 1)
     with made(text=False)._trained(base, state_of(made(text=False), pinned)) as inside:
-        before = inside.text(["a picture"], batch)
+        before = inside.condition(["a picture"], batch)
     with method._trained(base, state_of(method, pinned)) as inside:
-        during = inside.text(["a picture"], batch)
+        during = inside.condition(["a picture"], batch)
     with made(text=False)._trained(base, state_of(made(text=False), pinned)) as inside:
-        torch.testing.assert_close(inside.text(["a picture"], batch), before, atol=0, rtol=0)
+        torch.testing.assert_close(inside.condition(["a picture"], batch), before, atol=0, rtol=0)
     assert not torch.allclose(before, during, atol=1e-3)
 
 

@@ -13,7 +13,8 @@ from undertone.core.captions import placeholders
 from undertone.errors import ModelError, PlanChanged
 from undertone.methods.weights import attach, read_weights
 from undertone.models.base import _refuse_batch_mixing, load_base
-from undertone.models.pinned import PARTS, check_pins, pin
+from undertone.models.kinds import PARTS
+from undertone.models.pinned import check_pins, pin
 from undertone.models.tokens import RowTokens
 
 

@@ -185,5 +185,8 @@ def _sealed(stamps: Seals, positions: NDArray[np.intp], latents: NDArray[np.floa
 
 def _model_key(pinned: PinnedBase) -> str:
     """Changes with how images are decoded, the autoencoder, or the size of the images."""
-    vae: list[Json] = [[name, digest] for name, digest in pinned.files.items() if name.startswith("vae/")]
-    return digest_of([_DECODER, vae, pinned.image_size])
+    folder = f"{pinned.folder_of('vae')}/"
+    vae: list[Json] = [[name, digest] for name, digest in pinned.files.items() if name.startswith(folder)]
+    # Without an autoencoder there are pixels, of one channel or of three.
+    seen: list[Json] = [] if vae else [pinned.config("unet").get("in_channels")]
+    return digest_of([_DECODER, vae, pinned.image_size, *seen])

@@ -1,11 +1,14 @@
 """Classes of a study: methods that learn something for each, and a prompt for each (PRIVACY 23). No torch here."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
+from undertone.core.captions import caption_columns
 from undertone.errors import PlanChanged, StudyError
 from undertone.methods.classes import ClassShown
-from undertone.methods.protocol import Method, Said
+from undertone.methods.protocol import Method, Said, UnitRecords
+from undertone.models.class_names import labels_for
 from undertone.models.pinned import PinnedBase
 
 
@@ -73,6 +76,35 @@ def check_classes(method: Method, classes: Sequence[str]) -> None:
         raise PlanChanged(f"{method.name} has other classes in its options than the plan's data.classes")
     if method.per_class and not classes:
         raise PlanChanged(f"{method.name} learns something for each class, and the plan has none")
+
+
+def check_told(method: ClassedMethod, base: PinnedBase, caption: str) -> None:
+    """The base is told what the study's captions are: of a class base a class's name and nothing else.
+
+    Raises:
+        StudyError: `per_class` is not what the base is told, or the caption is more than the class column.
+        ModelError: the base has fewer classes than the study.
+    """
+    told = {"class": "a class", "none": "nothing"}.get(base.kind, "words")
+    if (base.kind == "class") != method.per_class:
+        wanted = str(base.kind == "class").lower()
+        raise StudyError(f"{base.reference} is told {told}: with {method.name} say method.per_class = {wanted}")
+    if not method.per_class:
+        return
+    columns = caption_columns(caption)
+    if len(columns) != 1 or caption != f"{{{columns[0]}}}":
+        raise StudyError(
+            f'data.caption = "{caption}": {base.reference} is told a class and no words; write the class column alone, '
+            'as in caption = "{digit}" with class_column = "digit"'
+        )
+    labels_for(method.classes, base.classes)
+
+
+def told_classes(unit: UnitRecords, classes: Sequence[str]) -> UnitRecords:
+    """The unit with its classes' names, as the plan spells them, for captions; one without classes as it is."""
+    if unit.classes is None:
+        return unit
+    return replace(unit, captions=tuple(classes[place] for place in unit.classes))
 
 
 def prompts_by_class(

@@ -1,7 +1,8 @@
 """Denoising losses of single rows, on the noise schedules of diffusers. No row has a part in another's loss.
 
 The forward process is x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) epsilon (Ho et al. 2020, eq. 4), which
-`DDPMScheduler.add_noise` computes; c is the text. A loss is a mean over the latents' values, as in diffusers.
+`DDPMScheduler.add_noise` computes; c is what the network is told: text, a class, or nothing. A loss is a mean over the
+latents' values, as in diffusers.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ def epsilon_loss(schedule: DDPMScheduler, predict: Predict, x_0: Tensor, epsilon
 
     Args:
         schedule: abar_t.
-        predict: (x_t, t) -> the network's output; the text c is bound in it.
+        predict: (x_t, t) -> the network's output; c is bound in it.
         x_0: clean latents [n, c, h, w].
         epsilon: standard normal noise of the same shape.
         t: timesteps [n].
@@ -53,8 +54,8 @@ def v_loss(schedule: DDPMScheduler, predict: Predict, x_0: Tensor, epsilon: Tens
 LOSSES: dict[str, Loss] = {"epsilon": epsilon_loss, "v_prediction": v_loss}
 
 
-def denoising_loss(base: Base, x_0: Tensor, epsilon: Tensor, t: Tensor, text: Tensor) -> Tensor:
-    """Each row's loss [n] in what the base was trained to predict; `text` [n, positions, width] is c.
+def denoising_loss(base: Base, x_0: Tensor, epsilon: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    """Each row's loss [n] in what the base was trained to predict; `condition` is c, as `Base.predict` takes it.
 
     Raises:
         ModelError: it predicts neither the noise nor v.
@@ -64,7 +65,7 @@ def denoising_loss(base: Base, x_0: Tensor, epsilon: Tensor, t: Tensor, text: Te
         raise ModelError(f"the base predicts {kind}; Undertone trains those that predict {' or '.join(LOSSES)}")
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        predicted: Tensor = base.pipeline.unet(x_t, t, encoder_hidden_states=text).sample
+        predicted: Tensor = base.predict(x_t, t, condition)
         return predicted
 
     return LOSSES[kind](base.schedule, predict, x_0, epsilon, t)

@@ -116,8 +116,8 @@ class Method(Protocol):
     """One way of adapting a model. Instances hold the study's validated options and nothing else.
 
     name: as in [method] of a study. options_type: its keys there. one_shot: it opens one sum. needs: the parts of a
-    pipeline that it reads or trains, by their folders ("unet"). formats: the kinds of release that it may write.
-    automatic: what "auto" is.
+    pipeline that it reads or trains, as `PinnedBase.parts` names them ("unet"). formats: the kinds of release that it
+    may write. automatic: what "auto" is.
     """
 
     name: ClassVar[str]
@@ -383,6 +383,6 @@ def check_needs(method: Method, base: PinnedBase) -> None:
     Raises:
         ModelError: it lacks one.
     """
-    lacking = sorted(method.needs - {name.partition("/")[0] for name in base.files})
+    lacking = sorted(method.needs - base.parts)
     if lacking:
         raise ModelError(f"{method.name} needs a base with {' and '.join(lacking)}, which {base.reference} lacks")

@@ -7,10 +7,12 @@ from undertone.models.interface import Base
 from undertone.public_images.procedural import draw
 
 
-def public_units(base: Base, seed: int, count: int, caption: str, first: int = 0) -> list[UnitRecords]:
+def public_units(
+    base: Base, seed: int, count: int, caption: str, first: int = 0, classes: int = 1
+) -> list[UnitRecords]:
     """`count` units of one procedural image each, from number `first` on; the seed is public: all get the same.
 
-    Where a study has classes, a drawing counts as one of the first.
+    Where a study has classes, drawing i counts as one of class i modulo `classes`.
     """
     numbers = range(first, first + count)
     latents = base.encode(np.stack([draw(seed, number, base.image_size).pixels for number in numbers]))
@@ -19,7 +21,7 @@ def public_units(base: Base, seed: int, count: int, caption: str, first: int = 0
             latents[place : place + 1],
             (caption,),
             np.random.Generator(np.random.Philox(key=seed + number)),
-            classes=np.zeros(1, dtype=np.int64),
+            classes=np.full(1, number % classes, dtype=np.int64),
         )
         for place, number in enumerate(numbers)
     ]

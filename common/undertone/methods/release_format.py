@@ -1,7 +1,7 @@
 """How a kind of release lies on disk, goes into a loaded base, and is described: one object for each kind. No torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
+from undertone.models.pinned import PinnedBase
 
 Shapes = Mapping[str, tuple[int, ...]]
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -22,13 +23,28 @@ class Description:
 
     kind: what it is, in a few words. meaning: the same for somebody who knows no model, after "What is learned is".
     load: Python that puts it into `pipeline`, run in the release's folder; its author is the method's, so it stands on
-    the card as it is. pipeline: the class of diffusers that loads the base.
+    the card as it is. pipeline: the class of diffusers that loads the base. program: where no pipeline draws, Python
+    that makes `image` by itself, a template with {prompt}; "" elsewhere.
     """
 
     kind: str
     meaning: str
     load: str
     pipeline: str = "StableDiffusionPipeline"
+    program: str = ""
+
+
+_UNTOLD = """from diffusers import {pipeline}
+pipeline = {pipeline}.from_pretrained(BASE)  # the folder or hub id of the base model
+{load}
+image = pipeline(num_inference_steps=25).images[0]"""
+
+
+def described_on(found: Description, base: PinnedBase) -> Description:
+    """What is said of a release on this base: one that is told nothing has a stock pipeline that takes no prompt."""
+    if base.kind != "none" or found.program:
+        return found
+    return replace(found, pipeline=base.pipeline, program=_UNTOLD)
 
 
 @dataclass(frozen=True)

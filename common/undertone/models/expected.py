@@ -16,6 +16,8 @@ Expected = tuple[tuple[str, ...], tuple[object, ...] | None]
 _DOWN = ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
 _UP = ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D")
 _MID = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D")
+BARE_DOWN = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")
+BARE_UP = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")
 _TO_WORDS = "transformer_blocks.0.attn2.to_k.weight"
 
 
@@ -23,7 +25,7 @@ def first_missing(part: str, config: Config, shapes: Mapping[str, Shape]) -> str
     """The first tensor that `part` must have and that is not there, or in another shape; None where all are.
 
     Args:
-        part: `unet`, `vae` or `text_encoder`.
+        part: `unet`, `vae`, `text_encoder`, or `bare_unet` of a UNet2DModel.
         config: its config.json.
         shapes: name -> shape of every tensor in its files.
     """
@@ -59,6 +61,42 @@ def _unet(config: Config) -> Iterator[Expected]:
         if words and mid == _MID[0] and _layers(depth, 1 << 20, 1) > 0:
             yield _one(f"mid_block.attentions.0.{_TO_WORDS}", None, None)
     yield _one("conv_out.weight", config.get("out_channels", 4), _at(channels, 0), None, None)
+
+
+def _bare_unet(config: Config) -> Iterator[Expected]:
+    """A UNet2DModel, which attends to itself alone and may have a class embedding."""
+    channels = _integers(config.get("block_out_channels", (224, 448, 672, 896)))
+    yield _one("conv_in.weight", _at(channels, 0), config.get("in_channels", 3), None, None)
+    yield _one("time_embedding.linear_1.weight", None, None)
+    yield _one("time_embedding.linear_2.weight", None, None)
+    if config.get("num_class_embeds") is not None:
+        wide = config.get("time_embedding_dim") or 4 * (_at(channels, 0) or 0)
+        yield _one("class_embedding.weight", config["num_class_embeds"], wide)
+    layers = config.get("layers_per_block", 2)
+    for way, types, wide_of, more in (
+        ("down", config.get("down_block_types", BARE_DOWN), channels, 0),
+        ("up", config.get("up_block_types", BARE_UP), channels[::-1], 1),
+    ):
+        for block, kind in enumerate(types if isinstance(types, list | tuple) else ()):
+            for layer in range(_layers(layers, block, 1) + more):
+                name, wide = f"{way}_blocks.{block}", _at(wide_of, block)
+                yield _one(f"{name}.resnets.{layer}.conv1.weight", wide, None, None, None)
+                yield _one(f"{name}.resnets.{layer}.conv2.weight", wide, wide, None, None)
+                if kind.startswith("Attn"):
+                    yield from _attention(f"{name}.attentions.{layer}", wide)
+    if config.get("mid_block_type", "UNetMidBlock2D") is not None:
+        yield _one("mid_block.resnets.0.conv1.weight", _at(channels, -1), _at(channels, -1), None, None)
+        yield _one("mid_block.resnets.1.conv1.weight", _at(channels, -1), _at(channels, -1), None, None)
+        if config.get("add_attention", True):
+            yield from _attention("mid_block.attentions.0", _at(channels, -1))
+    yield _one("conv_norm_out.weight", _at(channels, 0))
+    yield _one("conv_out.weight", config.get("out_channels", 3), _at(channels, 0), None, None)
+
+
+def _attention(name: str, wide: int | None) -> Iterator[Expected]:
+    """Files of before 2023 say `query` and so on; diffusers renames them when it loads."""
+    for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        yield (f"{name}.{new}.weight", f"{name}.{old}.weight"), (wide, wide)
 
 
 def _vae(config: Config) -> Iterator[Expected]:
@@ -132,4 +170,4 @@ def _shown(shape: tuple[object, ...]) -> str:
     return f"[{', '.join('any' if length is None else str(length) for length in shape)}]"
 
 
-EXPECTED = {"unet": _unet, "vae": _vae, "text_encoder": _text_encoder}
+EXPECTED = {"unet": _unet, "vae": _vae, "text_encoder": _text_encoder, "bare_unet": _bare_unet}

@@ -65,7 +65,7 @@ def check_pipeline(index: Config, reference: str) -> None:
     if not isinstance(named, str):
         raise ModelError(f"model_index.json of {reference} names a pipeline with code of its own, which is never run")
     if named.removeprefix("Flax") not in PIPELINES:
-        raise _unfit(reference, f"it is a {shown(named, 80)}", f"Undertone works with a {PIPELINES[0]} (1.x/2.x)")
+        raise unfit(reference, f"it is a {shown(named, 80)}", f"Undertone works with a {PIPELINES[0]} (1.x/2.x)")
 
 
 def check_fitness(folder: Path, files: list[str], reference: str) -> None:
@@ -82,114 +82,151 @@ def check_fitness(folder: Path, files: list[str], reference: str) -> None:
     unet, vae, encoder = (read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
     for part, config in (("unet", unet), ("vae", vae), ("text_encoder", encoder)):
         if config.get("quantization_config") is not None:
-            raise _unfit(reference, f"the {part} is quantised (quantization_config)", "take the float weights")
+            raise unfit(reference, f"the {part} is quantised (quantization_config)", "take the float weights")
     _check_unet(unet, reference)
-    _check_vae(vae, unet, reference)
+    check_vae(vae, unet, reference)
     _check_words(folder, unet, encoder, reference)
-    _check_scheduler(read_json(folder / "scheduler" / "scheduler_config.json"), reference)
+    check_scheduler(read_json(folder / "scheduler" / "scheduler_config.json"), reference)
+    shapes = tensor_shapes(folder, files, reference)
+    _check_shapes(shapes, unet, encoder, reference)
+    for part, config in (("unet", unet), ("vae", vae), ("text_encoder", encoder)):
+        check_whole(part, part, config, shapes, files, reference)
+
+
+def tensor_shapes(folder: Path, files: list[str], reference: str) -> dict[str, Shape]:
+    """`<part>.<name>` -> shape of every tensor of the weights, all of them in floating point.
+
+    Raises:
+        ModelError: a file is cut off, no safetensors, or quantised.
+    """
     shapes: dict[str, Shape] = {}
     for name in files:
         if name.endswith(".safetensors"):
             shapes |= {f"{name.partition('/')[0]}.{key}": shape for key, shape in _header(folder, name, reference)}
-    _check_shapes(shapes, unet, encoder, reference)
-    for part, config in (("unet", unet), ("vae", vae), ("text_encoder", encoder)):
-        within = {key.partition(".")[2]: shape for key, shape in shapes.items() if key.startswith(f"{part}.")}
-        missing = first_missing(part, config, within)
-        if missing is not None:
-            file = next(name for name in files if name.startswith(f"{part}/") and ".safetensors" in name)
-            raise ModelError(
-                f"{file} of {reference} lacks {shown(missing, 200)}, which {part}/config.json wants; download "
-                "both again, or put weights and settings of one model together"
-            )
+    return shapes
+
+
+def check_whole(
+    part: str, model: str, config: Config, shapes: Mapping[str, Shape], files: list[str], reference: str
+) -> None:
+    """The weights of a part have what its settings want.
+
+    Args:
+        part: its folder.
+        model: which tensors are expected, a key of `EXPECTED`.
+        config: its settings.
+        shapes: of all tensors, as `tensor_shapes` found them.
+        files: all files that are used.
+        reference: the base's name, for messages.
+
+    Raises:
+        ModelError: names the tensor and its file.
+    """
+    within = {key.partition(".")[2]: shape for key, shape in shapes.items() if key.startswith(f"{part}.")}
+    missing = first_missing(model, config, within)
+    if missing is not None:
+        file = next(name for name in files if name.startswith(f"{part}/") and ".safetensors" in name)
+        raise ModelError(
+            f"{file} of {reference} lacks {shown(missing, 200)}, which {part}/config.json wants; download "
+            "both again, or put weights and settings of one model together"
+        )
 
 
 def _check_unet(unet: Config, reference: str) -> None:
     channels, out = unet.get("in_channels", 4), unet.get("out_channels", 4)
     if channels == 9:
-        raise _unfit(reference, "unet.in_channels is 9: it is an inpainting model, which wants a mask and an image")
+        raise unfit(reference, "unet.in_channels is 9: it is an inpainting model, which wants a mask and an image")
     if channels == 8:
-        raise _unfit(reference, "unet.in_channels is 8: it edits or enlarges an image that it is given")
+        raise unfit(reference, "unet.in_channels is 8: it edits or enlarges an image that it is given")
     if channels != out:
-        raise _unfit(reference, f"unet.in_channels is {_value(channels)} and unet.out_channels is {_value(out)}")
+        raise unfit(reference, f"unet.in_channels is {said(channels)} and unet.out_channels is {said(out)}")
     for key, why in _FURTHER_INPUTS.items():
         if unet.get(key) is not None:
-            raise _unfit(reference, f"unet.{key} is {_value(unet[key])}: {why}")
+            raise unfit(reference, f"unet.{key} is {said(unet[key])}: {why}")
     size = unet.get("sample_size")
-    if not _whole(size):
-        raise _unfit(
+    if not is_size(size):
+        raise unfit(
             reference,
-            f"unet.sample_size is {'missing' if size is None else _value(size)}",
+            f"unet.sample_size is {'missing' if size is None else said(size)}",
             "write the side of a square latent as one number into unet/config.json",
         )
     blocks = [unet.get("mid_block_type", "UNetMidBlock2DCrossAttn"), *_list(unet.get("down_block_types"))]
     if "down_block_types" in unet and not any("CrossAttn" in str(block) for block in blocks):
-        raise _unfit(reference, "no block of the unet attends to the words (cross-attention)")
+        raise unfit(reference, "no block of the unet attends to the words (cross-attention)")
 
 
-def _check_vae(vae: Config, unet: Config, reference: str) -> None:
+def check_vae(vae: Config, unet: Config, reference: str, unet_channels: int = 4) -> None:
+    """The autoencoder's latents are what the UNet takes; `unet_channels` where its settings do not say how many.
+
+    Raises:
+        ModelError: says what does not fit.
+    """
     blocks = vae.get("block_out_channels")
-    if not isinstance(blocks, list) or not 1 <= len(blocks) <= 8 or not all(map(_whole, blocks)):
-        raise _unfit(reference, f"vae.block_out_channels is {'missing' if blocks is None else _value(blocks)}")
-    latent, wanted = vae.get("latent_channels", 4), unet.get("in_channels", 4)
+    if not isinstance(blocks, list) or not 1 <= len(blocks) <= 8 or not all(map(is_size, blocks)):
+        raise unfit(reference, f"vae.block_out_channels is {'missing' if blocks is None else said(blocks)}")
+    latent, wanted = vae.get("latent_channels", 4), unet.get("in_channels", unet_channels)
     if latent != wanted:
-        raise _unfit(reference, f"vae.latent_channels is {_value(latent)} and unet.in_channels is {_value(wanted)}")
+        raise unfit(reference, f"vae.latent_channels is {said(latent)} and unet.in_channels is {said(wanted)}")
     for key, channels in ((key, vae.get(key, 3)) for key in ("in_channels", "out_channels")):
         if channels != 3:
-            raise _unfit(reference, f"vae.{key} is {_value(channels)}", "images are red, green and blue")
+            raise unfit(reference, f"vae.{key} is {said(channels)}", "images are red, green and blue")
     for key in _VAE_EXTRAS:
         if vae.get(key) is not None:
-            raise _unfit(reference, f"vae.{key} is set: its latents are moved, as those of flow models are")
+            raise unfit(reference, f"vae.{key} is set: its latents are moved, as those of flow models are")
     factor = vae.get("scaling_factor", 0.18215)
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 1e6:
-        raise _unfit(reference, f"vae.scaling_factor is {_value(factor)}")
+        raise unfit(reference, f"vae.scaling_factor is {said(factor)}")
 
 
 def _check_words(folder: Path, unet: Config, encoder: Config, reference: str) -> None:
     """The tokenizer's ids and positions are the encoder's, and its states are as wide as the UNet takes them."""
     width = encoder.get("hidden_size")
-    if not _whole(width):
-        raise _unfit(reference, f"text_encoder.hidden_size is {'missing' if width is None else _value(width)}")
+    if not is_size(width):
+        raise unfit(reference, f"text_encoder.hidden_size is {'missing' if width is None else said(width)}")
     vocabulary(folder / "tokenizer", reference)
     taken = unet.get("cross_attention_dim", 1280)
     if any(one != width for one in (taken if isinstance(taken, list) and taken else [taken])):
-        raise _unfit(
+        raise unfit(
             reference,
-            f"unet.cross_attention_dim is {_value(taken)} and text_encoder.hidden_size is {width}",
+            f"unet.cross_attention_dim is {said(taken)} and text_encoder.hidden_size is {width}",
             "unet and text encoder of one model belong together",
         )
     settings = folder / "tokenizer" / "tokenizer_config.json"
     longest = read_json(settings).get("model_max_length") if settings.is_file() else None
     positions = encoder.get("max_position_embeddings", 77)
-    if not _whole(longest) or not _whole(positions) or longest > positions:
-        raise _unfit(
+    if not is_size(longest) or not is_size(positions) or longest > positions:
+        raise unfit(
             reference,
-            f"tokenizer.model_max_length is {'missing' if longest is None else _value(longest)} and "
-            f"text_encoder.max_position_embeddings is {_value(positions)}",
+            f"tokenizer.model_max_length is {'missing' if longest is None else said(longest)} and "
+            f"text_encoder.max_position_embeddings is {said(positions)}",
             "write a length that the encoder has positions for into tokenizer/tokenizer_config.json",
         )
 
 
-def _check_scheduler(scheduler: Config, reference: str) -> None:
+def check_scheduler(scheduler: Config, reference: str) -> None:
+    """The scheduler's settings are of noise at discrete times, predicted as epsilon or velocity.
+
+    Raises:
+        ModelError: says which setting is not.
+    """
     named = scheduler.get("_class_name")
     if named is not None and named not in SCHEDULERS:
-        raise _unfit(reference, f"its scheduler is a {_value(named)}", _other_scheduler())
+        raise unfit(reference, f"its scheduler is a {said(named)}", _other_scheduler())
     if any(scheduler.get(key) not in (None, False) for key in ("use_flow_sigmas",)):
-        raise _unfit(reference, "its scheduler follows a flow (use_flow_sigmas)", _other_scheduler())
+        raise unfit(reference, "its scheduler follows a flow (use_flow_sigmas)", _other_scheduler())
     prediction = scheduler.get("prediction_type", PREDICTIONS[0])
     if prediction not in PREDICTIONS:
-        raise _unfit(
+        raise unfit(
             reference,
-            f"scheduler.prediction_type is {_value(prediction)}",
+            f"scheduler.prediction_type is {said(prediction)}",
             f"Undertone trains {' and '.join(PREDICTIONS)}",
         )
     betas = scheduler.get("beta_schedule", _BETA_SCHEDULES[0])
     if betas not in _BETA_SCHEDULES and scheduler.get("trained_betas") is None:
-        raise _unfit(
-            reference, f"scheduler.beta_schedule is {_value(betas)}", f"known are {', '.join(_BETA_SCHEDULES)}"
-        )
+        raise unfit(reference, f"scheduler.beta_schedule is {said(betas)}", f"known are {', '.join(_BETA_SCHEDULES)}")
     steps = scheduler.get("num_train_timesteps", 1000)
-    if not _whole(steps) or steps > 100_000:
-        raise _unfit(reference, f"scheduler.num_train_timesteps is {_value(steps)}")
+    if not is_size(steps) or steps > 100_000:
+        raise unfit(reference, f"scheduler.num_train_timesteps is {said(steps)}")
 
 
 def check_scheduler_class(named: str, reference: str) -> None:
@@ -199,7 +236,7 @@ def check_scheduler_class(named: str, reference: str) -> None:
         ModelError: says which do.
     """
     if named not in SCHEDULERS:
-        raise _unfit(reference, f"its scheduler is a {_value(named)}", _other_scheduler())
+        raise unfit(reference, f"its scheduler is a {said(named)}", _other_scheduler())
 
 
 def _header(folder: Path, name: str, reference: str) -> list[tuple[str, Shape]]:
@@ -220,7 +257,7 @@ def _header(folder: Path, name: str, reference: str) -> list[tuple[str, Shape]]:
         ) from None
     for key, kind in kinds.items():
         if kind not in _FLOATS and not key.endswith(_POSITIONS):
-            raise _unfit(
+            raise unfit(
                 reference,
                 f"{name} is quantised: {shown(key, 80)} is of type {shown(str(kind), 20)}",
                 f"weights are {', '.join(_FLOATS[:3])}",
@@ -240,10 +277,11 @@ def _check_shapes(shapes: Mapping[str, Shape], unet: Config, encoder: Config, re
         elif name.startswith("text_encoder.") and name.endswith("token_embedding.weight"):
             wanted = (encoder.get("vocab_size", shape[0] if shape else 0), width)
         if wanted is not None and shape != wanted:
-            raise _unfit(reference, f"{shown(name, 120)} has the shape {list(shape)}, its settings say {list(wanted)}")
+            raise unfit(reference, f"{shown(name, 120)} has the shape {list(shape)}, its settings say {list(wanted)}")
 
 
-def _unfit(reference: str, what: str, instead: str = "choose a base of Stable Diffusion 1.x/2.x") -> ModelError:
+def unfit(reference: str, what: str, instead: str = "choose a base of Stable Diffusion 1.x/2.x") -> ModelError:
+    """What does not fit, and what to do instead."""
     return ModelError(f"{reference} cannot be adapted: {what}; {instead}")
 
 
@@ -251,7 +289,8 @@ def _other_scheduler() -> str:
     return f"known are {', '.join(SCHEDULERS)}"
 
 
-def _whole(value: object) -> bool:
+def is_size(value: object) -> bool:
+    """Whether it is a whole number from 1 to 2^20."""
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1 << 20
 
 
@@ -259,5 +298,6 @@ def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _value(value: object) -> str:
+def said(value: object) -> str:
+    """A setting as a message may hold it."""
     return shown(repr(value), 80)

@@ -1,5 +1,6 @@
 """What methods use of a loaded base: its pinned files, its parts and its noise schedule. No torch here."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,13 +9,35 @@ from numpy.typing import NDArray
 from undertone.models.pinned import PinnedBase
 
 
+class Drawer(Protocol):
+    """What draws images with a base; a release that is attached to one may put another in its place."""
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        generators: Sequence[Any],
+        *,
+        steps: int,
+        guidance: float,
+    ) -> list[Any]:
+        """One image of PIL for each prompt.
+
+        Args:
+            prompts: n captions: words, or names of classes.
+            generators: n of torch, on the CPU: image i follows from its own alone, whatever stands beside it.
+            steps: of denoising.
+            guidance: classifier-free guidance scale; 1 is none.
+        """
+
+
 class Base(Protocol):
     """A frozen base model on one device; `undertone.models.base.LoadedBase` is one.
 
-    `pipeline` is a pipeline of diffusers whose parts are frozen and in eval mode. Which parts it has follows from the
-    pinned files, and a method says which it needs (`Method.needs`). `schedule` is diffusers' noise schedule of
-    training: `add_noise`, `get_velocity`, and `config` with `num_train_timesteps` and `prediction_type`. Types of
-    torch and diffusers stand as Any.
+    `pipeline` is a pipeline of diffusers whose parts are frozen and in eval mode; of a base that is told a class or
+    nothing it is those parts side by side (`unet`, `scheduler`, and `vae`, None where pixels are denoised). Which parts
+    it has follows from the pinned files, and a method says which it needs (`Method.needs`). `schedule` is diffusers'
+    noise schedule of training: `add_noise`, `get_velocity`, and `config` with `num_train_timesteps` and
+    `prediction_type`. Types of torch and diffusers stand as Any.
     """
 
     @property
@@ -41,5 +64,36 @@ class Base(Protocol):
     def latent_shape(self) -> tuple[int, ...]:
         """(channels, height, width) of what is denoised."""
 
+    @property
+    def labels(self) -> Mapping[str, int]:
+        """Name of a class -> its row of the class embedding: the base's own, or those of a release. Empty elsewhere."""
+
+    @property
+    def drawer(self) -> Drawer:
+        """What draws images."""
+
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels [n, h, w, 3] uint8 -> what is denoised [n, *latent_shape] float32."""
+
+    def decode(self, latents: Any) -> NDArray[np.uint8]:  # noqa: ANN401 - an array or a tensor
+        """What is denoised [n, *latent_shape] -> pixels [n, h, w, 3] uint8."""
+
+    def predict(self, x_t: Any, t: Any, condition: Any) -> Any:  # noqa: ANN401 - tensors
+        """The UNet's output for x_t [n, *latent_shape] at timesteps t [n].
+
+        `condition` is text states [n, positions, width], labels int64 [n], or None, as the kind of the base is.
+        """
+
+    def conditions(self, captions: Sequence[str]) -> Any:  # noqa: ANN401 - a tensor or None
+        """What `predict` takes for n captions; a caption of a class base is a class's name, or "" for none.
+
+        Raises:
+            ModelError: a caption names no class of a class base.
+        """
+
+    def name_classes(self, names: Sequence[str]) -> None:
+        """On a class base, give a study's classes their labels (`labels_for`); elsewhere nothing.
+
+        Raises:
+            ModelError: there are more names than rows.
+        """

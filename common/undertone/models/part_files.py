@@ -20,6 +20,7 @@ from undertone.errors import ModelError
 
 STEMS = {
     "vae": "diffusion_pytorch_model",
+    "vqvae": "diffusion_pytorch_model",
     "unet": "diffusion_pytorch_model",
     "text_encoder": "model",
     "safety_checker": "model",

@@ -14,26 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from undertone.core.canonical import digest_of, file_sha256
+from undertone.core.canonical import digest_of, file_sha256, sha256_hex
 from undertone.errors import ModelError, PlanChanged
 from undertone.models.added_tokens import known_tokens, vocabulary
-from undertone.models.fitness import check_fitness, check_pipeline, check_scheduler_class
-from undertone.models.part_files import Weights, part_files, read_json
+from undertone.models.class_names import FILE as CLASSES
+from undertone.models.class_names import parse_classes, read_classes
+from undertone.models.kinds import INDEX, TEXT, Kind, find_base
+from undertone.models.part_files import Weights, read_json
 from undertone.models.readme import licence_of
 
 EMBEDDED = {"embedded:tiny": Path(__file__).parent / "embedded" / "tiny"}
 
-PARTS = {
-    "vae": "AutoencoderKL",
-    "text_encoder": "CLIPTextModel",
-    "tokenizer": "CLIPTokenizer",
-    "unet": "UNet2DConditionModel",
-    "scheduler": None,
-}
-_OPTIONAL_PARTS = ("safety_checker", "feature_extractor")
-# Where a part's class may come from; any other name would be a module of the folder's own.
-_LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_OTHER_VAE = "vqvae"
+_NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD_ATTENTION = re.compile(rf"(.*attentions\.\d+\.)({'|'.join(_NEW_ATTENTION)})(\.\w+)")
 Stamp = tuple[int, ...]
 
 
@@ -41,7 +36,8 @@ Stamp = tuple[int, ...]
 class PinnedBase:
     """A base model on disk: `files` maps each path used, relative to `folder`, to its SHA-256.
 
-    `stamps` says of each file which one was hashed (inode, length, times).
+    `stamps` says of each file which one was hashed (inode, length, times). `kind` is what the UNet is told: "text", a
+    "class", or "none". `classes` are the names of a class base in the order of their labels, () elsewhere.
     """
 
     reference: str
@@ -49,6 +45,19 @@ class PinnedBase:
     folder: Path
     files: Mapping[str, str]
     stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False, repr=False)
+    kind: Kind = TEXT
+    classes: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """The parts it has, as methods name them: an LDMPipeline calls its autoencoder "vqvae", here it is "vae"."""
+        folders = {name.partition("/")[0] for name in self.files if "/" in name}
+        return frozenset("vae" if folder == _OTHER_VAE else folder for folder in folders)
+
+    def folder_of(self, part: str) -> str:
+        """The name of a part's folder: the part's own, or that of an LDMPipeline's autoencoder."""
+        other = part == "vae" and any(name.startswith(f"{_OTHER_VAE}/") for name in self.files)
+        return _OTHER_VAE if other else part
 
     def config(self, part: str) -> dict[str, Any]:
         """The JSON configuration of `unet`, `vae`, `text_encoder` or `scheduler`.
@@ -57,7 +66,12 @@ class PinnedBase:
             ModelError: the file is not a JSON object.
         """
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        return read_json(self.folder / part / name)
+        return read_json(self.folder / self.folder_of(part) / name)
+
+    @property
+    def pipeline(self) -> str:
+        """The stock pipeline that model_index.json names; "" of a class base, which is parts alone."""
+        return "" if self.kind == "class" else str(read_json(self.folder / INDEX).get("_class_name", ""))
 
     @property
     def embedding_width(self) -> int:
@@ -66,8 +80,8 @@ class PinnedBase:
 
     @property
     def image_size(self) -> int:
-        """Side of the images in pixels: the latent side times the autoencoder's factor."""
-        factor: int = 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
+        """Side of the images in pixels: the latent side times the autoencoder's factor; of a base of pixels its own."""
+        factor: int = 2 ** (len(self.config("vae")["block_out_channels"]) - 1) if "vae" in self.parts else 1
         return int(self.config("unet")["sample_size"]) * factor
 
     @property
@@ -109,7 +123,7 @@ class PinnedBase:
         return known_tokens(self.folder / "tokenizer")
 
     def shapes(self, part: str) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of every tensor of `unet` or `text_encoder`, by names as the loaded module has them.
+        """Name -> shape of every tensor of `unet`, `vae` or `text_encoder`, by names as the loaded module has them.
 
         Raises:
             ModelError: the weights cannot be read, or two shards hold one tensor.
@@ -117,8 +131,8 @@ class PinnedBase:
         found: dict[str, tuple[int, ...]] = {}
         for file in self.weights_of(part).files:
             try:
-                with safe_open(self.folder / part / file, framework="np") as tensors:
-                    shapes = {short_name(name): tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - as above
+                with safe_open(self.folder / self.folder_of(part) / file, framework="np") as tensors:
+                    shapes = {_loaded_name(name): tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - as above
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{file} of {self.reference} cannot be read: {error}") from None
             if shapes.keys() & found.keys():
@@ -131,7 +145,8 @@ class PinnedBase:
 
     def weights_of(self, part: str) -> Weights:
         """The weights of a part, as they were pinned."""
-        names = [name.removeprefix(f"{part}/") for name in self.files if name.startswith(f"{part}/")]
+        folder = f"{self.folder_of(part)}/"
+        names = [name.removeprefix(folder) for name in self.files if name.startswith(folder)]
         index = next((name for name in names if ".safetensors.index." in name), None)
         return Weights(index, tuple(sorted(name for name in names if name.endswith(".safetensors"))))
 
@@ -142,6 +157,12 @@ class PinnedBase:
 def short_name(name: str) -> str:
     """A tensor's name without the level `text_model`, which transformers 5 no longer has and files do."""
     return name.removeprefix("text_model.")
+
+
+def _loaded_name(name: str) -> str:
+    """A tensor's name as the loaded module has it: files of before 2023 have other names for parts of attention."""
+    found = _OLD_ATTENTION.fullmatch(name)
+    return short_name(name) if found is None else f"{found[1]}{_NEW_ATTENTION[found[2]]}{found[3]}"
 
 
 def pin(reference: str, revision: str | None = None) -> PinnedBase:
@@ -156,17 +177,17 @@ def pin(reference: str, revision: str | None = None) -> PinnedBase:
             what and what to do.
     """
     folder = _folder_of(reference, revision)
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise ModelError(f"{reference} has no model_index.json: a base model is a folder in the diffusers layout")
-    names = ["model_index.json", *_parts_of(folder, read_json(index), reference)]
-    hashed = {name: _hashed(folder, name, reference) for name in sorted(names)}
+    found = find_base(folder, reference)
+    hashed = {name: _hashed(folder, name, reference) for name in sorted(found.files)}
+    digests = {name: digest for name, (digest, _) in hashed.items()}
     return PinnedBase(
         reference,
         revision,
         folder,
-        {name: digest for name, (digest, _) in hashed.items()},
+        digests,
         {name: stamp for name, (_, stamp) in hashed.items()},
+        found.kind,
+        _classes(folder, digests, reference) if found.kind == "class" else (),
     )
 
 
@@ -227,42 +248,12 @@ def _folder_of(reference: str, revision: str | None) -> Path:
         ) from None
 
 
-def _parts_of(folder: Path, listed: Mapping[str, Any], reference: str) -> list[str]:
-    """The files of every part that model_index.json lists."""
-    check_pipeline(listed, reference)
-    classes = {part: value for part, value in listed.items() if isinstance(value, list) and any(value)}
-    names: list[str] = []
-    for part, needed in PARTS.items():
-        class_name = _class_of(classes, part)
-        if class_name is None or not (folder / part).is_dir():
-            raise ModelError(f"{reference} has no {part}; Undertone needs the parts {', '.join(PARTS)}")
-        if needed is not None and class_name.removesuffix("Fast") != needed:
-            raise ModelError(
-                f"the {part} of {reference} is a {class_name}; Undertone needs a {needed} (Stable Diffusion 1.x/2.x)"
-            )
-        if part == "scheduler":
-            check_scheduler_class(class_name, reference)
-        names += part_files(folder, part, reference)
-    for part, value in classes.items():
-        if part not in PARTS and part not in _OPTIONAL_PARTS:
-            raise ModelError(
-                f"{reference} has a part {ascii(part)[1:-1][:60]}, which Undertone does not know: Stable Diffusion 1.x "
-                f"and 2.x have {', '.join(PARTS)}. Where it is not needed, write [null, null] in model_index.json"
-            )
-        if value[0] not in _LIBRARIES:
-            raise ModelError(
-                f"model_index.json of {reference} takes its {part} from {ascii(value[0])[:60]}; classes of "
-                f"{', '.join(_LIBRARIES)} are used, and code from a model's folder never runs"
-            )
-        if part in _OPTIONAL_PARTS and (folder / part).is_dir():
-            names += part_files(folder, part, reference)
-    check_fitness(folder, names, reference)
-    return names
-
-
-def _class_of(classes: Mapping[str, list[Any]], part: str) -> str | None:
-    value = classes.get(part, [None, None])
-    return value[1] if len(value) == 2 and isinstance(value[1], str) else None
+def _classes(folder: Path, digests: Mapping[str, str], reference: str) -> tuple[str, ...]:
+    """The names in classes.json, from the very bytes that were hashed."""
+    data = read_classes(folder, reference)
+    if sha256_hex(data) != digests[CLASSES]:
+        raise ModelError(f"{CLASSES} of {reference} changed while it was being hashed; wait until it is whole")
+    return parse_classes(data, reference)
 
 
 def _hashed(folder: Path, name: str, reference: str) -> tuple[str, Stamp]:

@@ -1,4 +1,4 @@
-"""Placeholder tokens whose embedding differs from row to row of a batch.
+"""Captions as token ids, and placeholder tokens whose embedding differs from row to row of a batch.
 
 transformers 5 gives CLIPTextModel no `inputs_embeds`, so rows are put in by a forward hook on the
 token embedding: wherever a placeholder's id stands, row i of the batch reads its own vector.
@@ -12,6 +12,20 @@ from torch import Tensor, nn
 
 from undertone.core.captions import placeholders
 from undertone.models.interface import Base
+
+
+def token_ids(base: Base, captions: Sequence[str]) -> Tensor:
+    """Captions -> token ids [n, positions], padded as the pipeline pads prompts."""
+    tokenizer = base.pipeline.tokenizer
+    encoded = tokenizer(
+        list(captions),
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    )
+    ids: Tensor = encoded.input_ids.to(base.device)
+    return ids
 
 
 class RowTokens:
@@ -30,18 +44,10 @@ class RowTokens:
 
     def tokenise(self, captions: Sequence[str]) -> Tensor:
         """Captions -> token ids [n, positions]; each placeholder becomes its `vectors` tokens."""
-        tokenizer, full = self.base.pipeline.tokenizer, list(captions)
+        full = list(captions)
         for word, names in self._spelled.items():
             full = [caption.replace(word, " ".join(names)) for caption in full]
-        encoded = tokenizer(
-            full,
-            padding="max_length",
-            truncation=True,
-            max_length=tokenizer.model_max_length,
-            return_tensors="pt",
-        )
-        ids: Tensor = encoded.input_ids.to(self.base.device)
-        return ids
+        return token_ids(self.base, full)
 
     @contextmanager
     def bound(self, rows: Tensor) -> Iterator[None]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from undertone.core.quoting import markdown_code, markdown_text, yaml_text
 from undertone.pretraining.config import AutoencoderTable, Config, UnetTable
 from undertone.public_images.procedural import NEUTRAL_SHARE, NOUN_SHARE, SHARES
+from undertone.public_images.wording import PLURAL_KINDS, plural
 
 _FRONT = """---
 license: {licence}
@@ -14,7 +15,7 @@ tags: [{tags}]
 
 # {name}
 
-A {kind} latent diffusion model of {size} x {size} images, pre-trained by Undertone on public images.
+A {kind} {where}diffusion model of {size} x {size} images, pre-trained by Undertone on public images.
 
 """
 
@@ -33,20 +34,35 @@ image = LDMPipeline.from_pretrained(folder)(num_inference_steps=20).images[0]
 ```
 """
 
-_USE_CLASS = """No stock pipeline takes a class on latents; the parts are stock, `classes.json` names the classes in the
+_USE_NONE_PIXELS = """```python
+from diffusers import DDIMPipeline
+
+image = DDIMPipeline.from_pretrained(folder)(num_inference_steps=20).images[0]
+```
+"""
+
+_USE_CLASS = """No stock pipeline takes a class; the parts are stock, `classes.json` names the classes in the
 order of their numbers, and the number after the last says nothing.
 
 ```python
-unet = UNet2DModel.from_pretrained(folder, subfolder="unet")
-vae = AutoencoderKL.from_pretrained(folder, subfolder="vae")
+unet = UNet2DModel.from_pretrained(folder, subfolder="unet"){vae}
 scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
 scheduler.set_timesteps(20)
 z = torch.randn(1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
 for t in scheduler.timesteps:
     z = scheduler.step(unet(z, t, class_labels=torch.tensor([number])).sample, t, z).prev_sample
-image = vae.decode(z).sample
+image = {image}  # [1, channels, height, width] in -1..1
 ```
 """
+_VAE = """
+vae = AutoencoderKL.from_pretrained(folder, subfolder="vae")"""
+
+_DRAWN_ALONE = """{images:,} images of {size} x {size} pixels, drawn by procedure (`undertone.public_images.procedural`,
+series {seed}); no photograph, no scan, no person. Drawn were {kinds} alone.{digits}{letters}
+"""
+_LETTERS = """
+Letters are white on black, written with drawn strokes or set in fonts that matplotlib bundles, bent, slanted and
+stretched, with pens of any width, in one box and centred by mass, as MNIST's digits are."""
 
 _DRAWN = """{images:,} images of {size} x {size} pixels, drawn by procedure (`undertone.public_images.procedural`,
 series {seed}); no photograph, no scan, no person. {phantoms:.0%} are grey drawings of body parts made of ellipses
@@ -59,6 +75,7 @@ have equal channels. How phantoms and handwriting look was drawn after looking a
 _LIMITS_DRAWN = """It knows drawings and nothing else. Its "chest" is a phantom, not a radiograph; nothing it makes has
 any medical meaning.
 """
+_LIMITS_ALONE = "It knows these drawings and nothing else.\n"
 
 
 def model_card(config: Config, images: int, *, words: int = 0, length: int = 0, classes: Sequence[str] = ()) -> str:
@@ -73,21 +90,26 @@ def model_card(config: Config, images: int, *, words: int = 0, length: int = 0, 
     """
     drawn, size, kind = config.data.folder is None, config.data.size, config.unet.kind
     told = {"text": "text-to-image", "class": "class-conditional", "none": "unconditional"}[kind]
-    use = {"text": _USE_TEXT, "class": _USE_CLASS, "none": _USE_NONE}[kind].format(size=size)
+    pixels = config.unet.denoises != "latents"
+    of_class = _USE_CLASS.format(vae="" if pixels else _VAE, image="z" if pixels else "vae.decode(z).sample")
+    untold = _USE_NONE_PIXELS if pixels else _USE_NONE
+    use = {"text": _USE_TEXT.format(size=size), "class": of_class, "none": untold}[kind]
     data = _drawn(config, images) if drawn else _folder(config, images)
     rows = [
-        ("autoencoder", _autoencoder(config.autoencoder, size)),
+        *([] if pixels else [("autoencoder", _autoencoder(config.autoencoder, size))]),
         *([("text encoder", _text_encoder(config.unet, words, length))] if kind == "text" else []),
         ("UNet", _unet(config.unet, classes)),
         ("scheduler", "DDIM, 1000 steps, v-prediction, betas rescaled to zero final signal, trailing steps"),
     ]
     recipe = "\n".join(f"| {name} | {text} |" for name, text in rows)
-    limits = (_LIMITS_DRAWN if drawn else "") + "It has no safety checker: what you adapt it to may need one.\n"
+    known = _LIMITS_DRAWN if config.data.kinds is None else _LIMITS_ALONE
+    limits = (known if drawn else "") + "It has no safety checker: what you adapt it to may need one.\n"
     front = _FRONT.format(
         licence="apache-2.0" if drawn else yaml_text(config.data.licence),
         tags="stable-diffusion, synthetic-data" if kind == "text" else "synthetic-data",
         name=markdown_text(config.pretrain.name),
         kind=told,
+        where="" if pixels else "latent ",
         size=size,
     )
     return (
@@ -97,6 +119,8 @@ def model_card(config: Config, images: int, *, words: int = 0, length: int = 0, 
 
 
 def _drawn(config: Config, images: int) -> str:
+    if config.data.kinds is not None:
+        return _drawn_alone(config, images, sorted(set(config.data.kinds)))
     return _DRAWN.format(
         images=images,
         size=config.data.size,
@@ -107,6 +131,17 @@ def _drawn(config: Config, images: int) -> str:
         textures=SHARES["texture"],
         neutral=NEUTRAL_SHARE,
         nouns=NOUN_SHARE,
+    )
+
+
+def _drawn_alone(config: Config, images: int, kinds: Sequence[str]) -> str:
+    return _DRAWN_ALONE.format(
+        images=images,
+        size=config.data.size,
+        seed=config.pretrain.seed,
+        kinds=", ".join(plural(kind) if kind not in PLURAL_KINDS else kind for kind in kinds),
+        letters=_LETTERS if "letter" in kinds else "",
+        digits="" if "digit" in kinds else " No digit was drawn.",
     )
 
 
@@ -143,8 +178,9 @@ def _unet(table: UnetTable, classes: Sequence[str]) -> str:
     if table.favour:
         told += "; images picked more often for a word: "
         told += ", ".join(f"{markdown_text(word)} {factor:g}" for word, factor in table.favour.items())
+    seen = {"latents": "", "pixels": "denoises pixels; ", "grey": "denoises grey pixels, one channel; "}[table.denoises]
     return (
-        f"channels {tuple(table.channels)}, {table.layers} layers a level; "
+        f"{seen}channels {tuple(table.channels)}, {table.layers} layers a level; "
         f"{_steps(table.steps, table.batch, table.learning_rate, table.average)}; of "
         f"{100 * table.drop:.0f} % of images it is told nothing{told}"
     )

@@ -7,9 +7,11 @@ from pydantic import Field, field_validator
 
 from undertone.core.captions import caption_fields
 from undertone.core.config import Section, parse_tables, read_tables
+from undertone.public_images.procedural import KINDS
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Kind = Literal["text", "class", "none"]
+Denoised = Literal["latents", "pixels", "grey"]
 Channels = Annotated[list[Annotated[int, Field(ge=8, le=2048, multiple_of=8)]], Field(min_length=2, max_length=6)]
 
 
@@ -28,6 +30,7 @@ class DataTable(Section):
     images: int = Field(default=40_000, ge=16, le=10_000_000)
     caption: str = Field(default="{text}", min_length=1)
     class_column: str | None = None
+    kinds: Annotated[list[str], Field(min_length=1)] | None = None
     licence: str = "unknown"
 
     @field_validator("caption")
@@ -66,9 +69,14 @@ class AutoencoderTable(StageTable):
 
 
 class UnetTable(StageTable):
-    """[unet]: what it is told (a caption, a class, nothing), its shape, and that of the text encoder beside it."""
+    """[unet]: what it is told (a caption, a class, nothing), what it denoises, and its shape; the text encoder's too.
+
+    denoises: the autoencoder's latents; or pixels themselves, without an autoencoder, in three channels or in one
+    ("grey", the mean of the colours).
+    """
 
     kind: Kind = "text"
+    denoises: Denoised = "latents"
     channels: Channels = Field(default=[64, 128])
     layers: int = Field(default=1, ge=1, le=4)
     width: int = Field(default=64, ge=16, le=1024, multiple_of=16)
@@ -105,10 +113,18 @@ class Config(Section):
         """
         if self.unet.kind == "class" and self.data.folder and not self.data.class_column:
             raise ValueError('unet.kind = "class" needs data.class_column, the column that names an image\'s class')
+        if self.data.folder and self.data.kinds is not None:
+            raise ValueError("data.kinds goes without data.folder: it says which images Undertone draws")
+        unknown = sorted(set(self.data.kinds or ()) - set(KINDS))
+        if unknown:
+            raise ValueError(f"data.kinds: there are no drawings of {', '.join(unknown)}; known are {', '.join(KINDS)}")
         if self.data.folder is None and self.data.class_column:
             raise ValueError("data.class_column goes with data.folder; drawn images have their kinds as classes")
-        latent = self.data.size // 2 ** (len(self.autoencoder.channels) - 1)
         smallest = 2 ** (len(self.unet.channels) - 1)
+        if self.unet.denoises != "latents":
+            self._check_pixels(smallest)
+            return
+        latent = self.data.size // 2 ** (len(self.autoencoder.channels) - 1)
         if self.autoencoder.base is None and (latent < smallest or latent % smallest):
             raise ValueError(
                 f"data.size = {self.data.size} leaves a latent of {latent} x {latent}, too small for "
@@ -118,6 +134,17 @@ class Config(Section):
             raise ValueError(
                 f"data.size = {self.data.size} cannot be halved {len(self.autoencoder.channels) - 1} times; "
                 "take another size or fewer autoencoder.channels"
+            )
+
+    def _check_pixels(self, smallest: int) -> None:
+        if self.unet.kind == "text":
+            raise ValueError('unet.denoises = "pixels" and "grey" go with unet.kind = "class" or "none"')
+        if self.autoencoder != AutoencoderTable():
+            raise ValueError(f'unet.denoises = "{self.unet.denoises}" has no autoencoder; leave [autoencoder] out')
+        if self.data.size % smallest:
+            raise ValueError(
+                f"data.size = {self.data.size} cannot be halved {len(self.unet.channels) - 1} times; take another size "
+                "or fewer unet.channels"
             )
 
 

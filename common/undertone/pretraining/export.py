@@ -5,10 +5,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusers import AutoencoderKL, LDMPipeline, StableDiffusionPipeline, UNet2DModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
+from undertone.models.parts import Parts
 from undertone.training.denoisers import TextToImage, build_scheduler
 
 _TEXT_PREFIX = "text_model."
@@ -42,28 +43,23 @@ def export_text_to_image(
     _finish(out, ("vae", "unet", "text_encoder"), card)
 
 
-def export_parts(vae: AutoencoderKL, unet: UNet2DModel, classes: Sequence[str], card: str, out: Path) -> None:
+def export_parts(vae: AutoencoderKL | None, unet: UNet2DModel, classes: Sequence[str], card: str, out: Path) -> None:
     """Write a model that is told a class or nothing, in half precision, with its model card, into `out`.
 
-    Told nothing, it is a stock LDMPipeline. No stock pipeline takes a class on latents, so a class-conditional model
-    is its stock parts side by side, with the names of its classes in classes.json.
+    Told nothing, it is a stock LDMPipeline, or of pixels a DDIMPipeline. No stock pipeline takes a class, so a
+    class-conditional model is its stock parts side by side, with the names of its classes in classes.json.
 
     Args:
-        vae: the whitened autoencoder.
+        vae: the whitened autoencoder; None for a model of pixels.
         unet: with one class embedding more than there are classes, or with none.
         classes: their names in the order of their numbers; empty for a model that is told nothing.
         card: README.md, Markdown.
         out: folder, made when missing; files of an earlier export are replaced.
     """
-    parts = copy.deepcopy(vae).cpu().half().eval(), copy.deepcopy(unet).cpu().half().eval(), build_scheduler()
-    if classes:
-        for name, part in zip(("vae", "unet", "scheduler"), parts, strict=True):
-            part.save_pretrained(out / name)
-        (out / "classes.json").write_text(json.dumps(list(classes), indent=2) + "\n", encoding="utf-8")
-        _finish(out, ("vae", "unet"), card)
-        return
-    LDMPipeline(vqvae=parts[0], unet=parts[1], scheduler=parts[2]).save_pretrained(out, safe_serialization=True)
-    _finish(out, ("vqvae", "unet"), card)
+    halved = None if vae is None else copy.deepcopy(vae).cpu().half().eval()
+    denoiser = copy.deepcopy(unet).cpu().half().eval()
+    Parts(denoiser, build_scheduler(), halved, tuple(classes)).save_pretrained(out)
+    _finish(out, [path.parent.name for path in out.glob("*/config.json")], card)
 
 
 def _finish(out: Path, parts: Sequence[str], card: str) -> None:

@@ -23,7 +23,7 @@ from undertone.pretraining.config import Config, Precision, StageTable
 from undertone.pretraining.dataset import PublicSet
 from undertone.pretraining.export import export_parts, export_text_to_image
 from undertone.pretraining.tokenizer import build_tokenizer, common_words
-from undertone.pretraining.vae import VaeShape, VaeWeights, encode, train_vae
+from undertone.pretraining.vae import VaeShape, VaeWeights, encode, to_unit_range, train_vae
 from undertone.public_images.wording import words_of
 from undertone.training.denoisers import ClassToImage, Conditioned, TextToImage, tokenize, train_denoiser
 from undertone.training.initial_weights import initialise
@@ -49,11 +49,13 @@ def pretrain(config: Config, data: PublicSet, folder: Path, device: str = "cpu")
         UndertoneError: the data do not fit the settings, or a checkpoint is damaged.
     """
     checkpoints = folder / "checkpoints"
-    favoured(data.captions, config.unet.favour)  # a word that no caption holds shows before hours of training
-    vae = _autoencoder(config, data, checkpoints, device)
-    latents = _latents(config, data, vae, checkpoints)
+    favoured(data.captions, config.unet.favour)  # what cannot be shows before hours of training
+    if config.unet.kind == "class":
+        data.class_names()
+    vae = _autoencoder(config, data, checkpoints, device) if config.unet.denoises == "latents" else None
+    latents = _pixels(data, config.unet.denoises) if vae is None else _latents(config, data, vae, checkpoints)
     pipeline = folder / "pipeline"
-    if config.unet.kind == "text":
+    if config.unet.kind == "text" and vae is not None:
         _text(config, data, vae, latents, checkpoints, pipeline, device)
     else:
         _classes(config, data, vae, latents, checkpoints, pipeline, device)
@@ -64,9 +66,13 @@ def _autoencoder(config: Config, data: PublicSet, checkpoints: Path, device: str
     table = config.autoencoder
     if table.base is not None:
         base = pin(table.base)
+        if "vae" not in base.parts:
+            raise ModelError(f'autoencoder.base = "{table.base}" denoises pixels, and has no autoencoder; take another')
         reporter().line(f"the autoencoder of {table.base}, as it is")
         with staged(base) as view:
-            vae = AutoencoderKL.from_pretrained(view / "vae", use_safetensors=True, local_files_only=True)
+            vae = AutoencoderKL.from_pretrained(
+                view / base.folder_of("vae"), use_safetensors=True, local_files_only=True
+            )
         return vae.eval().requires_grad_(False).to(device)
     shape = VaeShape(config.data.size, tuple(table.channels), table.layers, table.latent_channels)
     return train_vae(
@@ -95,6 +101,12 @@ def _latents(config: Config, data: PublicSet, vae: AutoencoderKL, checkpoints: P
     return latents
 
 
+def _pixels(data: PublicSet, denoised: str) -> Tensor:
+    """The images in -1..1, float32 [N, 3, S, S], or the mean of their colours [N, 1, S, S]."""
+    whole = to_unit_range(torch.from_numpy(data.pixels))
+    return whole.mean(1, keepdim=True) if denoised == "grey" else whole
+
+
 def _text(
     config: Config, data: PublicSet, vae: AutoencoderKL, latents: Tensor, checkpoints: Path, out: Path, device: str
 ) -> None:
@@ -120,7 +132,13 @@ def _text(
 
 
 def _classes(
-    config: Config, data: PublicSet, vae: AutoencoderKL, latents: Tensor, checkpoints: Path, out: Path, device: str
+    config: Config,
+    data: PublicSet,
+    vae: AutoencoderKL | None,
+    latents: Tensor,
+    checkpoints: Path,
+    out: Path,
+    device: str,
 ) -> None:
     table, stream = config.unet, _stream(config, "unet")
     names = data.class_names() if table.kind == "class" else ()

@@ -117,6 +117,11 @@ def _glyph(name: str, character: str, stroke: int) -> Image.Image:
     return image.crop(image.getbbox())
 
 
+def outline_of(font: str, character: str) -> Image.Image:
+    """The glyph in white on black, cut to its ink; of one of `FONTS`."""
+    return _glyph(font, character, 0)
+
+
 def _outline(rng: np.random.Generator, character: str, stroke: int) -> Image.Image:
     return _glyph(pick(rng, FONTS), character, stroke)
 

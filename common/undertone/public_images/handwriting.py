@@ -52,30 +52,31 @@ def written_digit(rng: np.random.Generator, value: int) -> Image.Image:
         rng: source of every movement.
         value: 0 to 9.
     """
-    strokes = _strokes(_WAYS[value][int(rng.integers(len(_WAYS[value])))])
+    strokes = strokes_of(_WAYS[value][int(rng.integers(len(_WAYS[value])))])
     tall = rng.uniform(0.6, 0.95)
     wide = tall * (rng.uniform(0.3, 0.5) if value == 1 else rng.uniform(0.6, 1.0))
     slant, turn = rng.normal(-0.15, 0.18), rng.normal(0, 0.06)
     middle = 0.5 + rng.normal(0, 0.025, 2)
     pen = rng.uniform(0.035, 0.11)
     canvas = Image.new("L", (_CANVAS, _CANVAS))
-    brush = ImageDraw.Draw(canvas)
     for stroke in strokes:
         points = stroke - 0.5 + rng.normal(0, _WANDER, stroke.shape)
         x = points[:, 0] * wide + slant * points[:, 1] * tall * 0.8
         y = points[:, 1] * tall
-        path = _smooth(np.stack([math.cos(turn) * x - math.sin(turn) * y, math.sin(turn) * x + math.cos(turn) * y], 1))
+        path = smooth_path(
+            np.stack([math.cos(turn) * x - math.sin(turn) * y, math.sin(turn) * x + math.cos(turn) * y], 1)
+        )
         widths = pen * (1 + 0.2 * np.sin(np.linspace(0, math.pi * rng.uniform(0.5, 2), len(path))))
-        _draw(brush, (path + middle) * _CANVAS, widths * _CANVAS)
+        draw_path(canvas, (path + middle) * _CANVAS, widths * _CANVAS)
     return canvas
 
 
-def _strokes(way: str) -> list[Points]:
-    """The strokes [n, 2] of one way to write a digit, in units of its square."""
+def strokes_of(way: str) -> list[Points]:
+    """The strokes [n, 2] of one way to write a character, in units of its square."""
     return [np.array(stroke.split(), dtype=np.float64).reshape(-1, 2) / 100 for stroke in way.split("/")]
 
 
-def _smooth(points: Points) -> Points:
+def smooth_path(points: Points) -> Points:
     """A Catmull-Rom curve through points [n, 2]."""
     held = np.concatenate([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
     t = np.linspace(0, 1, _STEPS, endpoint=False)[:, None]
@@ -85,7 +86,9 @@ def _smooth(points: Points) -> Points:
     return np.concatenate([*pieces, points[-1:]])
 
 
-def _draw(brush: ImageDraw.ImageDraw, path: Points, widths: Points) -> None:
+def draw_path(canvas: Image.Image, path: Points, widths: Points) -> None:
+    """Draw a path [n, 2] in white with a pen that is `widths` [n] wide; all in pixels."""
+    brush = ImageDraw.Draw(canvas)
     for (x, y), width in zip(path, widths, strict=True):
         brush.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=255)
     for start, end, width in zip(path, path[1:], widths, strict=False):

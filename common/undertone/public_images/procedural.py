@@ -5,13 +5,14 @@ can be drawn without the others. The streams are public on purpose; nothing priv
 This module imports no torch.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from undertone.errors import InputError
 from undertone.public_images.glyphs import DIGITS, LETTERS, PLACES, handwritten_digit, sharp_glyph, soft_glyph
+from undertone.public_images.letters import white_letter
 from undertone.public_images.palette import GREYS, HUES, Pixels
 from undertone.public_images.phantoms import ORGANS, TONES, phantom
 from undertone.public_images.shapes import SHAPES, TEXTURES, shape, texture
@@ -49,6 +50,9 @@ _KINDS: tuple[tuple[float, _Drawer], ...] = (  # shares add up to 1
 SHARES: dict[str, float] = {drawer.__name__: share for share, drawer in _KINDS}
 
 
+_TRIES = 100_000  # a kind that is one of fifty turns up in all of so many drawings
+
+
 class PublicImage(NamedTuple):
     """One drawn image: pixels uint8 [size, size, 3], its caption, whose words are all in WORDS, and what it shows."""
 
@@ -57,26 +61,31 @@ class PublicImage(NamedTuple):
     subject: Subject
 
 
-def draw(seed: int, index: int, size: int) -> PublicImage:
+def draw(seed: int, index: int, size: int, kinds: Sequence[str] | None = None) -> PublicImage:
     """Draw public image number `index` of the series `seed`, whatever else is drawn.
+
+    With `kinds` it is an image of another series, which has these kinds of drawings alone, each as often. Letters are
+    then white on black, in one box (`letters.py`), and where no digit is asked for none is drawn.
 
     Args:
         seed: which series, 0 <= seed < 2^64.
         index: which image of it, 0 <= index < 2^64.
         size: height and width in pixels, at least 16.
+        kinds: of `KINDS`, at least one; None: all, as often as `SHARES` says.
 
     Returns:
         Pixels uint8 [size, size, 3], the caption, and the subject in words.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number out of range, or a kind that is not known.
     """
     if size < SMALLEST:
         raise InputError(f"a public image of {size} pixels is too small to draw; ask for {SMALLEST} or more")
     if not (0 <= seed < 2**64 and 0 <= index < 2**64):
         raise InputError(f"seed {seed} and index {index} must be from 0 to 2^64 - 1; choose others")
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
-    pixels, subject = _pick_kind(rng.random())(rng, size)
+    drawer = _pick_kind(rng.random()) if kinds is None else _drawer_of(kinds, rng)
+    pixels, subject = drawer(rng, size)
     return PublicImage(pixels, _caption(rng, subject), subject)
 
 
@@ -103,3 +112,25 @@ def _pick_kind(u: float) -> _Drawer:
             return drawer
         u -= share
     return _KINDS[-1][1]
+
+
+def _drawer_of(kinds: Sequence[str], rng: np.random.Generator) -> _Drawer:
+    """What draws one of these kinds, each as likely as the other.
+
+    Raises:
+        InputError: there are none, or one is not known.
+    """
+    unknown = sorted(set(kinds) - set(KINDS))
+    if unknown or not kinds:
+        raise InputError(f"there are no drawings of {', '.join(unknown) or 'no kind'}; known are {', '.join(KINDS)}")
+    kind = sorted(set(kinds))[int(rng.integers(len(set(kinds))))]
+    if kind == "letter":
+        return white_letter
+    shared = {"digit": handwritten_digit} | dict.fromkeys(SHAPES, shape) | dict.fromkeys(TEXTURES, texture)
+    drawer = shared.get(kind, phantom)
+
+    def until_found(rng: np.random.Generator, size: int) -> tuple[Pixels, Subject]:
+        found = (drawer(rng, size) for _ in range(_TRIES))
+        return next(one for one in found if one[1].kind == kind)
+
+    return until_found

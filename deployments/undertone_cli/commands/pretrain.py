@@ -17,7 +17,7 @@ from undertone_cli.console import Bars, out, resumable
 if TYPE_CHECKING:
     from undertone.pretraining.dataset import PublicSet
 
-_SAMPLES = 8
+_SAMPLES, _CLASSES = 8, 64
 
 
 def pretrain(config_file: Path, folder: Path, *, resume: bool = False, device: str = AUTO, threads: int = 0) -> Path:
@@ -60,8 +60,7 @@ def _pretrain(config_file: Path, config: Config, folder: Path, resume: bool, dev
     except OSError as error:
         raise FolderError(f"{folder} cannot be written: {error.strerror or error}") from None
     pipeline = train(config, data, folder, chosen)
-    if config.unet.kind == "text":
-        _draw_samples(pipeline, data, folder / "samples.png", chosen)
+    _draw_samples(pipeline, data, folder / "samples.png", chosen)
     return pipeline
 
 
@@ -71,7 +70,7 @@ def _read(config: Config, beside: Path) -> "PublicSet":
 
     table = config.data
     if table.folder is None:
-        return drawn_set(config.pretrain.seed, table.images, table.size, workers=os.cpu_count() or 1)
+        return drawn_set(config.pretrain.seed, table.images, table.size, os.cpu_count() or 1, table.kinds)
     return _read_folder(table, beside / table.folder)
 
 
@@ -127,7 +126,7 @@ def _check_same_data(path: Path, data: "PublicSet") -> None:
 
 
 def _draw_samples(pipeline: Path, data: "PublicSet", path: Path, device: str) -> None:
-    """A grid of samples of the most frequent captions."""
+    """A grid of samples: of the most frequent captions, of the classes, or of a base that is told nothing."""
     from collections import Counter
 
     from undertone.models.base import load_base
@@ -135,7 +134,8 @@ def _draw_samples(pipeline: Path, data: "PublicSet", path: Path, device: str) ->
     from undertone.models.pinned import pin
 
     base = load_base(pin(str(pipeline)), device)
-    prompts = [caption for caption, _ in Counter(data.captions).most_common(_SAMPLES)]
+    frequent = [caption for caption, _ in Counter(data.captions).most_common(_SAMPLES)]
+    prompts = {"class": list(base.labels)[:_CLASSES], "none": [""]}.get(base.pinned.kind, frequent)
     told = [prompt for prompt in prompts for _ in range(_SAMPLES)]
     seeds = list(range(_SAMPLES)) * len(prompts)
     with reporter().task("drawing samples", len(told)) as progress:
@@ -156,8 +156,10 @@ def command(config: Path, folder: Path, device: str, threads: int, resume: bool)
 
     The images are a folder in the Hugging Face imagefolder convention (metadata.csv or .jsonl with file_name, a caption
     and perhaps a class), or drawn by Undertone itself. Nothing private may be in it: training is not private.
-    OUT/pipeline is a stock diffusers folder with a model card. With unet.kind = "text" it can be named as the base of a
-    study; models of classes or of nothing cannot.
+    OUT/pipeline is a stock diffusers folder with a model card, to be named as the base of a study. The UNet is told a
+    caption (unet.kind = "text"), one of the data's classes ("class") or nothing ("none"); the last two may denoise
+    pixels themselves (unet.denoises = "pixels" or "grey"). Without a folder, data.kinds says what is drawn: with
+    kinds = ["letter"] the model has seen no digit (examples/pretrain-letters.toml).
 
     Example: undertone pretrain pretrain.toml --out runs/my-base, where pretrain.toml is examples/pretrain-folder.toml,
     copied to where your folder of images is

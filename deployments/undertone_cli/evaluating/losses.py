@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from undertone.methods.losses import denoising_loss, timesteps
 from undertone.models.base import LoadedBase
+from undertone.models.kinds import TEXT
 
 _ROWS, _SEED = 32, 20_301_201
 
@@ -33,15 +34,18 @@ def image_losses(
     while batch := list(islice(pairs, at_once)):
         n = len(batch)
         latents = torch.from_numpy(base.encode(np.stack([image for image, _ in batch]))).to(base.device)
-        text = _text(base, [prompt for _, prompt in batch]).repeat_interleave(draws, 0)
+        told = _condition(base, [prompt for _, prompt in batch])
+        condition = None if told is None else told.repeat_interleave(draws, 0)
         x_0 = latents.repeat_interleave(draws, 0)
-        losses = denoising_loss(base, x_0, noise.repeat(n, 1, 1, 1), times.repeat(n), text)
+        losses = denoising_loss(base, x_0, noise.repeat(n, 1, 1, 1), times.repeat(n), condition)
         found.append(losses.reshape(n, draws).mean(1).double().cpu().numpy())
     return np.concatenate(found)
 
 
-def _text(base: LoadedBase, prompts: list[str]) -> torch.Tensor:
-    """What the pipeline makes of prompts, words of several vectors too, [n, positions, width]."""
+def _condition(base: LoadedBase, prompts: list[str]) -> torch.Tensor | None:
+    """What the base is told of prompts; of words what the pipeline makes of them, those of several vectors too."""
+    if base.pinned.kind != TEXT:
+        return base.conditions(prompts)
     text: torch.Tensor
     text, _ = base.pipeline.encode_prompt(prompts, base.device, 1, False)
     return text

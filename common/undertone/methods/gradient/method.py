@@ -85,7 +85,16 @@ class GradientMethod(ABC):
         """The release's tensors of w [D]."""
         return self.release_format.write(self.layout(base), w)
 
+    def _told(self, unit: UnitRecords) -> UnitRecords:
+        """The unit with the captions that its rows are made with: its own, unless a subclass says otherwise."""
+        return unit
+
     # --- what they share --------------------------------------------------------------------------
+
+    @property
+    def drawn_classes(self) -> int:
+        """Over how many classes public drawings are spread: one, unless a subclass's rows are told classes."""
+        return 1
 
     @property
     def alignment(self) -> float:
@@ -186,9 +195,10 @@ class GradientMethod(ABC):
             from undertone.methods.gradient.unit_gradients import unit_gradients  # torch: only where rows are made
 
             with self._trained(loaded, self._start(base)) as trained:
-                return unit_gradients(loaded, trained, units, options)
+                return unit_gradients(loaded, trained, [self._told(unit) for unit in units], options)
 
-        return PublicDirections(self.name, self.options, base, self.layout(base), self.token, gradients)
+        layout, classes = self.layout(base), self.drawn_classes
+        return PublicDirections(self.name, self.options, base, layout, self.token, gradients, classes)
 
     def initial_state(self, base: PinnedBase) -> NDArray[np.float32]:
         """`w` (with public directions: c, which is zero) and the optimiser's memory before the first round."""
@@ -218,7 +228,8 @@ class GradientMethod(ABC):
         from undertone.methods.gradient.unit_gradients import gradient_norms
         from undertone.methods.public import public_units  # torch: only where rows are made
 
-        units = public_units(base, PUBLIC_SEED, count, fill_caption(caption, self.token, {}))
+        prompt, classes = fill_caption(caption, self.token, {}), self.drawn_classes
+        units = [self._told(unit) for unit in public_units(base, PUBLIC_SEED, count, prompt, classes=classes)]
         start = self.initial_state(base.pinned)[: self.dimension(base.pinned)]
         at_once = 1 if self._too_long(base.pinned) else PUBLIC_AT_ONCE
         lengths: list[float] = []
@@ -252,7 +263,7 @@ class GradientMethod(ABC):
         prompt = fill_caption(caption, self.token, {})
 
         def gradient(w: NDArray[np.float32], index: int) -> NDArray[np.float64]:
-            (unit,) = public_units(base, PUBLIC_SEED, 1, prompt, index)
+            (unit,) = public_units(base, PUBLIC_SEED, 1, prompt, index, self.drawn_classes)
             row: NDArray[np.float64] = self.rows(base, w, [unit], lambda _steps: None)[0].astype(np.float64)
             return row
 
@@ -294,8 +305,9 @@ class GradientMethod(ABC):
         if self.options.directions:
             raise MechanismViolation("rows in public directions are kept one by one, and not summed as they are made")
 
+        told = [None if unit is None else self._told(unit) for unit in batch]
         with self._trained(base, state) as trained:
-            return summed_gradients(base, trained, batch, self.options, scale=scale, clip_units=clip_units)
+            return summed_gradients(base, trained, told, self.options, scale=scale, clip_units=clip_units)
 
     def rows(
         self, base: Base, state: NDArray[np.float32], units: Sequence[UnitRecords], progress: Progress
@@ -305,6 +317,7 @@ class GradientMethod(ABC):
 
         if not units:
             return np.zeros((0, state.size), dtype=np.float32)
+        units = [self._told(unit) for unit in units]
         if self.options.directions:
             found = self._projected(base, state, units)
         else:

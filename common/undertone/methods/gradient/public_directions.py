@@ -46,7 +46,8 @@ Gradients = Callable[[Base, list[UnitRecords], GradientOptions], NDArray[np.floa
 class PublicDirections:
     """The directions of one method on one base; see `directions.py` for the mathematics.
 
-    method: its name; layout: of w, [D]; token: the word in place of {token} in the caption.
+    method: its name; layout: of w, [D]; token: the word in place of {token} in the caption; classes: over how many of
+    them drawings are spread.
     """
 
     method: str
@@ -55,6 +56,7 @@ class PublicDirections:
     layout: Layout
     token: str
     gradients: Gradients
+    classes: int = 1
 
     def settled(self) -> tuple[GradientOptions, Said]:
         """The options with the fingerprint in them, and what a person who plans should read; caption included.
@@ -143,7 +145,7 @@ class PublicDirections:
         at_once = max(1, min(_MOST_AT_ONCE, _AT_ONCE_BYTES // (4 * self.layout.size)))
         options = self.options.model_copy(update={"draws": _DRAWS, "records": 1, "caption_dropout": 0.0})
         for first in range(0, count, at_once):
-            units = public_units(base, seed, min(at_once, count - first), caption, first)
+            units = public_units(base, seed, min(at_once, count - first), caption, first, self.classes)
             found[first : first + len(units)] = self.gradients(base, units, options)
             progress(len(units))
         return found

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from undertone.gradients.engine import GradientEngine, LossPerRow, UnitBatch
 from undertone.models.interface import Base
+from undertone.models.tokens import token_ids
 
 
 class Trained(Protocol):
-    """A loaded base with w in it: how captions become text states, and how losses become gradients in w."""
+    """A loaded base with w in it: how captions become conditions, and how losses become gradients in w."""
 
-    def text(self, captions: Sequence[str], batch: UnitBatch) -> Tensor:
-        """Text states [rows, positions, width] of each row's caption."""
+    def condition(self, captions: Sequence[str], batch: UnitBatch) -> Tensor | None:
+        """What `Base.predict` takes for each row's caption: text states [rows, positions, width], labels, or None."""
 
     def gradients(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float32]:
         """Each unit's gradient in the order of the layout, [units, d]."""
@@ -53,13 +54,6 @@ class EngineTrained:
         return self._engine.clipped_sum(losses, batch, scale=scale, clip_units=clip_units, counted=counted)
 
 
-@torch.no_grad()
-def frozen_text(base: Base, captions: Sequence[str]) -> Tensor:
-    """Text states [n, positions, width] of captions, by the encoder as it is."""
-    states: Tensor = base.pipeline.text_encoder(token_ids(base, captions))[0]
-    return states
-
-
 def trained_text(base: Base, captions: Sequence[str]) -> Tensor:
     """Text states [n, positions, width] of captions, by an encoder of which something is trained.
 
@@ -69,17 +63,3 @@ def trained_text(base: Base, captions: Sequence[str]) -> Tensor:
     positions = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
     states: Tensor = base.pipeline.text_encoder(ids, position_ids=positions)[0]
     return states
-
-
-def token_ids(base: Base, captions: Sequence[str]) -> Tensor:
-    """Captions -> token ids [n, positions], padded as the pipeline pads prompts."""
-    tokenizer = base.pipeline.tokenizer
-    encoded = tokenizer(
-        list(captions),
-        padding="max_length",
-        truncation=True,
-        max_length=tokenizer.model_max_length,
-        return_tensors="pt",
-    )
-    ids: Tensor = encoded.input_ids.to(base.device)
-    return ids

@@ -77,7 +77,7 @@ def _losses(
     captions = [caption for one in drawn for caption in one.captions]
 
     def losses() -> Tensor:
-        return denoising_loss(base, x_0, epsilon, t, trained.text(captions, batch))
+        return denoising_loss(base, x_0, epsilon, t, trained.condition(captions, batch))
 
     return losses, batch
 

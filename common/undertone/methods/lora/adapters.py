@@ -10,7 +10,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from undertone.gradients.engine import GradientEngine, UnitBatch
-from undertone.methods.gradient.trained import EngineTrained, frozen_text, trained_text
+from undertone.methods.gradient.trained import EngineTrained, trained_text
 from undertone.methods.release_format import Tensors
 from undertone.models.interface import Base
 from undertone.models.pinned import short_name
@@ -55,11 +55,11 @@ class TrainedLora(EngineTrained):
         del self._engine
         self._take_out()
 
-    def text(self, captions: Sequence[str], batch: UnitBatch) -> Tensor:
+    def condition(self, captions: Sequence[str], batch: UnitBatch) -> Tensor | None:
         """Text states, of the encoder with its adapters where it has some."""
         del batch
-        text = trained_text if "text_encoder" in self._parts else frozen_text
-        return text(self._base, captions)
+        trains_text = "text_encoder" in self._parts
+        return trained_text(self._base, captions) if trains_text else self._base.conditions(captions)
 
     def _layers(self, part: str) -> list[str]:
         """The adapted layers of a part, by their names in it."""

@@ -30,7 +30,7 @@ class TrainedToken:
     def __exit__(self, *_exc: object) -> None:
         self._copies = self._w
 
-    def text(self, captions: Sequence[str], batch: UnitBatch) -> Tensor:
+    def condition(self, captions: Sequence[str], batch: UnitBatch) -> Tensor:
         """Text states with each unit's copies in place of the tokens."""
         self._copies = self._w.expand(batch.units, *self._w.shape).clone().requires_grad_(True)
         with self._tokens.bound(self._copies[batch.unit_of_row.to(self._w.device)]):
