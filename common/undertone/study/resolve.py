@@ -13,9 +13,8 @@ from undertone.core.code_digest import package_sha256
 from undertone.errors import NoisyRelease, StudyError
 from undertone.methods.classed import scaled, with_classes
 from undertone.methods.classes import FLOOR
-from undertone.methods.protocol import Method, Said, check_needs, sent_by, settled, stages_of
+from undertone.methods.protocol import Method, Said, WarmStarted, check_needs, sent_by, settled, stages_of
 from undertone.methods.registry import method_for
-from undertone.methods.warm_start import WarmStarted
 from undertone.models.pinned import PinnedBase, pin
 from undertone.secagg.thresholds import default_colluders, default_threshold, fault
 from undertone.study.automatic import filled, fitted, rated
