@@ -121,6 +121,10 @@ def test_the_release_lists_its_ancestor_and_verifies(pair: Pair, run: Path) -> N
     assert result.exit_code == 0, result.output
     assert "this study and shifts-first together" in words(result.output)
     assert call("verify", pair.first / "release", *coordinator_of(pair.first)).exit_code == 0
+    both = call("verify", run / "release", *coordinator_of(run), "--start", pair.first / "release")
+    assert (both.exit_code, "the release that its plan pins" in words(both.output)) == (0, True)
+    other = call("verify", run / "release", *coordinator_of(run), "--start", run / "release")
+    assert (other.exit_code, "another release" in words(other.stderr)) == (3, True)
     stated = json.loads((run / "release" / "privacy.json").read_bytes())
     assert stated["start"]["study"] == "shifts-first"
     assert stated["start"]["plan_digest"] == plan_in(pair.first).digest

@@ -312,6 +312,16 @@ class SteppingMethod(Method, Protocol):
         """What "auto" is, from that length, C, T and d alone; and why, in a line."""
 
 
+@runtime_checkable
+class WarmStarted(Method, Protocol):
+    """A method whose w can be trained in the ordinary way, on images that are public or were released already."""
+
+    def warm_start(
+        self, base: Base, latents: NDArray[np.float32], classes: NDArray[np.int64] | None, steps: int, seed: int
+    ) -> NDArray[np.float32]:
+        """`w` [d] after `steps` on latents [n, c, h, w] of classes [n], places in the list; by a public seed alone."""
+
+
 def settled(method: Method, base: PinnedBase, caption: str) -> tuple[Method, Said]:
     """As `PreparedMethod.settled`; another method as it is, with nothing said."""
     return method.settled(base, caption) if isinstance(method, PreparedMethod) else (method, ())

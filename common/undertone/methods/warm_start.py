@@ -1,4 +1,4 @@
-"""Methods that can start from a release: trained on what it draws before the first round. No torch here."""
+"""The public state that begins with a w which was trained on what a release draws (PRIVACY 25). No torch here."""
 
 from typing import Protocol, runtime_checkable
 
@@ -7,31 +7,7 @@ from numpy.typing import NDArray
 
 from undertone.errors import MechanismViolation
 from undertone.methods.protocol import Method
-from undertone.models.interface import Base
 from undertone.models.pinned import PinnedBase
-
-
-@runtime_checkable
-class WarmStarted(Method, Protocol):
-    """A method that can be trained at the coordinator, on images drawn from a release, before its first round."""
-
-    def warm_start(
-        self,
-        base: Base,
-        latents: NDArray[np.float32],
-        classes: NDArray[np.int64] | None,
-        steps: int,
-        seed: int,
-    ) -> NDArray[np.float32]:
-        """The public w [d] to begin with, trained from `initial_state` on public latents; the same for the same seed.
-
-        Args:
-            base: loaded, as it is without any release.
-            latents: [n, c, h, w] of the images.
-            classes: [n] places in the study's list of classes, or None where it has none.
-            steps: how many steps of training.
-            seed: public, of every draw.
-        """
 
 
 @runtime_checkable

@@ -10,12 +10,20 @@ from pydantic import ValidationError
 from undertone import PROTOCOL, __version__
 from undertone.core.bounds import PLAN_BYTES
 from undertone.core.code_digest import package_sha256
-from undertone.errors import NoisyRelease, StudyError
+from undertone.errors import ModelError, NoisyRelease, StudyError
 from undertone.methods.classed import scaled, with_classes
 from undertone.methods.classes import FLOOR
-from undertone.methods.protocol import Method, MethodStage, Said, check_needs, sent_by, settled, stages_of
+from undertone.methods.protocol import (
+    Method,
+    MethodStage,
+    Said,
+    WarmStarted,
+    check_needs,
+    sent_by,
+    settled,
+    stages_of,
+)
 from undertone.methods.registry import method_for
-from undertone.methods.warm_start import WarmStarted
 from undertone.models.pinned import PinnedBase, pin
 from undertone.secagg.thresholds import default_colluders, default_threshold, fault
 from undertone.study.automatic import filled, fitted, rated
@@ -115,8 +123,11 @@ def _successor(study: Study, units: dict[str, int]) -> PlannedSuccessor | None:
     alone = successor.model_copy(
         update={"model": successor.model.model_copy(update=dict.fromkeys(("start", "start_images", "start_steps")))}
     )
-    _check_warm(method_for(alone.method.name, alone.method.options))
-    plan = resolved(alone, simulated_units=units).plan
+    try:
+        _check_warm(method_for(alone.method.name, alone.method.options))
+        plan = resolved(alone, simulated_units=units).plan
+    except (StudyError, ModelError) as error:
+        raise StudyError(f"privacy.successor = {path} makes no plan: {error}") from None
     if plan.model.files != dict(pin(study.model.base, study.model.revision).files):
         raise StudyError(f"{path} adapts another base; what is drawn from this study's release would not fit it")
     return PlannedSuccessor.of(plan.study, plan.charges)
