@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from undertone.evaluation.encoder import kinds_of
 from undertone.evaluation.kid import PublicFeatures, kid
-from undertone.methods.protocol import Method, UnitRecords
+from undertone.methods.protocol import Method, NoiseAware, SummingMethod, UnitRecords
 from undertone.methods.weights import attach
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import PinnedBase
 from undertone.study.plan import Plan
+from undertone.study.planned import planned_method, planned_stage
 
 _AT_ONCE = {"dpagg-ti": 60}
 _UNITS_AT_ONCE = 20
+_ENCODED, _PLAYED = 200, 500  # images, and units of small models, at a time
 
 
 @dataclass(frozen=True)
@@ -119,3 +121,43 @@ def spread(images: NDArray[np.uint8]) -> tuple[float, float]:
     """Deviation over an image's pixels, mean over images; deviation over images at a pixel, mean over pixels."""
     values = images.astype(np.float64)
     return float(values.std((1, 2)).mean()), float(values.std(0).mean())
+
+
+def labelled_units(
+    base: LoadedBase, pixels: NDArray[np.uint8], places: NDArray[np.int64], captions: Sequence[str], seed: int
+) -> list[UnitRecords]:
+    """Each image [n, s, s, 3] its own unit, of the class at `places` [n], whose caption is the class's."""
+    latents = np.concatenate([base.encode(pixels[at : at + _ENCODED]) for at in range(0, len(pixels), _ENCODED)])
+    return [
+        UnitRecords(
+            latents[number : number + 1],
+            (captions[place],),
+            np.random.Generator(np.random.Philox(key=seed * 100_000 + number)),
+            classes=np.array([place]),
+        )
+        for number, place in enumerate(places)
+    ]
+
+
+def without_noise(base: LoadedBase, plan: Plan, units: Sequence[UnitRecords], seed: int) -> NDArray[np.float32]:
+    """The last state of a plan whose rows are clipped and sampled as planned, and whose sums get no noise."""
+    drawn, pinned = np.random.Generator(np.random.Philox(key=seed)), base.pinned
+    state = planned_method(plan, pinned).initial_state(pinned)
+    for round_ in range(1, plan.privacy.rounds + 1):
+        stage, asked = plan.stage_of(round_), planned_stage(plan, pinned, round_)
+        sampled = [one for one, coin in zip(units, drawn.random(len(units)), strict=True) if coin < stage.sampling_rate]
+        total = np.zeros(stage.dimension)
+        for first in range(0, len(sampled), _PLAYED):
+            part = sampled[first : first + _PLAYED]
+            if isinstance(asked.method, SummingMethod) and asked.method.sums(pinned):
+                grid = stage.grid
+                found = asked.method.clipped_sum(base, state, part, scale=grid.scale, clip_units=grid.clip_units)
+                total += found / grid.scale
+                continue
+            rows = asked.method.rows(base, state[: plan.state_size], part, lambda _: None)
+            lengths = np.maximum(np.linalg.norm(rows, axis=1), 1e-30)
+            total += np.minimum(1, stage.clip_norm / lengths).astype(np.float32) @ rows
+        mean = total / (stage.sampling_rate * len(units))
+        aware = isinstance(asked.method, NoiseAware)
+        state = asked.method.step_from(state, mean, 0.0) if aware else asked.method.step(state, mean)
+    return state

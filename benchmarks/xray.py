@@ -28,13 +28,13 @@ from report import Row, machine, parser, publish
 
 from undertone.evaluation.encoder import kinds_of
 from undertone.methods.registry import METHODS
-from undertone.methods.weights import attach
-from undertone.models.base import load_base
+from undertone.methods.weights import read_weights
 from undertone.models.pinned import pin
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
 from undertone_cli import diagnostics
 from undertone_cli.commands.simulate import simulate
+from undertone_cli.evaluating.variants import Sampling, drawn, loaded
 from undertone_server.run_folder import RunFolder
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -76,15 +76,11 @@ def study_text(method: str, epsilon: float, finding: bool) -> str:
 def chest_share(run: RunFolder, plan: Plan) -> float:
     """The share of the release's samples that the public encoder calls a chest."""
     pinned = pin(plan.model.base)
-    method, base, count = planned_method(plan, pinned), load_base(pinned), diagnostics.IMAGES
-    state = run.kept_state(plan.privacy.rounds)
-    if state is None:
-        raise SystemExit(f"{run.folder} has no last state")
-    attach(base, method.weights(pinned, method.released(state)))
-    prompt = method.sample_prompts(plan.data.caption)[1]
-    drawn = base.sample([prompt] * count, list(range(count)), steps=diagnostics.STEPS, guidance=1.0)
-    kinds = kinds_of(np.stack([np.asarray(image.convert("RGB")) for image in drawn]))
-    return kinds.count("chest") / count
+    base = loaded(pinned, "cpu", read_weights(run.release))
+    prompt = planned_method(plan, pinned).sample_prompts(plan.data.caption)[1]
+    images = drawn(base, {"": prompt}, Sampling(diagnostics.IMAGES, diagnostics.STEPS))
+    kinds = kinds_of(np.stack([np.asarray(image.convert("RGB")) for _, image in images]))
+    return kinds.count("chest") / len(kinds)
 
 
 def run_once(method: str, epsilon: float, seed: int, finding: bool, data: Path, folder: Path) -> dict[str, Any]:
@@ -184,6 +180,8 @@ def main() -> None:
             shutil.rmtree(folder)
     runs = [run for run in finished(results) if key(run)[:3] in wanted and key(run)[3] == chosen.finding]
     publish("chest X-rays, unit patient, four sites", rows_of(runs), chosen.json)
+    if chosen.finding:
+        print("\nlikely confounded: portable films lie, standing ones do not, and no column of the data says which")
     if chosen.keep is None:
         shutil.rmtree(root)
 
