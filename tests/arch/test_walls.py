@@ -55,6 +55,7 @@ TORCH = {
     "undertone/methods/gradient/trained.py",
     "undertone/methods/gradient/unit_gradients.py",
     "undertone/methods/ldm/blocks.py",
+    "undertone/methods/prototypes/drawer.py",
     "undertone/methods/lora/adapters.py",
     "undertone/methods/textual_inversion/inversion.py",
     "undertone/methods/textual_inversion/trained.py",

@@ -86,6 +86,9 @@ def test_a_base_without_a_part_that_a_method_needs_is_refused(dummy_base: Path, 
     assert len(needing) >= 3
     for method in needing:
         check_needs(method, pinned)
+        if part not in method.needs:
+            check_needs(method, lacking)
+            continue
         with pytest.raises(ModelError, match=f"{method.name} needs a base with {part}"):
             check_needs(method, lacking)
     check_needs(DummyMethod(DummyOptions()), lacking)
