@@ -72,12 +72,14 @@ TORCH = {
     "undertone_cli/evaluating/",
 }
 # Randomness that is no noise: rows' own (PRIVACY 3), public images, public directions, public control directions,
-# public sampling seeds, public choices of an evaluation.
+# public sampling seeds, what a release draws, public choices of an evaluation.
 RANDOM = {
     "undertone/privacy/unit_randomness.py",
     "undertone/models/base.py",
     "undertone/methods/public.py",
     "undertone/methods/gradient/directions.py",
+    "undertone/methods/prototypes/public_latents.py",
+    "undertone/methods/prototypes/drawer.py",
     "undertone/training/",
     "undertone/pretraining/",
     "undertone/public_images/",
