@@ -59,6 +59,7 @@ TORCH = {
     "undertone/methods/dpdm/drawing.py",
     "undertone/methods/dpdm/warm.py",
     "undertone/methods/ldm/blocks.py",
+    "undertone/methods/prototypes/drawer.py",
     "undertone/methods/lora/adapters.py",
     "undertone/methods/textual_inversion/inversion.py",
     "undertone/methods/textual_inversion/trained.py",
@@ -76,7 +77,7 @@ TORCH = {
     "undertone_cli/evaluating/",
 }
 # Randomness that is no noise: rows' own (PRIVACY 3), public images, public directions, public control directions,
-# public sampling seeds, public choices of an evaluation.
+# public sampling seeds, what a release draws, public choices of an evaluation.
 RANDOM = {
     "undertone/privacy/unit_randomness.py",
     "undertone/models/base.py",
@@ -85,6 +86,8 @@ RANDOM = {
     "undertone/methods/dpdm/start.py",
     "undertone/methods/dpdm/warm.py",
     "undertone/methods/gradient/directions.py",
+    "undertone/methods/prototypes/public_latents.py",
+    "undertone/methods/prototypes/drawer.py",
     "undertone/training/",
     "undertone/pretraining/",
     "undertone/public_images/",

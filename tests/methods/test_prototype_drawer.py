@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from undertone.errors import ModelError
 from undertone.methods.prototypes.drawer import Mixture, PrototypeDrawer
-from undertone.methods.prototypes.release import PROTOTYPE_FILE, PROTOTYPES, classes_in, named
+from undertone.methods.prototypes.names import classes_in, named
+from undertone.methods.prototypes.release import PROTOTYPE_FILE, PROTOTYPES
 
 DRAWS = 12_000
 SHAPE = (1, 2, 3)

@@ -295,5 +295,5 @@ def test_a_whole_study_of_drawn_digits_on_the_embedded_base(tmp_path: Path) -> N
     result = call("simulate", study, "--data", data, "--split-by", "site", "--holdout", 0.3, "--out", out)
     assert result.exit_code == 0, result.output
     distance = json.loads((out / "diagnostics.json").read_bytes())["distance"]
-    assert distance["release"] < 0.8 * distance["base"]
-    assert all(distance["release"] < distance[f"random direction {number}"] for number in (1, 2, 3))
+    assert distance["after"] < 0.8 * distance["before"]
+    assert all(distance["after"] < distance[f"random direction {number}"] for number in (1, 2, 3))

@@ -20,7 +20,7 @@ from undertone_client.compute.preparing import dry_run
 def few_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a row needs besides the base takes seconds to draw, and no more memory than with few drawings."""
     make = kept_latents._make
-    monkeypatch.setattr(kept_latents, "_make", lambda wanted, base: make(replace(wanted, drawings=40), base))
+    monkeypatch.setattr(kept_latents, "_make", lambda wanted, base: make(replace(wanted, drawings=80), base))
 
 
 def site(device: str = "cpu", dtype: str = "float32") -> Any:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from undertone.core.text import shown
 from undertone.errors import ModelError
-from undertone.methods.prototypes.release import PARTS, classes_in, spelled
+from undertone.methods.prototypes.names import PARTS, classes_in, spelled
 from undertone.models.interface import Base
 
 

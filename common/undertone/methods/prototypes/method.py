@@ -16,15 +16,12 @@ released draws by itself: prototypes in the base's latents, for its decoder alon
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from undertone.core.bounds import ITEMS, NAME, TEXT
 from undertone.core.captions import TOKEN, caption_columns, caption_fields, fill_caption
-from undertone.core.classes import MOST
 from undertone.core.config import Section
 from undertone.core.progress import reporter
 from undertone.errors import DirectionsDiffer, MechanismViolation, PlanChanged, StudyError
@@ -34,8 +31,10 @@ from undertone.methods.protocol import Automatic, Draw, Method, MethodStage, Pro
 from undertone.methods.prototypes import kept_latents
 from undertone.methods.prototypes.kept_latents import Wanted, latent_shape
 from undertone.methods.prototypes.mixture import Floats, Prototypes, Sizes, moved, start, weighed
+from undertone.methods.prototypes.names import named
+from undertone.methods.prototypes.options import PrototypeOptions
 from undertone.methods.prototypes.public_latents import PublicLatents
-from undertone.methods.prototypes.release import PROTOTYPE_FILE, named
+from undertone.methods.prototypes.release import PROTOTYPE_FILE
 from undertone.methods.prototypes.rows import bound, centre_row, moment_row
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.models.interface import Base
@@ -47,30 +46,6 @@ CENTRES = "centres"
 State = NDArray[np.float32]
 # Of the drawings whose rows are measured: others than those that the public latents come from.
 _SEED = 20_330_101
-
-
-class PrototypeOptions(Section):
-    """[method] keys of dp-prototypes.
-
-    kinds, public_drawings: of what drawings, and of how many, the public latents are. components: k. centres: J, of
-    each class. lloyd_rounds: T - 1. lloyd_share: the part of epsilon that they may cost by themselves. radius: R, or
-    "auto", which `plan` settles by drawings.
-    count_weight: a. records: how many of a unit's images enter its row at most. per_class: prototypes for each class of
-    the study; class_names: those classes. public_check: 16 figures of the public latents. `plan` fills in both.
-    """
-
-    kinds: list[Annotated[str, Field(max_length=NAME)]] = Field(default_factory=list, max_length=ITEMS)
-    public_drawings: int = Field(default=1024, ge=2, le=100_000)
-    components: int = Field(default=64, ge=1, le=256)
-    centres: int = Field(default=8, ge=1, le=256)
-    lloyd_rounds: int = Field(default=2, ge=1, le=100)
-    lloyd_share: float = Field(default=0.6, gt=0, lt=1)
-    radius: Annotated[float, Field(gt=0, le=1000)] | Literal["auto"] = "auto"
-    count_weight: float = Field(default=1.0, gt=0, le=1000)
-    records: int = Field(default=64, ge=1, le=100_000)
-    per_class: bool = False
-    class_names: list[str] = Field(default_factory=list, max_length=MOST)
-    public_check: str = Field(default="", max_length=TEXT)
 
 
 class DPPrototypes:
@@ -118,7 +93,7 @@ class DPPrototypes:
 
     @property
     def radius(self) -> float:
-        """R, to which residuals are cut.
+        """The length to which residuals are cut.
 
         Raises:
             MechanismViolation: it is still "auto", as in no plan.

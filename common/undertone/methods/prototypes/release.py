@@ -1,19 +1,18 @@
 """`prototypes.safetensors`: a mixture of Gaussians for each class, in a base's latents: its decoder draws from it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.core.classes import LONGEST, MOST
 from undertone.core.text import shown
 from undertone.errors import InputError, UnfitWeights
+from undertone.methods.prototypes.names import PARTS, classes_in, named, spelled
 from undertone.methods.release_format import Description, Respelled, Shapes, Weights
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
 
 PROTOTYPES = "prototypes.safetensors"
-PARTS = ("centres", "weights", "factor")
 _MOST_ROWS = 256  # centres of a class, and components
 
 _PROGRAM = f'''import numpy as np
@@ -31,36 +30,6 @@ with torch.no_grad():
     decoded = vae.decode(torch.tensor(latent[None] / vae.config.scaling_factor, dtype=torch.float32)).sample[0]
 pixels = (decoded.permute(1, 2, 0).numpy() / 2 + 0.5).clip(0, 1)
 image = Image.fromarray((255 * pixels).round().astype(np.uint8))'''
-
-
-def named(classes: Sequence[str], centres: int, components: int, latent: tuple[int, ...]) -> Layout:
-    """The tensors of each class in the order of their names, `centres.NAME`; without classes plain `centres`.
-
-    centres: [J, c, h, w]. weights: [J], shares of all images. factor: [k, c, h, w]: g @ factor with Gaussian g [k] is
-    what lies around a centre.
-    """
-    shapes = ((centres, *latent), (centres,), (components, *latent))
-    names = sorted(classes) or [""]
-    return Layout(
-        tuple((spelled(part, name), shape) for name in names for part, shape in zip(PARTS, shapes, strict=True))
-    )
-
-
-def spelled(part: str, name: str) -> str:
-    """What a tensor of a class is called; "" is the class of a file without classes."""
-    return f"{part}.{name}" if name else part
-
-
-def classes_in(shapes: Shapes) -> list[str] | None:
-    """The names of the classes of a file in their order, [""] where it has none; None: it is no such file."""
-    names = sorted({name.partition(".")[2] for name in shapes})
-    if (
-        set(shapes) != {spelled(part, name) for name in names for part in PARTS}
-        or not 1 <= len(names) <= MOST
-        or any(len(name) > LONGEST for name in names)
-    ):
-        return None
-    return names if names == [""] or "" not in names else None
 
 
 class PrototypeFile:
