@@ -18,11 +18,13 @@ from safetensors.torch import load_file, save_file
 
 from tests.support.bases import tiny_class_base, tiny_none_base
 from undertone.errors import ModelError, PlanChanged
+from undertone.methods.public import public_units
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.class_names import labels_for
 from undertone.models.expected import EXPECTED, first_missing
 from undertone.models.fitness import SCHEDULERS
 from undertone.models.pinned import check_pins, pin
+from undertone.public_images.procedural import draw
 
 Change = Callable[[Path], None]
 CLASSES = ("cat", "dog", "eel")
@@ -93,6 +95,34 @@ def test_classes_that_changed_are_another_base(copy: Callable[[str], Path]) -> N
         check_pins(pin(str(folder)), before.files)
     with pytest.raises(PlanChanged, match=r"classes\.json .* changed"):
         load_base(before)
+
+
+def test_drawings_that_a_base_was_made_of_are_pinned_and_no_others_go_with_it(
+    copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Public rows of a letters base are of letters: what could draw a digit is not called."""
+    folder = copy("class")
+    assert pin(str(folder)).drawings is None
+    (folder / "drawings.json").write_text('["letter"]')
+    pinned = pin(str(folder))
+    assert pinned.drawings == ("letter",)
+    assert "drawings.json" in pinned.files
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a digit may be drawn")
+
+    monkeypatch.setattr("undertone.public_images.procedural._pick_kind", refuse)
+    base = load_base(pinned)
+    found = public_units(base, 5, 2, "")
+    letters = np.stack([draw(5, number, 16, ["letter"]).pixels for number in range(2)])
+    np.testing.assert_array_equal(np.concatenate([one.inputs for one in found]), base.encode(letters))
+    for wrong, says in (("{}", "no JSON list"), ('["Letter x"]', "no kind of drawings"), ("[" * 9999, "no JSON list")):
+        (folder / "drawings.json").write_text(wrong)
+        with pytest.raises(ModelError, match=says):
+            pin(str(folder))
+    (folder / "drawings.json").write_text(" " * (1 << 17))
+    with pytest.raises(ModelError, match="longer than 64 KiB"):
+        pin(str(folder))
 
 
 # --- what is refused -----------------------------------------------------------------------------

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from undertone.errors import InputError, StudyError
+from undertone.models.pinned import pin
 from undertone.pretraining.config import load_config
 from undertone.pretraining.dataset import drawn_set
 from undertone.public_images import glyphs, letters, procedural
 from undertone.public_images.procedural import KINDS, draw
+from undertone_cli.commands.pretrain import pretrain
 
 SIZE = 32
 
@@ -95,3 +97,29 @@ def test_kinds_that_cannot_be_are_refused(data: str, says: str, tmp_path: Path) 
     path.write_text(f'[pretrain]\nname = "x"\n[data]\n{data}\n')
     with pytest.raises(StudyError, match=says):
         load_config(path)
+
+
+def test_a_base_of_letters_says_which_drawings_it_was_made_of(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(
+        """[pretrain]
+name = "few"
+[data]
+kinds = ["letter"]
+images = 60
+size = 16
+[unet]
+kind = "class"
+denoises = "grey"
+channels = [8, 16]
+steps = 2
+batch = 4
+"""
+    )
+    pipeline = pretrain(path, tmp_path / "out", device="cpu", threads=1)
+    pinned = pin(str(pipeline))
+    assert pinned.drawings == ("letter",)
+    assert set(pinned.classes) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    card = (pipeline / "README.md").read_text(encoding="utf-8")
+    assert "Drawn were letters alone. No digit was drawn." in card
+    assert "phantom" not in card

@@ -12,10 +12,12 @@ def public_units(
 ) -> list[UnitRecords]:
     """`count` units of one procedural image each, from number `first` on; the seed is public: all get the same.
 
-    Where a study has classes, drawing i counts as one of class i modulo `classes`.
+    A base that was made of some kinds of drawings alone gets no others (`PinnedBase.drawings`). Where a study has
+    classes, drawing i counts as one of class i modulo `classes`.
     """
     numbers = range(first, first + count)
-    latents = base.encode(np.stack([draw(seed, number, base.image_size).pixels for number in numbers]))
+    size, kinds = base.image_size, base.pinned.drawings
+    latents = base.encode(np.stack([draw(seed, number, size, kinds).pixels for number in numbers]))
     return [
         UnitRecords(
             latents[place : place + 1],

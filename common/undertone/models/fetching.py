@@ -7,11 +7,13 @@ from pathlib import Path
 
 from undertone.errors import ModelError
 from undertone.models.class_names import FILE as CLASSES
+from undertone.models.drawn_kinds import FILE as DRAWINGS
 from undertone.models.pinned import PinnedBase, is_hub_id, pin
 
 _FILES = (
     "model_index.json",
     CLASSES,
+    DRAWINGS,
     "*/*.json",
     "*/*.txt",
     "*/*.jinja",

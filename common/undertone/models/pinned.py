@@ -19,6 +19,8 @@ from undertone.errors import ModelError, PlanChanged
 from undertone.models.added_tokens import known_tokens, vocabulary
 from undertone.models.class_names import FILE as CLASSES
 from undertone.models.class_names import parse_classes, read_classes
+from undertone.models.drawn_kinds import FILE as DRAWINGS
+from undertone.models.drawn_kinds import parse_kinds, read_kinds
 from undertone.models.kinds import INDEX, TEXT, Kind, find_base
 from undertone.models.part_files import Weights, read_json
 from undertone.models.readme import licence_of
@@ -37,7 +39,8 @@ class PinnedBase:
     """A base model on disk: `files` maps each path used, relative to `folder`, to its SHA-256.
 
     `stamps` says of each file which one was hashed (inode, length, times). `kind` is what the UNet is told: "text", a
-    "class", or "none". `classes` are the names of a class base in the order of their labels, () elsewhere.
+    "class", or "none". `classes` are the names of a class base in the order of their labels, () elsewhere. `drawings`
+    are the kinds of public drawings that it was made of alone (`drawn_kinds.py`), None where nothing says so.
     """
 
     reference: str
@@ -47,6 +50,7 @@ class PinnedBase:
     stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False, repr=False)
     kind: Kind = TEXT
     classes: tuple[str, ...] = ()
+    drawings: tuple[str, ...] | None = None
 
     @property
     def parts(self) -> frozenset[str]:
@@ -178,7 +182,9 @@ def pin(reference: str, revision: str | None = None) -> PinnedBase:
     """
     folder = _folder_of(reference, revision)
     found = find_base(folder, reference)
-    hashed = {name: _hashed(folder, name, reference) for name in sorted(found.files)}
+    drawn = (folder / DRAWINGS).exists()
+    names = sorted((*found.files, DRAWINGS) if drawn else found.files)
+    hashed = {name: _hashed(folder, name, reference) for name in names}
     digests = {name: digest for name, (digest, _) in hashed.items()}
     return PinnedBase(
         reference,
@@ -188,6 +194,7 @@ def pin(reference: str, revision: str | None = None) -> PinnedBase:
         {name: stamp for name, (_, stamp) in hashed.items()},
         found.kind,
         _classes(folder, digests, reference) if found.kind == "class" else (),
+        _drawings(folder, digests, reference) if drawn else None,
     )
 
 
@@ -254,6 +261,14 @@ def _classes(folder: Path, digests: Mapping[str, str], reference: str) -> tuple[
     if sha256_hex(data) != digests[CLASSES]:
         raise ModelError(f"{CLASSES} of {reference} changed while it was being hashed; wait until it is whole")
     return parse_classes(data, reference)
+
+
+def _drawings(folder: Path, digests: Mapping[str, str], reference: str) -> tuple[str, ...]:
+    """The kinds in drawings.json, likewise."""
+    data = read_kinds(folder, reference)
+    if sha256_hex(data) != digests[DRAWINGS]:
+        raise ModelError(f"{DRAWINGS} of {reference} changed while it was being hashed; wait until it is whole")
+    return parse_kinds(data, reference)
 
 
 def _hashed(folder: Path, name: str, reference: str) -> tuple[str, Stamp]:

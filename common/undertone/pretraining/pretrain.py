@@ -1,5 +1,6 @@
 """Public pre-training from the images to a pipeline folder: autoencoder, latents, UNet (DP-LDM's first two steps)."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -15,6 +16,7 @@ from transformers import CLIPTokenizer
 from undertone.core.durable import read_array, write_array
 from undertone.core.progress import reporter
 from undertone.errors import FolderError, ModelError, StudyError
+from undertone.models.drawn_kinds import FILE as DRAWINGS
 from undertone.models.pinned import pin
 from undertone.models.staging import staged
 from undertone.pretraining.alignment import Alignment, public_targets
@@ -59,6 +61,9 @@ def pretrain(config: Config, data: PublicSet, folder: Path, device: str = "cpu")
         _text(config, data, vae, latents, checkpoints, pipeline, device)
     else:
         _classes(config, data, vae, latents, checkpoints, pipeline, device)
+    if config.data.kinds is not None:
+        said = json.dumps(sorted(set(config.data.kinds))) + "\n"
+        (pipeline / DRAWINGS).write_text(said, encoding="utf-8")
     return pipeline
 
 

@@ -123,7 +123,7 @@ class ClassToImage(Conditioned):
             down_block_types=("AttnDownBlock2D",) * len(channels),
             up_block_types=("AttnUpBlock2D",) * len(channels),
             layers_per_block=layers,
-            attention_head_dim=16,
+            attention_head_dim=min(16, *channels),
             norm_num_groups=_groups(channels),
             num_class_embeds=classes + 1 if classes else None,
         )
