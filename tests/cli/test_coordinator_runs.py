@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support.coordinating import Coordination, coordination
+from tests.support.forgery import forge
+from tests.support.lineage import claiming
 from tests.support.runs import call
 from tests.support.studies import study_with, write_study
 from tests.support.world import World, secure
@@ -22,7 +24,9 @@ from undertone.errors import (
     SuperLinkUnreachable,
     TimingRevealed,
     TooFewSites,
+    UnfitStart,
 )
+from undertone.release.start import check_start, pinned_start
 from undertone.release.verify import verify
 from undertone.study.plan import Plan
 from undertone_cli.commands import coordinator_runs
@@ -164,6 +168,21 @@ def test_a_plan_is_submitted_once(hub: Coordination) -> None:
     again = call("coordinator", "submit", "study.toml")
     assert again.exit_code == 2
     assert "undertone coordinator resume" in " ".join(again.output.split())
+
+
+def test_a_study_that_starts_from_a_release_is_submitted_with_it(
+    hub: Coordination, dummy_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forge(tmp_path / "release", dummy_base)
+    plan = claiming(hub.world.plan, {"start": pinned_start(tmp_path / "release").model_dump()})
+    study = write_study(tmp_path / "study.toml", study_with({"model.start": str(tmp_path / "release")}))
+    monkeypatch.setattr(coordinator_runs, "plan_of", lambda *_args, **_options: plan)
+    monkeypatch.setattr(coordinator_runs, "start", lambda *_: "1")  # Flower
+    found = coordinator("submit", study)
+    run = RunFolder(Path(found["plan"]).parent)
+    check_start(run.plan(), run.start)
+    with pytest.raises(UnfitStart, match="name its folder"):
+        make_run(hub.home, plan.model_copy(update={"study": "another"}), utc_now(), 14)
 
 
 def test_a_superlink_that_is_down_is_named_and_the_run_can_be_resumed(hub: Coordination) -> None:

@@ -183,7 +183,8 @@ def test_they_are_made_of_drawings_alone_and_of_others_than_those_that_set_c(
     drawn: list[tuple[int, int]] = []
     draw = procedural.draw
 
-    def seen(seed: int, index: int, size: int) -> procedural.PublicImage:
+    def seen(seed: int, index: int, size: int, kinds: object) -> procedural.PublicImage:
+        assert kinds is None
         drawn.append((seed, index))
         return draw(seed, index, size)
 

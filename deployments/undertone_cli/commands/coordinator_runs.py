@@ -49,7 +49,7 @@ def submit(study: Path, folder: Path | None, approval_days: int, as_json: bool) 
     """
     home, now = opened(folder), utc_now()
     plan = plan_of(study, quiet=as_json)
-    run = make_run(home, plan, now, approval_days, start_folder(study))
+    run = make_run(home, plan, now, approval_days, None if plan.start is None else start_folder(study))
     number = start(home, run, flower_app(), now)
     said: dict[str, Json] = {
         "name": run.folder.name,
@@ -149,7 +149,7 @@ def plan_of(study: Path, *, quiet: bool) -> Plan:
 
 
 def start_folder(study: Path) -> Path | None:
-    """The release that STUDY.toml starts from, of which a RUN keeps a copy; None: it starts from the base."""
+    """The release that STUDY.toml names as its start, of which a RUN keeps a copy."""
     named = load_study(study).model.start
     return None if named is None else Path(named)
 
