@@ -48,7 +48,6 @@ def go(study: Path) -> Path:
         pytest.param("class", 20, False, marks=pytest.mark.slow),
         pytest.param("class grey pixels", 20, False, marks=pytest.mark.slow),
         pytest.param("none", 20, False, marks=pytest.mark.slow),
-        pytest.param("none pixels", 3, True, marks=pytest.mark.slow),
     ],
 )
 def test_five_sites_are_one_place_to_quantisation_error(
