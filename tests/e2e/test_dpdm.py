@@ -1,7 +1,9 @@
 """A study of dpdm on drawn images: sites are one place, a killed run goes on, the release draws and is stock parts."""
 
+import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,6 +101,12 @@ def test_the_release_verifies_and_says_what_it_is(run: Path) -> None:
     assert statement["mechanism"]["sensitivity_relation"].startswith("add/remove one unit, quantised per row")
     card = (run / "release" / "README.md").read_text(encoding="utf-8")
     assert "denoiser.safetensors is a whole UNet" in card
+    program = card.split("```python\n")[1].split("```")[0]
+    assert "base.sample([" in program
+    held: dict[str, Any] = {"BASE": plan_of(run).model.base}
+    with contextlib.chdir(run / "release"):
+        exec(program, held)
+    assert held["image"].size == (16, 16)
 
 
 def test_images_are_drawn_of_each_class(run: Path) -> None:

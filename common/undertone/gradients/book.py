@@ -14,6 +14,7 @@ STORE = 2.5
 """Per-unit gradients are stored where they are at most this many times as large as the layer's input and output
 gradient, which would be kept otherwise. So memory follows the activations, never units x parameters."""
 
+_FEW = 1 << 20  # values of a layer's per-unit gradients that are stored whatever else the layer keeps: 4 MiB
 _BLOCK = 1024  # values whose squares are added in float32: a norm of millions of values would come out low
 
 
@@ -97,7 +98,7 @@ class Book:
         if self._whole or layer.shared or layer in self.reused:
             return True
         weight = layer.module.get_parameter("weight")
-        return weight.numel() * self._batch.units <= STORE * (x.numel() + g.numel())
+        return weight.numel() * self._batch.units <= max(STORE * (x.numel() + g.numel()), _FEW)
 
     def _store(self, layer: TrainedLayer, place: int, parts: list[Tensor]) -> None:
         found = self._by_unit(parts)
