@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from tests.support.bases import tiny_class_base
 from tests.support.gradient_studies import TOLD_CLASSES
 from tests.support.images import pixels, write_csv, write_folder
 from tests.support.runs import call
@@ -153,6 +154,16 @@ def test_what_is_typed_at_prompts_is_written(study: Path, typed: Begin) -> None:
     assert loaded.cohort.units == {"north": 20, "east": 20, "south": 20}
     assert (loaded.data.class_column, loaded.data.classes) == ("zq_finding", ["clear", "zqmass"])
     assert "# per_class = true" in text
+
+
+def test_on_a_base_that_is_told_a_class_the_caption_is_the_class(study: Path, begin: Begin, tmp_path: Path) -> None:
+    base = tiny_class_base(tmp_path / "base", ("a", "b", "c"))
+    classes = ("--class-column", "zq_finding", "--classes", "clear,zqmass")
+    done = begin(*UNIT, *classes, "--base", base, "--method", "dp-ldm")
+    assert done.exit_code == 0, done.output
+    loaded = load_study(study)
+    assert loaded.data.caption == "{zq_finding}"
+    assert loaded.method.options == {"per_class": True}
 
 
 def test_the_unit_is_never_guessed(study: Path, begin: Begin) -> None:

@@ -216,6 +216,30 @@ def test_rows_and_sums_are_those_of_plain_autograd(method: Method, base: LoadedB
     np.testing.assert_allclose(total / scale, wanted, atol=4 / scale + 2e-3 * np.abs(wanted).max())
 
 
+@pytest.mark.parametrize("case", ["class", "class and null", "class of pixels", "nothing"], indirect=True)
+def test_neighbours_differ_by_one_row_of_bounded_length(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
+    """Adding a unit adds its own integers to the sum, of length s C at most, whatever it holds; NaN adds nothing."""
+    assert isinstance(method, SummingMethod)
+    w, scale, clip_units = np.zeros(method.dimension(pinned), dtype=np.float32), 1 << 14, 1 << 10
+
+    def total(*taken: UnitRecords | None) -> NDArray[np.int64]:
+        return method.clipped_sum(base, w, taken, scale=scale, clip_units=clip_units)
+
+    def latents(one: UnitRecords, factor: float) -> UnitRecords:
+        return replace(one, latents=one.inputs * np.float32(factor))
+
+    first, second = units(base, 2)
+    rest = total(*units(base, 2), None)
+    for factor in (1.0, 1e3, 1e18):
+        mine = total(latents(units(base, 1, first=2)[0], factor))
+        whole = total(first, second, latents(units(base, 1, first=2)[0], factor))
+        first, second = units(base, 2)
+        assert np.array_equal(whole - rest, total(None, None, latents(units(base, 1, first=2)[0], factor)))
+        assert (mine.astype(object) ** 2).sum() <= clip_units**2
+        assert (mine != 0).any() or factor > 1e3
+    assert not total(latents(units(base, 1, first=2)[0], np.nan)).any()
+
+
 def at_most(count: int, one: UnitRecords) -> UnitRecords:
     assert one.classes is not None
     return replace(one, latents=one.inputs[:count], captions=one.captions[:count], classes=one.classes[:count])

@@ -76,7 +76,7 @@ def test_a_class_base_from_study_to_exported_classes(tmp_path: Path) -> None:
     card = (run / "release" / "README.md").read_text(encoding="utf-8")
     assert "- `mass`: `mass`" in card
     assert "UNet2DModel.from_pretrained" in card
-    assert 'index("mass")' in card
+    assert "index('mass')" in card
     with Image.open(run / "release" / "samples.png") as grid:
         assert grid.height > 32 * 3
 

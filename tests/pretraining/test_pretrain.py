@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, LDMPipeline, StableDiffusionPipeline, UNet2DModel
+from diffusers import AutoencoderKL, DDIMPipeline, DDIMScheduler, LDMPipeline, StableDiffusionPipeline, UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file
 
 from tests.support.pretraining import Fatal, Stopped, stop, write_config
 from tests.support.runs import call
 from undertone.core.progress import reporting
-from undertone.errors import DataError, FolderError, InputError, PlanChanged, StudyError
+from undertone.errors import DataError, FolderError, InputError, ModelError, PlanChanged, StudyError
 from undertone.models.base import load_base
 from undertone.models.pinned import pin
 from undertone.pretraining.alignment import Aligned, Alignment, public_targets
@@ -286,6 +286,44 @@ def test_a_model_that_is_told_nothing_is_a_stock_pipeline(tmp_path: Path) -> Non
     pipeline = LDMPipeline.from_pretrained(out / "pipeline")
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline(num_inference_steps=2).images[0].size == (16, 16)
+    base = load_base(pin(str(out / "pipeline")))
+    assert (base.pinned.kind, base.latent_shape) == ("none", (4, 8, 8))
+    assert (out / "samples.png").is_file()
+    path = write_config(tmp_path / "again", kind="class")  # its autoencoder is as good as that of a text base
+    path.write_text(path.read_text().replace("[autoencoder]", f'[autoencoder]\nbase = "{out / "pipeline"}"'))
+    pretrain(path, tmp_path / "taken", device="cpu")
+    held = weights(tmp_path / "taken")["vae/diffusion_pytorch_model.safetensors"]
+    assert held == weights(out)["vqvae/diffusion_pytorch_model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "denoises", "shape"), [("class", "grey", (1, 16, 16)), ("none", "pixels", (3, 16, 16))]
+)
+def test_a_model_of_pixels_is_a_base_without_an_autoencoder(
+    tmp_path: Path, kind: str, denoises: str, shape: tuple[int, ...]
+) -> None:
+    out, path = tmp_path / "out", write_config(tmp_path, kind=kind)
+    whole = path.read_text()
+    start, end = whole.index("[autoencoder]"), whole.index("[unet]")
+    path.write_text(whole[:start] + whole[end:].replace("[unet]", f'[unet]\ndenoises = "{denoises}"'))
+    pretrain(path, out, device="cpu")
+    base = load_base(pin(str(out / "pipeline")))
+    assert (base.pinned.kind, base.latent_shape, base.image_size) == (kind, shape, 16)
+    assert base.pinned.parts == {"unet", "scheduler"}
+    assert base.labels == ({"bar": 0, "box": 1} if kind == "class" else {})
+    card = (out / "pipeline" / "README.md").read_text(encoding="utf-8")
+    assert "autoencoder" not in card
+    assert "vae" not in card
+    assert ("one channel" in card) == (denoises == "grey")
+    if kind == "none":
+        pipeline = DDIMPipeline.from_pretrained(out / "pipeline")
+        pipeline.set_progress_bar_config(disable=True)
+        x = pipeline(num_inference_steps=2, output_type="np").images
+        assert x.shape == (1, 16, 16, shape[0])
+    taken = write_config(tmp_path / "taken")
+    taken.write_text(taken.read_text().replace("[autoencoder]", f'[autoencoder]\nbase = "{out / "pipeline"}"'))
+    with pytest.raises(ModelError, match="and has no autoencoder"):
+        pretrain(taken, tmp_path / "no", device="cpu")
 
 
 def test_a_model_that_is_told_a_class_is_its_stock_parts(tmp_path: Path) -> None:
@@ -301,6 +339,11 @@ def test_a_model_that_is_told_a_class_is_its_stock_parts(tmp_path: Path) -> None
         said = [unet(z, 500, class_labels=torch.tensor([number])).sample for number in range(3)]
     assert not torch.equal(said[0], said[1])
     assert not torch.equal(said[1], said[2])
+    base = load_base(pin(str(folder)))
+    assert (base.pinned.kind, base.labels) == ("class", {"bar": 0, "box": 1})
+    (image,) = base.sample(["box"], [1], steps=2, guidance=2.0)
+    assert image.size == (16, 16)
+    assert (out / "samples.png").is_file()
 
 
 def test_a_finished_autoencoder_can_be_taken_over(finished: Path, tmp_path: Path) -> None:
@@ -348,6 +391,9 @@ def test_every_word_of_the_captions_is_one_token() -> None:
         ('name = "small"', "", "pretrain.name is missing"),
         ('folder = "images"', "", "class_column goes with data.folder"),
         ("[pretrain]", "[[pretrain]", "not valid TOML"),
+        ('kind = "text"', 'kind = "text"\ndenoises = "pixels"', 'go with unet.kind = "class" or "none"'),
+        ('kind = "text"', 'kind = "none"\ndenoises = "grey"', r"leave \[autoencoder\] out"),
+        ('kind = "text"', 'kind = "text"\ndenoises = "noise"', "unet.denoises"),
     ],
 )
 def test_a_bad_configuration_says_what_is_wrong(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -375,6 +421,9 @@ def test_one_class_is_too_few(tmp_path: Path) -> None:
     metadata.write_text(metadata.read_text().replace(",box", ",bar"))
     with pytest.raises(DataError, match="1 classes in the data"):
         pretrain(path, tmp_path / "out", device="cpu")
+    metadata.write_text(metadata.read_text().replace(",bar", f",{'x' * 65}", 1))
+    with pytest.raises(DataError, match="is not one line of 1 to 64"):
+        pretrain(path, tmp_path / "named", device="cpu")
 
 
 def test_bad_pictures_are_named_before_anything_is_written(tmp_path: Path) -> None:
@@ -439,7 +488,7 @@ def test_the_command_says_bad_input_in_one_line(tmp_path: Path) -> None:
 
 def test_the_examples_are_configurations_and_the_page_shows_the_folder_one() -> None:
     names = [load_config(path).pretrain.name for path in sorted((ROOT / "examples").glob("pretrain-*.toml"))]
-    assert names == ["kinds", "my-base", "embedded:tiny"]
+    assert names == ["kinds", "my-base", "letters", "embedded:tiny"]
     page = (ROOT / "docs" / "pretrain.md").read_text(encoding="utf-8")
     example = ROOT / "examples" / "pretrain-folder.toml"
     assert example.read_text(encoding="utf-8") in page

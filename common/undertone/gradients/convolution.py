@@ -49,8 +49,8 @@ class ConvRule(GhostRule):
         return torch.cat([_squared_norm(conv, x[part], g[part]) for part in equal_parts(len(x), _CHUNK // size)])
 
     def _of_gradient(self, conv: nn.Conv2d, x: Tensor, g: Tensor) -> Tensor:
-        rows = torch.linalg.vector_norm(self.weight(conv, x, g).flatten(2), dim=2)
-        return rows.square().sum(1)
+        squares: Tensor = torch.linalg.vector_norm(self.weight(conv, x, g).flatten(2), dim=2).square().sum(1)
+        return squares
 
 
 def _pointwise(conv: nn.Conv2d) -> bool:

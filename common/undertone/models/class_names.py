@@ -47,16 +47,22 @@ def parse_classes(data: bytes, reference: str) -> tuple[str, ...]:
             f'{FILE} of {reference} is no JSON list of 1 to {MOST} names, such as ["cat", "dog"], in the order of '
             "their labels"
         )
+    wrong = fault(names)
+    if wrong:
+        raise ModelError(f"{FILE} of {reference}: {wrong}")
+    return tuple(names)
+
+
+def fault(names: Sequence[str]) -> str:
+    """What is wrong with the names of a base's classes, in words; "" if nothing is."""
+    if not 1 <= len(names) <= MOST:
+        return f"{len(names)} classes; a base has 1 to {MOST}"
     for name in names:
         if not 1 <= len(name) <= LONGEST or not name.isprintable() or name != name.strip():
-            raise ModelError(
-                f"{FILE} of {reference}: {shown(ascii(name), LONGEST)} is not one line of 1 to {LONGEST} characters "
-                "without spaces around it"
-            )
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ModelError(f"{FILE} of {reference} names {shown(ascii(twice), LONGEST)} twice; each class has one label")
-    return tuple(names)
+            said = shown(ascii(name), LONGEST)
+            return f"{said} is not one line of 1 to {LONGEST} characters without spaces around it"
+    twice = next((name for name in names if names.count(name) > 1), None)
+    return "" if twice is None else f"{shown(ascii(twice), LONGEST)} stands there twice; each class has one label"
 
 
 def labels_for(names: Sequence[str], base_classes: Sequence[str]) -> dict[str, int]:

@@ -6,10 +6,12 @@ Planning, nodes and coordinators look on disk alone (`pinned.py`).
 from pathlib import Path
 
 from undertone.errors import ModelError
+from undertone.models.class_names import FILE as CLASSES
 from undertone.models.pinned import PinnedBase, is_hub_id, pin
 
 _FILES = (
     "model_index.json",
+    CLASSES,
     "*/*.json",
     "*/*.txt",
     "*/*.jinja",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from undertone.core.progress import reporter
 from undertone.errors import DataError
+from undertone.models.class_names import fault
 from undertone.public_images.procedural import PublicImage, draw
 
 _CHUNK = 500
@@ -34,11 +35,14 @@ class PublicSet:
         """The distinct classes; a class's number is its place here.
 
         Raises:
-            DataError: there are fewer than two.
+            DataError: there are fewer than two, or a name that no base can have.
         """
         names = tuple(sorted(set(self.classes or ())))
         if len(names) < 2:
             raise DataError(f'{len(names)} classes in the data; unet.kind = "class" needs two or more')
+        wrong = fault(names)
+        if wrong:
+            raise DataError(f"the data's classes: {wrong}")
         return names
 
 

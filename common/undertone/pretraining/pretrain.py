@@ -49,7 +49,9 @@ def pretrain(config: Config, data: PublicSet, folder: Path, device: str = "cpu")
         UndertoneError: the data do not fit the settings, or a checkpoint is damaged.
     """
     checkpoints = folder / "checkpoints"
-    favoured(data.captions, config.unet.favour)  # a word that no caption holds shows before hours of training
+    favoured(data.captions, config.unet.favour)  # what cannot be shows before hours of training
+    if config.unet.kind == "class":
+        data.class_names()
     vae = _autoencoder(config, data, checkpoints, device) if config.unet.denoises == "latents" else None
     latents = _pixels(data, config.unet.denoises) if vae is None else _latents(config, data, vae, checkpoints)
     pipeline = folder / "pipeline"
@@ -64,9 +66,13 @@ def _autoencoder(config: Config, data: PublicSet, checkpoints: Path, device: str
     table = config.autoencoder
     if table.base is not None:
         base = pin(table.base)
+        if "vae" not in base.parts:
+            raise ModelError(f'autoencoder.base = "{table.base}" denoises pixels, and has no autoencoder; take another')
         reporter().line(f"the autoencoder of {table.base}, as it is")
         with staged(base) as view:
-            vae = AutoencoderKL.from_pretrained(view / "vae", use_safetensors=True, local_files_only=True)
+            vae = AutoencoderKL.from_pretrained(
+                view / base.folder_of("vae"), use_safetensors=True, local_files_only=True
+            )
         return vae.eval().requires_grad_(False).to(device)
     shape = VaeShape(config.data.size, tuple(table.channels), table.layers, table.latent_channels)
     return train_vae(

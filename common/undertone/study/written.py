@@ -109,8 +109,17 @@ def _text(answers: Answers) -> str:
 
 def _by_class(answers: Answers) -> list[str]:
     method = method_for(answers.method, {})
-    able = answers.classes and isinstance(method, ClassedMethod) and not method.per_class
+    if not answers.classes or not isinstance(method, ClassedMethod) or method.per_class:
+        return []
+    if _told_classes(answers):
+        return ["per_class = true  # the base is told a class: each of the study's has its own"]
+    able = bool(method.token) or "scheduler" not in method.needs
     return ["# per_class = true  # learn something for each class, at the cost of noise"] if able else []
+
+
+def _told_classes(answers: Answers) -> bool:
+    """Whether the base is told a class, and no words."""
+    return pin(answers.base, answers.revision).kind == "class"
 
 
 def _privacy(answers: Answers) -> list[str]:
@@ -132,7 +141,8 @@ def _privacy(answers: Answers) -> list[str]:
 
 
 def _data(answers: Answers) -> list[str]:
-    caption = answers.caption or default_caption(answers.method)
+    told = f"{{{answers.class_column}}}" if answers.class_column and _told_classes(answers) else ""
+    caption = answers.caption or told or default_caption(answers.method)
     lines = ["[data]"]
     if answers.unit_column:
         lines += ["# The same name in every site's table.", f"unit_column = {_quoted(answers.unit_column)}"]

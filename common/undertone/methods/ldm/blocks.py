@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from undertone.gradients.engine import GradientEngine, LossPerRow, UnitBatch
 from undertone.methods.gradient.trained import EngineTrained, trained_text
-from undertone.methods.ldm.release import CLASS, NULL, TABLE
+from undertone.methods.ldm.names import CLASS, NULL, TABLE
 from undertone.models.class_names import labels_for
 from undertone.models.interface import Base
 from undertone.models.layout import Layout

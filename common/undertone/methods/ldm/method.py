@@ -24,7 +24,8 @@ from undertone.methods.classed import check_told, told_classes
 from undertone.methods.classes import ClassShown
 from undertone.methods.gradient.method import GradientMethod
 from undertone.methods.gradient.options import GradientOptions
-from undertone.methods.ldm.release import CLASS, CLASS_DIFFERENCE_FILE, DIFFERENCE_FILE, NULL, TABLE
+from undertone.methods.ldm.names import CLASS, NULL, TABLE
+from undertone.methods.ldm.release import CLASS_DIFFERENCE_FILE, DIFFERENCE_FILE
 from undertone.methods.protocol import Draw, Method, Said, UnitRecords
 from undertone.methods.release_format import ReleaseFormat, Shapes, Weights
 from undertone.models.interface import Base

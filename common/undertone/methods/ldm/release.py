@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from undertone.core.text import shown
 from undertone.errors import ModelError, UnfitWeights
+from undertone.methods.ldm.names import CLASS, NULL
 from undertone.methods.release_format import Description, Respelled, Shapes, Weights
 from undertone.models.class_names import labels_for
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
 
 DELTA, CLASS_DELTA = "delta.safetensors", "class_delta.safetensors"
-TABLE = "class_embedding.weight"
-CLASS, NULL = "class.", "null"
 _KINDS = ("unet.", "text_encoder.", CLASS, NULL)
 _MEANING = "a change to some of the model's own numbers: with it, the model draws images like the sites'"
 _HOW = "is added to the base's weights: undertone export . --out FOLDER makes"
