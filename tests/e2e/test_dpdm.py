@@ -1,13 +1,17 @@
 """A study of dpdm on drawn images: sites are one place, a killed run goes on, the release draws and is stock parts."""
 
+import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
+from numpy.typing import NDArray
 from PIL import Image
+from safetensors.numpy import save_file
 
 from tests.support.bases import tiny_class_base
 from tests.support.failpoints import Killed, at
@@ -15,7 +19,8 @@ from tests.support.gradient_studies import CLASSES, CLIP, assert_one_place, plan
 from tests.support.images import write_folder
 from tests.support.runs import SITES, call
 from tests.support.studies import study_with, write_study
-from undertone.methods.weights import attach, read_weights
+from undertone.errors import UnfitWeights
+from undertone.methods.weights import attach, check_weights, read_weights
 from undertone.models.base import load_base
 from undertone.models.pinned import pin
 from undertone.release.verify import verify
@@ -99,6 +104,34 @@ def test_the_release_verifies_and_says_what_it_is(run: Path) -> None:
     assert statement["mechanism"]["sensitivity_relation"].startswith("add/remove one unit, quantised per row")
     card = (run / "release" / "README.md").read_text(encoding="utf-8")
     assert "denoiser.safetensors is a whole UNet" in card
+    program = card.split("```python\n")[1].split("```")[0]
+    assert "base.sample([" in program
+    held: dict[str, Any] = {"BASE": plan_of(run).model.base}
+    with contextlib.chdir(run / "release"):
+        exec(program, held)
+    assert held["image"].size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"class.mass": np.zeros(7)},
+        {"class.other": np.zeros(32)},
+        {"unet.conv_in.bias": None},
+        {"drawing": np.ones(12)},
+        {"unet.conv_in.bias": np.full(8, np.nan)},
+    ],
+    ids=["another shape", "another class", "a tensor less", "another way to draw", "not finite"],
+)
+def test_other_weights_are_refused(run: Path, tmp_path: Path, change: dict[str, NDArray[np.float64] | None]) -> None:
+    held = dict(read_weights(run / "release")["denoiser.safetensors"])
+    save_file(held, tmp_path / "denoiser.safetensors")
+    check_weights(tmp_path, plan_of(run).method)
+    changed = held | {name: one.astype(np.float32) for name, one in change.items() if one is not None}
+    kept = {name: one for name, one in changed.items() if change.get(name, one) is not None}
+    save_file(kept, tmp_path / "denoiser.safetensors")
+    with pytest.raises(UnfitWeights):
+        check_weights(tmp_path, plan_of(run).method)
 
 
 def test_images_are_drawn_of_each_class(run: Path) -> None:

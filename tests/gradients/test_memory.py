@@ -30,6 +30,18 @@ def test_large_layers_store_no_gradient_per_unit(layer, input_shape, output_shap
     assert whole.stored[0].numel() == UNITS * layer.weight.numel() > STORE * (x.numel() + g.numel())
 
 
+def test_a_small_models_gradients_are_stored_and_their_lengths_are_known() -> None:
+    layer, input_shape, output_shape = WIDE["conv"]
+    x, g = noise(UNITS, *input_shape), noise(UNITS, *output_shape)
+    (trained,) = cover(layer, ["weight"])
+    few = Book(BATCH, torch.device("cpu"), whole=False, few=True)
+    few.enter(trained, x, g)
+    assert few.stored[0].numel() == UNITS * layer.weight.numel()
+    kept = Book(BATCH, torch.device("cpu"), whole=False)
+    kept.enter(trained, x, g)
+    torch.testing.assert_close(few.norms(), kept.norms(), rtol=1e-4, atol=0)
+
+
 def test_small_layers_store_less_than_they_would_keep() -> None:
     layer, x, g = nn.Linear(8, 8), noise(UNITS, 64, 8), noise(UNITS, 64, 8)
     (trained,) = cover(layer, ["weight"])

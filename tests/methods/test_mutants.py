@@ -2,10 +2,16 @@
 
 import pytest
 
-from tests.methods import base_mutants, class_mutants, mutants, prototype_mutants
+from tests.methods import base_mutants, class_mutants, dpdm_mutants, mutants, prototype_mutants
 from tests.support.mutants import ROOT
 
-MUTANTS = [*mutants.MUTANTS, *class_mutants.MUTANTS, *base_mutants.MUTANTS, *prototype_mutants.MUTANTS]
+MUTANTS = [
+    *mutants.MUTANTS,
+    *class_mutants.MUTANTS,
+    *base_mutants.MUTANTS,
+    *prototype_mutants.MUTANTS,
+    *dpdm_mutants.MUTANTS,
+]
 
 
 @pytest.mark.parametrize(("file", "old", "test"), [(file, old, test) for _, file, old, _, test in MUTANTS])

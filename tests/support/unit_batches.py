@@ -1,12 +1,14 @@
 """Batches of units, and the one comparison that every gradient test makes: the engine beside the oracle."""
 
 from collections.abc import Sequence
+from unittest import mock
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from undertone.gradients import engine as engine_module
 from undertone.gradients.clipping import LARGEST_CLIP_UNITS, MARGIN
 from undertone.gradients.engine import GradientEngine, LossPerRow, UnitBatch
 from undertone.gradients.oracle import clip_and_sum, rows_one_at_a_time
@@ -73,7 +75,11 @@ def assert_agrees(
     assert found_norms.dtype == np.float64
     np.testing.assert_allclose(found_norms, norms, rtol=NORM_TOLERANCE)
     expected, _ = clip_and_sum(true, clip_norm * MARGIN)
+    # Made in pieces, and from stored gradients, as of a model that is small.
     total = clipped_sum(engine, loss, batch, clip_norm)
+    with mock.patch.object(engine_module, "FEW", 1 << 24):
+        stored = clipped_sum(engine, loss, batch, clip_norm)
+    assert np.linalg.norm(stored - total) <= 2 * NORM_TOLERANCE * np.linalg.norm(expected)
     # Each value of each unit loses less than a grid unit.
     cut = clip_norm * batch.units * np.sqrt(engine.d) / (LARGEST_CLIP_UNITS / 2)
     assert np.linalg.norm(total - expected) <= cut + (tolerance + NORM_TOLERANCE) * np.linalg.norm(expected)

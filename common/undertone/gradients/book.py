@@ -35,10 +35,11 @@ class Book:
         batch: which rows belong to which unit.
         device: where the model is.
         whole: store every per-unit gradient, for `rows`.
+        few: store them likewise, because all of them together are few; lengths are asked for.
     """
 
-    def __init__(self, batch: UnitBatch, device: torch.device, *, whole: bool) -> None:
-        self._batch, self._whole = batch, whole
+    def __init__(self, batch: UnitBatch, device: torch.device, *, whole: bool, few: bool = False) -> None:
+        self._batch, self._whole, self._few = batch, whole, few
         self._squared = torch.zeros(batch.units, dtype=torch.float64, device=device)
         self._kept: list[_Kept] = []
         self._late: set[int] = set()
@@ -94,7 +95,7 @@ class Book:
                 total.add(kept.place, named, start, values)
 
     def _stores(self, layer: TrainedLayer, x: Tensor, g: Tensor) -> bool:
-        if self._whole or layer.shared or layer in self.reused:
+        if self._whole or self._few or layer.shared or layer in self.reused:
             return True
         weight = layer.module.get_parameter("weight")
         return weight.numel() * self._batch.units <= STORE * (x.numel() + g.numel())

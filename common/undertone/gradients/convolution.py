@@ -14,6 +14,7 @@ from undertone.gradients.integers import equal_parts
 from undertone.gradients.rules import GhostRule
 
 _CHUNK = 1 << 20  # values of Gram matrices at a time: what a processor's cache holds
+_DIRECT = 128  # values of the weight for each pixel of a unit, up to which its gradient is made faster than the Gram
 
 
 class ConvRule(GhostRule):
@@ -37,12 +38,19 @@ class ConvRule(GhostRule):
         return g.sum((1, 3, 4))
 
     def squared_norm(self, layer: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-        """<Gram of patches, Gram of output gradients>, summed over groups, [n]."""
+        """<Gram of patches, Gram of output gradients>, summed over groups, [n]; of small weights the gradient's own."""
         conv = cast(nn.Conv2d, layer)
+        if conv.weight.numel() <= _DIRECT * x[0, :, 0].numel():
+            size = conv.weight.numel()
+            return torch.cat([self._of_gradient(conv, x[p], g[p]) for p in equal_parts(len(x), _CHUNK // size)])
         x, padding = _padded(conv, x)
         x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
         size = x[0, :, 0].numel() ** 2 * conv.groups
         return torch.cat([_squared_norm(conv, x[part], g[part]) for part in equal_parts(len(x), _CHUNK // size)])
+
+    def _of_gradient(self, conv: nn.Conv2d, x: Tensor, g: Tensor) -> Tensor:
+        squares: Tensor = torch.linalg.vector_norm(self.weight(conv, x, g).flatten(2), dim=2).square().sum(1)
+        return squares
 
 
 def _pointwise(conv: nn.Conv2d) -> bool:

@@ -23,6 +23,8 @@ from undertone.gradients.integers import clipped_integers
 
 __all__ = ["GradientEngine", "LossPerRow", "UnitBatch"]
 
+FEW = 1 << 24
+"""Values of all units' gradients, 64 MiB, up to which a small model's are stored: faster than making them twice."""
 LossPerRow = Callable[[], Tensor]
 """Runs the forward pass on the model, returns the loss of each row, [rows]; row r depends on row r's inputs alone."""
 
@@ -116,7 +118,7 @@ class GradientEngine:
     def _backward(self, loss: LossPerRow, batch: UnitBatch, *, whole: bool) -> Book:
         """One forward and one backward pass, heard by a book."""
         self._refuse_dropout()
-        book = Book(batch, self._device, whole=whole)
+        book = Book(batch, self._device, whole=whole, few=batch.units * self.d <= FEW)
         rows = len(batch.unit_of_row)
         anchor = torch.zeros((), device=self._device, requires_grad=True)
         hooks = Hooks(self._layers, rows, anchor, book.enter)

@@ -17,6 +17,15 @@ from undertone.models.layout import Layout
 FILE = "denoiser.safetensors"
 UNET, CLASS, NULL, FIGURES = "unet.", "class.", "null", "drawing"
 Tensor = tuple[str, tuple[int, ...]]
+_PROGRAM = """{load}
+# (parametrisation.json says what stands around it). Drawn as the study says, from the release and its base:
+from pathlib import Path
+from undertone.methods.weights import attach, read_weights
+from undertone.models.base import load_base
+from undertone.models.pinned import pin
+base = load_base(pin(BASE))  # the folder of the base model
+attach(base, read_weights(Path(".")))
+image = base.sample([{prompt}], [1], steps=25, guidance=1.0)[0]"""
 
 
 class DenoiserFile:
@@ -70,6 +79,7 @@ class DenoiserFile:
             "all of a small model's own numbers: it draws images like the sites', of each class by its name",
             f"# {FILE} is a whole UNet: undertone export . --out FOLDER writes one for UNet2DModel.from_pretrained",
             "UNet2DModel",
+            _PROGRAM,
         )
 
 

@@ -28,6 +28,10 @@ def base_weights(base: PinnedBase) -> dict[str, NDArray[np.float32]]:
                 found |= {name: tensors.get_tensor(name).astype(np.float32) for name in tensors.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, TypeError) as error:
             raise ModelError(f"{file} of {base.reference} cannot be read: {error}") from None
+    if found.keys() != base.shapes("unet").keys():
+        raise ModelError(
+            f"the UNet of {base.reference} has names of before 2023; load it with diffusers and save it again"
+        )
     return found
 
 
