@@ -83,7 +83,7 @@ RANDOM = {
     "undertone/models/base.py",
     "undertone/models/samplers.py",
     "undertone/methods/public.py",
-    "undertone/methods/dpdm/start.py",
+    "undertone/methods/dpdm/initial_weights.py",
     "undertone/methods/dpdm/warm.py",
     "undertone/methods/gradient/directions.py",
     "undertone/methods/prototypes/public_latents.py",

@@ -30,7 +30,7 @@ from undertone_server.run_folder import RunFolder
 
 METHOD = {
     "name": "dpdm",
-    "start": "scratch",
+    "initial_weights": "scratch",
     "parametrisation": "edm",
     "draws": 2,
     "records": 2,

@@ -55,7 +55,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "dpdm": [
         {"draws": 2, "records": 3},
-        {"start": "scratch", "parametrisation": "edm", "ema": 0.5, "sampler": "stochastic", "caption_dropout": 0.5},
+        {
+            "initial_weights": "scratch",
+            "parametrisation": "edm",
+            "ema": 0.5,
+            "sampler": "stochastic",
+            "caption_dropout": 0.5,
+        },
         {"largest_row_mib": 64, "directions": 4, "direction_drawings": 12},
     ],
 }

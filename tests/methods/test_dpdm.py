@@ -15,9 +15,9 @@ from tests.support.unit_batches import grid_for
 from undertone.errors import ModelError, StudyError, UnfitWeights
 from undertone.methods.classed import with_classes
 from undertone.methods.dpdm.denoising import parametrisation_of
+from undertone.methods.dpdm.initial_weights import base_weights, drawn_weights
 from undertone.methods.dpdm.method import DPDM
 from undertone.methods.dpdm.options import DPDMOptions, Figures
-from undertone.methods.dpdm.start import base_weights, drawn_weights
 from undertone.methods.protocol import SummingMethod, UnitRecords, WarmStarted
 from undertone.methods.registry import method_for
 from undertone.methods.weights import attach
@@ -29,7 +29,7 @@ CLASSES = ("one", "b")  # the base has "b"; "one" takes the first row that is le
 BASE_CLASSES = ("a", "b", "c")
 STARTS: list[dict[str, Any]] = [
     {},
-    *({"start": "scratch", "parametrisation": name} for name in ("base", "edm", "v", "vp", "ve")),
+    *({"initial_weights": "scratch", "parametrisation": name} for name in ("base", "edm", "v", "vp", "ve")),
 ]
 
 
@@ -138,7 +138,7 @@ def test_draws_are_averaged_before_the_clip(base: LoadedBase, pinned: PinnedBase
 
 
 def test_a_unit_moves_the_integer_sum_by_s_c_at_most(base: LoadedBase, pinned: PinnedBase) -> None:
-    method = made(start="scratch", parametrisation="edm", draws=2)
+    method = made(initial_weights="scratch", parametrisation="edm", draws=2)
     assert isinstance(method, SummingMethod)
     assert method.sums(pinned)
     w = start_of(method, pinned)
@@ -197,7 +197,7 @@ def test_a_public_start_is_the_base_and_class_rows_follow_labels(base: LoadedBas
 
 
 def test_a_start_from_scratch_follows_from_its_seed_alone(pinned: PinnedBase) -> None:
-    one, again, other = (start_of(made(start="scratch", start_seed=seed), pinned) for seed in (3, 3, 4))
+    one, again, other = (start_of(made(initial_weights="scratch", initial_seed=seed), pinned) for seed in (3, 3, 4))
     np.testing.assert_array_equal(one, again)
     assert np.mean(one == other) < 0.2  # norms alone
     named = made().layout(pinned).unflatten(one)
@@ -214,7 +214,7 @@ def test_a_start_from_scratch_follows_from_its_seed_alone(pinned: PinnedBase) ->
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"parametrisation": "edm"}, "start = "),
+        ({"parametrisation": "edm"}, "initial_weights = "),
         ({"churn_min": 9.0, "churn_max": 1.0}, "churn_max"),
         ({"sampler": "ddim", "churn": 3.0}, "churn"),
         ({"parametrisation": "vdm"}, "parametrisation"),
@@ -320,7 +320,7 @@ def test_what_does_not_fit_the_base_is_refused(pinned: PinnedBase, untold: Pinne
 
 @pytest.mark.parametrize("sampler", ["ddim", "stochastic", "heun"])
 def test_an_image_follows_from_its_seed_and_its_class(pinned: PinnedBase, sampler: str) -> None:
-    method = made(start="scratch", parametrisation="edm", sampler=sampler)
+    method = made(initial_weights="scratch", parametrisation="edm", sampler=sampler)
     adapted = load_base(pinned)
     attach(adapted, method.weights(pinned, moved(method, pinned)))
     together = adapted.sample(["one", "b", "", "one"], [1, 2, 3, 4], steps=4, guidance=1.5)
@@ -335,7 +335,7 @@ def test_an_image_follows_from_its_seed_and_its_class(pinned: PinnedBase, sample
 
 
 def test_a_base_that_is_told_nothing_trains_and_draws_in_pixels(untold: PinnedBase) -> None:
-    method, loaded = made(per_class=False, start="scratch", parametrisation="edm", draws=2), load_base(untold)
+    method, loaded = made(per_class=False, initial_weights="scratch", parametrisation="edm", draws=2), load_base(untold)
     assert [name for name, _ in method.layout(untold).tensors if not name.startswith("unet.")] == []
     rows = method.rows(loaded, start_of(method, untold), [unit(1, shape=(1, 8, 8))], lambda _steps: None)
     assert rows.shape == (1, method.dimension(untold))
@@ -351,7 +351,7 @@ def test_a_base_that_is_told_nothing_trains_and_draws_in_pixels(untold: PinnedBa
 
 
 def test_a_warm_start_lowers_the_loss_is_the_seeds_and_leaves_the_base(base: LoadedBase, pinned: PinnedBase) -> None:
-    method = made(start="scratch", parametrisation="edm")
+    method = made(initial_weights="scratch", parametrisation="edm")
     assert isinstance(method, WarmStarted)
     before = [one.clone() for one in base.pipeline.unet.parameters()]
     drawn = np.random.Generator(np.random.Philox(key=2))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from undertone.errors import MechanismViolation
 from undertone.methods.dpdm.denoising import network_of, parametrisation_of
+from undertone.methods.dpdm.initial_weights import TABLE
 from undertone.methods.dpdm.options import Figures
-from undertone.methods.dpdm.start import TABLE
 from undertone.models.interface import Base
 from undertone.models.samplers import Denoise, Sampler, guided
 from undertone.training.parametrisations import EDM, denoised

@@ -19,9 +19,9 @@ from undertone.core.config import Section
 from undertone.errors import ModelError
 from undertone.methods.classed import check_told, told_classes
 from undertone.methods.classes import ClassShown
+from undertone.methods.dpdm.initial_weights import TABLE, base_weights, drawn_weights
 from undertone.methods.dpdm.options import SIZE, DPDMOptions, Figures
 from undertone.methods.dpdm.release import CLASS, DENOISER_FILE, FIGURES, NULL, UNET
-from undertone.methods.dpdm.start import TABLE, base_weights, drawn_weights
 from undertone.methods.gradient.method import GradientMethod
 from undertone.methods.protocol import Automatic, Choice, Draw, Method, Said, UnitRecords
 from undertone.methods.release_format import ReleaseFormat, Weights
@@ -141,8 +141,8 @@ class DPDM(GradientMethod):
 
     def _start(self, base: PinnedBase) -> NDArray[np.float32]:
         shapes = base.shapes("unet")
-        scratch = self.options.start == "scratch"
-        held = drawn_weights(shapes, self.options.start_seed) if scratch else base_weights(base)
+        scratch = self.options.initial_weights == "scratch"
+        held = drawn_weights(shapes, self.options.initial_seed) if scratch else base_weights(base)
         named = {f"{UNET}{name}": one for name, one in held.items() if name != TABLE}
         labels = self._labels(base)
         named |= {name: held[TABLE][labels[of]] for name, of in self._rows_of()}

@@ -24,9 +24,9 @@ OF_PIXELS, OF_LATENTS = sqrt(1 / 3), 1.0
 class DPDMOptions(GradientOptions):
     """[method] keys of dpdm.
 
-    start: "base", whose weights are w_0, or "scratch", drawn from `start_seed`. parametrisation: "base" goes on as the
-    base was trained; "edm", "v", "vp", "ve" as in DPDM, from scratch. sigma_data: of EDM (0: 0.577 for pixels, 1 for
-    latents); log_sigma_mean, log_sigma_deviation: of EDM's ln sigma.
+    initial_weights: "base", whose weights are w_0, or "scratch", drawn from `initial_seed`. parametrisation: "base"
+    goes on as the base was trained; "edm", "v", "vp", "ve" as in DPDM, from scratch. sigma_data: of EDM (0: 0.577 for
+    pixels, 1 for latents); log_sigma_mean, log_sigma_deviation: of EDM's ln sigma.
 
     sampler: how images are drawn from a release, over noise levels sigma_max to sigma_min; churn and the three keys
     after it are S_churn, S_tmin, S_tmax and S_noise of "heun".
@@ -35,8 +35,8 @@ class DPDMOptions(GradientOptions):
     in. largest_row_mib = 0: rows are summed as they are made, however short.
     """
 
-    start: Literal["base", "scratch"] = "base"
-    start_seed: int = Field(default=0, ge=0, lt=1 << 31)
+    initial_weights: Literal["base", "scratch"] = "base"
+    initial_seed: int = Field(default=0, ge=0, lt=1 << 31)
     parametrisation: ParametrisationName = "base"
     sigma_data: float = Field(default=0.0, ge=0, le=100)
     log_sigma_mean: float = Field(default=-1.2, ge=-10, le=10)
@@ -61,11 +61,11 @@ class DPDMOptions(GradientOptions):
             ValueError: turned into a `StudyError` by `parse_options`.
         """
         super().model_post_init(context)
-        if self.start == "base" and self.parametrisation != "base":
+        if self.initial_weights == "base" and self.parametrisation != "base":
             raise ValueError(
-                f'method.parametrisation = "{self.parametrisation}" goes with method.start = "scratch": the base\'s '
-                "weights were trained to answer something else, and noise levels reach them in another form. Leave "
-                'parametrisation out, or say start = "scratch"'
+                f'method.parametrisation = "{self.parametrisation}" goes with method.initial_weights = "scratch": the '
+                "base's weights were trained to answer something else, and noise levels reach them in another form. "
+                'Leave parametrisation out, or say initial_weights = "scratch"'
             )
         if self.churn_max < self.churn_min:
             raise ValueError("method.churn_max is below method.churn_min, so that no level has churn; give churn = 0")
@@ -116,7 +116,7 @@ class Figures:
                 "parametrisation": _PARAMETRISATIONS[_number(named["parametrisation"])],
                 "sampler": _SAMPLERS[_number(named["sampler"])],
             }
-            options = DPDMOptions.model_validate({**read, "start": "scratch"})
+            options = DPDMOptions.model_validate({**read, "initial_weights": "scratch"})
         except (IndexError, ValueError) as error:
             raise UnfitWeights(f"the figures by which images are drawn are none of a study: {error}") from None
         return cls.of(options)

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from undertone.core.text import shown
 from undertone.errors import ModelError, UnfitWeights
+from undertone.methods.dpdm.initial_weights import TABLE
 from undertone.methods.dpdm.options import Figures
-from undertone.methods.dpdm.start import TABLE
 from undertone.methods.release_format import Description, Respelled, Shapes, Weights
 from undertone.models.class_names import labels_for
 from undertone.models.interface import Base

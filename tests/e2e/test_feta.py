@@ -1,0 +1,59 @@
+"""dp-feta: prototypes of each class, then a small diffusion model that starts from what they draw; one claim."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.bases import tiny_class_base
+from tests.support.prototypes import prototype_study
+from tests.support.runs import call, coordinator_of
+from tests.support.studies import write_study
+from undertone.methods.dpdm.method import DPDM
+from undertone.models.pinned import pin
+from undertone.study.plan import Plan
+from undertone.study.planned import planned_method
+from undertone_server.run_folder import RunFolder
+from undertone_server.starting import drawn, kept_start
+
+CLASSES = ["1", "0", "2"]  # in no order
+
+
+@pytest.mark.parametrize("noise", ["central", "distributed"])
+def test_prototypes_then_dpdm_make_one_claim_from_studies_to_verified_releases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: str
+) -> None:
+    monkeypatch.setattr("undertone_server.release.SAMPLE_STEPS", 2)
+    base, sites = tiny_class_base(tmp_path / "base", ["a", "b", "c"]), dict.fromkeys(("north", "east", "south"), 8)
+    one = prototype_study(tmp_path / "one", base, sites, CLASSES, privacy__epsilon=60.0, privacy__noise=noise)
+    first = tomllib.loads(one.read_text(encoding="utf-8"))
+    first["data"]["caption"] = "{digit}"
+    second = first | {
+        "study": {"name": "feta"},
+        "model": {"base": str(base), "start": str(tmp_path / "run1" / "release"), "start_images": 7, "start_steps": 4},
+        "method": {"name": "dpdm", "per_class": True, "draws": 1, "ema": 0.9},
+        "privacy": first["privacy"] | {"epsilon": 50.0, "rounds": 2},
+    }
+    then = write_study(tmp_path / "second.toml", second)
+    first["privacy"] |= {"successor": str(then)}
+    for study, name in ((write_study(tmp_path / "first.toml", first), "run1"), (then, "run2")):
+        run = tmp_path / name
+        result = call("simulate", study, "--data", tmp_path / "one" / "data", "--split-by", "site", "--out", run)
+        assert result.exit_code == 0, result.output
+        assert call("verify", run / "release", *coordinator_of(run)).exit_code == 0
+    plan = Plan.from_bytes((tmp_path / "run2" / "plan.json").read_bytes())
+    assert plan.joint
+    assert 59.9 < plan.privacy.epsilon <= 60.0
+    stated = json.loads((tmp_path / "run2" / "release" / "privacy.json").read_bytes())["start"]
+    assert (stated["method"], stated["epsilon"]) == ("dp-prototypes", plan.privacy.epsilon)
+    pinned, run = pin(str(base)), RunFolder(tmp_path / "run2")
+    pixels, classes = drawn(run, plan, pinned)
+    assert (len(pixels), classes.tolist()) == (7, [0, 1, 2, 0, 1, 2, 0])  # type: ignore[union-attr]
+    method, state = planned_method(plan, pinned), kept_start(run)
+    assert isinstance(method, DPDM)
+    assert state is not None
+    w = state[: method.dimension(pinned)]
+    np.testing.assert_array_equal(method.released(state), w)  # the average begins there too
+    assert not np.array_equal(w, method.initial_state(pinned)[: w.size])
