@@ -93,10 +93,15 @@ def test_a_card_says_what_it_should_whoever_wrote_its_values(
     }
     python, shell = (token for token in tokens if token.type == "fence")
     assert (python.info, shell.info) == ("python", "sh")
-    assert len(ast.parse(python.content).body) == 3 + len(ast.parse(described.load).body)
-    assert strings_given_to(python.content, "pipeline") == [
-        prompt if len(prompt) <= LONGEST else f"{prompt[:LONGEST]}..."
-    ]
+    told = prompt if len(prompt) <= LONGEST else f"{prompt[:LONGEST]}..."
+    if described.program:  # its lines are the method's; a prompt is a string in them, and nothing else
+        assert built_of(python.content) == built_of(
+            described.program.format(pipeline=described.pipeline, load=described.load, prompt="''")
+        )
+        assert told in [node.value for node in ast.walk(ast.parse(python.content)) if isinstance(node, ast.Constant)]
+    else:
+        assert len(ast.parse(python.content).body) == 3 + len(ast.parse(described.load).body)
+        assert strings_given_to(python.content, "pipeline") == [told]
     assert shlex.split(shell.content)[:5] == ["undertone", "generate", ".", "--prompt", shown(prompt, LONGEST)]
     assert len(shell.content.splitlines()) == 1
     headings = [said(tokens[index + 1]) for index, token in enumerate(tokens) if token.type == "heading_open"]
@@ -116,6 +121,11 @@ def test_a_card_says_its_classes_whoever_named_them(plan: Plan, names: list[str]
     for name, line in zip(names, listed, strict=False):
         assert line.lstrip().startswith(shown(name, LONGEST).strip())
     assert not {token.type for token in inline(tokens)} & {"html_inline", "html_block", "link_open", "image", "hr"}
+
+
+def built_of(source: str) -> list[type[ast.AST]]:
+    """The kinds of a program's parts, in order."""
+    return [type(node) for node in ast.walk(ast.parse(source))]
 
 
 def strings_given_to(source: str, name: str) -> list[object]:

@@ -88,6 +88,7 @@ def test_a_killed_run_is_the_run_that_was_not(run: Path) -> None:
         np.testing.assert_array_equal(held["denoiser.safetensors"][name], tensor)
 
 
+@pytest.mark.slow
 def test_three_sites_are_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "epsilon_spent", lambda *_: 0.0)  # seconds that are not looked at here
     monkeypatch.setattr(

@@ -21,6 +21,7 @@ from undertone_server.starting import drawn, kept_start
 CLASSES = ["1", "0", "2"]  # in no order
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["central", "distributed"])
 def test_prototypes_then_dpdm_make_one_claim_from_studies_to_verified_releases(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: str

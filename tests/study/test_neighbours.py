@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.dummy import DummyMethod
+from tests.support.gradient_studies import CLASSES, TOLD_CLASSES
 from tests.support.runs import call
 from tests.support.studies import study_with, write_study
 from undertone.core.canonical import sha256_hex
@@ -165,13 +166,17 @@ def test_noise_that_no_claim_can_have_is_said() -> None:
 
 
 @pytest.mark.parametrize("name", OF_GRADIENTS)
-def test_half_and_double_k_cost_compute_and_no_noise(tiny_base: Path, name: str) -> None:
+def test_half_and_double_k_cost_compute_and_no_noise(tiny_base: Path, class_base: Path, name: str) -> None:
     caption = "a {token}" if method_for(name, {}).token else "a picture"
     changes = FULL | {
         "method": {"name": name, "draws": 2, "directions": 0, "learning_rate": 0.1},
         "data.caption": caption,
     }
-    rows = beside(tiny_base, changes)
+    if name in TOLD_CLASSES:
+        told = {f"data.{key}": value for key, value in CLASSES.items()}
+        rows = beside(class_base, changes | told | {"data.caption": "{finding}"})
+    else:
+        rows = beside(tiny_base, changes)
     here, half, double = rows[THIS], rows["draws = 1"], rows["draws = 4"]
     assert here.passes == 6 * 2
     assert half.passes == 6
