@@ -182,6 +182,7 @@ def test_the_first_state_is_trained_on_what_the_release_draws(pair: Pair, run: P
     np.testing.assert_allclose(last, kept + moved, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_death_before_or_after_the_first_state_is_durable_changes_no_bit(
     pair: Pair, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
