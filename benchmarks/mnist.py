@@ -1,6 +1,6 @@
 """MNIST at ten sites: whole small models under a budget, judged by a classifier that sees drawn images alone.
 
-    python benchmarks/mnist.py --data FILE.npz [--set mnist digits] [--rows real autoencoder dp-prototypes dpdm dp-feta]
+    python benchmarks/mnist.py --data FILE.npz [--set mnist digits] [--rows real autoencoder dp-prototypes]
                                [--epsilons 1 10] [--seeds 1 2 3] [--letters BASE] [--keep FOLDER] [--results FILE]
                                [--images 20000] [--json FILE]
 
@@ -16,7 +16,6 @@ again. A seed numbers a repetition and starts the CNN; noise and coins are the s
 
 import json
 import os
-import sys
 import tempfile
 import time
 import tomllib
@@ -32,7 +31,7 @@ import numpy as np
 from digit_sets import CLASSES, COLUMN, SITE_COLUMN, Labelled, accuracy, mnist, optical_digits, write_folder
 from emulation import labelled_units, without_noise
 from numpy.typing import NDArray
-from report import Row, machine, parser, publish
+from report import Row, finished, machine, parser, publish
 
 from undertone.methods.weights import attach, read_weights
 from undertone.models.base import LoadedBase, load_base
@@ -51,6 +50,7 @@ SITES, AT_ONCE, SEED, STEPS = 10, 250, 1, 30
 TABLES = {
     "dp-prototypes": ('per_class = true\nkinds = ["letter"]', "max_attempts = 3"),
 }
+CEILINGS = ("real", "autoencoder")
 PEERS = {  # accuracy of a CNN on drawn images at epsilon 1 and 10, by the papers: pixel UNets, eight GPUs
     "DPDM (2210.09929)": {1.0: 0.953, 10.0: 0.981},
     "DP-FETA (DPImageBench)": {1.0: 0.956, 10.0: 0.981},
@@ -87,7 +87,7 @@ class Case:
     @property
     def shown(self) -> str:
         """As the table has it."""
-        if self.name not in TABLES and self.name != "dp-feta":
+        if self.name not in TABLES:
             return f"{self.name}, run {self.seed}"
         return f"{self.name}, {'no noise' if self.epsilon is None else f'epsilon {self.epsilon:g}'}, run {self.seed}"
 
@@ -188,7 +188,7 @@ class Bench:
     def row(self, case: Case) -> dict[str, Any]:
         """A row of the table: images first, then the CNN, which reads the test part once."""
         timed, plan = Timed(), None
-        if case.name in ("real", "autoencoder"):
+        if case.name in CEILINGS:
             made, digits = self.real(load_base(pin(str(self.base))), case.name == "autoencoder", timed)
         else:
             (made, digits), plan = (self.released if case.epsilon else self.played)(case, timed)
@@ -215,21 +215,10 @@ class Bench:
 
 def cases(chosen: Namespace) -> list[Case]:
     """The rows that were asked for: studies at each epsilon and seed, ceilings and floors once."""
-    found = [Case(name, None, 1) for name in chosen.rows if name in ("real", "autoencoder")]
+    found = [Case(name, None, 1) for name in chosen.rows if name in CEILINGS]
     for name in (name for name in chosen.rows if name in TABLES):
         found += [Case(name, 0.0, 1), Case(name, None, 1)]
         found += [Case(name, epsilon, seed) for seed in chosen.seeds for epsilon in chosen.epsilons]
-    return found
-
-
-def finished(results: Path) -> list[dict[str, Any]]:
-    """The rows that stand in the file; a last line that was cut short does not count."""
-    found = []
-    for line in results.read_text(encoding="utf-8").splitlines() if results.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            print(f"{results}: a line that was cut short is left out", file=sys.stderr)
     return found
 
 
@@ -240,7 +229,7 @@ def same(row: dict[str, Any], name: str, case: Case) -> bool:
 
 def table(rows: list[tuple[Case, dict[str, Any]]]) -> list[Row]:
     """Accuracy beside the ceilings of the same run and the papers' figures, and seconds by stage."""
-    ceilings = {case.name: row["accuracy"] for case, row in rows if case.name in ("real", "autoencoder")}
+    ceilings = {case.name: row["accuracy"] for case, row in rows if case.name in CEILINGS}
     found = []
     for case, row in rows:
         right = row["accuracy"]
@@ -261,7 +250,7 @@ def main() -> None:
     arguments = parser(__doc__ or "")
     arguments.add_argument("--data", type=Path, default=os.environ.get("UNDERTONE_MNIST"))
     arguments.add_argument("--set", dest="sets", nargs="+", default=["mnist"], choices=["mnist", "digits"])
-    arguments.add_argument("--rows", nargs="+", default=["real", "autoencoder", *TABLES])
+    arguments.add_argument("--rows", nargs="+", default=[*CEILINGS, *TABLES], choices=[*CEILINGS, *TABLES])
     arguments.add_argument("--epsilons", type=float, nargs="+", default=[1.0, 10.0])
     arguments.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     arguments.add_argument("--letters", type=Path, help="a base of letters that was made before")

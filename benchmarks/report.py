@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "flwr", "dp-accounting", "numpy")
 
@@ -49,6 +50,17 @@ def publish(title: str, rows: list[Row], file: Path | None) -> None:
     if file is not None:
         listed = [asdict(row) | {"ratio": row.ratio} for row in rows]
         file.write_text(json.dumps({"title": title, "machine": machine(), "rows": listed}, indent=1) + "\n")
+
+
+def finished(results: Path | None) -> list[dict[str, Any]]:
+    """The runs that stand in the file; a last line that was cut short does not count."""
+    found = []
+    for line in results.read_text(encoding="utf-8").splitlines() if results and results.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            print(f"{results}: a line that was cut short is left out", file=sys.stderr)
+    return found
 
 
 def machine() -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from emulation import Judge, play
 from numpy.typing import NDArray
 from PIL import Image
-from report import Row, machine, parser, publish
+from report import Row, finished, machine, parser, publish
 from subjects import SUBJECTS, Subject, images
 
 from undertone.evaluation.kid import PublicFeatures
@@ -148,17 +148,6 @@ def save_row(file: Path, pixels: NDArray[np.uint8]) -> None:
     """Sixteen samples side by side."""
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(list(pixels[:16]), axis=1)).save(file)
-
-
-def finished(results: Path | None) -> list[Run]:
-    """The runs that stand in the file; a last line that was cut short does not count."""
-    found = []
-    for line in results.read_text(encoding="utf-8").splitlines() if results and results.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            print(f"{results}: a line that was cut short is left out")
-    return found
 
 
 def key(run: Run) -> tuple[str, str, float, float]:

@@ -17,14 +17,13 @@ Pneumonia may be confounded with portable films (lying, front to back): the AUC 
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report import Row, machine, parser, publish
+from report import Row, finished, machine, parser, publish
 
 from undertone.evaluation.encoder import kinds_of
 from undertone.methods.registry import METHODS
@@ -110,17 +109,6 @@ def run_once(method: str, epsilon: float, seed: int, finding: bool, data: Path, 
         "cpu_seconds": time.process_time() - cpu,
         "machine": machine(),
     }
-
-
-def finished(results: Path) -> list[dict[str, Any]]:
-    """The runs that stand in the file; a last line that was cut short does not count."""
-    found = []
-    for line in results.read_text(encoding="utf-8").splitlines() if results.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            print(f"{results}: a line that was cut short is left out", file=sys.stderr)
-    return found
 
 
 def key(run: dict[str, Any]) -> tuple[str, float, int, bool]:

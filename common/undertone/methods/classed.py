@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from undertone.core.captions import caption_columns
 from undertone.errors import PlanChanged, StudyError
@@ -38,6 +38,33 @@ class ClassedMethod(Method, Protocol):
             base: the base's files.
             median: of the lengths of a method's rows of public drawings.
         """
+
+
+class NamesClasses:
+    """What methods share whose options are `per_class` and `class_names`, and whose rows hold no shares of classes."""
+
+    options: Any
+
+    @property
+    def per_class(self) -> bool:
+        """Whether something is learned for each class."""
+        return bool(self.options.per_class)
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The study's list, in its order."""
+        names: list[str] = self.options.class_names
+        return names
+
+    def of_classes(self, classes: Sequence[str]) -> Self:
+        """This method for the study's list."""
+        made: Callable[[Any], Self] = type(self)
+        return made(self.options.model_copy(update={"class_names": list(classes)}))
+
+    def scaled(self, base: PinnedBase, median: Callable[[Method], float]) -> tuple[Self, Said]:
+        """As it is: nothing is to be measured."""
+        del base, median
+        return self, ()
 
 
 def with_classes(method: Method, classes: Sequence[str]) -> Method:

@@ -8,7 +8,6 @@ Of K draws each has a noise level, noise, and label dropout of its own; their me
 w are the weights themselves: [a row for each class, by name | the null label's row | the UNet's other tensors].
 """
 
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,13 +16,13 @@ from numpy.typing import NDArray
 
 from undertone.core.config import Section
 from undertone.errors import ModelError
-from undertone.methods.classed import check_told, told_classes
+from undertone.methods.classed import NamesClasses, check_told, told_classes
 from undertone.methods.classes import ClassShown
 from undertone.methods.dpdm.initial_weights import TABLE, base_weights, drawn_weights
 from undertone.methods.dpdm.options import SIZE, DPDMOptions, Figures
 from undertone.methods.dpdm.release import CLASS, DENOISER_FILE, FIGURES, NULL, UNET
 from undertone.methods.gradient.method import GradientMethod
-from undertone.methods.protocol import Automatic, Choice, Draw, Method, Said, UnitRecords
+from undertone.methods.protocol import Automatic, Choice, Draw, UnitRecords
 from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.models.class_names import labels_for
 from undertone.models.interface import Base
@@ -43,7 +42,7 @@ _AUTO: dict[str, Choice] = {
 }
 
 
-class DPDM(GradientMethod):
+class DPDM(NamesClasses, GradientMethod):
     """The method `dpdm`; see the module's description."""
 
     name: ClassVar[str] = "dpdm"
@@ -54,25 +53,6 @@ class DPDM(GradientMethod):
     options: DPDMOptions
 
     # --- classes ----------------------------------------------------------------------------------
-
-    @property
-    def per_class(self) -> bool:
-        """Whether the base is told a class."""
-        return self.options.per_class
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """The study's list, in its order."""
-        return self.options.class_names
-
-    def of_classes(self, classes: Sequence[str]) -> "DPDM":
-        """This method, told which classes there are."""
-        return DPDM(self.options.model_copy(update={"class_names": list(classes)}))
-
-    def scaled(self, base: PinnedBase, median: Callable[[Method], float]) -> tuple[Method, Said]:
-        """Nothing is to be measured."""
-        del base, median
-        return self, ()
 
     @property
     def drawn_classes(self) -> int:

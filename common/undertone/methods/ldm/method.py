@@ -8,7 +8,6 @@ difference, `delta.safetensors`; `undertone export` makes a whole pipeline of it
 """
 
 import re
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -20,13 +19,13 @@ from undertone.core.bounds import ITEMS, NAME
 from undertone.core.classes import MOST
 from undertone.core.config import Section
 from undertone.errors import StudyError
-from undertone.methods.classed import check_told, told_classes
+from undertone.methods.classed import NamesClasses, check_told, told_classes
 from undertone.methods.classes import ClassShown
 from undertone.methods.gradient.method import GradientMethod
 from undertone.methods.gradient.options import GradientOptions
 from undertone.methods.ldm.names import CLASS, NULL, TABLE
 from undertone.methods.ldm.release import CLASS_DIFFERENCE_FILE, DIFFERENCE_FILE
-from undertone.methods.protocol import Draw, Method, Said, UnitRecords
+from undertone.methods.protocol import Draw, UnitRecords
 from undertone.methods.release_format import ReleaseFormat, Shapes, Weights
 from undertone.models.interface import Base
 from undertone.models.layout import Layout
@@ -52,7 +51,7 @@ class DPLDMOptions(GradientOptions):
     class_names: list[Annotated[str, Field(max_length=NAME)]] = Field(default_factory=list, max_length=MOST)
 
 
-class DPLDM(GradientMethod):
+class DPLDM(NamesClasses, GradientMethod):
     """The method `dp-ldm`; see the module's description."""
 
     name: ClassVar[str] = "dp-ldm"
@@ -67,25 +66,6 @@ class DPLDM(GradientMethod):
         return CLASS_DIFFERENCE_FILE if self.per_class else DIFFERENCE_FILE
 
     # --- classes ------------------------------------------------------------------------------------
-
-    @property
-    def per_class(self) -> bool:
-        """Whether the base is told a class."""
-        return self.options.per_class
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """The study's list."""
-        return self.options.class_names
-
-    def of_classes(self, classes: Sequence[str]) -> "DPLDM":
-        """This method for the study's list."""
-        return DPLDM(self.options.model_copy(update={"class_names": list(classes)}))
-
-    def scaled(self, base: PinnedBase, median: Callable[[Method], float]) -> tuple[Method, Said]:
-        """As it is: rows hold no shares of classes."""
-        del base, median
-        return self, ()
 
     @property
     def drawn_classes(self) -> int:

@@ -15,7 +15,7 @@ released draws by itself: prototypes in the base's latents, for its decoder alon
     state = w = for each class [centres (J, k) | weights (J) | factor (k, k)]       sites get all of it
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +25,7 @@ from undertone.core.captions import TOKEN, caption_columns, caption_fields, fill
 from undertone.core.config import Section
 from undertone.core.progress import reporter
 from undertone.errors import DirectionsDiffer, MechanismViolation, PlanChanged, StudyError
+from undertone.methods.classed import NamesClasses
 from undertone.methods.classes import ClassShown, Shares
 from undertone.methods.gradient.directions import same_directions
 from undertone.methods.protocol import Automatic, Draw, Method, MethodStage, Progress, Said, UnitRecords
@@ -48,7 +49,7 @@ State = NDArray[np.float32]
 _SEED = 20_330_101
 
 
-class DPPrototypes:
+class DPPrototypes(NamesClasses):
     """The method `dp-prototypes` as a study names it, and its last stage; see the module's description."""
 
     name: ClassVar[str] = "dp-prototypes"
@@ -62,27 +63,6 @@ class DPPrototypes:
 
     def __init__(self, options: PrototypeOptions) -> None:
         self.options = options
-
-    # --- classes ----------------------------------------------------------------------------------
-
-    @property
-    def per_class(self) -> bool:
-        """Whether each class of the study has prototypes of its own."""
-        return self.options.per_class
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """The study's list; empty where all images are of one class."""
-        return self.options.class_names
-
-    def of_classes(self, classes: Sequence[str]) -> "DPPrototypes":
-        """With prototypes for each."""
-        return DPPrototypes(self.options.model_copy(update={"class_names": list(classes)}))
-
-    def scaled(self, base: PinnedBase, median: Callable[[Method], float]) -> tuple[Method, Said]:
-        """Nothing is to be measured: rows have a bound of their own."""
-        del base, median
-        return self, ()
 
     # --- what is public ---------------------------------------------------------------------------
 
