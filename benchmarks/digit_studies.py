@@ -34,7 +34,7 @@ _DPDM = "draws = 2\nlargest_row_mib = 0\n"
 ALONE = {
     "dp-prototypes": _PROTOTYPES,
     "dpdm": Settings(
-        "dpdm", f"{_DPDM}learning_rate = 0.002\nema = 0.96", "sampling_rate = 0.01\nrounds = 200\nmax_attempts = 200"
+        "dpdm", f"{_DPDM}learning_rate = 0.002\nema = 0.95", "sampling_rate = 0.02\nrounds = 100\nmax_attempts = 100"
     ),
     # DPDM's own size of batch and K; the base is of pixels.
     "dpdm-pixels": Settings(
