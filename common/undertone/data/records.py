@@ -9,6 +9,7 @@ import difflib
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PureWindowsPath
 
 from undertone.core.captions import caption_columns
@@ -78,6 +79,11 @@ class RecordTable:
 
     def units(self) -> dict[str, list[int]]:
         """Unit -> positions of its records, units sorted by name."""
+        return dict(self._units)
+
+    @cached_property
+    def _units(self) -> dict[str, list[int]]:
+        """Found once: a node asks several times in each round."""
         grouped: dict[str, list[int]] = {}
         for index, record in enumerate(self.records):
             grouped.setdefault(record.unit, []).append(index)
