@@ -99,7 +99,7 @@ def test_rows_far_shorter_than_c_are_one_place_to_a_grid_unit_a_value(
     plan = plan_of(run)
     d = plan.method.dimension
     expected = [state[:d] for state in centralised(run)]
-    assert np.linalg.norm(expected[0] - centralised_start(plan)) < 0.05 * rate * plan.privacy.clip_norm
+    assert np.linalg.norm(expected[0] - centralised_start(plan)) < 0.05 * rate * plan.stages[-1].clip_norm
     for round_, wanted in enumerate(expected, 1):
         kept = RunFolder(run).kept_state(round_)
         assert kept is not None
