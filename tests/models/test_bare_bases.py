@@ -1,4 +1,4 @@
-"""Bases that are told a class or nothing, in latents or in pixels: what they say, what is pinned, whose row is whose."""
+"""Bases that are told a class or nothing, in latents or in pixels: what they say, what is pinned, whose row."""
 
 from collections.abc import Callable
 from pathlib import Path
