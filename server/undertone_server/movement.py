@@ -9,22 +9,40 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from undertone.study.plan import Plan
+from undertone.study.stage import Stage
 
 # Of 255: a difference as small as this is rounding and not a change.
 INVISIBLE = 1
 
 
 @dataclass(frozen=True)
-class Movement:
-    """Lengths: |w_T - w_0| of what is released, and of the noise in the T mean rows together (before the optimiser)."""
+class StageNoise:
+    """The noise in the mean rows of a stage's rounds together (before the optimiser): its length, and where."""
 
-    moved: float
-    noise: float
+    stage: str
+    rounds: int
+    length: float
 
     def __str__(self) -> str:
+        return f"{self.length:.3g} in {self.rounds} {'round' if self.rounds == 1 else 'rounds'} of stage {self.stage}"
+
+
+@dataclass(frozen=True)
+class Movement:
+    """|w_T - w_0| of what is released, and the noise of each stage; rows of different stages have no common unit."""
+
+    moved: float
+    noise: tuple[StageNoise, ...]
+
+    def __str__(self) -> str:
+        if len(self.noise) == 1:
+            return (
+                f"w moved by {self.moved:.3g}; the noise in the mean rows of all rounds together has length "
+                f"{self.noise[0].length:.3g}, before the optimiser's step"
+            )
         return (
-            f"w moved by {self.moved:.3g}; the noise in the mean rows of all rounds together has length "
-            f"{self.noise:.3g}, before the optimiser's step"
+            f"w moved by {self.moved:.3g}; the noise in the mean rows has length {', '.join(map(str, self.noise))}, "
+            f"before the step: each stage's rows are in units of their own"
         )
 
 
@@ -37,17 +55,20 @@ def movement(
         plan: its plan.
         start: the vector [d] that would be released without a round.
         end: the vector [d] that is.
-        opened: the sites of each round's sum; the noise of a round is sigma sqrt(d) / (s p sum N_i), rounds add up as
-            squares. Rounds before the last stage moved no w.
+        opened: the sites of each round's sum; the noise of a round is sigma sqrt(d) / (s p sum N_i), with sigma, d, s
+            and p of its stage; the rounds of a stage add up as squares.
     """
-    last = plan.stages[-1]
-    lengths = [
-        last.noise_in(len(sites)) * sqrt(last.dimension) / plan.denominator(round_, sites)
-        for round_, sites in enumerate(opened, 1)
-        if round_ in last.rounds
-    ]
+
+    def noise_of(stage: Stage) -> StageNoise:
+        lengths = [
+            stage.noise_in(len(sites)) * sqrt(stage.dimension) / plan.denominator(round_, sites)
+            for round_, sites in enumerate(opened, 1)
+            if round_ in stage.rounds
+        ]
+        return StageNoise(stage.name, len(lengths), sqrt(sum(length**2 for length in lengths)))
+
     moved = np.linalg.norm(end.astype(np.float64) - start.astype(np.float64))
-    return Movement(float(moved), sqrt(sum(length**2 for length in lengths)))
+    return Movement(float(moved), tuple(map(noise_of, plan.stages)))
 
 
 def largest_difference(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> int:

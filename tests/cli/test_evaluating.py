@@ -141,7 +141,10 @@ def test_an_attack_by_loss_finds_the_images_that_a_model_was_trained_on_without_
         optimiser.zero_grad()
         denoising_loss(base, latents, noise, times, text).mean().backward()
         optimiser.step()
-    gain = before - image_losses(base, iter(images), prompts, 4)
+    after = image_losses(base, iter(images), prompts, 4)
+    assert before is not None
+    assert after is not None
+    gain = before - after
     units = [str(n) for n in range(12)]
     found = attack(Scored(gain[:3], units[:3]), Scored(gain[3:], units[3:]))
     assert found.auc.value > 0.8

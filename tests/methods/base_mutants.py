@@ -10,7 +10,8 @@ from tests.support.mutants import run_mutants
 _MODELS, _LDM = "common/undertone/models", "common/undertone/methods/ldm"
 _FITNESS, _KINDS, _BASE = f"{_MODELS}/unet_fitness.py", f"{_MODELS}/kinds.py", f"{_MODELS}/base.py"
 _BLOCKS, _BARE, _CLASS = f"{_LDM}/blocks.py", "models/test_bare_bases.py", "methods/test_class_bases.py"
-_UNFIT = f"{_BARE}::test_an_unfit_base_is_named_in_one_line_when_it_is_pinned"
+_NAMED, _DRAWN = "models/test_unfit_bare_bases.py", "models/test_bare_bases_draw.py"
+_UNFIT = f"{_NAMED}::test_an_unfit_base_is_named_in_one_line_when_it_is_pinned"
 _ORACLE = f"{_CLASS}::test_rows_and_sums_are_those_of_plain_autograd"
 _KEEPS = f"{_CLASS}::test_rows_keep_to_what_every_method_does"
 
@@ -38,21 +39,21 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         _BASE,
         'for part in ("unet", "vae"):',
         "for part in ():",
-        f"{_BARE}::test_a_tensor_that_is_not_expected_and_missing_is_found_when_it_is_loaded",
+        f"{_NAMED}::test_a_tensor_that_is_not_expected_and_missing_is_found_when_it_is_loaded",
     ),
     (
         "nothing said by the first class in place of the last row",
         _BASE,
         "            return len(self.pinned.classes)\n",
         "            return 0\n",
-        f"{_BARE}::test_what_is_predicted_is_the_stock_units_output",
+        f"{_DRAWN}::test_what_is_predicted_is_the_stock_units_output",
     ),
     (
         "guidance towards the null label",
         f"{_MODELS}/drawing.py",
         "untold + guidance * (told - untold)",
         "told + guidance * (untold - told)",
-        f"{_BARE}::test_a_class_is_drawn_with_guidance_away_from_the_null_label",
+        f"{_DRAWN}::test_a_class_is_drawn_with_guidance_away_from_the_null_label",
     ),
     (
         "labels in the order of a study",

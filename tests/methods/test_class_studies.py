@@ -10,7 +10,15 @@ import pytest
 from PIL import Image
 
 from tests.support.bases import tiny_class_base, tiny_none_base
-from tests.support.gradient_studies import FIVE, assert_one_place, gradient_study, plan_of
+from tests.support.gradient_studies import (
+    FIVE,
+    SMALL,
+    assert_one_place,
+    centralised,
+    centralised_start,
+    gradient_study,
+    plan_of,
+)
 from tests.support.images import write_folder
 from tests.support.runs import call, coordinator_of
 from undertone.methods.weights import read_weights
@@ -19,6 +27,7 @@ from undertone.models.pinned import pin
 from undertone.release.verify import verify
 from undertone_cli.commands.simulate import simulate
 from undertone_server import gate, release, telemetry
+from undertone_server.run_folder import RunFolder
 
 BASE = ("ant", "clear", "cow")
 DATA: dict[str, Any] = {"caption": "{finding}", "class_column": "finding", "classes": ["mass", "clear"]}
@@ -35,11 +44,22 @@ def study_on(folder: Path, kind: str, sites: tuple[str, ...], rounds: int, **opt
     return gradient_study(folder, base, "dp-ldm", sites, rounds, optimiser="sgd", **options)
 
 
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No noise, and nothing is drawn."""
+    monkeypatch.setattr(gate, "rounded_gaussian", lambda _entropy, _sigma, size: np.zeros(size, dtype=np.int64))
+    monkeypatch.setattr(telemetry, "epsilon_spent", lambda *_: 0.0)
+    monkeypatch.setattr(
+        release, "_draw_samples", lambda _pinned, part, *_: (part / "samples.png").write_bytes(b"png") and 255
+    )
+
+
 def go(study: Path) -> Path:
     simulate(study, study.parent / "data", study.parent / "run", split_by="site")
     return study.parent / "run"
 
 
+@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize(
     ("kind", "rounds", "long"),
     [
@@ -54,16 +74,36 @@ def test_five_sites_are_one_place_to_quantisation_error(
     tmp_path: Path, kind: str, rounds: int, long: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With rows that are kept, and with rows that are summed as they are made."""
-    monkeypatch.setattr(gate, "rounded_gaussian", lambda _entropy, _sigma, size: np.zeros(size, dtype=np.int64))
-    monkeypatch.setattr(telemetry, "epsilon_spent", lambda *_: 0.0)
-    monkeypatch.setattr(
-        release, "_draw_samples", lambda _pinned, part, *_: (part / "samples.png").write_bytes(b"png") and 255
-    )
     if long:
         monkeypatch.setattr("undertone.methods.gradient.method._MIB", 64)
     run = go(study_on(tmp_path, kind, FIVE, rounds))
     assert_one_place(run, (1, rounds), 1e-4)
     assert verify(run / "release").digest == plan_of(run).digest
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("long", [False, True], ids=["kept", "summed"])
+def test_rows_far_shorter_than_c_are_one_place_to_a_grid_unit_a_value(
+    tmp_path: Path, long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pixels of a base that is told nothing have rows of a fortieth of C, and so a fortieth of the grid.
+
+    Each value of a row is cut by less than 1 / s, so a mean of d values is off by less than sqrt(d) / s, however short
+    it is: a part in 10^4 of it is more than the grid can give there, for rows that are kept and for those that are not.
+    """
+    if long:
+        monkeypatch.setattr("undertone.methods.gradient.method._MIB", 64)
+    rate, rounds = SMALL["dp-ldm"]["learning_rate"], 3
+    run = go(study_on(tmp_path, "none pixels", FIVE, rounds, momentum=0.0))
+    plan = plan_of(run)
+    d = plan.method.dimension
+    expected = [state[:d] for state in centralised(run)]
+    assert np.linalg.norm(expected[0] - centralised_start(plan)) < 0.05 * rate * plan.stages[-1].clip_norm
+    for round_, wanted in enumerate(expected, 1):
+        kept = RunFolder(run).kept_state(round_)
+        assert kept is not None
+        assert np.linalg.norm(kept[:d] - wanted) < round_ * rate * d**0.5 / plan.grid.scale
 
 
 def test_a_class_base_from_study_to_exported_classes(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from tests.support.images import write_folder
 from tests.support.runs import SITES, FinishedRun, call, tiny_study
 from undertone.study.plan import Plan
+from undertone.study.stage import Mechanism, PlannedStage
 from undertone_server import release as releasing
 from undertone_server.movement import largest_difference, movement
 from undertone_server.run_folder import RunFolder
@@ -38,10 +39,30 @@ def test_the_noise_of_rounds_adds_up_as_squares(finished_run: FinishedRun) -> No
     once = movement(plan, zero, one, [SITES])
     fourfold = movement(plan.model_copy(update={"privacy": privacy}), zero, one, [SITES] * 4)
     assert once.moved == pytest.approx(d**0.5)
-    assert fourfold.noise == pytest.approx(2 * once.noise)
+    (alone,), (four,) = once.noise, fourfold.noise
+    assert four.length == pytest.approx(2 * alone.length)
     unit = plan.privacy.sigma / plan.denominator(1, SITES)
     drawn = np.random.Generator(np.random.Philox(key=1)).standard_normal((200, d)) * unit
-    assert once.noise == pytest.approx(float(np.sqrt((drawn**2).sum(1).mean())), rel=0.05)
+    assert alone.length == pytest.approx(float(np.sqrt((drawn**2).sum(1).mean())), rel=0.05)
+
+
+def test_the_noise_of_every_stage_is_said_by_itself(finished_run: FinishedRun) -> None:
+    """A stage before the last has its own sigma, grid and length of a row, and may move what is released."""
+    plan = Plan.from_bytes((finished_run.release / "plan.json").read_bytes())
+    (last,) = plan.stages
+    first = {key: getattr(last.mechanism, key) for key in Mechanism.model_fields} | {"sigma": 4 * plan.privacy.sigma}
+    first |= {"name": "centres", "rounds": 2, "max_attempts": 2, "dimension": 25, "grid": plan.grid.model_dump()}
+    privacy = plan.privacy.model_copy(update={"rounds": 3, "max_attempts": 3})
+    staged = plan.model_copy(update={"privacy": privacy, "earlier": [PlannedStage.model_validate(first)]})
+    zero = np.zeros(plan.method.dimension, np.float32)
+    found = movement(staged, zero, zero, [SITES] * 3)
+    (once,) = movement(plan, zero, zero, [SITES]).noise
+    earlier = 4 * plan.privacy.sigma * (25 * 2) ** 0.5 / plan.denominator(1, SITES)
+    assert [(one.stage, one.rounds) for one in found.noise] == [("centres", 2), ("rounds", 1)]
+    assert [one.length for one in found.noise] == pytest.approx([earlier, once.length])
+    said = str(found)
+    assert f"{earlier:.3g} in 2 rounds of stage centres, {once.length:.3g} in 1 round of stage rounds" in said
+    assert "all rounds together" not in said
 
 
 def test_a_study_that_moved_nothing_releases_nothing(

@@ -1,7 +1,7 @@
 """What methods use of a loaded base: its pinned files, its parts and its noise schedule. No torch here."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,27 @@ class Drawer(Protocol):
             generators: n of torch, on the CPU: image i follows from its own alone, whatever stands beside it.
             steps: of denoising.
             guidance: classifier-free guidance scale; 1 is none.
+        """
+
+
+@runtime_checkable
+class OwnDrawer(Drawer, Protocol):
+    """A drawer that does not draw by the base's noise schedule, as some releases bring one."""
+
+    def losses(
+        self,
+        x_0: Any,  # noqa: ANN401 - tensors
+        noise: Any,  # noqa: ANN401
+        fractions: NDArray[np.float64],
+        prompts: Sequence[str],
+    ) -> Any | None:  # noqa: ANN401
+        """The denoising loss of each row, [n]; None: it draws without a denoiser.
+
+        Args:
+            x_0: what is denoised, float32 [n, ...] on the base's device.
+            noise: of its shape, standard normal.
+            fractions: [n] in [0, 1): a row's noise level by its quantile in training.
+            prompts: n.
         """
 
 

@@ -13,6 +13,7 @@ from undertone.core.progress import reporter
 from undertone.evaluation.classifier import halves
 from undertone.evaluation.kid import nearest
 from undertone.evaluation.membership import Attack, Scored, attack
+from undertone.models.interface import OwnDrawer
 from undertone.models.pinned import PinnedBase
 from undertone_cli.evaluating.images import PUBLIC, Features, ImageFiles, ImageSet
 from undertone_cli.evaluating.losses import image_losses
@@ -44,6 +45,10 @@ def attacks(
 ) -> dict[str, dict[str, Attack]]:
     """Attack -> what it was tried on -> how well it told members from others.
 
+    A release that draws without a denoiser has no losses, and is attacked by what it draws alone: the base's losses
+    would say nothing of it. Where it has a loss of its own, the two models' mean losses are made equal before one is
+    subtracted from the other.
+
     Args:
         members: images that were trained on.
         others: images of equal kind that were not; of one unit alone they cannot be held against themselves.
@@ -54,9 +59,11 @@ def attacks(
         draws: see `image_losses`.
     """
     sides = (members, others)
-    losses = {one.variant.name: _losses(sides, one.variant, pinned, device, draws) for one in drawn}
-    distances = _distances(sides, drawn, pinned, encoder)
-    scores = {LOSS: losses, NEAREST: distances}
+    scores = {NEAREST: _distances(sides, drawn, pinned, encoder)}
+    after, own = _losses(sides, drawn[1].variant, pinned, device, draws)
+    before, _ = _losses(sides, drawn[0].variant, pinned, device, draws) if after else ([], False)
+    if after:
+        scores = {LOSS: {BASE: before, RELEASE: after}, **scores}
     found: dict[str, dict[str, Attack]] = {}
     several = len(set(others.units)) > 1
     half = halves(others.units, np.zeros(len(others), dtype=np.int64)) if several else None
@@ -64,21 +71,29 @@ def attacks(
         found[name] = {variant: _attack(-one, -other, sides) for variant, (one, other) in by_variant.items()}
         if half is not None:
             found[name][NULL] = _within(-by_variant[RELEASE][1], others, half)
-    gains = [before - after for before, after in zip(losses[BASE], losses[RELEASE], strict=True)]
+    if not after:
+        return found
+    scale = np.concatenate(after).mean() / np.concatenate(before).mean() if own else 1.0
+    gains = [scale * one - other for one, other in zip(before, after, strict=True)]
     found[CALIBRATED] = {RELEASE: _attack(gains[0], gains[1], sides)}
     if half is not None:
         found[CALIBRATED][NULL] = _within(gains[1], others, half)
     return found
 
 
-def _losses(sides: _Sides, variant: Variant, pinned: PinnedBase, device: str, draws: int) -> list[_Numbers]:
-    """Of each side's images, [n], under one model."""
-    base, found = loaded(pinned, device, variant.weights), []
+def _losses(
+    sides: _Sides, variant: Variant, pinned: PinnedBase, device: str, draws: int
+) -> tuple[list[_Numbers], bool]:
+    """Of each side's images, [n], under one model, empty where it has none; and whether they are losses of its own."""
+    base, found = loaded(pinned, device, variant.weights), list[_Numbers]()
     with reporter().task(f"losses {variant.name}", sum(map(len, sides))) as progress:
         for side in sides:
             prompts = [variant.prompts[one] for one in side.classes]
-            found.append(image_losses(base, side.pixels(pinned.image_size, progress), prompts, draws))
-    return found
+            losses = image_losses(base, side.pixels(pinned.image_size, progress), prompts, draws)
+            if losses is None:
+                return [], True
+            found.append(losses)
+    return found, isinstance(base.drawer, OwnDrawer)
 
 
 def _distances(

@@ -69,6 +69,8 @@ def show_membership(found: Mapping[str, Any]) -> None:
             for where, one in places.items()
         ],
     )
+    if not any("loss" in attack for attack in found["attacks"]):
+        out.print("no attack by loss: this release draws without a denoiser, so no image has a loss under it")
     out.print(found["meaning"], style="italic", markup=False, highlight=False)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from undertone.errors import MechanismViolation
-from undertone.methods.dpdm.denoising import network_of, parametrisation_of
+from undertone.methods.dpdm.denoising import network_of, parametrisation_of, row_loss
 from undertone.methods.dpdm.initial_weights import TABLE
 from undertone.methods.dpdm.options import Figures
 from undertone.models.interface import Base
@@ -46,6 +46,12 @@ class DenoisingDrawer:
         untold = told if condition is None else self._denoise(base.conditions([""] * len(prompts)))
         x = self._sampler(guided(told, untold, weight), base.latent_shape, generators, steps, base.device)
         return [Image.fromarray(pixels) for pixels in base.decode(x)]
+
+    @torch.no_grad()
+    def losses(self, x_0: Tensor, noise: Tensor, fractions: NDArray[np.float64], prompts: Sequence[str]) -> Tensor:
+        """Lambda |D - x_0|^2 of each row [n], as it was trained."""
+        found: Tensor = row_loss(self._base, self._figures, 0.0)(x_0, noise, fractions, self._base.conditions(prompts))
+        return found
 
     def described(self) -> dict[str, Any]:
         """The parametrisation and the sampler with all their figures; sigma_data where there is one."""

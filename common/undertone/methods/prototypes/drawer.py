@@ -48,6 +48,9 @@ class PrototypeDrawer:
         latents = [self._mixture(prompt).drawn(one) for prompt, one in zip(prompts, generators, strict=True)]
         return [Image.fromarray(pixels) for pixels in self.base.decode(np.stack(latents))] if latents else []
 
+    def losses(self, *_: object) -> None:
+        """There is no denoiser, so there are none."""
+
     def _mixture(self, prompt: str) -> "Mixture":
         found = self.mixtures.get(prompt.strip())
         if found is None:
