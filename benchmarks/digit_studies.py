@@ -46,8 +46,8 @@ ALONE = {
 # dp-feta: two studies under one claim, the first of which is given what the second's share leaves.
 _LATER = Settings(
     "dpdm",
-    f"{_DPDM}learning_rate = 0.0005\nema = 0.9",
-    "sampling_rate = 0.1\nrounds = 20\nmax_attempts = 20",
+    f"{_DPDM}learning_rate = 0.001\nema = 0.9",
+    "sampling_rate = 0.04\nrounds = 30\nmax_attempts = 30",
     "start_images = 5000\nstart_steps = 800",
 )
 _LATER_SHARE = 0.9
