@@ -49,7 +49,7 @@ from undertone_cli.commands.simulate import simulate
 
 LETTERS = Path(__file__).parents[1] / "examples" / "pretrain-letters.toml"
 PIXELS = Path(__file__).with_name("letters-pixels.toml")
-SITES, AT_ONCE, SEED, STEPS = 10, 250, 1, 30
+SITES, AT_ONCE, SEED, STEPS = 10, 250, 1, 15
 CEILINGS = ("real", "autoencoder")
 STARTED = "-prototypes"  # a row of what the first of two studies released
 ROWS = (*CEILINGS, *ON_CPU, FETA, FETA + STARTED)
