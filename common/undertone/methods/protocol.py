@@ -368,6 +368,58 @@ class StagedMethod(Method, Protocol):
 
 
 @runtime_checkable
+class ShardedMethod(Method, Protocol):
+    """A method whose rows are of shards of a site's units, in place of units (PRIVACY 15).
+
+    Sites are sent a query and never w. Of a unit's records those that `entering` names stand in its shard, drawn once
+    in a study from the unit's own randomness. Its `rows` and `step` raise `MechanismViolation`: nothing may call them.
+    """
+
+    @property
+    def shards(self) -> int:
+        """S, at each site; public."""
+
+    def sent(self, base: PinnedBase) -> int:
+        """How many values a query has."""
+
+    def row(self, base: PinnedBase) -> int:
+        """How many values a row has."""
+
+    def query(self, base: Base, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What sites are sent in place of w, [sent]; follows from the public state alone (its round is in there)."""
+
+    def check_query(self, base: PinnedBase, query: NDArray[np.float32]) -> None:
+        """Look at what a coordinator sent, [sent], before anything is made of it.
+
+        Raises:
+            PlanChanged: no coordinator that keeps to the plan can have made it.
+        """
+
+    def step_on(self, base: Base, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
+        """As `step`, through the student; `mean` [row], the noised sum over s N, N as many shards as answered."""
+
+    def prepared(self, base: Base, shard: UnitRecords) -> NDArray[np.float32]:
+        """What a shard's rows need of its records in all rounds (its latents, their classes, a trained teacher), flat.
+
+        A function of the shard, its generator and public things alone; made once, kept at the node, never sent. Steps
+        and batches are public numbers, whatever the shard holds. An empty shard is never asked for.
+        """
+
+    def memory(self, base: PinnedBase) -> int:
+        """How many values a shard keeps from round to round; 0: none."""
+
+    def shard_row(
+        self,
+        base: Base,
+        query: NDArray[np.float32],
+        prepared: NDArray[np.float32],
+        memory: NDArray[np.float32] | None,
+        generator: np.random.Generator,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """A shard's row [row], and its memory [memory] after a round that is answered; None: before the first."""
+
+
+@runtime_checkable
 class NoiseAware(Method, Protocol):
     """A method whose step needs the size of the noise, which is public: it subtracts what noise adds to squares."""
 
@@ -379,12 +431,14 @@ def stages_of(method: Method, base: PinnedBase) -> Sequence[MethodStage]:
     """The stages of any method; most have one, of rows as long as w."""
     if isinstance(method, StagedMethod):
         return method.stages(base)
+    if isinstance(method, ShardedMethod):
+        return [MethodStage("", method, method.row(base))]
     return [MethodStage("", method, method.dimension(base))]
 
 
 def sent_by(method: Method, base: PinnedBase) -> int:
-    """How many values of the state sites are sent; of most methods w."""
-    return method.sent(base) if isinstance(method, StagedMethod) else method.dimension(base)
+    """How many values of the state sites are sent, of most methods w; of a query in place of them."""
+    return method.sent(base) if isinstance(method, StagedMethod | ShardedMethod) else method.dimension(base)
 
 
 def check_needs(method: Method, base: PinnedBase) -> None:
