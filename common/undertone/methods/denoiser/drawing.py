@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from undertone.errors import MechanismViolation
-from undertone.methods.dpdm.denoising import network_of, parametrisation_of
-from undertone.methods.dpdm.initial_weights import TABLE
-from undertone.methods.dpdm.options import Figures
+from undertone.methods.denoiser.denoising import network_of, parametrisation_of
+from undertone.methods.denoiser.initial_weights import TABLE
+from undertone.methods.denoiser.options import Figures
 from undertone.models.interface import Base
 from undertone.models.samplers import Denoise, Sampler, guided
 from undertone.training.parametrisations import EDM, denoised

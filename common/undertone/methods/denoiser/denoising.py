@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from undertone.gradients.engine import GradientEngine, LossPerRow, UnitBatch
-from undertone.methods.dpdm.initial_weights import TABLE
-from undertone.methods.dpdm.options import OF_LATENTS, OF_PIXELS, Figures
+from undertone.methods.denoiser.initial_weights import TABLE
+from undertone.methods.denoiser.options import OF_LATENTS, OF_PIXELS, Figures
 from undertone.methods.gradient.trained import EngineTrained
 from undertone.methods.gradient.unit_gradients import RowLoss
 from undertone.models.interface import Base
