@@ -5,6 +5,7 @@ Nor does it know of studies and plans: it gets its own options, a caption and a 
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -432,7 +433,7 @@ def stages_of(method: Method, base: PinnedBase) -> Sequence[MethodStage]:
     if isinstance(method, StagedMethod):
         return method.stages(base)
     if isinstance(method, ShardedMethod):
-        return [MethodStage("", method, method.row(base))]
+        return [MethodStage("", method, method.row(base), check=partial(method.check_query, base))]
     return [MethodStage("", method, method.dimension(base))]
 
 
