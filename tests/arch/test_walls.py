@@ -58,6 +58,7 @@ TORCH = {
     "undertone/methods/denoiser/denoising.py",
     "undertone/methods/denoiser/drawing.py",
     "undertone/methods/denoiser/warm.py",
+    "undertone/methods/sad/student.py",
     "undertone/methods/ldm/blocks.py",
     "undertone/methods/prototypes/drawer.py",
     "undertone/methods/lora/adapters.py",
@@ -86,6 +87,7 @@ RANDOM = {
     "undertone/methods/denoiser/initial_weights.py",
     "undertone/methods/denoiser/warm.py",
     "undertone/methods/gradient/directions.py",
+    "undertone/methods/sad/",  # queries' and public starts of networks: a shard has a generator of its own
     "undertone/methods/prototypes/public_latents.py",
     "undertone/methods/prototypes/drawer.py",
     "undertone/training/",

@@ -34,7 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 CLIP = {"dpagg-ti": 0.1, "dpsgd-ti": 0.02, "dp-lora": 0.1, "dp-ldm": 0.3, "dpdm": 1.0}
 # Methods that train a base that is told a class: fixtures of such bases, and what a study says of its images.
-TOLD_CLASSES = {"dpdm"}
+TOLD_CLASSES = {"dpdm", "dp-sad"}
 CLASSES: dict[str, Any] = {"class_column": "finding", "classes": ["mass", "clear"]}
 
 
