@@ -12,7 +12,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.core.canonical import digest_of
+from undertone.core.canonical import Json, digest_of
 from undertone.core.captions import fill_caption
 from undertone.core.failpoints import reached
 from undertone.core.progress import reporter
@@ -23,6 +23,7 @@ from undertone.methods.protocol import (
     MethodStage,
     PreparedMethod,
     Progress,
+    ShardedMethod,
     SummingMethod,
     UnitRecords,
     sent_by,
@@ -34,7 +35,9 @@ from undertone.models.devices import Dtype, check_dtype, choose
 from undertone.models.layout import state_sha256
 from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.privacy.entropy import Entropy, poisson_sample
-from undertone.privacy.unit_randomness import row_generator, row_key
+from undertone.privacy.ledger import Ledger
+from undertone.privacy.shards import PREPARED, shard_key, shard_of
+from undertone.privacy.unit_randomness import KEY_BYTES, row_generator, row_key
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_stage
 from undertone.study.stage import Stage
@@ -43,6 +46,9 @@ from undertone_client.compute.latent_files import cache_of, erase_latents
 from undertone_client.compute.latents import Latents, cached_latents
 from undertone_client.compute.log_limit import limited
 from undertone_client.compute.row_worker import Row, RowWorker
+from undertone_client.compute.shard_rows import ShardRows, ShardWorker
+from undertone_client.compute.shard_store import Shard, ShardStore
+from undertone_client.compute.splitting import split
 from undertone_client.compute.sum_worker import Sum, SumMaker, SumWorker
 from undertone_client.compute.summing import AttemptSum
 from undertone_client.compute.workers import side_by_side, turns
@@ -52,6 +58,7 @@ from undertone_client.site.attempt_store import AttemptKey, AttemptStore
 from undertone_client.site.folder import SiteDir
 
 State = NDArray[np.float32]
+_Place = tuple[str, Dtype, LoadedBase, Callable[[str], None]]
 # A grid on which the clip norm is 1; which one it is costs no memory.
 _DRY_SCALE = 1 << 20
 
@@ -90,7 +97,11 @@ class Preparation:
         """The finished sum over the sampled units; anew, with the coins that fell, whenever somebody withdraws."""
         asked.check(self.state)
         method, units, files = asked.method, registration.table.units(), digest_of(dict(pinned.files))
-        if isinstance(method, SummingMethod) and method.sums(pinned):
+        if isinstance(method, ShardedMethod):
+            where = self._places(method, files)[0]
+            while not self._sum_shards(method, where, registration, pinned):
+                pass
+        elif isinstance(method, SummingMethod) and method.sums(pinned):
             adding = self._sum_workers(method, files)
             chosen = self._sampled(units)
             while not self._sum_rows(
@@ -107,13 +118,63 @@ class Preparation:
             while not self._sum_kept_rows(registration):
                 pass
 
-    def _sum_kept_rows(self, registration: Registration) -> bool:
+    def _sum_shards(
+        self, method: ShardedMethod, where: "_Place", registration: Registration, pinned: PinnedBase
+    ) -> bool:
+        """The finished sum over all shards, whose rows take no coins (PRIVACY 15); whether nobody withdrew meanwhile.
+
+        On one device: rows of shards are made one at a time.
+        """
+        device, dtype, base, log = where
+        digest, round_, number = self.attempt
+        worker = ShardWorker(method, pinned, device, dtype, base, self.state, digest, self.site.secret())
+        worker.check()
+        if self.store.sampled(self.attempt, self._state_sha256) is None:
+            self.store.keep_sample(self.attempt, self._state_sha256, [])
+        kept = ShardStore.of(self.site, digest, method.shards, method.memory(pinned))
+        read, shards = self._read_shards(method, registration, pinned, base, kept)
+        rows = ShardRows(worker, kept, (round_, number), self._answered_before(), read.shard, log)
+        rows.begin(shards)
+        self.store.keep_only(self.attempt, {shard.name for shard in shards})
+        with reporter().task(f"{self.site.config.site}: {method.name}", len(shards)) as progress:
+            rows.run(shards, self.store.finished(self.attempt), self._keep, progress)
+        return self._sum_kept_rows(registration, read.withdrawn)
+
+    def _read_shards(
+        self, method: ShardedMethod, registration: Registration, pinned: PinnedBase, base: LoadedBase, kept: ShardStore
+    ) -> "tuple[_Reader, list[Shard]]":
+        """The shards as they stand now; latents of those that are not prepared yet are held against their seals."""
+        secret, units, checked = self.site.secret(), registration.table.units(), set[str]()
+        while True:
+            read = self._reader(sorted(checked), method, registration, pinned, base)
+            shards = split(secret, self.plan.digest, method.shards, units, read.entering_once, read.said)
+            new = {shard.number for shard in shards if shard.records and not kept.is_prepared(shard)}
+            unchecked = {unit for unit in units if new and shard_of(secret, unit, method.shards) in new} - checked
+            if not unchecked:
+                return read, shards
+            checked |= unchecked
+
+    def _answered_before(self) -> tuple[int, int] | None:
+        """The last attempt of another round that this site's own ledger charges: what shards remember is from it."""
+        with Ledger.open(self.site.ledger, read_only=True) as ledger:
+            charges = [(one.round, one.attempt) for one in ledger.charges(self.plan.digest)]
+        return next((one for one in reversed(charges) if one[0] != self.attempt[1]), None)
+
+    def _keep(self, rows: Sequence[tuple[str, Row]]) -> None:
+        """Make rows durable, by the name of their unit or shard."""
+        reached("preparing/rows computed")
+        self.store.keep_rows(self.attempt, rows)
+        reached("preparing/rows durable")
+
+    def _sum_kept_rows(self, registration: Registration, gone: frozenset[str] | None = None) -> bool:
         """Sum the rows that are kept, each cut to integers; whether nobody withdrew meanwhile.
 
-        Whoever was withdrawn while rows were computed is a zero row too.
+        Whoever was withdrawn while rows were computed is a zero row too. `gone`: those without whom rows of shards were
+        made; if there are more by now, these rows are not used.
         """
-        gone = withdrawn_units(self.site, registration)
-        self.store.zero_rows(self.attempt, sorted(gone))
+        if gone is None:
+            gone = withdrawn_units(self.site, registration)
+            self.store.zero_rows(self.attempt, sorted(gone))
         total = sum_of_kept_rows(self.plan, self.attempt, self.store)
         reached("preparing/rows summed")
         finished = self.store.finish(
@@ -160,10 +221,7 @@ class Preparation:
         with reporter().task(f"{self.site.config.site}: {self.plan.method.name}", len(missing)) as progress:
             for turn in turns(workers, missing):
                 for rows in side_by_side(workers, turn, work):
-                    reached("preparing/rows computed")
-                    kept = [(unit, self._or_zero(unit, row, read.withdrawn)) for unit, row in rows.items()]
-                    self.store.keep_rows(self.attempt, kept)
-                    reached("preparing/rows durable")
+                    self._keep([(unit, self._or_zero(unit, row, read.withdrawn)) for unit, row in rows.items()])
                     progress(len(rows))
 
     def _sum_rows(
@@ -203,7 +261,7 @@ class Preparation:
             self._settle(worker)
         return workers
 
-    def _places(self, method: Method, files: str) -> list[tuple[str, Dtype, LoadedBase, Callable[[str], None]]]:
+    def _places(self, method: Method, files: str) -> "list[_Place]":
         """Each of the site's devices with its own copy of the base; what rows need besides is made here."""
         config, model, name = self.site.config, self.plan.model, method.name
         devices = choose(config.device)
@@ -293,17 +351,45 @@ class _Reader:
             log(f"zero row: {unit} has no readable record" + (" of a listed class" if self._has_classes else ""))
         return found
 
+    def entering_once(self, unit: str) -> list[int]:
+        """Positions of the records of a unit that enter its shard, drawn once for all rounds; none if it withdrew."""
+        if unit in self.withdrawn:
+            return []
+        key = row_key(self.preparation.site.secret(), self.preparation.plan.digest, PREPARED, 0, unit)
+        try:
+            return self._entering(unit, row_generator(key))
+        except Exception as error:  # noqa: BLE001 - whatever a unit causes must not show outside (PRIVACY 17)
+            self.preparation.site.log(f"left out of its shard: {unit}: {type(error).__name__}: {error}")
+            return []
+
+    def said(self, index: int) -> Json:
+        """All that a row follows from of a record, but for its latents, which follow from its bytes."""
+        record = self.table.records[index]
+        return [record.file, record.sha256, dict(record.columns)]
+
+    def shard(self, shard: Shard) -> UnitRecords:
+        """All records of a shard, with randomness of its own."""
+        site, plan = self.preparation.site, self.preparation.plan
+        generator = row_generator(shard_key(site.secret(), plan.digest, PREPARED, shard.number))
+        return self._records(list(shard.records), generator)
+
     def _read(self, unit: str) -> UnitRecords | None:
+        generator = row_generator(row_key(self.preparation.site.secret(), *self.preparation.attempt, unit))
+        entering = self._entering(unit, generator)
+        return self._records(entering, generator) if entering else None
+
+    def _entering(self, unit: str, generator: np.random.Generator) -> list[int]:
+        """Positions of the unit's readable records that enter a row; none where none is readable."""
         plan, records = self.preparation.plan, self.table.records
         readable = [
             index
             for index in self.units[unit]
             if self.latents.readable[index] and plan.data.takes(records[index].columns)
         ]
-        if not readable:
-            return None
-        generator = row_generator(row_key(self.preparation.site.secret(), *self.preparation.attempt, unit))
-        entering = [readable[place] for place in self.method.entering(len(readable), generator)]
+        return [readable[place] for place in self.method.entering(len(readable), generator)] if readable else []
+
+    def _records(self, entering: list[int], generator: np.random.Generator) -> UnitRecords:
+        plan, records = self.preparation.plan, self.table.records
         word, columns = self.method.token, [records[index].columns for index in entering]
         captions = tuple(fill_caption(plan.data.caption, word, one) for one in columns)
         classes = np.array([plan.data.class_of(one) for one in columns]) if self._has_classes else None
@@ -361,7 +447,10 @@ def dry_run(site: SiteDir, pinned: PinnedBase, method: Method) -> None:
         if isinstance(method, PreparedMethod):
             method.prepare(pinned, base)
         where = (device, config.dtype, base, _unheard)
-        if isinstance(method, SummingMethod) and method.sums(pinned):
+        if isinstance(method, ShardedMethod):
+            query = method.query(base, method.initial_state(pinned))
+            ShardWorker(method, pinned, device, config.dtype, base, query, "", bytes(KEY_BYTES)).check()
+        elif isinstance(method, SummingMethod) and method.sums(pinned):
             sums = SumWorker(*where, make=partial(_clipped_sum, method, state, _DRY_SCALE, _DRY_SCALE))
             sums.lighter = [
                 (advice, replace(sums, make=partial(_clipped_sum, less, state, _DRY_SCALE, _DRY_SCALE)))
