@@ -159,7 +159,7 @@ def test_a_row_is_the_gradient_of_what_its_shard_loses(base: LoadedBase) -> None
         torch.cat([x, torch.from_numpy(told[:, D:]).double()], 1)
     )
     adversarial = torch.log(1 - logits.softmax(1)[:, 0]).sum()
-    distance = (torch.from_numpy(answers) - x).square().mean(1).sum()
+    distance = (torch.from_numpy(answers) - x).square().sum()
     (expected,) = torch.autograd.grad(distance + 0.7 * adversarial, x)
     np.testing.assert_allclose(row.reshape(4, D), expected.numpy(), atol=1e-6)
     assert np.abs(torch.autograd.grad(in_torch_total(method, memory, x, told), x)[0].numpy()).max() > 1e-4
@@ -412,7 +412,7 @@ def test_a_step_is_the_gradient_of_the_whole_by_autograd(
     g = torch.zeros(4, D, dtype=torch.float64)
     for number in range(3):
         target, has = ExactTeacher.of(method.prepared(base, shard(number)), D).answers(query)
-        g += torch.from_numpy(2 / D * has[:, None] * (query.outputs - target)) / 3
+        g += torch.from_numpy(2 * has[:, None] * (query.outputs - target)) / 3
     _, expected = answered(method, pinned, state, query, g)
     d = method.dimension(pinned)
     found = state[:d].astype(np.float64) - moved[:d]

@@ -1,7 +1,7 @@
 """`dp-sad`: many teachers, each of one shard, distilled into one student through its outputs (PRIVACY 15).
 
     query  x_sigma, x = D_w(x_sigma; sigma, y)      B outputs of the student at one noise level, from public noise
-    row    of a shard   d/dx of  mean over values |x_T - x|^2 + lambda log(1 - E(x))     x_T what its teacher answers
+    row    of a shard   d/dx of  |x_T - x|^2 + lambda log(1 - E(x))     x_T what its teacher answers
     step   w <- Adam(d <V / (s N), x> / d w)        the chain rule, through the student alone
 
 After Liu et al. (DP-SAD, arXiv 2408.14738), whose own guarantee does not bound what teacher and discriminator saw
@@ -206,7 +206,7 @@ class DPSAD(WholeDenoiser):
         asked = Query.of(query, self._outputs(base.pinned), values)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             answers, has = self._teacher(prepared, values).answers(asked)
-            row = np.where(has[:, None], 2 / values * (asked.outputs - answers), 0.0)
+            row = np.where(has[:, None], 2 * (asked.outputs - answers), 0.0)
             if not self.options.adversarial:
                 return row.astype(np.float32).reshape(-1), np.zeros(0, dtype=np.float32)
             judge = Discriminator(self.options, values, len(self.classes), memory)
