@@ -103,7 +103,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "noise levels below zero",
         _METHOD,
-        "if found.sigma <= 0 or ",
+        "if not found.sigma > 0 or ",
         "if ",
         f"{_TESTS}::test_what_is_no_query_is_refused",
     ),
