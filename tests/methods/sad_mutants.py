@@ -33,7 +33,13 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         "latents",
         _NEAREST,
     ),
-    ("a trained teacher of classes that it never saw", _TEACHERS, "        found[~has] = 0\n", "", _LACKING),
+    (
+        "a trained teacher of classes that it never saw",
+        _TEACHERS,
+        "found, self._has[query.labels]  #",
+        "found, np.ones(len(query.labels), dtype=np.bool_)  #",
+        _LACKING,
+    ),
     (
         "rows where there is no teacher",
         _METHOD,

@@ -54,7 +54,7 @@ class DPSAD(WholeDenoiser):
 
     @property
     def shards(self) -> int:
-        """S, at each site."""
+        """How many shards each site has, S."""
         return self.options.shards
 
     @property

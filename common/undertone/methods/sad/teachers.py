@@ -24,7 +24,7 @@ class Teacher(Protocol):
     """The denoiser of one shard."""
 
     def answers(self, query: Query) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Its outputs at the query's inputs, [B, D], and of which labels it has any, [B]; zero elsewhere."""
+        """Its outputs at the query's inputs, [B, D], and of which labels it has records, [B]: the others say nothing."""
 
 
 class ExactTeacher:
@@ -117,9 +117,7 @@ class TrainedTeacher:
         told = inputs_of(query.inputs, sigma, query.labels, classes)
         skip, out, _ = coefficients(sigma)
         found = (skip * query.inputs + out * self._network.forward(self._parameters, told)[-1]).astype(np.float64)
-        has = self._has[query.labels]  # -1, the null label, is the last
-        found[~has] = 0
-        return found, has
+        return found, self._has[query.labels]  # -1, the null label, is the last
 
 
 def network_of(options: SADOptions, values: int, classes: int) -> Perceptron:
