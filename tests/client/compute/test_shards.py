@@ -9,17 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.dummy import SIZE, DummyBase
 from tests.support.failpoints import Killed, at, meanwhile
+from tests.support.shard_oracle import oracle
 from tests.support.sharded import MEMORY, ROW, ShardedDummy
 from tests.support.world import World, data_of
-from undertone.data.images import load_image
 from undertone.methods.protocol import UnitRecords
 from undertone.models.layout import state_sha256
-from undertone.privacy.quantise import clip_and_quantise
-from undertone.privacy.shards import PREPARED, shard_key, shard_of
+from undertone.privacy.shards import shard_of
 from undertone.privacy.stages import PER_SHARD, Sensitivity
-from undertone.privacy.unit_randomness import row_generator
 from undertone_client.compute.erasing import forget_study, withdraw_unit
 from undertone_client.registration.registered import register
 from undertone_client.round.contribution import site_total
@@ -135,27 +132,6 @@ def test_a_pair_reaches_nearly_twice_the_clip_bound(make_world: Make, tmp_path: 
     in_shard = sum(number_of(world, one) == number_of(world, unit) for one in units_of(world))
     assert in_shard > 1  # else the other row is that of an empty shard
     assert 1.9 * world.plan.grid.clip_units < moved <= world.plan.privacy.sensitivity
-
-
-def oracle(world: World, site: str, queries: list[np.ndarray]) -> np.ndarray:
-    """The sum of the last of these rounds at a site, worked out slowly from files and secret, shard by shard."""
-    method, plan = world.sharded, world.plan
-    assert isinstance(method, ShardedDummy)
-    secret, total = (world.sites[site] / "secret.key").read_bytes(), np.zeros(ROW, dtype=np.int64)
-    for number in range(method.shards):
-        rows = [row for row in world.records[site] if shard_of(secret, row["patient_id"], method.shards) == number]
-        rows.sort(key=lambda row: row["patient_id"])
-        if not rows:
-            continue
-        images = np.stack([load_image(world.folder / "data" / site / row["file_name"], SIZE) for row in rows])
-        generator = row_generator(shard_key(secret, plan.digest, PREPARED, number))
-        shard = UnitRecords(DummyBase().encode(images), ("",) * len(rows), generator)
-        prepared, memory = method.prepared(None, shard), None
-        for round_, one in enumerate(queries, start=1):
-            drawn = row_generator(shard_key(secret, plan.digest, round_, number))
-            row, memory = method.shard_row(None, one, prepared, memory, drawn)
-        total += clip_and_quantise(row[None], plan.grid.as_grid())[0]
-    return total
 
 
 def test_a_sites_sum_is_that_of_an_oracle_over_its_shards(world: World) -> None:
