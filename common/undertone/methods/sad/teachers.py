@@ -24,7 +24,7 @@ class Teacher(Protocol):
     """The denoiser of one shard."""
 
     def answers(self, query: Query) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Its outputs at the query's inputs, [B, D], and of which labels it has records, [B]: the others say nothing."""
+        """Its outputs at the query's inputs, [B, D], and of which labels it has records, [B]; others say nothing."""
 
 
 class ExactTeacher:
