@@ -30,7 +30,7 @@ class ShardedOptions(Section):
 
 
 class ShardedDummy:
-    """Prepared: (number of records, one draw, sum of latents). Memory: rows so far; a draw and the number of records."""
+    """Prepared: (number of records, one draw, sum of latents). Memory: rows so far; a draw, and how many records."""
 
     name: ClassVar[str] = "dummy-shards"
     options_type: ClassVar[type[Section]] = ShardedOptions

@@ -338,11 +338,7 @@ class ShardedMethod(Method, Protocol):
         """What sites are sent in place of w, [sent]; follows from the public state alone (its round is in there)."""
 
     def check_query(self, base: PinnedBase, query: NDArray[np.float32]) -> None:
-        """Look at what a coordinator sent, [sent], before anything is made of it.
-
-        Raises:
-            PlanChanged: no coordinator that keeps to the plan can have made it.
-        """
+        """Before anything is made of a query: raise `PlanChanged` for one that no coordinator can have made, [sent]."""
 
     def step_on(self, base: Base, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
         """As `step`, through the student; `mean` [row], the noised sum over s N, N as many shards as answered."""

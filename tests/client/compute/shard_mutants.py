@@ -48,7 +48,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         f"{CLIENT}/compute/splitting.py",
         "canonical_json(one))[:CONTENT_BYTES]",
         "canonical_json([]))[:CONTENT_BYTES]",
-        f"{NODE}::test_a_withdrawn_unit_is_erased_from_its_shard_which_is_made_anew",
+        f"{NODE}::test_a_record_that_changed_is_missing_from_its_shard_alone",
     ),
     (
         "who withdrew a moment ago is looked for",
