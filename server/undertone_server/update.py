@@ -5,20 +5,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.errors import MechanismViolation
 from undertone.methods.protocol import Method, NoiseAware, ShardedMethod
 from undertone.models.interface import Base
 from undertone.privacy.stages import NoisedSum
 from undertone.study.plan import Plan
-
-
-def no_base() -> Base:
-    """Where nobody said how to load one.
-
-    Raises:
-        MechanismViolation: always.
-    """
-    raise MechanismViolation("a step goes through the base, and nobody has said how to load it")
 
 
 def update(
@@ -27,7 +17,7 @@ def update(
     round_: int,
     state: NDArray[np.float32],
     noised: NoisedSum,
-    base: Callable[[], Base] = no_base,
+    base: Callable[[], Base],
 ) -> NDArray[np.float32]:
     """The next public state, step(w, V / (s p sum N_i)), with the public N_i of the sites in the sum (PRIVACY 6).
 

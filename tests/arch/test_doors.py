@@ -77,6 +77,7 @@ def test_the_update_takes_a_noised_sum_and_nothing_else_can_reach_a_model() -> N
         "int",
         "NDArray[np.float32]",
         "NoisedSum",
+        "Callable[[], Base]",
     ]
 
 

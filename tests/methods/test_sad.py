@@ -15,9 +15,10 @@ from PIL.Image import Image
 from tests.support.bases import tiny_class_base, tiny_none_base
 from tests.support.sad import CLASSES, D, made, query_of, shard
 from undertone.errors import MechanismViolation, ModelError, PlanChanged, StudyError
+from undertone.methods.choosing import WarmStarted
 from undertone.methods.denoiser.denoising import parametrisation_of
 from undertone.methods.denoiser.options import Figures
-from undertone.methods.protocol import ShardedMethod, WarmStarted, sent_by, stages_of
+from undertone.methods.protocol import ShardedMethod, sent_by, stages_of
 from undertone.methods.sad import perceptron, teachers
 from undertone.methods.sad.discriminator import Discriminator, network_of
 from undertone.methods.sad.method import DPSAD

@@ -22,6 +22,7 @@ from undertone_client.site.budget import charge
 from undertone_client.site.folder import SiteDir
 from undertone_server.attempt_ref import AttemptRef
 from undertone_server.gate import pass_gate
+from undertone_server.rounds import no_base
 from undertone_server.update import update
 
 Make = Callable[..., World]
@@ -118,7 +119,7 @@ def test_a_step_goes_through_the_base(make_world: Make) -> None:
     method, noised = world.sharded, NoisedSum(np.ones(ROW, dtype=np.int64), 64, ("east", "north"), "")
     assert method is not None
     with pytest.raises(MechanismViolation, match="goes through the base"):
-        update(method, world.plan, 1, world.start, noised)
+        update(method, world.plan, 1, world.start, noised, no_base)
     moved = update(method, world.plan, 1, world.start, noised, DummyBase)  # type: ignore[arg-type]
     np.testing.assert_allclose(moved[:ROW], 1 / world.plan.denominator(1, ("east", "north")))
 

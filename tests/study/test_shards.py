@@ -122,11 +122,11 @@ def test_a_plan_of_shards_is_refused_where_its_figures_do_not_agree(
 
 
 def test_a_plan_of_shards_is_of_no_site_and_has_one_stage(plan: Plan) -> None:
-    with pytest.raises(PlanChanged, match="no shards where it is the unit itself"):
+    with pytest.raises(PlanChanged, match="its unit is no site"):
         Plan.from_bytes(changed(plan, privacy={"unit": "site"}))
     spelled: Any = json.loads(plan.as_bytes())
     spelled["earlier"] = [SELECTION | {"grid": spelled["grid"]}]
-    with pytest.raises(PlanChanged, match="one stage"):
+    with pytest.raises(PlanChanged, match="a plan of shards has one stage"):
         Plan.from_bytes(canonical_json(spelled))
 
 

@@ -30,7 +30,7 @@ class ShardedOptions(Section):
 
 
 class ShardedDummy:
-    """Prepared: (number of records, one draw, sum of latents). Row: in `shard_row`. Memory: rows so far, and a draw."""
+    """Prepared: (number of records, one draw, sum of latents). Memory: rows so far; a draw, and how many records."""
 
     name: ClassVar[str] = "dummy-shards"
     options_type: ClassVar[type[Section]] = ShardedOptions
@@ -112,10 +112,10 @@ class ShardedDummy:
         del base
         drawn = generator.random()
         before = np.zeros(MEMORY, dtype=np.float32) if memory is None or not memory.size else memory
-        row = prepared[2 : 2 + ROW] / prepared[0] - query[1] + prepared[1] + drawn + before[0]
+        row = prepared[2 : 2 + ROW] / prepared[0] - query[1] + prepared[1] + drawn + before.sum()
         if self.options.loud:
             row = np.full(ROW, 100.0 if int(prepared[0]) // 2 % 2 else -100.0)
-        after = np.array([before[0] + 0.25, drawn], dtype=np.float32)
+        after = np.array([before[0] + 0.25, drawn + prepared[0]], dtype=np.float32)
         return row.astype(np.float32), after[: self.memory(None)]
 
     def rows(self, base: Any, state: Values, units: Sequence[UnitRecords], progress: Progress) -> Values:

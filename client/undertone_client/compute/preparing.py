@@ -12,12 +12,10 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from undertone.core.canonical import Json, digest_of
-from undertone.core.captions import fill_caption
+from undertone.core.canonical import digest_of
 from undertone.core.failpoints import reached
 from undertone.core.progress import reporter
-from undertone.data.records import RecordTable
-from undertone.errors import FolderError, NotApproved, PlanChanged
+from undertone.errors import NotApproved, PlanChanged
 from undertone.methods.protocol import (
     Method,
     MethodStage,
@@ -36,15 +34,13 @@ from undertone.models.layout import state_sha256
 from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.privacy.entropy import Entropy, poisson_sample
 from undertone.privacy.ledger import Ledger
-from undertone.privacy.shards import PREPARED, shard_key, shard_of
-from undertone.privacy.unit_randomness import KEY_BYTES, row_generator, row_key
+from undertone.privacy.shards import shard_of
+from undertone.privacy.unit_randomness import KEY_BYTES
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_stage
 from undertone.study.stage import Stage
 from undertone_client.compute.kept_rows import sum_of_kept_rows
-from undertone_client.compute.latent_files import cache_of, erase_latents
-from undertone_client.compute.latents import Latents, cached_latents
-from undertone_client.compute.log_limit import limited
+from undertone_client.compute.reading import Reader, reader
 from undertone_client.compute.row_worker import Row, RowWorker
 from undertone_client.compute.shard_rows import ShardRows, ShardWorker
 from undertone_client.compute.shard_store import Shard, ShardStore
@@ -52,7 +48,7 @@ from undertone_client.compute.splitting import split
 from undertone_client.compute.sum_worker import Sum, SumMaker, SumWorker
 from undertone_client.compute.summing import AttemptSum
 from undertone_client.compute.workers import side_by_side, turns
-from undertone_client.registration.registered import present, withdrawn_units
+from undertone_client.registration.registered import withdrawn_units
 from undertone_client.registration.stored import Registration, registration_of
 from undertone_client.site.attempt_store import AttemptKey, AttemptStore
 from undertone_client.site.folder import SiteDir
@@ -142,12 +138,14 @@ class Preparation:
 
     def _read_shards(
         self, method: ShardedMethod, registration: Registration, pinned: PinnedBase, base: LoadedBase, kept: ShardStore
-    ) -> "tuple[_Reader, list[Shard]]":
+    ) -> tuple[Reader, list[Shard]]:
         """The shards as they stand now; latents of those that are not prepared yet are held against their seals."""
         secret, units, checked = self.site.secret(), registration.table.units(), set[str]()
         while True:
             read = self._reader(sorted(checked), method, registration, pinned, base)
-            shards = split(secret, self.plan.digest, method.shards, units, read.entering_once, read.said)
+            shards = split(
+                secret, self.attempt[0], method.shards, units, read.entering_once, read.said, read.standing()
+            )
             new = {shard.number for shard in shards if shard.records and not kept.is_prepared(shard)}
             unchecked = {unit for unit in units if new and shard_of(secret, unit, method.shards) in new} - checked
             if not unchecked:
@@ -211,7 +209,7 @@ class Preparation:
         registration.check_not_moved()
         return registration
 
-    def _keep_rows(self, missing: list[str], workers: list[RowWorker], read: "_Reader") -> None:
+    def _keep_rows(self, missing: list[str], workers: list[RowWorker], read: Reader) -> None:
         """Each unit's row, block by block."""
 
         def work(worker: RowWorker, block: Sequence[str]) -> dict[str, Row | None]:
@@ -224,9 +222,7 @@ class Preparation:
                     self._keep([(unit, self._or_zero(unit, row, read.withdrawn)) for unit, row in rows.items()])
                     progress(len(rows))
 
-    def _sum_rows(
-        self, chosen: list[str], workers: list[SumWorker], registration: Registration, read: "_Reader"
-    ) -> bool:
+    def _sum_rows(self, chosen: list[str], workers: list[SumWorker], registration: Registration, read: Reader) -> bool:
         """The sum of all rows, batch by batch; whether nobody who was registered withdrew meanwhile."""
         dimension = self._stage.dimension
         with reporter().task(f"{self.site.config.site}: {self.plan.method.name}", len(chosen)) as progress:
@@ -290,6 +286,11 @@ class Preparation:
             reached("preparing/coins durable")
         return chosen
 
+    def _reader(
+        self, needed: list[str], method: Method, registration: Registration, pinned: PinnedBase, base: LoadedBase
+    ) -> Reader:
+        return reader(self.site, self.plan, self.attempt, needed, method, registration, pinned, base)
+
     def _or_zero(self, unit: str, row: Row | None, withdrawn: frozenset[str]) -> Row:
         """The row; a zero row and a log line for a unit that has none (PRIVACY 17), no line for one that withdrew."""
         if row is not None and np.isfinite(row).all():
@@ -297,107 +298,6 @@ class Preparation:
         if unit not in withdrawn:
             self.site.log(f"zero row: {unit} has no finite row, or could not be computed")
         return np.zeros(self._stage.dimension, dtype=np.float32)
-
-    def _reader(
-        self, needed: list[str], method: Method, registration: Registration, pinned: PinnedBase, base: LoadedBase
-    ) -> "_Reader":
-        """Reads units whose records are still what was registered; the others have none (PRIVACY 17)."""
-        table, gone = registration.table, withdrawn_units(self.site, registration)
-        plan, units, checked = self.plan, table.units(), np.zeros(len(table.records), dtype=np.bool_)
-        checked[[index for unit in needed for index in units[unit]]] = True
-        label = f"{self.site.config.site}: reading images"
-        with limited(self.site.log) as log, reporter().task(label, len(table.records)) as progress:
-            listed = present(table, plan.privacy.unit, plan.data.unit_column, log)
-            staying = np.array([record.unit not in gone for record in table.records], dtype=np.bool_)
-            for index in np.flatnonzero(~listed & staying):
-                log(f"zero row: {table.source} no longer lists {table.records[index].file} with its unit")
-            cache = cache_of(self.site, registration.data)
-            if gone:  # what a process that ran through the withdrawal wrote after it
-                erase_latents(cache, table, np.flatnonzero(~staying).tolist())
-            latents = cached_latents(cache, table, listed & staying, checked, pinned, base, log, progress)
-        return _Reader(self, method, table, units, latents, gone)
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """One unit's records at a time, those alone that enter its row."""
-
-    preparation: Preparation
-    method: Method
-    table: RecordTable
-    units: dict[str, list[int]]
-    latents: Latents
-    withdrawn: frozenset[str]
-
-    def unit(self, unit: str) -> UnitRecords | None:
-        """The unit's records with randomness of its own; None, and a line in node.log, where there are none.
-
-        Whatever else goes wrong here goes wrong with this unit alone, and must not show outside (PRIVACY 17).
-
-        Raises:
-            FolderError: the cache of latents cannot be read.
-        """
-        log = self.preparation.site.log
-        if unit in self.withdrawn:
-            return None  # and no line: node.log names nobody who withdrew
-        try:
-            found = self._read(unit)
-        except FolderError:
-            raise  # the site's own disk, whoever was to be read
-        except Exception as error:  # noqa: BLE001 - as above
-            log(f"zero row: {unit} cannot be read: {type(error).__name__}: {error}")
-            return None
-        if found is None:
-            log(f"zero row: {unit} has no readable record" + (" of a listed class" if self._has_classes else ""))
-        return found
-
-    def entering_once(self, unit: str) -> list[int]:
-        """Positions of the records of a unit that enter its shard, drawn once for all rounds; none if it withdrew."""
-        if unit in self.withdrawn:
-            return []
-        key = row_key(self.preparation.site.secret(), self.preparation.plan.digest, PREPARED, 0, unit)
-        try:
-            return self._entering(unit, row_generator(key))
-        except Exception as error:  # noqa: BLE001 - whatever a unit causes must not show outside (PRIVACY 17)
-            self.preparation.site.log(f"left out of its shard: {unit}: {type(error).__name__}: {error}")
-            return []
-
-    def said(self, index: int) -> Json:
-        """All that a row follows from of a record, but for its latents, which follow from its bytes."""
-        record = self.table.records[index]
-        return [record.file, record.sha256, dict(record.columns)]
-
-    def shard(self, shard: Shard) -> UnitRecords:
-        """All records of a shard, with randomness of its own."""
-        site, plan = self.preparation.site, self.preparation.plan
-        generator = row_generator(shard_key(site.secret(), plan.digest, PREPARED, shard.number))
-        return self._records(list(shard.records), generator)
-
-    def _read(self, unit: str) -> UnitRecords | None:
-        generator = row_generator(row_key(self.preparation.site.secret(), *self.preparation.attempt, unit))
-        entering = self._entering(unit, generator)
-        return self._records(entering, generator) if entering else None
-
-    def _entering(self, unit: str, generator: np.random.Generator) -> list[int]:
-        """Positions of the unit's readable records that enter a row; none where none is readable."""
-        plan, records = self.preparation.plan, self.table.records
-        readable = [
-            index
-            for index in self.units[unit]
-            if self.latents.readable[index] and plan.data.takes(records[index].columns)
-        ]
-        return [readable[place] for place in self.method.entering(len(readable), generator)] if readable else []
-
-    def _records(self, entering: list[int], generator: np.random.Generator) -> UnitRecords:
-        plan, records = self.preparation.plan, self.table.records
-        word, columns = self.method.token, [records[index].columns for index in entering]
-        captions = tuple(fill_caption(plan.data.caption, word, one) for one in columns)
-        classes = np.array([plan.data.class_of(one) for one in columns]) if self._has_classes else None
-        return UnitRecords(self.latents.of(entering), captions, generator, classes=classes)
-
-    @property
-    def _has_classes(self) -> bool:
-        return self.preparation.plan.data.class_column is not None
 
 
 @lru_cache(maxsize=8)  # one copy for each device

@@ -3,7 +3,7 @@
 Nor does it know of studies and plans: it gets its own options, a caption and a base. No torch here.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -271,58 +271,6 @@ class PreparedMethod(Method, Protocol):
         """
 
 
-@runtime_checkable
-class AffordableMethod(Method, Protocol):
-    """A method that "auto" may give what takes long to make on a large base."""
-
-    def affordable(
-        self, base: PinnedBase, chosen: Collection[str], quick: Callable[[Method, int], bool]
-    ) -> tuple[Method, Said]:
-        """This method, without what would take long or not fit; and what was left out.
-
-        Args:
-            base: the base's files.
-            chosen: keys that "auto" chose; what the study asks for stays.
-            quick: whether so many rows of a method are a matter of a minute or so on this base.
-        """
-
-
-@runtime_checkable
-class AveragingMethod(Method, Protocol):
-    """A method whose row is a mean over K draws, taken before the clip: K costs compute and no privacy."""
-
-    def averaging(self) -> Sequence[tuple[str, "Method"]]:
-        """The same method with half and with double K, as far as its keys go; each with the key that says so."""
-
-
-@runtime_checkable
-class SteppingMethod(Method, Protocol):
-    """A method whose steps have a length to choose: its key `automatic.measured`, which may be "auto"."""
-
-    def step_scale(self, base: PinnedBase) -> float | None:
-        """The public length that steps are measured by, where the base's files say it; None: drawings do."""
-
-    def public_distance(self, base: Base, caption: str, count: int) -> float:
-        """That length by the first `count` public drawings: how far from the start the lowest loss of one lies.
-
-        Raises:
-            StudyError: drawings do not say.
-        """
-
-    def automatic_rate(self, scale: float, clip_norm: float, rounds: int, dimension: int) -> tuple[float, str]:
-        """What "auto" is, from that length, C, T and d alone; and why, in a line."""
-
-
-@runtime_checkable
-class WarmStarted(Method, Protocol):
-    """A method whose w can be trained in the ordinary way, on images that are public or were released already."""
-
-    def warm_start(
-        self, base: Base, latents: NDArray[np.float32], classes: NDArray[np.int64] | None, steps: int, seed: int
-    ) -> NDArray[np.float32]:
-        """`w` [d] after `steps` on latents [n, c, h, w] of classes [n], places in the list; by a public seed alone."""
-
-
 def settled(method: Method, base: PinnedBase, caption: str) -> tuple[Method, Said]:
     """As `PreparedMethod.settled`; another method as it is, with nothing said."""
     return method.settled(base, caption) if isinstance(method, PreparedMethod) else (method, ())
@@ -372,13 +320,13 @@ class StagedMethod(Method, Protocol):
 class ShardedMethod(Method, Protocol):
     """A method whose rows are of shards of a site's units, in place of units (PRIVACY 15).
 
-    Sites are sent a query and never w. Of a unit's records those that `entering` names stand in its shard, drawn once
-    in a study from the unit's own randomness. Its `rows` and `step` raise `MechanismViolation`: nothing may call them.
+    Sites are sent a query and never w. In its shard stand those of a unit's records that `entering` names, drawn once
+    for all rounds. Its `rows` and `step` raise `MechanismViolation`: nothing may call them.
     """
 
     @property
     def shards(self) -> int:
-        """S, at each site; public."""
+        """How many each site has, S; public."""
 
     def sent(self, base: PinnedBase) -> int:
         """How many values a query has."""
@@ -390,11 +338,7 @@ class ShardedMethod(Method, Protocol):
         """What sites are sent in place of w, [sent]; follows from the public state alone (its round is in there)."""
 
     def check_query(self, base: PinnedBase, query: NDArray[np.float32]) -> None:
-        """Look at what a coordinator sent, [sent], before anything is made of it.
-
-        Raises:
-            PlanChanged: no coordinator that keeps to the plan can have made it.
-        """
+        """Before anything is made of a query: raise `PlanChanged` for one that no coordinator can have made, [sent]."""
 
     def step_on(self, base: Base, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
         """As `step`, through the student; `mean` [row], the noised sum over s N, N as many shards as answered."""

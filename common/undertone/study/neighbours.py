@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from undertone.core.canonical import Json
 from undertone.errors import UndertoneError
-from undertone.methods.protocol import AveragingMethod, Method, MethodStage, stages_of
+from undertone.methods.choosing import AveragingMethod
+from undertone.methods.protocol import Method, MethodStage, stages_of
 from undertone.privacy.accounting import Event
 from undertone.study.automatic import filled
 from undertone.study.near_noise import noise_near

@@ -105,31 +105,14 @@ class Plan(Section):
         for stage in self.stages:
             stage.check_grid(len(self.cohort.units), self.aggregation.wire_bits)
         self._check_noise()
-        self._check_shards()
+        self.cohort.check_shards(self.method.shards)
+        if self.method.shards and (self.privacy.unit == "site" or self.earlier):
+            raise ValueError("a plan of shards has one stage, and its unit is no site")
         self._check_lineage()
-
-    def _check_shards(self) -> None:
-        """Where rows are of shards (PRIVACY 15) each site has S of them, and how many people it has is said apart."""
-        shards, cohort = self.method.shards, self.cohort
-        if shards is None:
-            if cohort.patients is not None:
-                raise ValueError("cohort.patients goes with a method of shards; else cohort.units counts the people")
-            return
-        if self.privacy.unit == "site":
-            raise ValueError("a site has no shards where it is the unit itself")
-        if self.earlier:
-            raise ValueError("a method of shards has one stage")
-        if set(cohort.units.values()) != {shards}:
-            raise ValueError(f"N_i is not the number of shards, {shards}, at each site")
-        if set(cohort.patients or ()) != set(cohort.units):
-            raise ValueError("cohort.patients does not name each site of the roster with its public number of units")
 
     @property
     def patients(self) -> Mapping[str, int]:
-        """Site -> the number of units that it publishes: how many people there are, whatever its rows are of.
-
-        What divides a sum is N_i, `cohort.units`, which is another figure where rows are of shards (PRIVACY 6, 15).
-        """
+        """Site -> how many units it publishes; N_i, `cohort.units`, is another figure where rows are of shards."""
         return self.cohort.units if self.cohort.patients is None else self.cohort.patients
 
     def _check_format(self) -> None:

@@ -90,6 +90,21 @@ class PlannedCohort(Section):
     min_sites: int = Field(ge=2, le=bounds.SITES)
     patients: Annotated[_Figures, Field(max_length=bounds.SITES)] | None = None
 
+    def check_shards(self, shards: int | None) -> None:
+        """Where rows are of shards each site has S of them, and how many people it has is said apart (PRIVACY 15).
+
+        Raises:
+            ValueError: other figures.
+        """
+        if shards is None:
+            if self.patients is not None:
+                raise ValueError("cohort.patients goes with a method of shards; else cohort.units counts the people")
+            return
+        if set(self.units.values()) != {shards}:
+            raise ValueError(f"N_i is not the number of shards, {shards}, at each site")
+        if set(self.patients or ()) != set(self.units):
+            raise ValueError("cohort.patients does not name each site of the roster with its public number of units")
+
     @model_serializer(mode="wrap")
     def _as_said(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what most plans leave unsaid."""

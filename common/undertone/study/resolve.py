@@ -11,6 +11,7 @@ from undertone import PROTOCOL, __version__
 from undertone.core.bounds import PLAN_BYTES
 from undertone.core.code_digest import package_sha256
 from undertone.errors import ModelError, NoisyRelease, StudyError
+from undertone.methods.choosing import WarmStarted
 from undertone.methods.classed import scaled, with_classes
 from undertone.methods.classes import FLOOR
 from undertone.methods.protocol import (
@@ -18,7 +19,6 @@ from undertone.methods.protocol import (
     MethodStage,
     Said,
     ShardedMethod,
-    WarmStarted,
     check_needs,
     sent_by,
     settled,

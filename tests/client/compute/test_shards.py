@@ -1,6 +1,7 @@
 """Rows of shards through a whole node: what one unit moves, what is kept, what an attempt moves (PRIVACY 15, 17)."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,12 @@ def number_of(world: World, unit: str) -> int:
     return shard_of((world.sites["north"] / "secret.key").read_bytes(), unit, world.plan.method.shards or 0)
 
 
+def crowded(world: World) -> str:
+    """A unit that is not alone in its shard: four shards of twelve units have some."""
+    counts = Counter(number_of(world, unit) for unit in units_of(world))
+    return next(unit for unit in units_of(world) if counts[number_of(world, unit)] > 1)
+
+
 def units_of(world: World) -> list[str]:
     return sorted({row["patient_id"] for row in world.records["north"]})
 
@@ -125,12 +132,10 @@ def test_one_unit_moves_nothing_of_another_shard_in_three_rounds(
 def test_a_pair_reaches_nearly_twice_the_clip_bound(make_world: Make, tmp_path: Path) -> None:
     """Delta is no smaller than 2 s C: one unit more turns a shard's row around."""
     world = make_world(SIZES, sharded={"loud": True}, **ROUNDS)
-    unit = units_of(world)[0]
+    unit = crowded(world)  # else the other row is that of an empty shard
     other = without(world, unit, tmp_path / "other")
     sums = [asked(one, 1) for one in (world, other)]
     moved = float(np.linalg.norm(sums[0] - sums[1]))
-    in_shard = sum(number_of(world, one) == number_of(world, unit) for one in units_of(world))
-    assert in_shard > 1  # else the other row is that of an empty shard
     assert 1.9 * world.plan.grid.clip_units < moved <= world.plan.privacy.sensitivity
 
 
@@ -146,7 +151,7 @@ def test_empty_shards_are_zero_rows_and_every_shard_counts(make_world: Make) -> 
     world = make_world(SIZES, sharded={"shards": 16}, **ROUNDS)
     total = asked(world, 1)
     standing = {number_of(world, unit) for unit in units_of(world)}
-    assert len(standing) < 12  # some hold several, some none
+    assert len(standing) < 16
     assert {int(name.split()[1]) for name in world.rows()} == standing
     np.testing.assert_array_equal(total, oracle(world, "north", [query(1)]))
 
@@ -307,7 +312,7 @@ def test_a_record_that_changed_is_missing_from_its_shard_alone(world: World) -> 
 
 
 def test_a_withdrawn_unit_is_erased_from_its_shard_which_is_made_anew(world: World, tmp_path: Path) -> None:
-    unit = units_of(world)[3]
+    unit = crowded(world)
     never = without(world, unit, tmp_path / "never")
     asked(world, 1)
     asked(world, 2, answered=False)
@@ -326,8 +331,20 @@ def test_a_withdrawn_unit_is_erased_from_its_shard_which_is_made_anew(world: Wor
     assert values_of(world, 2, 2)[number, 0] == 0.25  # its memory began anew
 
 
+def test_who_withdraws_between_rounds_leaves_no_memory_to_the_next(world: World) -> None:
+    """Though the command died before it erased anything: memory is bound to the records that it is of."""
+    unit, north = crowded(world), SiteDir(world.sites["north"])
+    asked(world, 1)
+    withdraw(north, data_of(north), unit)
+    asked(world, 2)
+    after = values_of(world, 2)[:, 0]
+    assert after[number_of(world, unit)] == 0.25
+    assert set(after) <= {0.0, 0.25, 0.5}
+    assert not remembered(world, 1)[number_of(world, unit)].any()
+
+
 def test_who_withdraws_while_rows_are_made_is_in_no_sum(world: World, tmp_path: Path) -> None:
-    unit = units_of(world)[3]
+    unit = crowded(world)
     never = without(world, unit, tmp_path / "never")
     north = SiteDir(world.sites["north"])
     with meanwhile("preparing/rows summed", lambda: withdraw_unit(north, "data", unit) and None):
