@@ -75,7 +75,7 @@ def show(found: Resolved, check: ClipCheck) -> None:
         table("stages", ["", *(stage.name for stage in plan.stages)], stage_rows(plan))
 
 
-def show_neighbours(beside: Neighbours) -> None:
+def show_neighbours(beside: Neighbours, *, sharded: bool) -> None:
     """Print what the same claim and C come to with one thing chosen otherwise."""
     columns = ["", "noise / C", "passes", "time here", "rounds", "attempts"]
     table("beside it, at the same epsilon and C", columns, [_neighbour(row) for row in beside.rows])
@@ -83,6 +83,9 @@ def show_neighbours(beside: Neighbours) -> None:
     notes = [(row.name, f"cannot be: {row.why_not}" if row.why_not else row.remark) for row in beside.rows[1:]]
     passes = "forward and backward through the base, for a unit in all rounds"
     seconds = f"all units one after the other on this machine, {pace.seconds:.2g} s a pass, {pace.origin}"
+    if sharded:
+        passes = "forward and backward through the base, of the coordinator in all rounds: shards need none"
+        seconds = f"of the coordinator on this machine, {pace.seconds:.2g} s a pass, {pace.origin}"
     lines([*notes, ("passes", passes), ("time here", seconds)])
     if any(row.by_rdp for row in beside.rows):
         lines([("~", "found by RDP, which is quick: within some hundredths of what a plan would say")])
@@ -329,7 +332,7 @@ def command(study: Path, as_json: bool, beside_too: bool, measure_rows: bool) ->
     else:
         show(found, check)
         if beside is not None:
-            show_neighbours(beside)
+            show_neighbours(beside, sharded=plan.method.shards is not None)
         lines([("digest", plan.digest)])
     refuse_noise(plan, found.base)
     refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)
