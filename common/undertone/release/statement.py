@@ -296,6 +296,11 @@ def _trust_in_classes(plan: Plan) -> list[str]:
 def _trust_in_timing(plan: Plan) -> str:
     """Who could learn how many units were sampled by looking at a clock (PRIVACY 17, 26)."""
     seconds = plan.privacy.ready_seconds_per_unit
+    if plan.method.shards is not None:
+        return (
+            "How long a node takes is not protected: it grows with the number of shards that hold a unit and, where "
+            "something is first made of their records, with the number of these."
+        )
     if not seconds:
         return "How long a node takes is not protected: it grows with the number of units that were sampled."
     return (

@@ -343,11 +343,12 @@ def test_who_withdraws_between_rounds_leaves_no_memory_to_the_next(world: World)
     assert not remembered(world, 1)[number_of(world, unit)].any()
 
 
-def test_who_withdraws_while_rows_are_made_is_in_no_sum(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["preparing/rows durable", "preparing/rows summed"])
+def test_who_withdraws_while_rows_are_made_is_in_no_sum(world: World, tmp_path: Path, moment: str) -> None:
     unit = crowded(world)
     never = without(world, unit, tmp_path / "never")
     north = SiteDir(world.sites["north"])
-    with meanwhile("preparing/rows summed", lambda: withdraw_unit(north, "data", unit) and None):
+    with meanwhile(moment, lambda: withdraw_unit(north, "data", unit) and None):
         found = asked(world, 1)
     np.testing.assert_array_equal(found, asked(never, 1))
     assert kept_files(world, "prepared-*") == kept_files(never, "prepared-*")
