@@ -158,11 +158,18 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         _ORACLE,
     ),
     (
-        "memory of a unit that withdrew",
+        "memory of a unit that withdrew is erased",
+        f"{CLIENT}/compute/shard_store.py",
+        "                    ShardMemory(DiskArray.found(path)).erase_others(shards)\n",
+        "                    continue\n",
+        f"{NODE}::test_who_withdraws_between_rounds_leaves_no_memory_to_the_next",
+    ),
+    (
+        "memory of a unit that withdrew is not used",
         f"{CLIENT}/compute/shard_store.py",
         "        if content != shard.content or seal",
         "        if seal",
-        f"{NODE}::test_who_withdraws_between_rounds_leaves_no_memory_to_the_next",
+        f"{NODE}::test_memory_of_other_records_or_of_another_shard_is_none",
     ),
     (
         "a row whose memory a power cut took",

@@ -19,6 +19,7 @@ from undertone.models.layout import state_sha256
 from undertone.privacy.shards import shard_of
 from undertone.privacy.stages import PER_SHARD, Sensitivity
 from undertone_client.compute.erasing import forget_study, withdraw_unit
+from undertone_client.compute.shard_store import Shard, ShardStore
 from undertone_client.registration.registered import register
 from undertone_client.round.contribution import site_total
 from undertone_client.site.attempt_store import AttemptStore
@@ -329,6 +330,22 @@ def test_a_withdrawn_unit_is_erased_from_its_shard_which_is_made_anew(world: Wor
     others = [n for n in range(4) if n != number]
     np.testing.assert_array_equal(values_of(world, 2, 2)[others], values_of(never, 2, 2)[others])
     assert values_of(world, 2, 2)[number, 0] == 0.25  # its memory began anew
+
+
+def test_memory_of_other_records_or_of_another_shard_is_none(tmp_path: Path) -> None:
+    one, other = Shard(0, (1,), bytes(16)), Shard(0, (1, 2), b"\1" * 16)
+    memory = ShardStore(tmp_path, 2, 3).memory_after(1, 1)
+    assert memory.of(one) == (False, None)
+    memory.put(one, np.arange(3, dtype=np.float32))
+    written, values = memory.of(one)
+    assert written
+    np.testing.assert_array_equal(values, [0, 1, 2])
+    assert memory.of(other) == (False, None)
+    item = memory.array.read([0])
+    memory.array.write([1], item)
+    assert memory.of(replace(one, number=1)) == (False, None)
+    memory.put(one, None)
+    assert memory.of(one) == (True, None)
 
 
 def test_who_withdraws_between_rounds_leaves_no_memory_to_the_next(world: World) -> None:
