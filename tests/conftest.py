@@ -35,10 +35,12 @@ def dummy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dummy_method(monkeypatch: pytest.MonkeyPatch) -> None:
     """Method `dummy` is registered, and nodes load the dummy base in place of a pipeline."""
     from tests.support.dummy import DummyBase, DummyMethod
+    from tests.support.sharded import ShardedDummy
     from undertone.methods.registry import METHODS
     from undertone_client.compute import preparing
 
     monkeypatch.setitem(METHODS, DummyMethod.name, DummyMethod)
+    monkeypatch.setitem(METHODS, ShardedDummy.name, ShardedDummy)
     monkeypatch.setattr(preparing, "_loaded", lambda *_: DummyBase())
 
 

@@ -1,6 +1,6 @@
 """The round loop: the algorithm of docs/ARCHITECTURE.md, each step durable before the next (PRIVACY 11)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from undertone.core.canonical import Json
 from undertone.core.failpoints import reached
 from undertone.core.progress import reporter
-from undertone.errors import AttemptVoid, BudgetExceeded
-from undertone.methods.protocol import Method
+from undertone.errors import AttemptVoid, BudgetExceeded, MechanismViolation
+from undertone.methods.protocol import Method, ShardedMethod
+from undertone.models.interface import Base
 from undertone.privacy.entropy import Entropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.stages import Sum
@@ -30,9 +31,21 @@ from undertone_server.update import update
 SALT_BYTES = 32
 
 
+def no_base() -> Base:
+    """Where nobody said how to load one.
+
+    Raises:
+        MechanismViolation: always.
+    """
+    raise MechanismViolation("a step goes through the base, and nobody has said how to load it")
+
+
 @dataclass
 class Coordinator:
-    """One study in progress: the plan, the method of each stage, the sites, and where things become durable."""
+    """One study in progress: the plan, the method of each stage, the sites, and where things become durable.
+
+    `base` loads the base, once, for methods that ask it: most need none here.
+    """
 
     plan: Plan
     methods: Sequence[Method]
@@ -44,6 +57,7 @@ class Coordinator:
     patience: Patience = BRIEF
     patience_at_start: Patience = BRIEF
     waiting: Waiting = USUAL
+    base: Callable[[], Base] = no_base
 
     def run_rounds(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
         """From the initial public state to the last; goes on where an earlier process stopped.
@@ -87,7 +101,7 @@ class Coordinator:
             self._say_who_is_missing(round_)
             noised = pass_with_noise_shares(attempt, noised_total, attempt.receipt())
         # 8. update     w <- step(w, V / (s * p * sum of N_i)), durable
-        updated = update(self._method(round_), self.plan, round_, state, noised)
+        updated = update(self._method(round_), self.plan, round_, state, noised, self.base)
         reached("rounds/updated")
         self.run.keep_state(round_, updated)
         reached("rounds/state durable")
@@ -144,7 +158,8 @@ class Coordinator:
             self.sites.find()  # whoever was away in an earlier round may be back
         number = max(self.run.attempts_asked(round_), default=0) + 1
         tell(self.run, "running", self.sites.missing, round_=round_, attempt=number)
-        return Attempt(self.plan, self.ledger, self.run, round_, number, self.sites, self._sent(state), self.waiting)
+        sent = self._sent(round_, state)
+        return Attempt(self.plan, self.ledger, self.run, round_, number, self.sites, sent, self.waiting)
 
     def _append_voids(self, round_: int) -> None:
         """Each attempt that was asked for and left no Q stands in the ledger once, however often we come by."""
@@ -160,8 +175,23 @@ class Coordinator:
         stage = self.plan.stage_of(round_)
         return sum(len(self.run.attempts_asked(past)) for past in range(stage.rounds.start, round_ + 1))
 
-    def _sent(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
-        return state[: self.plan.state_size]
+    def _sent(self, round_: int, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The head of the state; or a query in place of it, made once for a round: sites may have rows at it already.
+
+        Raises:
+            MechanismViolation: the query is not as long as the plan says.
+        """
+        method = self._method(round_)
+        if not isinstance(method, ShardedMethod):
+            return state[: self.plan.state_size]
+        kept = self.run.kept_query(round_)
+        if kept is not None:
+            return kept
+        query = np.asarray(method.query(self.base(), state), dtype=np.float32)
+        if query.shape != (self.plan.state_size,):
+            raise MechanismViolation(f"a query of {query.shape} in place of {self.plan.state_size} values")
+        self.run.keep_query(round_, query)
+        return query
 
     def _method(self, round_: int) -> Method:
         return self.methods[self.plan.stages.index(self.plan.stage_of(round_))]

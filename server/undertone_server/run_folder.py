@@ -8,6 +8,7 @@ ledger.sqlite           charges
 start/                  a copy of the release that the study starts from, where it does; the state that was trained on
                         it, before the first round, is in checkpoints/start
 checkpoints/            per round: sessions, attempts asked for, Q until it is noised, V, transcript, public state w;
+                        of a method of shards the query that sites are sent in place of w;
                         of all rounds: the sites' ledger heads, the list of survivors that the sums to come are over
 events/                 TensorBoard
 status.json             where it stands, for whoever asks (`status.py`)
@@ -307,6 +308,16 @@ class RunFolder:
         for attempt, path in kept:
             return attempt, read_array(path).astype(np.int64), self._sites(round_, attempt)
         return None
+
+    def keep_query(self, round_: int, query: NDArray[np.float32]) -> None:
+        """What sites are sent in place of w, in all attempts of a round: durable before the first of them."""
+        self._make_round(round_)
+        write_array(self._round(round_) / "query.npy", query)
+
+    def kept_query(self, round_: int) -> NDArray[np.float32] | None:
+        """The query of a round, or None before there is one."""
+        path = self._round(round_) / "query.npy"
+        return read_array(path).astype(np.float32) if path.is_file() else None
 
     def keep_state(self, round_: int, state: NDArray[np.float32]) -> None:
         """The public state after a round: w, and behind it what the method's step remembers."""

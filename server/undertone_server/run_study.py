@@ -1,6 +1,7 @@
 """One study from RUN folder to release."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from flwr.serverapp import Grid
@@ -10,7 +11,10 @@ from undertone.core.durable import storage_errors
 from undertone.core.progress import reporter
 from undertone.errors import FolderError
 from undertone.methods.protocol import PreparedMethod, stages_of
-from undertone.models.pinned import check_pins, pin
+from undertone.models.base import load_base
+from undertone.models.devices import choose
+from undertone.models.interface import Base
+from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.privacy.entropy import Entropy, OsEntropy
 from undertone.privacy.ledger import Ledger
 from undertone.privacy.stages import Release
@@ -69,7 +73,7 @@ def _run(sites: Sites, deadlines: Deadlines, run: RunFolder, plan: Plan, entropy
             _find(sites, deadlines, run, plan)
         waits = (*_patiences(run, plan, deadlines), Waiting(deadlines.preparation))
         methods = [stage.method for stage in stages_of(method, base)]
-        study = Coordinator(plan, methods, run, sites, ledger, telemetry, entropy, *waits)
+        study = Coordinator(plan, methods, run, sites, ledger, telemetry, entropy, *waits, base=lazily(base))
         start = first_state(run, plan, method, base)
         state = study.run_rounds(start)
     telemetry.close()
@@ -82,6 +86,11 @@ def _run(sites: Sites, deadlines: Deadlines, run: RunFolder, plan: Plan, entropy
     released = release(run, plan, method, state, took_part)
     tell(run, "released", took_part.missing, round_=plan.privacy.rounds)
     return released
+
+
+def lazily(base: PinnedBase) -> Callable[[], Base]:
+    """Loads the base when it is first asked for, on the best device of this machine, and once."""
+    return lru_cache(maxsize=1)(lambda: load_base(base, choose()[0]))
 
 
 def _missing_before(run: RunFolder) -> Mapping[str, str]:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from undertone.core.durable import read_array, storage_errors, sync, write_array
 from undertone.core.progress import reporter
 from undertone.errors import MechanismViolation
-from undertone.methods.protocol import Method, WarmStarted
+from undertone.methods.choosing import WarmStarted
+from undertone.methods.protocol import Method
 from undertone.methods.warm_start import state_at
 from undertone.methods.weights import attach, read_weights
 from undertone.models.base import load_base

@@ -127,7 +127,7 @@ def test_every_citation_leads_somewhere(file: Path) -> None:
         ("(PRIVACY 4 and 5)", "docs/study.md", "comma between"),
         ("(PRIVACY 99)", "common/undertone/study/plan.py", "rule 99 is not there"),
         ("(PRIVACY\n# 99)", "common/undertone/study/plan.py", "rule 99 is not there"),
-        ("(PRIVACY 14-17)", "common/undertone/study/plan.py", "rule 15 is not there"),
+        ("(PRIVACY 25-28)", "common/undertone/study/plan.py", "rule 27 is not there"),
         ("docs/nothing.md has it", "common/undertone/study/plan.py", "no such file"),
         ("(nothing.md)", "docs/study.md", "no such file"),
         ("(docs/secure-aggregation.md, 6, 99)", "common/undertone/study/plan.py", "no section 99"),

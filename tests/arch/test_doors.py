@@ -38,7 +38,7 @@ CALLERS = {
         "undertone_server/update.py",
         "undertone_cli/diagnostics.py",
         "undertone/methods/textual_inversion/inversion.py",  # an optimiser's, within one row
-        "undertone/methods/dpdm/warm.py",  # an optimiser's, on public images
+        "undertone/methods/denoiser/warm.py",  # an optimiser's, on public images
         "undertone/evaluation/small_cnn.py",  # an optimiser's, of a classifier that judges
         "undertone/models/drawing.py",  # a scheduler's, while an image is drawn
     },
@@ -77,6 +77,7 @@ def test_the_update_takes_a_noised_sum_and_nothing_else_can_reach_a_model() -> N
         "int",
         "NDArray[np.float32]",
         "NoisedSum",
+        "Callable[[], Base]",
     ]
 
 

@@ -26,6 +26,12 @@ NO_OPTION = {
     ("undertone_cli/engines/ray.py", "token"),
     ("undertone/models/kinds.py", "text"),
     ("undertone_cli/commands/pretrain.py", "text"),
+    # Shards of a site: what a plan says of any method whose rows are theirs, what a node keeps of them.
+    ("undertone/study/planned_parts.py", "shards"),
+    ("undertone/study/resolve.py", "shards"),
+    ("undertone_client/approval/page.py", "shards"),
+    ("undertone_client/compute/shard_store.py", "shards"),
+    ("undertone_cli/commands/plan.py", "shards"),
 }
 
 

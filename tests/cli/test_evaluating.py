@@ -63,6 +63,7 @@ ODD: dict[str, dict[str, Any]] = {
     "dp-lora": {"alpha": 6},  # the file holds B times alpha / r
     "dpagg-ti": {"per_class": True, "class_names": ["mass", "clear"]},
     "dpdm": {"class_names": ["mass", "clear"]},
+    "dp-sad": {"class_names": ["mass", "clear"]},
 }
 
 

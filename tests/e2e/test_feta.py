@@ -1,8 +1,9 @@
-"""dp-feta: prototypes of each class, then a small diffusion model that starts from what they draw; one claim."""
+"""dp-feta: prototypes of each class, then a method that trains a whole denoiser from what they draw; one claim."""
 
 import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tests.support.bases import tiny_class_base
 from tests.support.prototypes import prototype_study
 from tests.support.runs import call, coordinator_of
 from tests.support.studies import write_study
-from undertone.methods.dpdm.method import DPDM
+from undertone.methods.denoiser.whole_denoiser import WholeDenoiser
 from undertone.models.pinned import pin
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
@@ -19,12 +20,17 @@ from undertone_server.run_folder import RunFolder
 from undertone_server.starting import drawn, kept_start
 
 CLASSES = ["1", "0", "2"]  # in no order
+THEN: list[dict[str, Any]] = [
+    {"name": "dpdm", "per_class": True, "draws": 1, "ema": 0.9},
+    {"name": "dp-sad", "shards": 3, "outputs": 2, "query_steps": 2, "ema": 0.9},
+]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("then", THEN, ids=["dpdm", "dp-sad"])
 @pytest.mark.parametrize("noise", ["central", "distributed"])
-def test_prototypes_then_dpdm_make_one_claim_from_studies_to_verified_releases(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: str
+def test_prototypes_and_then_a_denoiser_make_one_claim_from_studies_to_verified_releases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: str, then: dict[str, Any]
 ) -> None:
     monkeypatch.setattr("undertone_server.release.SAMPLE_STEPS", 2)
     base, sites = tiny_class_base(tmp_path / "base", ["a", "b", "c"]), dict.fromkeys(("north", "east", "south"), 8)
@@ -34,12 +40,16 @@ def test_prototypes_then_dpdm_make_one_claim_from_studies_to_verified_releases(
     second = first | {
         "study": {"name": "feta"},
         "model": {"base": str(base), "start": str(tmp_path / "run1" / "release"), "start_images": 7, "start_steps": 4},
-        "method": {"name": "dpdm", "per_class": True, "draws": 1, "ema": 0.9},
+        "method": then,
         "privacy": first["privacy"] | {"epsilon": 50.0, "rounds": 2},
     }
-    then = write_study(tmp_path / "second.toml", second)
-    first["privacy"] |= {"successor": str(then)}
-    for study, name in ((write_study(tmp_path / "first.toml", first), "run1"), (then, "run2")):
+    if then["name"] == "dp-sad":  # rows of shards: how many units there are stands beside
+        second |= {
+            "cohort": {**{key: one for key, one in first["cohort"].items() if key != "units"}, "patients": sites}
+        }
+    after = write_study(tmp_path / "second.toml", second)
+    first["privacy"] |= {"successor": str(after)}
+    for study, name in ((write_study(tmp_path / "first.toml", first), "run1"), (after, "run2")):
         run = tmp_path / name
         result = call("simulate", study, "--data", tmp_path / "one" / "data", "--split-by", "site", "--out", run)
         assert result.exit_code == 0, result.output
@@ -53,7 +63,7 @@ def test_prototypes_then_dpdm_make_one_claim_from_studies_to_verified_releases(
     pixels, classes = drawn(run, plan, pinned)
     assert (len(pixels), classes.tolist()) == (7, [0, 1, 2, 0, 1, 2, 0])  # type: ignore[union-attr]
     method, state = planned_method(plan, pinned), kept_start(run)
-    assert isinstance(method, DPDM)
+    assert isinstance(method, WholeDenoiser)
     assert state is not None
     w = state[: method.dimension(pinned)]
     np.testing.assert_array_equal(method.released(state), w)  # the average begins there too

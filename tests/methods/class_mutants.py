@@ -133,7 +133,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     # The list
     (
         "the class list copied from data",
-        f"{_CLIENT}/compute/preparing.py",
+        f"{_CLIENT}/compute/reading.py",
         "np.array([plan.data.class_of(one) for one in columns]) if self._has_classes else None",
         "np.unique([one[plan.data.class_column or ''] for one in columns], return_inverse=True)[1]"
         " if self._has_classes else None",
@@ -170,7 +170,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "verify takes words of other classes",
         f"{_COMMON}/release/verify.py",
-        "        check_classes(method_for(plan.method.name, plan.method.options), plan.data.classes)\n",
+        "        check_classes(method, plan.data.classes)\n",
         "",
         f"{_PLAN}::test_verify_refuses_words_of_other_classes_than_the_plans",
     ),
@@ -184,7 +184,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     # Records
     (
         "records of unlisted classes stay",
-        f"{_CLIENT}/compute/preparing.py",
+        f"{_CLIENT}/compute/reading.py",
         "if self.latents.readable[index] and plan.data.takes(records[index].columns)",
         "if self.latents.readable[index]",
         f"{_NODE}::test_a_record_of_an_unlisted_class_drops_out_and_the_unit_goes_on",

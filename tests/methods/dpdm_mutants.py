@@ -7,7 +7,7 @@ import sys
 
 from tests.support.mutants import run_mutants
 
-_DPDM = "common/undertone/methods/dpdm"
+_FOLDER = "common/undertone/methods/denoiser"
 _TESTS = "methods/test_dpdm.py"
 _ROW = f"{_TESTS}::test_a_row_is_the_mean_over_draws_of_the_weighted_losss_gradient"
 _DENOISER = "training/test_parametrisations.py::test_the_papers_ideal_network_gives_the_ideal_denoiser"
@@ -40,28 +40,28 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     ),
     (
         "rows of classes in another order",
-        f"{_DPDM}/denoising.py",
+        f"{_FOLDER}/denoising.py",
         "for label in self._rows]",
         "for label in sorted(self._rows)]",
         _ROW,
     ),
     (
         "a release that may draw in another way",
-        f"{_DPDM}/method.py",
+        f"{_FOLDER}/whole_denoiser.py",
         "        if name != FIGURES:\n            return None\n",
         "        return None\n",
         "e2e/test_dpdm.py::test_other_weights_are_refused",
     ),
     (
         "a base that stays moved",
-        f"{_DPDM}/denoising.py",
+        f"{_FOLDER}/denoising.py",
         "            named[name].data = original\n",
         "            pass\n",
         f"{_TESTS}::test_a_warm_start_lowers_the_loss_is_the_seeds_and_leaves_the_base",
     ),
     (
         "figures that no study has",
-        f"{_DPDM}/release.py",
+        f"{_FOLDER}/release.py",
         "    figures = Figures.from_tensor(held[FIGURES])\n",
         '    figures = Figures("base", 0.0, -1.2, 1.2, "heun", 0.002, 80.0, 7.0, 0.0, 0.05, 50.0, 1.0)\n',
         f"{_TESTS}::test_figures_that_no_study_has_are_refused",

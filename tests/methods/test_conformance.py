@@ -64,6 +64,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         },
         {"largest_row_mib": 64, "directions": 4, "direction_drawings": 12},
     ],
+    "dp-sad": [
+        {"outputs": 2, "query_steps": 3},
+        {"teacher": "trained", "teacher_steps": 3, "adversarial": 0.0, "ema": 0.5, "initial_weights": "scratch"},
+    ],
 }
 # Every variant on a base that predicts v (DDIM), the first of each method on one that predicts noise (PNDM) too.
 CASES = [
@@ -73,12 +77,17 @@ CASES = [
     for kind in (("class_base",) if name in TOLD_CLASSES else ("tiny_base", "epsilon_base"))
     if kind != "epsilon_base" or number == 0
 ]
-# Those that change what the base predicts; prototypes leave it alone.
-TRAINED = [case for case in CASES if case[0] != "dp-prototypes"]
+# Those with a row for each unit: dp-sad's are of shards (tests/methods/test_sad.py).
+OF_UNITS = [case for case in CASES if case[0] != "dp-sad"]
+# Those of them that change what the base predicts; prototypes leave it alone.
+TRAINED = [case for case in OF_UNITS if case[0] != "dp-prototypes"]
 
 
 def _named(case: tuple[str, dict[str, Any], str]) -> str:
     return f"{case[0]}-{'-'.join(case[1])}-{case[2]}"
+
+
+of_units = pytest.mark.parametrize("case", OF_UNITS, ids=_named, indirect=True)
 
 
 @pytest.fixture(params=CASES, ids=_named)
@@ -159,6 +168,7 @@ def rows_of(method: Method, base: LoadedBase, pinned: PinnedBase, units: Sequenc
     return method.rows(base, start_of(method, pinned), units, lambda _steps: None)
 
 
+@of_units
 def test_rows_have_the_dimension_and_move(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
     rows = rows_of(method, base, pinned, make_units(method, 3))
     assert rows.shape == (3, row_length(method, pinned))
@@ -168,6 +178,7 @@ def test_rows_have_the_dimension_and_move(method: Method, base: LoadedBase, pinn
     assert len({row.tobytes() for row in rows}) == 3
 
 
+@of_units
 def test_a_changed_unit_moves_its_own_row_alone(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
     before = rows_of(method, base, pinned, make_units(method, 5))
     for changed in (0, 3):
@@ -179,6 +190,7 @@ def test_a_changed_unit_moves_its_own_row_alone(method: Method, base: LoadedBase
         assert not np.array_equal(after[changed], before[changed])
 
 
+@of_units
 def test_a_unit_of_extreme_values_moves_its_own_row_alone(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
     before = rows_of(method, base, pinned, make_units(method, 4))
     for value in (np.nan, np.inf, 1e30, 0.0):
@@ -188,6 +200,7 @@ def test_a_unit_of_extreme_values_moves_its_own_row_alone(method: Method, base: 
         np.testing.assert_array_equal(after[[0, 2, 3]], before[[0, 2, 3]])
 
 
+@of_units
 def test_permuted_units_give_permuted_rows(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
     order = [3, 0, 4, 1, 2]
     rows = rows_of(method, base, pinned, make_units(method, 5))
@@ -196,10 +209,12 @@ def test_permuted_units_give_permuted_rows(method: Method, base: LoadedBase, pin
     np.testing.assert_allclose(permuted, rows[order], atol=1e-5)
 
 
+@of_units
 def test_no_unit_gives_no_row(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
     assert rows_of(method, base, pinned, []).shape == (0, row_length(method, pinned))
 
 
+@of_units
 def test_sixteen_at_once_equal_sixteen_alone(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
     together = rows_of(method, base, pinned, make_units(method, 16))
     alone = [rows_of(method, base, pinned, make_units(method, 1, first=number))[0] for number in range(16)]
@@ -208,6 +223,7 @@ def test_sixteen_at_once_equal_sixteen_alone(method: Method, base: LoadedBase, p
     assert largest > 1e-3
 
 
+@of_units
 def test_rows_repeat_and_use_no_other_randomness(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
     torch.manual_seed(1)
     first = rows_of(method, base, pinned, make_units(method, 2))
@@ -215,6 +231,7 @@ def test_rows_repeat_and_use_no_other_randomness(method: Method, base: LoadedBas
     np.testing.assert_array_equal(rows_of(method, base, pinned, make_units(method, 2)), first)
 
 
+@of_units
 def test_computing_rows_leaves_the_base_as_it_was(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
     method.rows(base, start_of(method, pinned), make_units(method, 1), lambda _steps: None)
     before = [parameter.clone() for part in parts_of(base) for parameter in part.parameters()]
@@ -224,6 +241,7 @@ def test_computing_rows_leaves_the_base_as_it_was(method: Method, base: LoadedBa
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in after)
 
 
+@of_units
 def test_progress_counts_every_step_of_every_unit(method: Method, base: LoadedBase, pinned: PinnedBase) -> None:
     seen: list[int] = []
     method.rows(base, start_of(method, pinned), make_units(method, 3), seen.append)
@@ -319,6 +337,7 @@ def test_a_caption_holds_the_token_if_the_method_learns_a_word_and_else_not(meth
         method.check(pinned, CAPTIONS[not method.token])
 
 
+@of_units
 def test_a_step_by_zero_changes_nothing(method: Method, pinned: PinnedBase) -> None:
     state = method.initial_state(pinned)
     moved = method.step(state, np.zeros(row_length(method, pinned)))
@@ -327,6 +346,7 @@ def test_a_step_by_zero_changes_nothing(method: Method, pinned: PinnedBase) -> N
         np.testing.assert_allclose(method.released(moved), method.released(state), rtol=1e-6)
 
 
+@of_units
 def test_steps_depend_on_the_kept_array_alone(method: Method, pinned: PinnedBase) -> None:
     """A new instance, as after a crash, gives bit-identical states."""
     drawn = np.random.Generator(np.random.Philox(key=3)).standard_normal((4, row_length(method, pinned)))

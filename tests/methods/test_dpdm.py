@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from tests.support.bases import tiny_class_base, tiny_none_base
 from tests.support.unit_batches import grid_for
 from undertone.errors import ModelError, StudyError, UnfitWeights
+from undertone.methods.choosing import WarmStarted
 from undertone.methods.classed import with_classes
-from undertone.methods.dpdm.denoising import parametrisation_of
-from undertone.methods.dpdm.initial_weights import base_weights, drawn_weights
+from undertone.methods.denoiser.denoising import parametrisation_of
+from undertone.methods.denoiser.initial_weights import base_weights, drawn_weights
+from undertone.methods.denoiser.options import Figures
 from undertone.methods.dpdm.method import DPDM
-from undertone.methods.dpdm.options import DPDMOptions, Figures
-from undertone.methods.protocol import SummingMethod, UnitRecords, WarmStarted
+from undertone.methods.dpdm.options import DPDMOptions
+from undertone.methods.protocol import SummingMethod, UnitRecords
 from undertone.methods.registry import method_for
 from undertone.methods.weights import attach
 from undertone.models.base import LoadedBase, load_base

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.methods import base_mutants, class_mutants, dpdm_mutants, mutants, prototype_mutants
+from tests.methods import base_mutants, class_mutants, dpdm_mutants, mutants, prototype_mutants, sad_mutants
 from tests.support.mutants import ROOT
 
 MUTANTS = [
@@ -11,6 +11,7 @@ MUTANTS = [
     *base_mutants.MUTANTS,
     *prototype_mutants.MUTANTS,
     *dpdm_mutants.MUTANTS,
+    *sad_mutants.MUTANTS,
 ]
 
 

@@ -30,7 +30,7 @@ from undertone.study.planned import planned_method, planned_stage
 from undertone.study.resolve import resolve
 from undertone.study.schema import load_study
 from undertone_cli.commands.simulate import simulate
-from undertone_client.compute import preparing
+from undertone_client.compute import reading
 from undertone_server import gate, release, run_study, telemetry
 from undertone_server.run_folder import RunFolder
 
@@ -55,15 +55,15 @@ def go(study: Path, **options: Any) -> Path:
 def units(monkeypatch: pytest.MonkeyPatch) -> dict[str, UnitRecords]:
     """Every unit that a site has read, by its name: latents to the bit as the sites have them."""
     found: dict[str, UnitRecords] = {}
-    read = preparing._Reader.unit
+    read = reading.Reader.unit
 
-    def reading(self: Any, unit: str) -> UnitRecords | None:
+    def noted(self: Any, unit: str) -> UnitRecords | None:
         records = read(self, unit)
         if records is not None:
             found[unit] = records
         return records
 
-    monkeypatch.setattr(preparing._Reader, "unit", reading)
+    monkeypatch.setattr(reading.Reader, "unit", noted)
     return found
 
 

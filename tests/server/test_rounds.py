@@ -15,6 +15,7 @@ from undertone.privacy.ledger import Ledger
 from undertone.privacy.stages import NoisedSum
 from undertone_client.node import Node
 from undertone_server.gate import noised_before
+from undertone_server.rounds import no_base
 from undertone_server.update import update
 
 Make = Callable[..., World]
@@ -54,7 +55,7 @@ def test_update_takes_a_noised_sum_over_the_sites_it_names(make_world: Make) -> 
     values = np.arange(DIMENSION, dtype=np.int64) * 1000
     for sites in (("east", "south"), ("north", "south"), ("east", "north", "south")):
         total = sum(plan.cohort.units[site] for site in sites)
-        moved = update(DummyMethod(DummyOptions()), plan, 1, START + 1, NoisedSum(values, 64, sites, "0" * 64))
+        moved = update(DummyMethod(DummyOptions()), plan, 1, START + 1, NoisedSum(values, 64, sites, "0" * 64), no_base)
         np.testing.assert_allclose(moved, 1 + values / (plan.grid.scale * 0.25 * total), rtol=1e-6)
 
 
@@ -62,7 +63,14 @@ def test_update_takes_a_noised_sum_over_the_sites_it_names(make_world: Make) -> 
 def test_update_refuses_a_sum_of_strangers_or_of_too_few_sites(make_world: Make, sites: tuple[str, ...]) -> None:
     plan = make_world().plan
     with pytest.raises(MechanismViolation):
-        update(DummyMethod(DummyOptions()), plan, 1, START, NoisedSum(np.zeros(DIMENSION, np.int64), 64, sites, ""))
+        update(
+            DummyMethod(DummyOptions()),
+            plan,
+            1,
+            START,
+            NoisedSum(np.zeros(DIMENSION, np.int64), 64, sites, ""),
+            no_base,
+        )
 
 
 def test_several_rounds_start_each_from_the_state_before(make_world: Make) -> None:
@@ -73,7 +81,7 @@ def test_several_rounds_start_each_from_the_state_before(make_world: Make) -> No
         kept = world.run.kept_noised(round_)
         assert kept is not None
         paid = NoisedSum(kept[1], 64, kept[2], "")
-        state = update(DummyMethod(DummyOptions()), world.plan, round_, state, paid)
+        state = update(DummyMethod(DummyOptions()), world.plan, round_, state, paid, no_base)
         np.testing.assert_array_equal(world.run.kept_state(round_), state)
     np.testing.assert_array_equal(final, state)
     assert world.charges() == [(1, 1), (2, 1), (3, 1)]

@@ -277,3 +277,19 @@ def test_a_neighbour_refuses_nothing(dummy_method: None, dummy_base: Path, tmp_p
     assert shown.exit_code == 0
     assert 'noise = "distributed": cannot be: privacy.noise = "distributed" needs' in shown.stdout
     assert "Next: undertone simulate" in shown.stdout
+
+
+def test_rows_of_shards_go_through_no_base_and_queries_do_once_a_round(class_base: Path) -> None:
+    changes = {
+        "method": {"name": "dp-sad", "outputs": 2, "query_steps": 3},
+        "cohort": {"min_sites": 2, "patients": dict.fromkeys(("north", "east", "south"), 500)},
+        "data.caption": "{finding}",
+        **{f"data.{key}": value for key, value in CLASSES.items()},
+        "privacy.clip_norm": 1.0,
+        "privacy.rounds": 5,
+        "privacy.epsilon": 10.0,
+    }
+    study, found = study_of(class_base, changes), planned(class_base, changes)
+    rows = neighbours(study, found)
+    assert rows.rows[0].passes == 5 * method_for("dp-sad", {"query_steps": 3}).passes
+    assert rows.rows[0].seconds == pytest.approx(rows.rows[0].passes * rows.pace.seconds)

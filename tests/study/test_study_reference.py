@@ -21,6 +21,7 @@ AUTOMATIC = {
     1: {*METHODS["dpagg-ti"].automatic.options, METHODS["dpagg-ti"].automatic.measured},
     2: {*METHODS["dp-ldm"].automatic.options, METHODS["dp-ldm"].automatic.measured},
     3: {"radius"},
+    4: set(),
 }
 NAMED = {name.rsplit(".", 1)[-1] for names, _ in ROWS for name in names}
 
@@ -42,7 +43,7 @@ def test_every_option_of_a_method_is_explained(method: str) -> None:
     assert set(keys_of(METHODS[method].options_type)) <= NAMED
 
 
-@pytest.mark.parametrize(("method", "part"), [("dpagg-ti", 1), ("dpsgd-ti", 2), ("dp-prototypes", 3)])
+@pytest.mark.parametrize(("method", "part"), [("dpagg-ti", 1), ("dpsgd-ti", 2), ("dp-prototypes", 3), ("dp-sad", 4)])
 def test_defaults_are_those_of_the_code(method: str, part: int) -> None:
     stated = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", PAGE.split("## `[method]`")[part], flags=re.MULTILINE))
     fields = METHODS[method].options_type.model_fields

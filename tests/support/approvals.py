@@ -49,7 +49,7 @@ def data_set_for(plan: Plan, site: str, folder: Path) -> DataSet:
         folder=str(folder),
         unit=plan.privacy.unit,
         unit_column=plan.data.unit_column,
-        publish=plan.cohort.units[site],
+        publish=plan.patients[site],
         epsilon=price(plan),
         delta=plan.privacy.delta,
     )

@@ -31,10 +31,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "dp-ldm": {**_NUMBERS, "blocks": ["mid_block"], "learning_rate": 0.1},
     "dp-prototypes": {"public_drawings": 12, "components": 3, "centres": 2, "radius": 2.0},
     "dpdm": {**_NUMBERS, "learning_rate": 0.1},
+    "dp-sad": {"shards": 4, "outputs": 2, "query_steps": 3},
 }
 CLIP = {"dpagg-ti": 0.1, "dpsgd-ti": 0.02, "dp-lora": 0.1, "dp-ldm": 0.3, "dpdm": 1.0}
 # Methods that train a base that is told a class: fixtures of such bases, and what a study says of its images.
-TOLD_CLASSES = {"dpdm"}
+TOLD_CLASSES = {"dpdm", "dp-sad"}
 CLASSES: dict[str, Any] = {"class_column": "finding", "classes": ["mass", "clear"]}
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tests.support.approvals import approved, give_budget, wide_policy
 from tests.support.dummy import DIMENSION, FEATURES, SIZE, DummyBase, DummyMethod, DummyOptions
 from tests.support.images import write_folder
+from tests.support.sharded import ShardedDummy, ShardedOptions
 from undertone import PROTOCOL, __version__
 from undertone.core import bounds
 from undertone.core.code_digest import package_sha256
@@ -88,6 +89,7 @@ def make_plan(
     clip_units: int = 1024,
     staged: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
+    sharded: Mapping[str, Any] | None = None,
     **privacy: Any,
 ) -> Plan:
     """A consistent plan whose noise is set by hand: no calibration, which takes seconds. Its claim is true.
@@ -95,19 +97,24 @@ def make_plan(
     `summing` = True: rows count as too long to be kept. Delta is as small as a plan may have it, so that little
     noise is enough: sigma = 1024 is one Delta. `staged`: with the dummy's first round, as a stage of its own with these
     figures (`sigma`, `clip_units`, `sampling_rate`, `max_attempts`); `rounds` counts it too.
-    `data`: further keys of that table.
+    `data`: further keys of that table. `sharded`: options of the dummy whose rows are of shards, in place of the other;
+    `units` are then the patients, and Delta is twice that of the grid.
     """
+    patients = None if sharded is None else dict(units)
+    method = DummyMethod(DummyOptions()) if sharded is None else ShardedDummy(ShardedOptions(**sharded))
+    if isinstance(method, ShardedDummy):
+        units = dict.fromkeys(units, method.shards)
+    row = method.row(None) if isinstance(method, ShardedDummy) else DIMENSION
     wanted = {"sampling_rate": 1.0, "rounds": 1, "max_attempts": 1, "unit": "patient", "sigma": 1024} | privacy
     shared = wanted.get("noise") == "distributed"
     share = noise_share_sigma(wanted["sigma"], aggregation["threshold"] - aggregation["colluders"]) if shared else 0
 
-    def margin(_clip_units: int, of: int = share, dimension: int = DIMENSION) -> int:
+    def margin(_clip_units: int, of: int = share, dimension: int = row) -> int:
         return noise_margin(of, len(units), dimension) if shared else 0
 
     chosen = choose_grid(4.0, wanted["sampling_rate"], max(units.values()), len(units), wire_bits, margin)
     grid = replace(chosen, scale=clip_units // 4, clip_units=clip_units)
     pinned = pin(str(base))
-    method = DummyMethod(DummyOptions())
     layout = method.layout(pinned)
     plan = Plan.model_validate(
         {
@@ -117,6 +124,16 @@ def make_plan(
             "study": "dummy-study",
             "model": {"base": str(base), "revision": None, "files": dict(pinned.files), "licence": "apache-2.0"},
             "method": {
+                "name": method.name,
+                "options": method.options.model_dump(),
+                "dimension": layout.size,
+                "sent": method.sent(pinned),
+                "row": row,
+                "shards": method.shards,
+                "layout_digest": layout.digest,
+            }
+            if isinstance(method, ShardedDummy)
+            else {
                 "name": "dummy",
                 "options": {"token": "<dummy>", "rate": 1.0, "summing": summing} | ({"staged": True} if staged else {}),
                 "dimension": layout.size,
@@ -130,7 +147,7 @@ def make_plan(
                 "delta": 1e-5,
                 "noise": "central",
                 "sigma_local": share,
-                "sensitivity": grid.clip_units,
+                "sensitivity": grid.clip_units * (1 if sharded is None else 2),
                 "clip_origin": "study",
                 "noise_to_signal": 0.5,
                 "allow_noisy": False,
@@ -149,7 +166,8 @@ def make_plan(
                 **(data or {}),
             },
             "earlier": [] if staged is None else [_selection(staged, wanted, units, aggregation, wire_bits, margin)],
-            "cohort": {"units": dict(units), "units_origin": units_origin, "min_sites": min_sites},
+            "cohort": {"units": dict(units), "units_origin": units_origin, "min_sites": min_sites}
+            | ({} if patients is None else {"patients": patients}),
             "aggregation": {"rosters": _rosters(aggregation, wanted), **aggregation, "wire_bits": wire_bits},
         }
     )
@@ -204,7 +222,13 @@ class World:
     @property
     def start(self) -> NDArray[np.float32]:
         """The state before the first round."""
-        return np.zeros(self.plan.state_size, dtype=np.float32)
+        return self.sharded.initial_state(None) if self.sharded else np.zeros(self.plan.state_size, dtype=np.float32)
+
+    @property
+    def sharded(self) -> ShardedDummy | None:
+        """The plan's method, if its rows are of shards."""
+        options = self.plan.method.options
+        return None if self.plan.method.shards is None else ShardedDummy(ShardedOptions(**options))  # type: ignore[arg-type]
 
     def node(self, site: str = "north", entropy: Entropy | None = None) -> Node:
         return Node(self.sites[site], entropy)
@@ -218,7 +242,7 @@ class World:
             "signature": self.run.signature(),
             "round": 1,
             "attempt": 1,
-            "state": self.start,
+            "state": self.sharded.query(None, self.start) if self.sharded else self.start,
         }
         return Request(**(values | changes))
 
@@ -285,11 +309,11 @@ class World:
         with Ledger.open(self.run.ledger) as ledger:
             sites.find()
             method, pinned = DummyMethod(DummyOptions(staged=bool(self.plan.earlier))), pin(self.plan.model.base)
-            methods = [stage.method for stage in method.stages(pinned)]
+            methods = [self.sharded] if self.sharded else [stage.method for stage in method.stages(pinned)]
             telemetry: Any = SilentTelemetry()
             entropy = entropy or OsEntropy()
             study = Coordinator(
-                self.plan, methods, self.run, sites, ledger, telemetry, entropy, patience, patience, waiting
+                self.plan, methods, self.run, sites, ledger, telemetry, entropy, patience, patience, waiting, DummyBase
             )
             return study.run_rounds(self.start)
 
@@ -324,7 +348,7 @@ def describe_data(site: SiteDir, folder: Path, plan: Plan, **changes: Any) -> Da
         "folder": str(folder),
         "unit": plan.privacy.unit,
         "unit_column": plan.data.unit_column,
-        "publish": plan.cohort.units.get(site.config.site, 1),
+        "publish": plan.patients.get(site.config.site, 1),
         "epsilon": bounds.EPSILON,
         "delta": 1e-5,
     }

@@ -3,9 +3,11 @@
 from undertone.core.captions import caption_fields
 from undertone.core.code_digest import check_package
 from undertone.core.text import shown
-from undertone.errors import NotApproved, PlanChanged
+from undertone.errors import NotApproved, PlanChanged, StudyError
+from undertone.methods.registry import method_for
 from undertone.study.claim import check_claim
 from undertone.study.plan import Plan
+from undertone.study.planned import check_shards
 from undertone_client.site.datasets import DataSet, data_sets
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.violations import check_policy
@@ -16,7 +18,7 @@ def check_plan(site: SiteDir, plan: Plan) -> None:
 
     Raises:
         NotApproved: the site is not on the roster, or its policy does not allow the plan.
-        PlanChanged: made for another version or other code, or its caption is none.
+        PlanChanged: made for another version or other code, its caption is none, or it counts other shards.
         UnderstatedClaim: it claims less than it costs.
     """
     if plan.rehearsal != site.config.rehearsal:
@@ -39,6 +41,11 @@ def check_asked(site: SiteDir, plan: Plan) -> None:
         caption_fields(plan.data.caption)
     except ValueError as error:
         raise PlanChanged(f"plan {plan.digest[:8]} cannot be run: {error}") from None
+    try:
+        method = method_for(plan.method.name, plan.method.options)
+    except StudyError as error:
+        raise PlanChanged(f"plan {plan.digest[:8]} cannot be run: {error}") from None
+    check_shards(method, plan)
     check_claim(plan)
 
 
@@ -58,7 +65,7 @@ def check_data_set(site: SiteDir, plan: Plan, data_set: str) -> DataSet:
             f"plan {plan.digest[:8]} protects {_unit(*wanted)}, the data set {data_set} "
             f"{_unit(data.unit, data.unit_column)}, which is fixed for life: the study must be planned anew"
         )
-    figure = plan.cohort.units[site.config.site]
+    figure = plan.patients[site.config.site]
     if figure != data.publish:
         raise NotApproved(
             f"plan {plan.digest[:8]} counts {figure} units at {site.config.site}, which publishes {data.publish} for "

@@ -215,16 +215,21 @@ def _what_leaves(asked: Asked) -> Iterator[str]:
     rounds = "one round" if privacy.rounds == 1 else f"{privacy.rounds:,} rounds"
     tries = "one attempt" if privacy.max_attempts == 1 else f"at most {privacy.max_attempts:,} attempts"
     rates = list(dict.fromkeys(stage.sampling_rate for stage in plan.stages))
+    shards = plan.method.shards
     drawn = (
-        f"Every {asked.one} is in every attempt"
+        f"By its own secret this site splits its {asked.many} into {shards:,} shards, whatever their number, and every "
+        "shard is in every attempt"
+        if shards is not None
+        else f"Every {asked.one} is in every attempt"
         if rates == [1]
         else f"For each attempt the site draws each {asked.one} by a secret coin with probability "
         f"{' or '.join(f'{rate:g}' for rate in rates)}, and nobody else learns which"
     )
+    one, many = (f"{asked.one} in it", asked.many) if shards is None else ("shard, an empty one too", "shards")
     yield from _wrapped(
         f"No image leaves, no word about one, and no count of {asked.many}. The study has {rounds} in {tries}. "
-        f"{drawn}. In an attempt the site computes {_values(plan)} numbers for each {asked.one} in it, "
-        f"shortens them to a length that none may exceed, and adds up those of all its {asked.many}. The sum leaves "
+        f"{drawn}. In an attempt the site computes {_values(plan)} numbers for each {one}, "
+        f"shortens them to a length that none may exceed, and adds up those of all its {many}. The sum leaves "
         f"{_how(plan)}.{_broken_round(plan)}"
     )
 
@@ -320,9 +325,9 @@ def _what_it_takes(asked: Asked) -> Iterator[str]:
 
 def _who_else(asked: Asked) -> Iterator[str]:
     plan = asked.plan
-    others = {name: count for name, count in plan.cohort.units.items() if name != asked.site}
+    others = {name: count for name, count in plan.patients.items() if name != asked.site}
     named = ", ".join(f"{name} ({count:,} {asked.many})" for name, count in others.items())
-    total = sum(plan.cohort.units.values())
+    total = sum(plan.patients.values())
     yield from _wrapped(
         f"{len(others)} other {'site' if len(others) == 1 else 'sites'}; the plan counts {named}, and {total:,} with "
         f"this one. The figures of the others are the coordinator's word. A sum is used if {_enough(plan)} in it."

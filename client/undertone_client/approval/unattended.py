@@ -42,7 +42,7 @@ def narrowest_policy(plan: Plan, coordinator: str, key: str) -> Policy:
         largest_sampling_rate=max(stage.sampling_rate for stage in plan.stages) if central else None,
         largest_rounds=plan.privacy.max_attempts if central else None,
         fewest_sites=plan.quorum,
-        fewest_patients=sum(plan.cohort.units.values()) if patients else 0,
+        fewest_patients=sum(plan.patients.values()) if patients else 0,
         fewest_honest_shares=plan.noise_shares if secure else None,
         allow_free_rosters=plan.free_rosters,
         allow_plain=not secure,
@@ -72,7 +72,7 @@ def give_data_set(site: SiteDir, plan: Plan, table: RecordTable, *, ids_as_writt
         unit=plan.privacy.unit,
         unit_column=plan.data.unit_column,
         ids_as_written=ids_as_written,
-        publish=plan.cohort.units[site.config.site],
+        publish=plan.patients[site.config.site],
         epsilon=budget.price(plan, before=plan.ancestor),
         delta=plan.privacy.delta,
     )

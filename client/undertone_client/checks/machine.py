@@ -115,7 +115,7 @@ def _rows(inspection: Inspection, plan: Plan) -> int:
     if isinstance(method, SummingMethod) and method.sums(pinned):
         return max(2 * 8 * stage.dimension for stage in plan.stages)
     one_attempt = []
-    for stage in plan.stages:
+    for stage in plan.stages:  # rows are of units, or of shards: N_i of them
         mean = stage.sampling_rate * plan.cohort.units.get(name, 0)
         one_attempt.append(ceil(mean + 6 * sqrt(mean)) * 4 * stage.dimension)
     if not inspection.site.config.keep_rows:

@@ -12,6 +12,7 @@ from undertone.core.text import shown
 from undertone.errors import FolderError
 from undertone.privacy.ledger import Ledger
 from undertone_client.compute.latent_files import erase_latents, latent_files
+from undertone_client.compute.shard_store import erase_shards_of, forget_shards
 from undertone_client.registration.stored import Registration, path_of, registrations, rewrite
 from undertone_client.registration.units import Meaning, meanings
 from undertone_client.site import tombstones
@@ -31,7 +32,7 @@ class Withdrawn:
         meaning: the unit, and the studies that had it registered.
         new: False where its tombstone stood before.
         files: of cached latents in which its records were zeroed.
-        rows: of it, in attempts that were not answered yet, that are zero rows now.
+        rows: of it, in attempts that were not answered yet, that are zero rows now; of its shard, that are made anew.
         sums: finished sums of such attempts; whose rows are in one cannot be told from it.
     """
 
@@ -70,7 +71,8 @@ def withdraw_unit(site: SiteDir, name: str, text: str) -> Withdrawn:
             table = registration.table
             files += erase_latents(site.cache / name, table, places)
             units = sorted({table.records[index].unit for index in places})
-            more_rows, more_sums = store.withdraw(registration.plan_digest, units)
+            shards = erase_shards_of(site, registration.plan_digest, units)
+            more_rows, more_sums = store.withdraw(registration.plan_digest, units, shards)
             rows, sums = rows + more_rows, sums + more_sums
             gone = set(places)
             records = tuple(
@@ -115,6 +117,7 @@ def forget_study(site: SiteDir, digest: str) -> Forgotten:
                 path.unlink(missing_ok=True)
         with AttemptStore(site.attempt_store) as store:
             attempts = store.forget_study(digest)
+        forget_shards(site, digest)
         with Ledger.open(site.ledger, read_only=True) as ledger:
             charges = len(ledger.charges(digest))
         latents = _forget_latents(site, registration)

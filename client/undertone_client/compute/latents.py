@@ -12,6 +12,7 @@ not sealed and becomes a zero row (PRIVACY 17).
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -157,9 +158,10 @@ def _stamps(table: RecordTable, present: NDArray[np.bool_]) -> Seals:
     """Each file's length and time now, [records, 4] without digest; length -1 where there is no file to look at."""
     stamps = np.zeros((len(table.records), 4), dtype=np.int64)
     stamps[:, _SIZE] = -1
+    root = os.fspath(table.root)
     for index in np.flatnonzero(present):
         try:
-            found = (table.root / table.records[index].file).stat()
+            found = os.stat(os.path.join(root, table.records[index].file))
         except (OSError, ValueError):
             continue
         stamps[index, :2] = found.st_size, found.st_mtime_ns

@@ -13,16 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.core.canonical import digest_of
-from undertone.core.captions import fill_caption
 from undertone.core.failpoints import reached
 from undertone.core.progress import reporter
-from undertone.data.records import RecordTable
-from undertone.errors import FolderError, NotApproved, PlanChanged
+from undertone.errors import NotApproved, PlanChanged
 from undertone.methods.protocol import (
     Method,
     MethodStage,
     PreparedMethod,
     Progress,
+    ShardedMethod,
     SummingMethod,
     UnitRecords,
     sent_by,
@@ -34,24 +33,28 @@ from undertone.models.devices import Dtype, check_dtype, choose
 from undertone.models.layout import state_sha256
 from undertone.models.pinned import PinnedBase, check_pins, pin
 from undertone.privacy.entropy import Entropy, poisson_sample
-from undertone.privacy.unit_randomness import row_generator, row_key
+from undertone.privacy.ledger import Ledger
+from undertone.privacy.shards import shard_of
+from undertone.privacy.unit_randomness import KEY_BYTES
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_stage
 from undertone.study.stage import Stage
 from undertone_client.compute.kept_rows import sum_of_kept_rows
-from undertone_client.compute.latent_files import cache_of, erase_latents
-from undertone_client.compute.latents import Latents, cached_latents
-from undertone_client.compute.log_limit import limited
+from undertone_client.compute.reading import Reader, reader
 from undertone_client.compute.row_worker import Row, RowWorker
+from undertone_client.compute.shard_rows import ShardRows, ShardWorker
+from undertone_client.compute.shard_store import Shard, ShardStore
+from undertone_client.compute.splitting import split
 from undertone_client.compute.sum_worker import Sum, SumMaker, SumWorker
 from undertone_client.compute.summing import AttemptSum
 from undertone_client.compute.workers import side_by_side, turns
-from undertone_client.registration.registered import present, withdrawn_units
+from undertone_client.registration.registered import withdrawn_units
 from undertone_client.registration.stored import Registration, registration_of
 from undertone_client.site.attempt_store import AttemptKey, AttemptStore
 from undertone_client.site.folder import SiteDir
 
 State = NDArray[np.float32]
+_Place = tuple[str, Dtype, LoadedBase, Callable[[str], None]]
 # A grid on which the clip norm is 1; which one it is costs no memory.
 _DRY_SCALE = 1 << 20
 
@@ -90,7 +93,11 @@ class Preparation:
         """The finished sum over the sampled units; anew, with the coins that fell, whenever somebody withdraws."""
         asked.check(self.state)
         method, units, files = asked.method, registration.table.units(), digest_of(dict(pinned.files))
-        if isinstance(method, SummingMethod) and method.sums(pinned):
+        if isinstance(method, ShardedMethod):
+            where = self._places(method, files)[0]
+            while not self._sum_shards(method, where, registration, pinned):
+                pass
+        elif isinstance(method, SummingMethod) and method.sums(pinned):
             adding = self._sum_workers(method, files)
             chosen = self._sampled(units)
             while not self._sum_rows(
@@ -107,13 +114,65 @@ class Preparation:
             while not self._sum_kept_rows(registration):
                 pass
 
-    def _sum_kept_rows(self, registration: Registration) -> bool:
+    def _sum_shards(
+        self, method: ShardedMethod, where: "_Place", registration: Registration, pinned: PinnedBase
+    ) -> bool:
+        """The finished sum over all shards, whose rows take no coins (PRIVACY 15); whether nobody withdrew meanwhile.
+
+        On one device: rows of shards are made one at a time.
+        """
+        device, dtype, base, log = where
+        digest, round_, number = self.attempt
+        worker = ShardWorker(method, pinned, device, dtype, base, self.state, digest, self.site.secret())
+        worker.check()
+        if self.store.sampled(self.attempt, self._state_sha256) is None:
+            self.store.keep_sample(self.attempt, self._state_sha256, [])
+        kept = ShardStore.of(self.site, digest, method.shards, method.memory(pinned))
+        read, shards = self._read_shards(method, registration, pinned, base, kept)
+        rows = ShardRows(worker, kept, (round_, number), self._answered_before(), read.shard, log)
+        rows.begin(shards)
+        self.store.keep_only(self.attempt, {shard.name for shard in shards})
+        with reporter().task(f"{self.site.config.site}: {method.name}", len(shards)) as progress:
+            rows.run(shards, self.store.finished(self.attempt), self._keep, progress)
+        return self._sum_kept_rows(registration, read.withdrawn)
+
+    def _read_shards(
+        self, method: ShardedMethod, registration: Registration, pinned: PinnedBase, base: LoadedBase, kept: ShardStore
+    ) -> tuple[Reader, list[Shard]]:
+        """The shards as they stand now; latents of those that are not prepared yet are held against their seals."""
+        secret, units, checked = self.site.secret(), registration.table.units(), set[str]()
+        while True:
+            read = self._reader(sorted(checked), method, registration, pinned, base)
+            shards = split(
+                secret, self.attempt[0], method.shards, units, read.entering_once, read.said, read.standing()
+            )
+            new = {shard.number for shard in shards if shard.records and not kept.is_prepared(shard)}
+            unchecked = {unit for unit in units if new and shard_of(secret, unit, method.shards) in new} - checked
+            if not unchecked:
+                return read, shards
+            checked |= unchecked
+
+    def _answered_before(self) -> tuple[int, int] | None:
+        """The last attempt of another round that this site's own ledger charges: what shards remember is from it."""
+        with Ledger.open(self.site.ledger, read_only=True) as ledger:
+            charges = [(one.round, one.attempt) for one in ledger.charges(self.plan.digest)]
+        return next((one for one in reversed(charges) if one[0] != self.attempt[1]), None)
+
+    def _keep(self, rows: Sequence[tuple[str, Row]]) -> None:
+        """Make rows durable, by the name of their unit or shard."""
+        reached("preparing/rows computed")
+        self.store.keep_rows(self.attempt, rows)
+        reached("preparing/rows durable")
+
+    def _sum_kept_rows(self, registration: Registration, gone: frozenset[str] | None = None) -> bool:
         """Sum the rows that are kept, each cut to integers; whether nobody withdrew meanwhile.
 
-        Whoever was withdrawn while rows were computed is a zero row too.
+        Whoever was withdrawn while rows were computed is a zero row too. `gone`: those without whom rows of shards were
+        made; if there are more by now, these rows are not used.
         """
-        gone = withdrawn_units(self.site, registration)
-        self.store.zero_rows(self.attempt, sorted(gone))
+        if gone is None:
+            gone = withdrawn_units(self.site, registration)
+            self.store.zero_rows(self.attempt, sorted(gone))
         total = sum_of_kept_rows(self.plan, self.attempt, self.store)
         reached("preparing/rows summed")
         finished = self.store.finish(
@@ -150,7 +209,7 @@ class Preparation:
         registration.check_not_moved()
         return registration
 
-    def _keep_rows(self, missing: list[str], workers: list[RowWorker], read: "_Reader") -> None:
+    def _keep_rows(self, missing: list[str], workers: list[RowWorker], read: Reader) -> None:
         """Each unit's row, block by block."""
 
         def work(worker: RowWorker, block: Sequence[str]) -> dict[str, Row | None]:
@@ -160,15 +219,10 @@ class Preparation:
         with reporter().task(f"{self.site.config.site}: {self.plan.method.name}", len(missing)) as progress:
             for turn in turns(workers, missing):
                 for rows in side_by_side(workers, turn, work):
-                    reached("preparing/rows computed")
-                    kept = [(unit, self._or_zero(unit, row, read.withdrawn)) for unit, row in rows.items()]
-                    self.store.keep_rows(self.attempt, kept)
-                    reached("preparing/rows durable")
+                    self._keep([(unit, self._or_zero(unit, row, read.withdrawn)) for unit, row in rows.items()])
                     progress(len(rows))
 
-    def _sum_rows(
-        self, chosen: list[str], workers: list[SumWorker], registration: Registration, read: "_Reader"
-    ) -> bool:
+    def _sum_rows(self, chosen: list[str], workers: list[SumWorker], registration: Registration, read: Reader) -> bool:
         """The sum of all rows, batch by batch; whether nobody who was registered withdrew meanwhile."""
         dimension = self._stage.dimension
         with reporter().task(f"{self.site.config.site}: {self.plan.method.name}", len(chosen)) as progress:
@@ -203,7 +257,7 @@ class Preparation:
             self._settle(worker)
         return workers
 
-    def _places(self, method: Method, files: str) -> list[tuple[str, Dtype, LoadedBase, Callable[[str], None]]]:
+    def _places(self, method: Method, files: str) -> "list[_Place]":
         """Each of the site's devices with its own copy of the base; what rows need besides is made here."""
         config, model, name = self.site.config, self.plan.model, method.name
         devices = choose(config.device)
@@ -232,6 +286,11 @@ class Preparation:
             reached("preparing/coins durable")
         return chosen
 
+    def _reader(
+        self, needed: list[str], method: Method, registration: Registration, pinned: PinnedBase, base: LoadedBase
+    ) -> Reader:
+        return reader(self.site, self.plan, self.attempt, needed, method, registration, pinned, base)
+
     def _or_zero(self, unit: str, row: Row | None, withdrawn: frozenset[str]) -> Row:
         """The row; a zero row and a log line for a unit that has none (PRIVACY 17), no line for one that withdrew."""
         if row is not None and np.isfinite(row).all():
@@ -239,79 +298,6 @@ class Preparation:
         if unit not in withdrawn:
             self.site.log(f"zero row: {unit} has no finite row, or could not be computed")
         return np.zeros(self._stage.dimension, dtype=np.float32)
-
-    def _reader(
-        self, needed: list[str], method: Method, registration: Registration, pinned: PinnedBase, base: LoadedBase
-    ) -> "_Reader":
-        """Reads units whose records are still what was registered; the others have none (PRIVACY 17)."""
-        table, gone = registration.table, withdrawn_units(self.site, registration)
-        plan, units, checked = self.plan, table.units(), np.zeros(len(table.records), dtype=np.bool_)
-        checked[[index for unit in needed for index in units[unit]]] = True
-        label = f"{self.site.config.site}: reading images"
-        with limited(self.site.log) as log, reporter().task(label, len(table.records)) as progress:
-            listed = present(table, plan.privacy.unit, plan.data.unit_column, log)
-            staying = np.array([record.unit not in gone for record in table.records], dtype=np.bool_)
-            for index in np.flatnonzero(~listed & staying):
-                log(f"zero row: {table.source} no longer lists {table.records[index].file} with its unit")
-            cache = cache_of(self.site, registration.data)
-            if gone:  # what a process that ran through the withdrawal wrote after it
-                erase_latents(cache, table, np.flatnonzero(~staying).tolist())
-            latents = cached_latents(cache, table, listed & staying, checked, pinned, base, log, progress)
-        return _Reader(self, method, table, units, latents, gone)
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """One unit's records at a time, those alone that enter its row."""
-
-    preparation: Preparation
-    method: Method
-    table: RecordTable
-    units: dict[str, list[int]]
-    latents: Latents
-    withdrawn: frozenset[str]
-
-    def unit(self, unit: str) -> UnitRecords | None:
-        """The unit's records with randomness of its own; None, and a line in node.log, where there are none.
-
-        Whatever else goes wrong here goes wrong with this unit alone, and must not show outside (PRIVACY 17).
-
-        Raises:
-            FolderError: the cache of latents cannot be read.
-        """
-        log = self.preparation.site.log
-        if unit in self.withdrawn:
-            return None  # and no line: node.log names nobody who withdrew
-        try:
-            found = self._read(unit)
-        except FolderError:
-            raise  # the site's own disk, whoever was to be read
-        except Exception as error:  # noqa: BLE001 - as above
-            log(f"zero row: {unit} cannot be read: {type(error).__name__}: {error}")
-            return None
-        if found is None:
-            log(f"zero row: {unit} has no readable record" + (" of a listed class" if self._has_classes else ""))
-        return found
-
-    def _read(self, unit: str) -> UnitRecords | None:
-        plan, records = self.preparation.plan, self.table.records
-        readable = [
-            index
-            for index in self.units[unit]
-            if self.latents.readable[index] and plan.data.takes(records[index].columns)
-        ]
-        if not readable:
-            return None
-        generator = row_generator(row_key(self.preparation.site.secret(), *self.preparation.attempt, unit))
-        entering = [readable[place] for place in self.method.entering(len(readable), generator)]
-        word, columns = self.method.token, [records[index].columns for index in entering]
-        captions = tuple(fill_caption(plan.data.caption, word, one) for one in columns)
-        classes = np.array([plan.data.class_of(one) for one in columns]) if self._has_classes else None
-        return UnitRecords(self.latents.of(entering), captions, generator, classes=classes)
-
-    @property
-    def _has_classes(self) -> bool:
-        return self.preparation.plan.data.class_column is not None
 
 
 @lru_cache(maxsize=8)  # one copy for each device
@@ -361,7 +347,10 @@ def dry_run(site: SiteDir, pinned: PinnedBase, method: Method) -> None:
         if isinstance(method, PreparedMethod):
             method.prepare(pinned, base)
         where = (device, config.dtype, base, _unheard)
-        if isinstance(method, SummingMethod) and method.sums(pinned):
+        if isinstance(method, ShardedMethod):
+            query = method.query(base, method.initial_state(pinned))
+            ShardWorker(method, pinned, device, config.dtype, base, query, "", bytes(KEY_BYTES)).check()
+        elif isinstance(method, SummingMethod) and method.sums(pinned):
             sums = SumWorker(*where, make=partial(_clipped_sum, method, state, _DRY_SCALE, _DRY_SCALE))
             sums.lighter = [
                 (advice, replace(sums, make=partial(_clipped_sum, less, state, _DRY_SCALE, _DRY_SCALE)))

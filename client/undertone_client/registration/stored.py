@@ -6,6 +6,7 @@ whose images a plan reads.
 
 import json
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from undertone.core.canonical import canonical_json
@@ -148,7 +149,7 @@ def _read(site: SiteDir, path: Path) -> Registration:
         unit_column=values["unit_column"],
         caption=values["caption"],
         class_column=values["class_column"],
-        table=RecordTable(root, tuple(_record(json.loads(line)) for line in lines), source),
+        table=RecordTable(root, _records(b"\n".join(lines)), source),
     )
 
 
@@ -174,6 +175,12 @@ def _as_bytes(registration: Registration) -> bytes:
         for record in table.records
     ]
     return b"\n".join([head, *lines]) + b"\n"
+
+
+@lru_cache(maxsize=32)
+def _records(lines: bytes) -> tuple[Record, ...]:
+    """The records of a registration, whose seal was checked: they are read in every round, and hardly ever change."""
+    return tuple(_record(json.loads(line)) for line in lines.splitlines())
 
 
 def _record(values: tuple[str, str, dict[str, str], int, int, str, str]) -> Record:

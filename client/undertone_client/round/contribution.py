@@ -26,4 +26,4 @@ def site_total(plan: Plan, attempt: AttemptKey, state_digest: str, store: Attemp
     total = store.finished_sum(attempt, state_digest, stage.dimension)
     if total is None:
         raise ProtocolError(f"round {attempt[1]}, attempt {attempt[2]} was not prepared")
-    return site_sum_of_integers(total, stage.grid.as_grid())
+    return site_sum_of_integers(total, stage.grid.as_grid(), stage.relation)

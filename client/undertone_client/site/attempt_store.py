@@ -7,7 +7,7 @@ is called ready: how long reading it and forgetting it take says nothing of how 
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -227,10 +227,25 @@ class AttemptStore:
         if units:
             self._run(statement, [(*attempt, unit) for unit in units])
 
-    def withdraw(self, digest: str, units: Sequence[str]) -> tuple[int, int]:
+    def keep_only(self, attempt: AttemptKey, names: Collection[str]) -> None:
+        """Drop the finished rows of an attempt that have other names: rows of shards that hold other records now."""
+        self._drop_rows(attempt, self.finished(attempt) - set(names))
+
+    def _drop_rows(self, attempt: AttemptKey, names: Collection[str]) -> int:
+        statement = "DELETE FROM rows WHERE digest = ? AND round = ? AND attempt = ? AND unit = ?"
+        if names:
+            self._run(statement, [(*attempt, name) for name in sorted(names)])
+        return len(names)
+
+    def withdraw(self, digest: str, units: Sequence[str], shards: Collection[str] = ()) -> tuple[int, int]:
         """Make the rows of units zero rows in all attempts of a study, and drop its unfinished sums, which begin anew.
 
         Their tombstones stand by now: whoever makes a sum meanwhile sees them in its own turn, or wrote before this.
+
+        Args:
+            digest: of the plan.
+            units: who was withdrawn.
+            shards: how the names of rows of their shards begin; these are dropped, and made anew without them.
 
         Returns:
             how many rows there were; how many finished sums stay: whose rows are in a sum cannot be told from it.
@@ -239,6 +254,9 @@ class AttemptStore:
         for attempt in self._attempts(digest):
             found += len(self.finished(attempt) & set(units))
             self.zero_rows(attempt, units)
+            found += self._drop_rows(
+                attempt, {row for row in self.finished(attempt) if shards and row.startswith(tuple(shards))}
+            )
             with self.turn():
                 finished += self._finished_of(attempt).exists()
                 self.drop_sum(attempt)

@@ -13,6 +13,7 @@ ledger.sqlite   what was spent on this site's data
 node.log        refusals, and records that became zero rows; what is older is in node.log.1, and no more is kept
 strangers.log   requests that were refused before the coordinator's signature was seen to hold; one older file too
 audit/          what was decided here, when and by whom: hash-chained, never rewritten (`audit_log.py`)
+shards/         what is made of the shards of a study, where rows are of shards, and what they remember
 cache/          latents of the site's images, a folder for each data set
 datasets/       for each data set where it lies, its unit, published figure and cap; and who was withdrawn
 pending/        plans of known coordinators that wait for a person to approve them

@@ -96,7 +96,7 @@ def _of_size(plan: Plan, policy: Policy) -> Iterator[Violation]:
     """Among how many sites and patients a site's own are hidden."""
     if policy.fewest_sites is None or plan.quorum < policy.fewest_sites:
         yield _too_few("fewest_sites", plan.quorum, policy.fewest_sites, "the sites of the smallest sum")
-    units, unit = sum(plan.cohort.units.values()), plan.privacy.unit
+    units, unit = sum(plan.patients.values()), plan.privacy.unit
     patients = units if unit == "patient" else 0
     if policy.fewest_patients is None or patients < policy.fewest_patients:
         counted = (

@@ -22,6 +22,8 @@ SIGMA = 1 << 38
 """Sigma in grid units: the largest that the sampler draws exactly."""
 SENSITIVITY = 1 << 24
 """Delta in grid units: s C is at most 2^22, and no relation multiplies it by more than four."""
+SHARDS = 4096
+"""Of a site; each is worked on by itself in every round."""
 WORD = (1 << 31) - 1
 """Site clamp and noise margin, which share a word of 32 bits."""
 RATIO = 1e30

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from undertone.core.captions import caption_columns
 from undertone.errors import PlanChanged, StudyError
@@ -38,6 +38,18 @@ class ClassedMethod(Method, Protocol):
             base: the base's files.
             median: of the lengths of a method's rows of public drawings.
         """
+
+
+class _Classed(Protocol):
+    """A method's name, and the classes that it learns something for."""
+
+    name: ClassVar[str]
+
+    @property
+    def per_class(self) -> bool: ...
+
+    @property
+    def classes(self) -> Sequence[str]: ...
 
 
 class NamesClasses:
@@ -105,7 +117,7 @@ def check_classes(method: Method, classes: Sequence[str]) -> None:
         raise PlanChanged(f"{method.name} learns something for each class, and the plan has none")
 
 
-def check_told(method: ClassedMethod, base: PinnedBase, caption: str) -> None:
+def check_told(method: _Classed, base: PinnedBase, caption: str) -> None:
     """The base is told what the study's captions are: of a class base a class's name and nothing else.
 
     Raises:

@@ -3,8 +3,9 @@
 Nor does it know of studies and plans: it gets its own options, a caption and a base. No torch here.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -270,58 +271,6 @@ class PreparedMethod(Method, Protocol):
         """
 
 
-@runtime_checkable
-class AffordableMethod(Method, Protocol):
-    """A method that "auto" may give what takes long to make on a large base."""
-
-    def affordable(
-        self, base: PinnedBase, chosen: Collection[str], quick: Callable[[Method, int], bool]
-    ) -> tuple[Method, Said]:
-        """This method, without what would take long or not fit; and what was left out.
-
-        Args:
-            base: the base's files.
-            chosen: keys that "auto" chose; what the study asks for stays.
-            quick: whether so many rows of a method are a matter of a minute or so on this base.
-        """
-
-
-@runtime_checkable
-class AveragingMethod(Method, Protocol):
-    """A method whose row is a mean over K draws, taken before the clip: K costs compute and no privacy."""
-
-    def averaging(self) -> Sequence[tuple[str, "Method"]]:
-        """The same method with half and with double K, as far as its keys go; each with the key that says so."""
-
-
-@runtime_checkable
-class SteppingMethod(Method, Protocol):
-    """A method whose steps have a length to choose: its key `automatic.measured`, which may be "auto"."""
-
-    def step_scale(self, base: PinnedBase) -> float | None:
-        """The public length that steps are measured by, where the base's files say it; None: drawings do."""
-
-    def public_distance(self, base: Base, caption: str, count: int) -> float:
-        """That length by the first `count` public drawings: how far from the start the lowest loss of one lies.
-
-        Raises:
-            StudyError: drawings do not say.
-        """
-
-    def automatic_rate(self, scale: float, clip_norm: float, rounds: int, dimension: int) -> tuple[float, str]:
-        """What "auto" is, from that length, C, T and d alone; and why, in a line."""
-
-
-@runtime_checkable
-class WarmStarted(Method, Protocol):
-    """A method whose w can be trained in the ordinary way, on images that are public or were released already."""
-
-    def warm_start(
-        self, base: Base, latents: NDArray[np.float32], classes: NDArray[np.int64] | None, steps: int, seed: int
-    ) -> NDArray[np.float32]:
-        """`w` [d] after `steps` on latents [n, c, h, w] of classes [n], places in the list; by a public seed alone."""
-
-
 def settled(method: Method, base: PinnedBase, caption: str) -> tuple[Method, Said]:
     """As `PreparedMethod.settled`; another method as it is, with nothing said."""
     return method.settled(base, caption) if isinstance(method, PreparedMethod) else (method, ())
@@ -368,6 +317,54 @@ class StagedMethod(Method, Protocol):
 
 
 @runtime_checkable
+class ShardedMethod(Method, Protocol):
+    """A method whose rows are of shards of a site's units, in place of units (PRIVACY 15).
+
+    Sites are sent a query and never w. In its shard stand those of a unit's records that `entering` names, drawn once
+    for all rounds. Its `rows` and `step` raise `MechanismViolation`: nothing may call them.
+    """
+
+    @property
+    def shards(self) -> int:
+        """How many each site has, S; public."""
+
+    def sent(self, base: PinnedBase) -> int:
+        """How many values a query has."""
+
+    def row(self, base: PinnedBase) -> int:
+        """How many values a row has."""
+
+    def query(self, base: Base, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What sites are sent in place of w, [sent]; follows from the public state alone (its round is in there)."""
+
+    def check_query(self, base: PinnedBase, query: NDArray[np.float32]) -> None:
+        """Before anything is made of a query: raise `PlanChanged` for one that no coordinator can have made, [sent]."""
+
+    def step_on(self, base: Base, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
+        """As `step`, through the student; `mean` [row], the noised sum over s N, N as many shards as answered."""
+
+    def prepared(self, base: Base, shard: UnitRecords) -> NDArray[np.float32]:
+        """What a shard's rows need of its records in all rounds (its latents, their classes, a trained teacher), flat.
+
+        A function of the shard, its generator and public things alone; made once, kept at the node, never sent. Steps
+        and batches are public numbers, whatever the shard holds. An empty shard is never asked for.
+        """
+
+    def memory(self, base: PinnedBase) -> int:
+        """How many values a shard keeps from round to round; 0: none."""
+
+    def shard_row(
+        self,
+        base: Base,
+        query: NDArray[np.float32],
+        prepared: NDArray[np.float32],
+        memory: NDArray[np.float32] | None,
+        generator: np.random.Generator,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """A shard's row [row], and its memory [memory] after a round that is answered; None: before the first."""
+
+
+@runtime_checkable
 class NoiseAware(Method, Protocol):
     """A method whose step needs the size of the noise, which is public: it subtracts what noise adds to squares."""
 
@@ -379,12 +376,14 @@ def stages_of(method: Method, base: PinnedBase) -> Sequence[MethodStage]:
     """The stages of any method; most have one, of rows as long as w."""
     if isinstance(method, StagedMethod):
         return method.stages(base)
+    if isinstance(method, ShardedMethod):
+        return [MethodStage("", method, method.row(base), check=partial(method.check_query, base))]
     return [MethodStage("", method, method.dimension(base))]
 
 
 def sent_by(method: Method, base: PinnedBase) -> int:
-    """How many values of the state sites are sent; of most methods w."""
-    return method.sent(base) if isinstance(method, StagedMethod) else method.dimension(base)
+    """How many values of the state sites are sent, of most methods w; of a query in place of them."""
+    return method.sent(base) if isinstance(method, StagedMethod | ShardedMethod) else method.dimension(base)
 
 
 def check_needs(method: Method, base: PinnedBase) -> None:

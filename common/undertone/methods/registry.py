@@ -12,6 +12,7 @@ from undertone.methods.lora.selection import SelectingLoRA
 from undertone.methods.protocol import Method
 from undertone.methods.prototypes.method import DPPrototypes
 from undertone.methods.release_format import ReleaseFormat
+from undertone.methods.sad.method import DPSAD
 from undertone.methods.textual_inversion.dpagg_ti import DPAggTI
 from undertone.methods.textual_inversion.dpsgd_ti import DPSGDTI
 
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     DPLDM.name: DPLDM,
     DPPrototypes.name: DPPrototypes,
     DPDM.name: DPDM,
+    DPSAD.name: DPSAD,
 }
 
 

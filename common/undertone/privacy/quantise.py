@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from undertone.errors import MechanismViolation, StudyError
 from undertone.gradients.clipping import LARGEST_CLIP_UNITS, MARGIN, SMALLEST_CLIP_UNITS
-from undertone.privacy.stages import ClippedSum, Contributions, Sensitivity
+from undertone.privacy.stages import PER_ROW, ClippedSum, Contributions, Sensitivity
 
 # A row of d values of like size has them at s C / sqrt(d): below this, cutting would cost a good part of each.
 _SMALLEST_VALUE_UNITS = 64
@@ -33,7 +33,7 @@ class Grid:
 
     Attributes:
         scale: s, a power of two: one float unit is s grid units.
-        clip_units: s*C, the L2 bound of a quantised row, which is Delta.
+        clip_units: s*C, the L2 bound of a quantised row, which is Delta where rows are of units.
         site_clamp: B, the bound on each coordinate of a site's sum.
         modulus_bits: b, the width of the wire's modulus.
     """
@@ -160,12 +160,14 @@ def sum_of_blocks(blocks: Iterable[Contributions], dimension: int, grid: Grid) -
     return total
 
 
-def site_sum_of_integers(total: NDArray[np.int64], grid: Grid) -> ClippedSum:
+def site_sum_of_integers(total: NDArray[np.int64], grid: Grid, relation: str = PER_ROW) -> ClippedSum:
     """`site_sum` of rows that were cut to integers and summed before, [d]: here, or as they were made (`gradients/`).
 
-    Each of them was at most clip_units long, in integers: so is what one unit moves, before and after the clamp.
+    Each of them was at most clip_units long, in integers: so is what one unit moves, before and after the clamp. Where
+    rows are of shards, a unit turns one such row into another, and moves twice as much (PRIVACY 15).
     """
-    return ClippedSum(np.clip(total, -grid.site_clamp, grid.site_clamp), Sensitivity(l2=grid.clip_units))
+    clamped = np.clip(total, -grid.site_clamp, grid.site_clamp)
+    return ClippedSum(clamped, Sensitivity.of(grid.clip_units, relation))
 
 
 def to_ring(values: NDArray[np.int64]) -> NDArray[np.uint32]:

@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 PER_ROW = "add/remove one unit, quantised per row"
+PER_SHARD = "add/remove one unit of a shard, quantised per shard"
+# What one unit moves, in rows of length s C at most: its own comes or goes; its shard's becomes another.
+_ROWS_MOVED = {PER_ROW: 1, PER_SHARD: 2}
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,11 @@ class Sensitivity:
 
     l2: int
     relation: str = PER_ROW
+
+    @classmethod
+    def of(cls, clip_units: int, relation: str) -> "Sensitivity":
+        """Delta of sums of rows of length s C = `clip_units` at most: s C, or 2 s C where rows are of shards."""
+        return cls(_ROWS_MOVED[relation] * clip_units, relation)
 
 
 @dataclass(frozen=True)

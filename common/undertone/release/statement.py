@@ -22,6 +22,15 @@ _FLOATING_POINT = (
     "proved; from clipping on there are only integers: the length of each unit's row is checked in integers before it "
     "is added, and noise is drawn exactly"
 )
+_FLOATING_POINT_OF_SHARDS = (
+    "rows are computed one shard at a time, and no other shard has any part in one; from clipping on there are only "
+    "integers: the length of each shard's row is checked in integers before it is added, and noise is drawn exactly"
+)
+_SAMPLING = "Poisson, independent secret coins at each site"
+_SPLIT = (
+    "none: at each site the units are split into {shards} shards by a secret of the site, and every shard is in every "
+    "sum; a unit changes the row of one shard, from one vector of the clip norm's length at most to another"
+)
 UNIT_MEANS = {
     "record": "one image",
     "patient": "one patient at one site, with all her images there; the same person at two sites is two units, "
@@ -86,7 +95,7 @@ def privacy_statement(
         **_classes(plan),
         "model": {"base": plan.model.base, "revision": plan.model.revision, "licence": plan.model.licence},
         "cohort": {
-            "units_public": dict(plan.cohort.units),
+            "units_public": dict(plan.patients),
             "units_origin": plan.cohort.units_origin,
             "sites_in_every_sum": list(took_part.everywhere),
             "fewest_sites_in_a_sum": took_part.fewest,
@@ -175,11 +184,11 @@ def _mechanism(plan: Plan, charges: int, sites: int) -> dict[str, Json]:
     common: dict[str, Json] = {
         "name": _MECHANISMS[privacy.noise],
         "noise_placement": privacy.noise,
-        "sampling": "Poisson, independent secret coins at each site",
+        "sampling": _SAMPLING if plan.method.shards is None else _SPLIT.format(shards=plan.method.shards),
         "rounds": privacy.rounds,
         "max_attempts": privacy.max_attempts,
         "attempts_charged": charges,
-        "floating_point": _FLOATING_POINT,
+        "floating_point": _FLOATING_POINT if plan.method.shards is None else _FLOATING_POINT_OF_SHARDS,
     }
     if len(stages) == 1:
         return common | _of_stage(stages[0], sites)
@@ -236,7 +245,9 @@ def trust_assumptions(plan: Plan) -> list[Json]:
         _trust_in_noise(plan),
         *_trust_in_aggregation(plan),
         *_trust_in_classes(plan),
-        "Each node is trusted to clip and to keep its coins secret.",
+        "Each node is trusted to clip and to keep its coins secret."
+        if plan.method.shards is None
+        else "Each node is trusted to split its units into shards by their ids alone, and to clip.",
         f"Hyper-parameters ({', '.join(sorted(plan.method.options))}, clip norm, rounds) are taken as public: if they "
         "were tuned on the private images, that tuning cost budget which is not counted here.",
         *_trust_in_start(plan),
@@ -285,6 +296,11 @@ def _trust_in_classes(plan: Plan) -> list[str]:
 def _trust_in_timing(plan: Plan) -> str:
     """Who could learn how many units were sampled by looking at a clock (PRIVACY 17, 26)."""
     seconds = plan.privacy.ready_seconds_per_unit
+    if plan.method.shards is not None:
+        return (
+            "How long a node takes is not protected: it grows with the number of shards that hold a unit and, where "
+            "something is first made of their records, with the number of these."
+        )
     if not seconds:
         return "How long a node takes is not protected: it grows with the number of units that were sampled."
     return (

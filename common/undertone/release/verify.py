@@ -33,6 +33,7 @@ from undertone.release.manifest import check_manifest, read_part
 from undertone.release.statement import TookPart, covered_beside, privacy_statement
 from undertone.study.claim import TOLERANCE, check_claim, recompute_epsilon
 from undertone.study.plan import Plan
+from undertone.study.planned import check_shards
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,9 @@ def _claim(plan: Plan) -> tuple[float, float]:
 def _check_weights(folder: Path, plan: Plan) -> None:
     try:
         check_weights(folder, plan.method)
-        check_classes(method_for(plan.method.name, plan.method.options), plan.data.classes)
+        method = method_for(plan.method.name, plan.method.options)
+        check_classes(method, plan.data.classes)
+        check_shards(method, plan)
     except ModelError as error:
         raise NotVerified(f"the weights do not hold: {error}") from None
     except PlanChanged as error:

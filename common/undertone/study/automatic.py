@@ -8,7 +8,8 @@ numbers: no plan holds the word.
 from typing import Any
 
 from undertone.errors import StudyError
-from undertone.methods.protocol import AffordableMethod, Method, Said, SteppingMethod
+from undertone.methods.choosing import AffordableMethod, SteppingMethod
+from undertone.methods.protocol import Method, Said
 from undertone.methods.registry import method_for, method_type
 from undertone.models.pinned import PinnedBase
 from undertone.study.public_rows import UNASKED, public_distance, work

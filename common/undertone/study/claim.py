@@ -66,7 +66,7 @@ def _attempts(plan: Plan) -> str:
 
 def delta_warning(plan: Plan) -> str | None:
     """A sentence that warns about a delta above 1 / (number of units); None where delta is not."""
-    delta, units = plan.privacy.delta, sum(plan.cohort.units.values())
+    delta, units = plan.privacy.delta, sum(plan.patients.values())
     if delta * units <= 1:
         return None
     return (

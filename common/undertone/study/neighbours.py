@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from undertone.core.canonical import Json
 from undertone.errors import UndertoneError
-from undertone.methods.protocol import AveragingMethod, Method, MethodStage, stages_of
+from undertone.methods.choosing import AveragingMethod
+from undertone.methods.protocol import Method, MethodStage, ShardedMethod, stages_of
 from undertone.privacy.accounting import Event
 from undertone.study.automatic import filled
 from undertone.study.near_noise import noise_near
@@ -37,8 +38,9 @@ class Neighbour:
     """One choice and what it comes to; where `why_not` says why it cannot be planned, it has no figures.
 
     noise: the length of the noise in the mean of all rounds over C, as noise-to-signal counts it. passes: forward and
-    backward through the base, for one unit in all rounds, expected. seconds: of all units on this machine, one after
-    the other. by_rdp: whether the noise was found by RDP, and is near what a plan would have.
+    backward through the base, for one unit in all rounds, expected; with rows of shards, for the queries. seconds: of
+    all units on this machine, one after the other; of the queries. by_rdp: whether the noise was found by RDP, and is
+    near what a plan would have.
     """
 
     name: str
@@ -195,10 +197,14 @@ class _Beside:
             remark,
             noise=stages[-1].mechanism.noise_to_signal * asked[-1].method.alignment,
             passes=passes,
-            seconds=passes * sum(self.found.plan.cohort.units.values()) * self.pace.seconds,
+            seconds=passes * self._often(asked[-1].method) * self.pace.seconds,
             rounds=sum(len(stage.rounds) for stage in stages),
             attempts=sum(stage.max_attempts for stage in stages),
         )
+
+    def _often(self, method: Method) -> int:
+        """How often the base is gone through in a round: for each unit; for rows of shards once, at the coordinator."""
+        return 1 if isinstance(method, ShardedMethod) else sum(self.found.plan.cohort.units.values())
 
 
 def _phrase(message: str) -> str:

@@ -4,6 +4,7 @@ Only the plan is signed, approved and charged; its SHA-256 is *the digest*. Noth
 privacy is decided anywhere else, and nothing here is a matter of speed or place (device, folders).
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from undertone.core.text import shown
 from undertone.core.unit import SiteName
 from undertone.errors import MechanismViolation, NotApproved, PlanChanged
 from undertone.privacy.accounting import Event
+from undertone.privacy.stages import PER_ROW, PER_SHARD
 from undertone.secagg.thresholds import fault
 from undertone.study.planned_data import PlannedData
 from undertone.study.planned_parts import (
@@ -91,8 +93,9 @@ class Plan(Section):
             raise ValueError("fewer attempts than rounds")
         if len(self.cohort.units) < self.cohort.min_sites:
             raise ValueError("the roster is smaller than min_sites")
-        if self.method.sent is not None and not self.method.sent > self.method.dimension:
-            raise ValueError("sites are sent w and what stands behind it, or w alone")
+        sent, sharded = self.method.sent, self.method.shards is not None
+        if sent is not None and (sent == self.method.dimension or not (sharded or sent > self.method.dimension)):
+            raise ValueError("sites are sent w and what stands behind it, or w alone; a query of shards as it is long")
         if self.method.row == self.method.dimension:
             raise ValueError("a row that is as long as w is not written down")
         if sum(stage.rounds for stage in self.earlier) >= self.privacy.rounds:
@@ -102,12 +105,20 @@ class Plan(Section):
         for stage in self.stages:
             stage.check_grid(len(self.cohort.units), self.aggregation.wire_bits)
         self._check_noise()
+        self.cohort.check_shards(self.method.shards)
+        if self.method.shards and (self.privacy.unit == "site" or self.earlier):
+            raise ValueError("a plan of shards has one stage, and its unit is no site")
         self._check_lineage()
+
+    @property
+    def patients(self) -> Mapping[str, int]:
+        """Site -> how many units it publishes; N_i, `cohort.units`, is another figure where rows are of shards."""
+        return self.cohort.units if self.cohort.patients is None else self.cohort.patients
 
     def _check_format(self) -> None:
         """What format 1 cannot spell is not in a plan of format 1."""
         staged = self.earlier or self.method.row is not None or self.method.sent is not None
-        staged = staged or self.start is not None or self.successor is not None
+        staged = staged or self.start is not None or self.successor is not None or self.method.shards is not None
         if self.format == 1 and (self.rehearsal or self.privacy.ready_seconds_per_unit or staged or self.data.classes):
             raise ValueError("format 1 has no rehearsals, no ready time, no classes, one stage, no start and successor")
         if self.rehearsal and any(
@@ -204,6 +215,7 @@ class Plan(Section):
             grid=grid,
             noise_shares=self.noise_shares if distributed else 0,
             once_at_full_rate=not distributed and self.aggregation.rosters == "free",
+            relation=PER_ROW if self.method.shards is None else PER_SHARD,
         )
 
     def stage_of(self, round_: int) -> Stage:
@@ -239,7 +251,7 @@ class Plan(Section):
 
     @property
     def state_size(self) -> int:
-        """How many values of the public state sites are sent: w, and what their rows follow from beside it."""
+        """How many values sites are sent: w and what their rows follow from beside it, or a query in place of w."""
         return self.method.sent or self.method.dimension
 
     @property

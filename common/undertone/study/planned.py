@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from undertone.errors import PlanChanged
 from undertone.methods.classed import check_classes, prompts_by_class
-from undertone.methods.protocol import Method, MethodStage, check_needs, sent_by, stages_of
+from undertone.methods.protocol import Method, MethodStage, ShardedMethod, check_needs, sent_by, stages_of
 from undertone.methods.registry import method_for
 from undertone.models.pinned import PinnedBase
 from undertone.study.plan import Plan
@@ -19,6 +19,7 @@ def planned_method(plan: Plan, base: PinnedBase) -> Method:
     """
     method = method_for(plan.method.name, plan.method.options)
     check_classes(method, plan.data.classes)
+    check_shards(method, plan)
     check_needs(method, base)
     found = (method.layout(base).digest, method.dimension(base))
     if found != (plan.method.layout_digest, plan.method.dimension):
@@ -28,6 +29,18 @@ def planned_method(plan: Plan, base: PinnedBase) -> Method:
         )
     check_stages(plan, stages_of(method, base), sent_by(method, base))
     return method
+
+
+def check_shards(method: Method, plan: Plan) -> None:
+    """The plan counts as many shards as the method makes, or none: Delta follows from that (PRIVACY 15).
+
+    Raises:
+        PlanChanged: other numbers.
+    """
+    made = method.shards if isinstance(method, ShardedMethod) else None
+    if made != plan.method.shards:
+        said = [f"{shards or 'no'} shards at a site" for shards in (made, plan.method.shards)]
+        raise PlanChanged(f"{plan.method.name} makes {said[0]}, the plan counts {said[1]}: its Delta is another")
 
 
 def check_stages(plan: Plan, stages: Sequence[MethodStage], sent: int) -> None:

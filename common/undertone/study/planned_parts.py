@@ -35,7 +35,8 @@ class PlannedMethod(Section):
     """The method, all its options, and what it adapts: `dimension` values, w.
 
     `row`: the values of a row of the last stage, where those are not `dimension`. `sent`: the values of the state that
-    sites are sent, where that is more than w. Both stand in plan.json only there.
+    sites are sent, where that is more than w, or of the query that they are sent in place of w. `shards`: S, how many
+    shards each site's units are split into, where rows are of shards (PRIVACY 15). Each stands in plan.json only there.
     """
 
     name: str = Field(max_length=bounds.NAME)
@@ -44,11 +45,13 @@ class PlannedMethod(Section):
     layout_digest: Sha256
     row: Annotated[int, Field(ge=1, le=bounds.DIMENSION)] | None = None
     sent: Annotated[int, Field(ge=1, le=bounds.DIMENSION)] | None = None
+    shards: Annotated[int, Field(ge=1, le=bounds.SHARDS)] | None = None
 
     @model_serializer(mode="wrap")
     def _as_said(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what most plans leave unsaid."""
-        return {key: value for key, value in dumped(self).items() if key not in ("row", "sent") or value is not None}
+        unsaid = ("row", "sent", "shards")
+        return {key: value for key, value in dumped(self).items() if key not in unsaid or value is not None}
 
 
 class PlannedPrivacy(Mechanism):
@@ -72,12 +75,40 @@ class PlannedPrivacy(Mechanism):
     ready_seconds_per_unit: float = Field(default=0.0, ge=0, le=bounds.READY_SECONDS)
 
 
-class PlannedCohort(Section):
-    """The roster with each site's public figure N_i, and where the figures come from."""
+_Figures = dict[SiteName, Annotated[int, Field(ge=1, le=bounds.UNITS)]]
 
-    units: dict[SiteName, Annotated[int, Field(ge=1, le=bounds.UNITS)]] = Field(max_length=bounds.SITES)
+
+class PlannedCohort(Section):
+    """The roster with each site's public figure N_i, and where the figures come from.
+
+    `patients`: where rows are of shards, so that N_i = S at each site, how many units each site publishes; no key of
+    plan.json elsewhere. Whoever asks how many people there are asks `Plan.patients`.
+    """
+
+    units: _Figures = Field(max_length=bounds.SITES)
     units_origin: Literal["published", "filled in by simulate"]
     min_sites: int = Field(ge=2, le=bounds.SITES)
+    patients: Annotated[_Figures, Field(max_length=bounds.SITES)] | None = None
+
+    def check_shards(self, shards: int | None) -> None:
+        """Where rows are of shards each site has S of them, and how many people it has is said apart (PRIVACY 15).
+
+        Raises:
+            ValueError: other figures.
+        """
+        if shards is None:
+            if self.patients is not None:
+                raise ValueError("cohort.patients goes with a method of shards; else cohort.units counts the people")
+            return
+        if set(self.units.values()) != {shards}:
+            raise ValueError(f"N_i is not the number of shards, {shards}, at each site")
+        if set(self.patients or ()) != set(self.units):
+            raise ValueError("cohort.patients does not name each site of the roster with its public number of units")
+
+    @model_serializer(mode="wrap")
+    def _as_said(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what most plans leave unsaid."""
+        return {key: value for key, value in dumped(self).items() if key != "patients" or value is not None}
 
 
 class PlannedAggregation(Section):

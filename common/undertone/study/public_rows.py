@@ -16,7 +16,8 @@ from undertone.core.canonical import Json
 from undertone.core.code_digest import package_sha256
 from undertone.core.progress import reporter
 from undertone.core.public_cache import keep, kept
-from undertone.methods.protocol import Method, SteppingMethod
+from undertone.methods.choosing import SteppingMethod
+from undertone.methods.protocol import Method
 from undertone.models.devices import CPU, choose
 from undertone.models.pinned import PinnedBase
 from undertone.study.pace import keep_pace, pass_size

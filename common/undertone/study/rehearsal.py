@@ -51,7 +51,7 @@ def rehearsal_of(plan: Plan, name: str) -> Plan:
 def drawn_units(plan: Plan, site: str) -> int:
     """How many units a site draws for a rehearsal: some are in its sample, and they are few."""
     enough = max(_DRAWN_AT_LEAST, ceil(_DRAWN_AT_LEAST / min(stage.sampling_rate for stage in plan.stages)))
-    return min(plan.cohort.units[site], enough, _MOST_UNITS)
+    return min(plan.patients[site], enough, _MOST_UNITS)
 
 
 def rehearsal_plan(data: bytes) -> Plan | None:

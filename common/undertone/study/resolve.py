@@ -11,13 +11,14 @@ from undertone import PROTOCOL, __version__
 from undertone.core.bounds import PLAN_BYTES
 from undertone.core.code_digest import package_sha256
 from undertone.errors import ModelError, NoisyRelease, StudyError
+from undertone.methods.choosing import WarmStarted
 from undertone.methods.classed import scaled, with_classes
 from undertone.methods.classes import FLOOR
 from undertone.methods.protocol import (
     Method,
     MethodStage,
     Said,
-    WarmStarted,
+    ShardedMethod,
     check_needs,
     sent_by,
     settled,
@@ -49,7 +50,7 @@ def resolve(
 
     Args:
         study: a validated study.
-        simulated_units: N_i filled in by a simulation, where the study publishes none.
+        simulated_units: how many units each site has, filled in by a simulation where the study publishes none.
         start: what the study's `model.start` names, verified (`undertone.release.start`).
 
     Raises:
@@ -79,7 +80,7 @@ def resolved(
     """As `resolve`, with what is needed to say more about the plan than stands in it."""
     if (study.model.start is None) != (start is None):
         raise StudyError("model.start names a release, which is verified before the study is planned; both or neither")
-    units = study.cohort.units or simulated_units or {}
+    units = study.cohort.figures or simulated_units or {}
     try:
         found = _resolved(study, units, start, _successor(study, units))
     except ValidationError as error:
@@ -96,7 +97,7 @@ def _successor(study: Study, units: dict[str, int]) -> PlannedSuccessor | None:
 
     Args:
         study: of which it may be the successor.
-        units: for a successor that publishes none, as in a simulation.
+        units: how many each site has, for a successor that publishes none, as in a simulation.
 
     Raises:
         StudyError: it could not start from this study's release under one claim; why.
@@ -134,11 +135,11 @@ def _successor(study: Study, units: dict[str, int]) -> PlannedSuccessor | None:
 
 
 def _resolved(
-    written: Study, units: dict[str, int], start: PlannedStart | None, successor: PlannedSuccessor | None
+    written: Study, people: dict[str, int], start: PlannedStart | None, successor: PlannedSuccessor | None
 ) -> Resolved:
     study, chosen = filled(written)
     method = method_for(study.method.name, study.method.options)
-    _check_cohort(study, units)
+    units = _rows_of(study, method, people)
     method = with_classes(method, study.data.classes)
     base = pin(study.model.base, study.model.revision)
     check_needs(method, base)
@@ -171,14 +172,16 @@ def _resolved(
             layout_digest=layout.digest,
             row=None if last.stage.dimension == dimension else last.stage.dimension,
             sent=None if sent == dimension else sent,
+            shards=method.shards if isinstance(method, ShardedMethod) else None,
         ),
         privacy=planned_privacy(study, [one.stage for one in stages], beside),
         grid=last.stage.grid,
         data=PlannedData(**study.data.model_dump()),
         cohort=PlannedCohort(
             units=units,
-            units_origin="published" if study.cohort.units else "filled in by simulate",
+            units_origin="published" if study.cohort.figures else "filled in by simulate",
             min_sites=study.cohort.min_sites,
+            patients=people if isinstance(method, ShardedMethod) else None,
         ),
         aggregation=aggregation,
         earlier=[as_planned(one.stage) for one in stages[:-1]],
@@ -232,8 +235,13 @@ def method_options(method: Method) -> dict[str, str | int | float | bool | list[
 
 
 def units_for_signal(plan: Plan) -> int:
-    """How many units in all would bring the noise-to-signal ratio to 1."""
+    """How many units in all would bring the noise-to-signal ratio to 1; of a method of shards, how many shards."""
     return ceil(sum(plan.cohort.units.values()) * plan.privacy.noise_to_signal)
+
+
+def rows_are_of(plan: Plan) -> str:
+    """What N_i counts: units, or shards of them."""
+    return "units" if plan.method.shards is None else "shards"
 
 
 def refuse_noise(plan: Plan, base: PinnedBase) -> None:
@@ -245,20 +253,45 @@ def refuse_noise(plan: Plan, base: PinnedBase) -> None:
     ratio = plan.privacy.noise_to_signal
     if ratio > MOST_NOISE and not plan.privacy.allow_noisy:
         raise NoisyRelease(
-            f"the noise would be {ratio:.1f} times the signal: about {units_for_signal(plan)} units would bring it "
-            f"under 1, {sum(plan.cohort.units.values())} are planned. {what_works(plan, base)}. Or add sites, raise "
-            "epsilon, or say privacy.allow_noisy = true"
+            f"the noise would be {ratio:.1f} times the signal: about {units_for_signal(plan)} {rows_are_of(plan)} "
+            f"would bring it under 1, {sum(plan.cohort.units.values())} are planned. {what_works(plan, base)}. Or add "
+            "sites, raise epsilon, or say privacy.allow_noisy = true"
         )
 
 
-def _check_cohort(study: FilledStudy, units: dict[str, int]) -> None:
-    if not units:
+def _rows_of(study: FilledStudy, method: Method, people: dict[str, int]) -> dict[str, int]:
+    """N_i of each site: as many as it has units by its own public figure, or as many as it has shards (PRIVACY 15).
+
+    Raises:
+        StudyError: a key of [cohort] is missing, or goes with another method; too few sites.
+    """
+    sharded = isinstance(method, ShardedMethod)
+    key, other = ("patients", "units") if sharded else ("units", "patients")
+    if getattr(study.cohort, other):
+        why = (
+            f"rows of {method.name} are of shards of a site's units: say cohort.patients = {{ ... }}, how many units "
+            "each site publishes, and leave units out"
+            if sharded
+            else f"cohort.patients goes with a method of shards; rows of {method.name} are of units: say cohort.units"
+        )
+        raise StudyError(f"cohort.{other}: {why}")
+    if not people:
         raise StudyError(
-            "cohort.units is missing: list each site with its public number of units, as in "
-            'units = { "site-a" = 280, "site-b" = 200, "site-c" = 120 }; only simulate can fill it in'
+            f"cohort.{key} is missing: list each site with its public number of units, as in "
+            f'{key} = {{ "site-a" = 280, "site-b" = 200, "site-c" = 120 }}; only simulate can fill it in'
         )
-    if len(units) < study.cohort.min_sites:
-        raise StudyError(f"{len(units)} sites are fewer than cohort.min_sites = {study.cohort.min_sites}; add sites")
+    if len(people) < study.cohort.min_sites:
+        raise StudyError(f"{len(people)} sites are fewer than cohort.min_sites = {study.cohort.min_sites}; add sites")
+    if not isinstance(method, ShardedMethod):
+        return people
+    if study.privacy.sampling_rate != 1:
+        raise StudyError(
+            f"privacy.sampling_rate = {study.privacy.sampling_rate:g}: every shard of {method.name} is in every round, "
+            "which is a rate of 1; leave it out"
+        )
+    if study.privacy.unit == "site":
+        raise StudyError(f'privacy.unit = "site": {method.name} splits a site\'s units into shards; say another unit')
+    return dict.fromkeys(people, method.shards)
 
 
 def _check_rounds(study: FilledStudy, method: Method) -> None:

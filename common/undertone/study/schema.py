@@ -71,12 +71,23 @@ class DataTable(Section):
 
 
 class CohortTable(Section):
-    """[cohort]: the roster and each site's public round figure N_i."""
+    """[cohort]: the roster and each site's public round figure N_i.
+
+    `patients`: with a method of shards, in place of `units`, the same figure; N_i is then the number of shards.
+    """
 
     min_sites: int = Field(default=3, ge=2, le=bounds.SITES)
     units: dict[SiteName, Annotated[int, Field(ge=1, le=bounds.UNITS)]] = Field(
         default_factory=dict, max_length=bounds.SITES
     )
+    patients: dict[SiteName, Annotated[int, Field(ge=1, le=bounds.UNITS)]] = Field(
+        default_factory=dict, max_length=bounds.SITES
+    )
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """Site -> how many units it publishes, under whichever of both keys."""
+        return self.units or self.patients
 
 
 class AggregationTable(Section):

@@ -6,12 +6,13 @@ from math import ceil, sqrt
 
 from undertone.core.progress import reporter
 from undertone.errors import StudyError
-from undertone.methods.protocol import Method, MethodStage
+from undertone.methods.protocol import Method, MethodStage, ShardedMethod
 from undertone.models.pinned import PinnedBase
 from undertone.privacy.accounting import Event, GaussianEvent, calibrate
 from undertone.privacy.distributed import noise_margin, noise_share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import RING_BITS, Grid, choose_grid, too_coarse
+from undertone.privacy.stages import PER_ROW, PER_SHARD, Sensitivity
 from undertone.study.claim import epsilons
 from undertone.study.planned_parts import PlannedAggregation, PlannedPrivacy
 from undertone.study.public_rows import PublicRows, rows_for_c
@@ -98,17 +99,22 @@ def once_per_round(study: FilledStudy) -> bool:
 class _Noise:
     """The noise multiplier z, and what follows from it for a grid of `clip_units`.
 
-    `noise_shares` is t - c, 0 with central noise.
+    `noise_shares` is t - c, 0 with central noise; `relation` is the stage's.
     """
 
     multiplier: float
     noise_shares: int
     sites: int
     dimension: int
+    relation: str
+
+    def sensitivity(self, clip_units: int) -> int:
+        """Delta: s C, or 2 s C where rows are of shards."""
+        return Sensitivity.of(clip_units, self.relation).l2
 
     def sigma(self, clip_units: int) -> int:
-        """`sigma` = ceil(z Delta), Delta = s C."""
-        return max(SMALLEST_SIGMA, ceil(self.multiplier * clip_units))
+        """`sigma` = ceil(z Delta)."""
+        return max(SMALLEST_SIGMA, ceil(self.multiplier * self.sensitivity(clip_units)))
 
     def sigma_local(self, clip_units: int) -> int:
         """Deviation of a site's noise share; 0 with central noise."""
@@ -140,7 +146,7 @@ def settled_stages(
     """Each stage's noise, C and grid, in order: the last one's noise is what the others leave of the claim.
 
     `calibrated` finds noise in place of `calibrate`, for tables; no plan is made with another. `successor`: what
-    another study will charge under the same claim.
+    another study will charge under the same claim. `units`: N_i, of a method of shards S.
     """
     rounds, first, found = _rounds(study, stages), 1, list[Settled]()
     attempts = _attempts(study, stages[0].method, rounds, len(units))
@@ -168,6 +174,7 @@ def settled_stages(
             ),
             noise_shares=noise.noise_shares,
             once_at_full_rate=study.privacy.noise == "central" and rosters(study) == "free",
+            relation=noise.relation,
         )
         found.append(Settled(asked, stage, rows))
         first += count
@@ -200,7 +207,8 @@ def _noise(
     wanted, distributed = study.privacy, study.privacy.noise == "distributed"
     z = calibrated(epsilon, wanted.delta, wanted.sampling_rate, attempts, by_rdp=distributed, beside=beside)
     noise_shares = aggregation.threshold - aggregation.colluders if distributed else 0
-    return _Noise(z, noise_shares, sites, asked.row)
+    relation = PER_SHARD if isinstance(asked.method, ShardedMethod) else PER_ROW
+    return _Noise(z, noise_shares, sites, asked.row, relation)
 
 
 def _left(study: FilledStudy, successor: Sequence[Event], calibrated: Calibrated) -> float:
@@ -256,7 +264,7 @@ def _mechanism(
         sampling_rate=wanted.sampling_rate,
         sigma=sigma,
         sigma_local=sigma_local,
-        sensitivity=grid.clip_units,
+        sensitivity=noise.sensitivity(grid.clip_units),
         clip_origin=origin,
         noise_to_signal=length / (method.alignment * grid.clip_norm),
     )

@@ -17,7 +17,7 @@ from undertone.privacy.accounting import Event, GaussianEvent
 from undertone.privacy.distributed import DistributedEvent, noise_margin, noise_share_sigma
 from undertone.privacy.noise import LARGEST_SIGMA, SMALLEST_SIGMA
 from undertone.privacy.quantise import Grid, too_coarse
-from undertone.privacy.stages import PER_ROW, Sensitivity
+from undertone.privacy.stages import PER_ROW, PER_SHARD, Sensitivity
 
 ClipOrigin = Literal["study", "public images"]
 # What the last stage of a plan is called, and the only one of most plans; those before it are named in the plan.
@@ -78,6 +78,7 @@ class Stage:
         grid: s, s*C, B, b and m.
         noise_shares: how many the claim counts; 0 with central noise.
         once_at_full_rate: whether at p = 1 a site answers a round once.
+        relation: what one unit moves of a sum; another where rows are of shards (PRIVACY 15).
     """
 
     name: str
@@ -88,6 +89,7 @@ class Stage:
     grid: PlannedGrid
     noise_shares: int
     once_at_full_rate: bool
+    relation: str = PER_ROW
 
     @property
     def sampling_rate(self) -> float:
@@ -107,7 +109,7 @@ class Stage:
     @property
     def sensitivity(self) -> Sensitivity:
         """Delta and its relation; gate and receipt check both (PRIVACY 5)."""
-        return Sensitivity(self.mechanism.sensitivity, PER_ROW)
+        return Sensitivity(self.mechanism.sensitivity, self.relation)
 
     @property
     def event(self) -> Event:
@@ -139,7 +141,7 @@ class Stage:
         return self.grid.clip_units / self.grid.scale
 
     def check_grid(self, sites: int, wire_bits: int) -> None:
-        """Delta is s C, the grid is fine enough for rows of this length, and the sums of all sites fit the wire.
+        """Delta is s C, or 2 s C of shards; the grid is fine enough for its rows; sums of all sites fit the wire.
 
         Raises:
             ValueError: they do not.
@@ -151,8 +153,10 @@ class Stage:
             raise ValueError("the scale is not a power of two")
         if grid.site_clamp * sites + grid.noise_margin >= 1 << (grid.modulus_bits - 1):
             raise ValueError("the clamped sums of all sites and the noise margin do not fit the modulus")
-        if self.mechanism.sensitivity != grid.clip_units:
-            raise ValueError("the sensitivity is not the clip bound of the grid")
+        if self.sensitivity != Sensitivity.of(grid.clip_units, self.relation):
+            raise ValueError("the sensitivity is not the clip bound of the grid; where rows are of shards, twice that")
+        if self.relation == PER_SHARD and self.sampling_rate != 1:
+            raise ValueError("every shard answers every round: the sampling rate is 1")
         if too_coarse(grid.clip_units, self.dimension):
             raise ValueError("the grid is too coarse for rows of this length")
         if wire_bits != grid.modulus_bits:

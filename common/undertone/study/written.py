@@ -9,7 +9,7 @@ from undertone.core.quoting import toml_text
 from undertone.core.unit import Unit
 from undertone.errors import StudyError
 from undertone.methods.classed import ClassedMethod
-from undertone.methods.protocol import check_needs
+from undertone.methods.protocol import ShardedMethod, check_needs
 from undertone.methods.registry import METHODS, method_for
 from undertone.models.pinned import pin
 from undertone.study.automatic import filled
@@ -72,9 +72,9 @@ def _check(study: Study) -> None:
     check_needs(method, base)
     method.check(base, study.data.caption)
     settled, _ = filled(study)
-    if len(study.cohort.units) < study.cohort.min_sites:
-        raise StudyError(f"{len(study.cohort.units)} sites are fewer than three: name all sites of the study")
-    aggregation_of(settled, len(study.cohort.units))
+    if len(study.cohort.figures) < study.cohort.min_sites:
+        raise StudyError(f"{len(study.cohort.figures)} sites are fewer than three: name all sites of the study")
+    aggregation_of(settled, len(study.cohort.figures))
 
 
 def _text(answers: Answers) -> str:
@@ -167,7 +167,8 @@ def _cohort(answers: Answers) -> list[str]:
         lines.append("# PLACEHOLDERS: put in your sites, each with the round figure of units that it chose to publish.")
     else:
         lines.append("# Each site with the round figure of units that it chose to publish.")
-    return [*lines, f"units = {{ {units} }}"]
+    key = "patients" if isinstance(method_for(answers.method, {}), ShardedMethod) else "units"
+    return [*lines, f"{key} = {{ {units} }}"]
 
 
 def _quoted(text: str) -> str:

@@ -15,7 +15,7 @@ from undertone.study.claim import check_claim, delta_warning, epsilons
 from undertone.study.clip_check import ClipCheck, check_clip, refuse_clip
 from undertone.study.neighbours import Neighbour, Neighbours, neighbours
 from undertone.study.plan import Plan
-from undertone.study.resolve import Resolved, refuse_noise, resolved, units_for_signal
+from undertone.study.resolve import Resolved, refuse_noise, resolved, rows_are_of, units_for_signal
 from undertone.study.schema import load_study
 from undertone.study.stage import LAST
 from undertone_cli.console import Bars, err, lines, out, table
@@ -29,7 +29,7 @@ def describe(plan: Plan, check: ClipCheck | None = None, said: Said = ()) -> lis
 
     `said` is what the method found on the base (`Resolved.said`).
     """
-    privacy, total = plan.privacy, sum(plan.cohort.units.values())
+    privacy, total = plan.privacy, sum(plan.patients.values())
     return [
         (
             "method",
@@ -40,8 +40,9 @@ def describe(plan: Plan, check: ClipCheck | None = None, said: Said = ()) -> lis
         ("unit", f"{privacy.unit}, {privacy.adjacency}"),
         (
             "units",
-            ", ".join(f"{site} {count}" for site, count in plan.cohort.units.items()) + f" ({total} in all)",
+            ", ".join(f"{site} {count}" for site, count in plan.patients.items()) + f" ({total} in all)",
         ),
+        *_shards(plan),
         *_claim(plan),
         *_mechanism(plan, check),
         ("rounds, attempts", f"{privacy.rounds}, at most {privacy.max_attempts}"),
@@ -51,11 +52,19 @@ def describe(plan: Plan, check: ClipCheck | None = None, said: Said = ()) -> lis
         *_noise(plan),
         (
             "noise-to-signal",
-            f"{privacy.noise_to_signal:.2f}; {units_for_signal(plan)} units would bring it to 1",
+            f"{privacy.noise_to_signal:.2f}; {units_for_signal(plan)} {rows_are_of(plan)} would bring it to 1",
         ),
         *_noise_over_public_rows(plan, check),
         *_delta(plan),
     ]
+
+
+def _shards(plan: Plan) -> list[tuple[str, str]]:
+    """What rows are of, where they are of no units, and what that makes of Delta (PRIVACY 15)."""
+    if plan.method.shards is None:
+        return []
+    total = sum(plan.cohort.units.values())
+    return [("shards", f"{plan.method.shards} at each site ({total} in all), each in every round; Delta is 2 s C")]
 
 
 def show(found: Resolved, check: ClipCheck) -> None:
@@ -66,7 +75,7 @@ def show(found: Resolved, check: ClipCheck) -> None:
         table("stages", ["", *(stage.name for stage in plan.stages)], stage_rows(plan))
 
 
-def show_neighbours(beside: Neighbours) -> None:
+def show_neighbours(beside: Neighbours, *, sharded: bool) -> None:
     """Print what the same claim and C come to with one thing chosen otherwise."""
     columns = ["", "noise / C", "passes", "time here", "rounds", "attempts"]
     table("beside it, at the same epsilon and C", columns, [_neighbour(row) for row in beside.rows])
@@ -74,6 +83,9 @@ def show_neighbours(beside: Neighbours) -> None:
     notes = [(row.name, f"cannot be: {row.why_not}" if row.why_not else row.remark) for row in beside.rows[1:]]
     passes = "forward and backward through the base, for a unit in all rounds"
     seconds = f"all units one after the other on this machine, {pace.seconds:.2g} s a pass, {pace.origin}"
+    if sharded:
+        passes = "forward and backward through the base, of the coordinator in all rounds: shards need none"
+        seconds = f"of the coordinator on this machine, {pace.seconds:.2g} s a pass, {pace.origin}"
     lines([*notes, ("passes", passes), ("time here", seconds)])
     if any(row.by_rdp for row in beside.rows):
         lines([("~", "found by RDP, which is quick: within some hundredths of what a plan would say")])
@@ -320,7 +332,7 @@ def command(study: Path, as_json: bool, beside_too: bool, measure_rows: bool) ->
     else:
         show(found, check)
         if beside is not None:
-            show_neighbours(beside)
+            show_neighbours(beside, sharded=plan.method.shards is not None)
         lines([("digest", plan.digest)])
     refuse_noise(plan, found.base)
     refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)

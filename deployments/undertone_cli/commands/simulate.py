@@ -186,10 +186,9 @@ def _check_same_study(study_file: Path, folder: Path) -> None:
 
 
 def _check_roster(study: Study, shares: dict[str, SiteData]) -> None:
-    if study.cohort.units and set(study.cohort.units) != set(shares):
-        raise StudyError(
-            f"cohort.units names {', '.join(sorted(study.cohort.units))}; the data hold {', '.join(sorted(shares))}"
-        )
+    named, key = study.cohort.figures, "units" if study.cohort.units else "patients"
+    if named and set(named) != set(shares):
+        raise StudyError(f"cohort.{key} names {', '.join(sorted(named))}; the data hold {', '.join(sorted(shares))}")
     for site in shares:
         if not re.fullmatch(SITE_NAME, site):
             raise DataError(f'"{site}" cannot name a site: use small letters, digits, - and _, at most 63')

@@ -30,6 +30,14 @@ PLANS: dict[str, dict[str, Any]] = {
     "free rosters": {"aggregation": secure(4, rosters="free"), "min_sites": 3, **ROUNDS},
     "distributed": {"aggregation": secure(4), "min_sites": 3, "noise": "distributed", "sigma": 4096},
     "plain": {"aggregation": PLAIN, "unit": "record"},
+    "shards": {
+        "aggregation": secure(4),
+        "min_sites": 3,
+        "sharded": {},
+        "rounds": 40,
+        "max_attempts": 46,
+        "sigma": 8192,
+    },
 }
 
 
@@ -47,7 +55,7 @@ def asked(plan: Plan, **changes: Any) -> Asked:
         folder="/data/chest",
         unit=plan.privacy.unit,
         unit_column=plan.data.unit_column,
-        publish=plan.cohort.units["clinic-a"],
+        publish=plan.patients["clinic-a"],
         epsilon=8.0,
         delta=1e-5,
     )

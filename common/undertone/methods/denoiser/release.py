@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from undertone.core.text import shown
 from undertone.errors import ModelError, UnfitWeights
-from undertone.methods.dpdm.initial_weights import TABLE
-from undertone.methods.dpdm.options import Figures
+from undertone.methods.denoiser.initial_weights import TABLE
+from undertone.methods.denoiser.options import Figures
 from undertone.methods.release_format import Description, Respelled, Shapes, Weights
 from undertone.models.class_names import labels_for
 from undertone.models.interface import Base
@@ -47,7 +47,7 @@ class DenoiserFile:
         Raises:
             UnfitWeights: the base has another UNet or fewer classes, or a figure is none of a study.
         """
-        from undertone.methods.dpdm.drawing import DenoisingDrawer, put_in  # torch
+        from undertone.methods.denoiser.drawing import DenoisingDrawer, put_in  # torch
 
         held = weights[FILE]
         figures, classes = _read(base, held)
@@ -61,7 +61,7 @@ class DenoiserFile:
 
     def fuse(self, base: Base) -> None:
         """The UNet is the release's already; its classes' names and how it draws are written beside it."""
-        from undertone.methods.dpdm.drawing import beside  # torch
+        from undertone.methods.denoiser.drawing import beside  # torch
 
         base.pipeline.beside.update(beside(base))
         names = {row: name for name, row in base.labels.items()}

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from undertone.gradients.engine import GradientEngine, LossPerRow, UnitBatch
-from undertone.methods.dpdm.initial_weights import TABLE
-from undertone.methods.dpdm.options import OF_LATENTS, OF_PIXELS, Figures
+from undertone.methods.denoiser.initial_weights import TABLE
+from undertone.methods.denoiser.options import OF_LATENTS, OF_PIXELS, Figures
 from undertone.methods.gradient.trained import EngineTrained
 from undertone.methods.gradient.unit_gradients import RowLoss
 from undertone.models.interface import Base
@@ -107,9 +107,13 @@ class TrainedDenoiser(EngineTrained):
     def condition(self, captions: Sequence[str], batch: UnitBatch) -> Tensor | None:
         """The label of each row's class, int64 [rows]; None where the base is told nothing."""
         del batch
+        return self.told(captions)
+
+    def told(self, names: Sequence[str]) -> Tensor | None:
+        """The label of each class, "" for none, int64 [n]; None where the base is told nothing."""
         if not self._rows:
             return None
-        return torch.tensor([self._labels[caption] for caption in captions], device=self._base.device)
+        return torch.tensor([self._labels[name] for name in names], device=self._base.device)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What w moves, for training that is not private; the class embedding first, whole."""
@@ -119,6 +123,13 @@ class TrainedDenoiser(EngineTrained):
     def moved(self) -> NDArray[np.float32]:
         """`w` as it is now, [D]."""
         whole = torch.cat([one.detach().flatten() for one in self.parameters()]).cpu().numpy()
+        return whole if self._order is None else whole[self._order]
+
+    def gradient(self, value: Tensor) -> NDArray[np.float32]:
+        """D value / d w, [D], by plain autograd; zero for what the value does not depend on."""
+        parameters = self.parameters()
+        found = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+        whole = torch.cat([one.flatten() for one in found]).float().cpu().numpy()
         return whole if self._order is None else whole[self._order]
 
     def gradients(self, losses: LossPerRow, batch: UnitBatch) -> NDArray[np.float32]:

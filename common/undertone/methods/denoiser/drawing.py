@@ -10,12 +10,27 @@ from PIL import Image
 from torch import Tensor
 
 from undertone.errors import MechanismViolation
-from undertone.methods.dpdm.denoising import network_of, parametrisation_of, row_loss
-from undertone.methods.dpdm.initial_weights import TABLE
-from undertone.methods.dpdm.options import Figures
+from undertone.methods.denoiser.denoising import network_of, parametrisation_of, row_loss
+from undertone.methods.denoiser.initial_weights import TABLE
+from undertone.methods.denoiser.options import Figures
 from undertone.models.interface import Base
 from undertone.models.samplers import Denoise, Sampler, guided
-from undertone.training.parametrisations import EDM, denoised
+from undertone.training.parametrisations import EDM, Parametrisation, denoised
+
+
+def sampler_of(of: Parametrisation, figures: Figures) -> Sampler:
+    """The sampler of a study, over noise levels that the parametrisation learns."""
+    least, most = of.reach
+    return Sampler(
+        figures.sampler,
+        sigma_min=max(figures.sigma_min, least),
+        sigma_max=min(figures.sigma_max, most),
+        rho=figures.rho,
+        churn=figures.churn,
+        churn_min=figures.churn_min,
+        churn_max=figures.churn_max,
+        churn_noise=figures.churn_noise,
+    )
 
 
 class DenoisingDrawer:
@@ -23,17 +38,7 @@ class DenoisingDrawer:
 
     def __init__(self, base: Base, figures: Figures) -> None:
         self._base, self._figures, self._of = base, figures, parametrisation_of(base, figures)
-        least, most = self._of.reach
-        self._sampler = Sampler(
-            figures.sampler,
-            sigma_min=max(figures.sigma_min, least),
-            sigma_max=min(figures.sigma_max, most),
-            rho=figures.rho,
-            churn=figures.churn,
-            churn_min=figures.churn_min,
-            churn_max=figures.churn_max,
-            churn_noise=figures.churn_noise,
-        )
+        self._sampler = sampler_of(self._of, figures)
 
     @torch.no_grad()
     def __call__(

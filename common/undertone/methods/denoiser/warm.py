@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from undertone.core.progress import reporter
 from undertone.errors import MechanismViolation, StudyError
 from undertone.gradients.engine import UnitBatch
-from undertone.methods.dpdm.denoising import TrainedDenoiser
+from undertone.methods.denoiser.denoising import TrainedDenoiser
 from undertone.methods.gradient.unit_gradients import RowLoss
 from undertone.models.interface import Base
 

@@ -1,0 +1,1 @@
+"""The method that distils teachers of shards into one denoiser."""
