@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Tests of one file stay in one process: they share what takes long to make.
 PARALLEL := -n logical --maxprocesses 8 --dist loadfile
-PARTS := $(addprefix benchmarks/,contestants.py deployed_app.py digit_sets.py emulation.py report.py subjects.py)
+PARTS := $(addprefix benchmarks/,contestants.py deployed_app.py digit_sets.py digit_studies.py emulation.py report.py subjects.py)
 BENCHMARKS := $(filter-out $(PARTS),$(wildcard benchmarks/*.py))
 
 .PHONY: help install demo demo-deployment test test-all test-long check bench proto clean

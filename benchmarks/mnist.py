@@ -2,7 +2,7 @@
 
     python benchmarks/mnist.py --data FILE.npz [--set mnist digits] [--rows real autoencoder dp-prototypes]
                                [--epsilons 1 10] [--seeds 1 2 3] [--letters BASE] [--keep FOLDER] [--results FILE]
-                               [--images 20000] [--json FILE]
+                               [--images 20000] [--gpu] [--device auto] [--inception FILE] [--json FILE]
 
 FILE.npz has MNIST's train_images, train_labels, test_images and test_labels; UNDERTONE_MNIST names it too. The public
 base knows letters alone: the benchmark makes it once by examples/pretrain-letters.toml (--letters: one that is there).
@@ -11,7 +11,8 @@ release draws as many images of each digit; a CNN of fixed settings is trained o
 the end. Beside the studies: what each starts from (epsilon 0) and the same without noise; a CNN on real images, and on
 real images through the base's autoencoder. Each finished row is a line of FILE, and one that stands there is not made
 again. A seed numbers a repetition and starts the CNN; noise and coins are the system's and never repeat.
-`--set digits` is scikit-learn's 1,797 digits, by the same settings.
+`--set digits` is scikit-learn's 1,797 digits, by the same settings. `--gpu` makes DPDM's kind of row instead: a UNet of
+pixels, B = 4,096 and K = 8, from letters-pixels.toml. With `--inception` weights there is FID against the test set.
 """
 
 import json
@@ -28,11 +29,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from digit_sets import CLASSES, COLUMN, SITE_COLUMN, Labelled, accuracy, mnist, optical_digits, write_folder
+from digit_sets import CLASSES, SITE_COLUMN, Labelled, accuracy, mnist, optical_digits, write_folder
+from digit_studies import ALONE, FETA, ON_CPU, ON_GPU, pair, single
 from emulation import labelled_units, without_noise
 from numpy.typing import NDArray
 from report import Row, finished, machine, parser, publish
 
+from undertone.evaluation.frechet import frechet_distance
+from undertone.evaluation.inception import InceptionFeatures
 from undertone.methods.weights import attach, read_weights
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import pin
@@ -43,18 +47,17 @@ from undertone.study.schema import parse_study
 from undertone_cli.commands.pretrain import pretrain
 from undertone_cli.commands.simulate import simulate
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+LETTERS = Path(__file__).parents[1] / "examples" / "pretrain-letters.toml"
+PIXELS = Path(__file__).with_name("letters-pixels.toml")
 SITES, AT_ONCE, SEED, STEPS = 10, 250, 1, 30
-# Of [method] and [privacy], what each method's study says beside base, classes and claim. Chosen on public drawings. As
-# many attempts as rounds: no site is away in a simulation.
-TABLES = {
-    "dp-prototypes": ('per_class = true\nkinds = ["letter"]', "max_attempts = 3"),
-}
 CEILINGS = ("real", "autoencoder")
+STARTED = "-prototypes"  # a row of what the first of two studies released
+ROWS = (*CEILINGS, *ON_CPU, FETA, FETA + STARTED)
 PEERS = {  # accuracy of a CNN on drawn images at epsilon 1 and 10, by the papers: pixel UNets, eight GPUs
     "DPDM (2210.09929)": {1.0: 0.953, 10.0: 0.981},
     "DP-FETA (DPImageBench)": {1.0: 0.956, 10.0: 0.981},
 }
+FIDS = {1.0: 23.4, 10.0: 5.01}  # DPDM's own, by its sampler for FID
 Images = NDArray[np.uint8]
 Drawn = tuple[Images, NDArray[np.int64]]
 """Images [n, s, s, 3] and their digits [n]."""
@@ -87,7 +90,7 @@ class Case:
     @property
     def shown(self) -> str:
         """As the table has it."""
-        if self.name not in TABLES:
+        if self.name in CEILINGS:
             return f"{self.name}, run {self.seed}"
         return f"{self.name}, {'no noise' if self.epsilon is None else f'epsilon {self.epsilon:g}'}, run {self.seed}"
 
@@ -95,9 +98,10 @@ class Case:
 class Bench:
     """A set of digits, the public base, and folders."""
 
-    def __init__(self, name: str, data: Path | None, letters: Path | None, keep: Path, images: int) -> None:
-        self.name, self.keep, self.images, self._data = name, keep, images, data
-        self.base = letters or self._letters()
+    def __init__(self, name: str, chosen: Namespace, keep: Path) -> None:
+        self.name, self.keep, self.images, self._data = name, keep, chosen.images, chosen.data
+        self.device, self.inception = chosen.device, chosen.inception
+        self.base = chosen.letters or self._pretrained(PIXELS if chosen.gpu else LETTERS)
 
     def part(self, which: str) -> Labelled:
         """The training or the test part."""
@@ -113,21 +117,11 @@ class Bench:
             write_folder(folder, self.part("train"), SITES)
         return folder
 
-    def _letters(self) -> Path:
-        folder = self.keep / "letters"
+    def _pretrained(self, config: Path) -> Path:
+        folder = self.keep / config.stem
         if not (folder / "pipeline").exists():
-            pretrain(EXAMPLES / "pretrain-letters.toml", folder, resume=folder.exists())
+            pretrain(config, folder, resume=folder.exists(), device=self.device)
         return folder / "pipeline"
-
-    def study(self, method: str, epsilon: float) -> str:
-        """STUDY.toml of a method."""
-        options, privacy = TABLES[method]
-        return (
-            f'[study]\nname = "{self.name}-{method}"\n\n[model]\nbase = "{self.base.resolve()}"\n\n'
-            f'[method]\nname = "{method}"\n{options}\n\n'
-            f'[privacy]\nunit = "record"\nepsilon = {epsilon}\ndelta = 1e-5\nallow_noisy = true\n{privacy}\n\n'
-            f'[data]\ncaption = "{{{COLUMN}}}"\nclass_column = "{COLUMN}"\nclasses = {json.dumps(CLASSES)}\n'
-        )
 
     def drawn(self, base: LoadedBase) -> Drawn:
         """As many images of each digit, by public seeds."""
@@ -154,26 +148,34 @@ class Bench:
     def released(self, case: Case, timed: Timed) -> tuple[Drawn, Plan]:
         """Images of a study that ran with all its sites."""
         epsilon = case.epsilon or 0.0
-        folder = self.keep / f"{self.name}-{case.name}-epsilon-{epsilon:g}-run-{case.seed}"
-        if not (folder / "run" / "release").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            study = folder / "study.toml"
-            study.write_text(self.study(case.name, epsilon), encoding="utf-8")
-            begun = (folder / "run").exists()
-            data = {} if begun else {"split_by": SITE_COLUMN}
-            with timed.stage("study"):
-                simulate(study, None if begun else self.folder, folder / "run", resume=begun, **data)
-        plan = Plan.from_bytes((folder / "run" / "plan.json").read_bytes())
+        name = case.name.removesuffix(STARTED)
+        folder = self.keep / f"{self.name}-{name}-epsilon-{epsilon:g}-run-{case.seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        made = pair(self.name, self.base, epsilon, folder) if name == FETA else None
+        studies = made or single(self.name, name, self.base, epsilon, folder)
+        for number, (study, run) in enumerate(studies if name == case.name else studies[:1]):
+            with timed.stage("study" if number == 0 else "second study"):
+                self._simulated(study, run)
+        release = run / "release"
+        plan = Plan.from_bytes((run / "plan.json").read_bytes())
         base = load_base(pin(plan.model.base))
-        attach(base, read_weights(folder / "run" / "release"))
+        attach(base, read_weights(release))
         with timed.stage("drawing"):
             return self.drawn(base), plan
+
+    def _simulated(self, study: Path, run: Path) -> None:
+        if (run / "release").exists():
+            return
+        if run.exists():
+            simulate(study, None, run, resume=True)
+        else:
+            simulate(study, self.folder, run, split_by=SITE_COLUMN, device=self.device)
 
     def played(self, case: Case, timed: Timed) -> tuple[Drawn, Plan]:
         """Images of what a study starts from, or of what it comes to without noise: nothing here is private."""
         found = self.part("train")
         sites = {f"site-{number:02d}": len(found) // SITES for number in range(SITES)}
-        plan = resolve(parse_study(tomllib.loads(self.study(case.name, 10.0))), simulated_units=sites)
+        plan = resolve(parse_study(tomllib.loads(self._study(case.name))), simulated_units=sites)
         base = load_base(pin(plan.model.base))
         method = planned_method(plan, base.pinned)
         state = method.initial_state(base.pinned)
@@ -185,6 +187,9 @@ class Bench:
         with timed.stage("drawing"):
             return self.drawn(base), plan
 
+    def _study(self, name: str) -> str:
+        return ALONE[name].study(f"{self.name}-{name}", self.base, 10.0)
+
     def row(self, case: Case) -> dict[str, Any]:
         """A row of the table: images first, then the CNN, which reads the test part once."""
         timed, plan = Timed(), None
@@ -195,10 +200,14 @@ class Bench:
         test = self.part("test")
         with timed.stage("classifier"):
             right = accuracy(made, digits, test.sized(made.shape[1]), test.digits, case.seed)
-        figures = {} if plan is None else {"values": plan.method.dimension, "options": plan.method.options}
+        figures: dict[str, Any] = (
+            {} if plan is None else {"values": plan.method.dimension, "options": plan.method.options}
+        )
         if plan is not None and case.epsilon:
             privacy = plan.privacy
             figures |= {"claim": privacy.epsilon, "rounds": privacy.rounds, "noise_to_signal": privacy.noise_to_signal}
+        if self.inception is not None:
+            figures["fid"] = fid(self.inception, made, test.sized(made.shape[1]))
         return {
             "set": self.name,
             "row": case.name,
@@ -213,11 +222,19 @@ class Bench:
         }
 
 
+def fid(weights: Path, made: Images, tested: Images) -> float:
+    """The Frechet distance of Inception features between as many drawn and tested images."""
+    count, features = min(len(made), len(tested)), InceptionFeatures.from_file(weights)
+    spread = np.random.Generator(np.random.Philox(key=SEED)).permutation(len(made))[:count]  # digits come in order
+    return frechet_distance(features.of(made[spread]), features.of(tested[:count]))
+
+
 def cases(chosen: Namespace) -> list[Case]:
     """The rows that were asked for: studies at each epsilon and seed, ceilings and floors once."""
     found = [Case(name, None, 1) for name in chosen.rows if name in CEILINGS]
-    for name in (name for name in chosen.rows if name in TABLES):
-        found += [Case(name, 0.0, 1), Case(name, None, 1)]
+    for name in (name for name in chosen.rows if name not in CEILINGS):
+        if name in ALONE:
+            found += [Case(name, 0.0, 1), Case(name, None, 1)]
         found += [Case(name, epsilon, seed) for seed in chosen.seeds for epsilon in chosen.epsilons]
     return found
 
@@ -225,6 +242,10 @@ def cases(chosen: Namespace) -> list[Case]:
 def same(row: dict[str, Any], name: str, case: Case) -> bool:
     """Whether a finished row is the case's."""
     return (row["set"], row["row"], row["epsilon"], row["seed"]) == (name, case.name, case.epsilon, case.seed)
+
+
+def _has_fid(case: Case, row: dict[str, Any]) -> bool:
+    return "fid" in row and row["set"] == "mnist" and case.epsilon in FIDS
 
 
 def table(rows: list[tuple[Case, dict[str, Any]]]) -> list[Row]:
@@ -240,24 +261,34 @@ def table(rows: list[tuple[Case, dict[str, Any]]]) -> list[Row]:
                 for name, figures in PEERS.items()
                 if case.epsilon in figures and row["set"] == "mnist"
             ]
+        found += [Row(case.shown, "FID", row["fid"], FIDS[case.epsilon], "DPDM")] if _has_fid(case, row) else []
         found += [Row(case.shown, f"seconds, {name}", value, 480.0, "limit") for name, value in row["seconds"].items()]
         found.append(Row(case.shown, "CPU seconds", row["cpu_seconds"], 960.0, "8 minutes of 2 cores"))
     return found
 
 
+def _named(variable: str) -> Path | None:
+    return Path(os.environ[variable]) if variable in os.environ else None
+
+
 def main() -> None:
     """Make the rows that are missing, tabulate those that were asked for."""
     arguments = parser(__doc__ or "")
-    arguments.add_argument("--data", type=Path, default=os.environ.get("UNDERTONE_MNIST"))
+    arguments.add_argument("--data", type=Path, default=_named("UNDERTONE_MNIST"))
     arguments.add_argument("--set", dest="sets", nargs="+", default=["mnist"], choices=["mnist", "digits"])
-    arguments.add_argument("--rows", nargs="+", default=[*CEILINGS, *TABLES], choices=[*CEILINGS, *TABLES])
+    arguments.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS)
     arguments.add_argument("--epsilons", type=float, nargs="+", default=[1.0, 10.0])
     arguments.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     arguments.add_argument("--letters", type=Path, help="a base of letters that was made before")
     arguments.add_argument("--keep", type=Path, help="keep base, images and runs in this folder")
     arguments.add_argument("--results", type=Path, help="one JSON line for each finished row")
     arguments.add_argument("--images", type=int, default=20_000, help="that a release draws, all digits together")
+    arguments.add_argument("--gpu", action="store_true", help="a UNet of pixels, as DPDM trained, and no other row")
+    arguments.add_argument("--device", default="auto", help='where base and sites compute, such as "cuda:0"')
+    arguments.add_argument("--inception", type=Path, help="torch-fidelity's weights, for FID")
     chosen = arguments.parse_args()
+    if chosen.gpu:
+        chosen.rows = [ON_GPU]
     if chosen.data is None and "mnist" in chosen.sets:
         print("skipped: no MNIST; give --data FILE.npz or set UNDERTONE_MNIST")
         return
@@ -265,7 +296,7 @@ def main() -> None:
     keep.mkdir(parents=True, exist_ok=True)
     results = chosen.results or keep / "results.jsonl"
     for name in chosen.sets:
-        bench = Bench(name, chosen.data and Path(chosen.data), chosen.letters, keep, chosen.images)
+        bench = Bench(name, chosen, keep)
         for case in cases(chosen):
             if any(same(row, name, case) for row in finished(results)):
                 continue
