@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from digit_sets import CLASSES, COLUMN
@@ -31,17 +31,24 @@ class Settings:
 # As many attempts as rounds: no site is away in a simulation.
 _PROTOTYPES = Settings("dp-prototypes", 'per_class = true\nkinds = ["letter"]', "max_attempts = 3")
 _DPDM = "draws = 2\nlargest_row_mib = 0\n"
+_SAD_ROUNDS = 200
 ALONE = {
     "dp-prototypes": _PROTOTYPES,
     "dpdm": Settings(
         "dpdm", f"{_DPDM}learning_rate = 0.002\nema = 0.95", "sampling_rate = 0.02\nrounds = 100\nmax_attempts = 100"
     ),
+    "dp-sad": Settings("dp-sad", "", f"rounds = {_SAD_ROUNDS}\nmax_attempts = {_SAD_ROUNDS}"),
     # DPDM's own size of batch and K; the base is of pixels.
     "dpdm-pixels": Settings(
         "dpdm",
         "draws = 8\nlargest_row_mib = 0\nlearning_rate = 0.002\nema = 0.95",
         "sampling_rate = 0.0683\nrounds = 150\nmax_attempts = 150",
     ),
+}
+# One factor of dp-sad at a time, for `--ablate`.
+ABLATIONS = {
+    f"dp-sad, {key} = {value}".replace('"', ""): replace(ALONE["dp-sad"], options=f"{key} = {value}")
+    for key, value in (("shards", "8"), ("shards", "256"), ("adversarial", "0.0"), ("teacher", '"trained"'))
 }
 # dp-feta: two studies under one claim, the first of which is given what the second's share leaves.
 _LATER = Settings(
@@ -53,6 +60,11 @@ _LATER = Settings(
 _LATER_SHARE = 0.9
 FETA, ON_GPU = "dp-feta", "dpdm-pixels"
 ON_CPU = [name for name in ALONE if name != ON_GPU]
+
+
+def settings(row: str) -> Settings:
+    """Those of a row with one study."""
+    return {**ALONE, **ABLATIONS}[row]
 
 
 def pair(name: str, base: Path, epsilon: float, folder: Path) -> Sequence[tuple[Path, Path]]:
@@ -69,5 +81,5 @@ def pair(name: str, base: Path, epsilon: float, folder: Path) -> Sequence[tuple[
 def single(name: str, row: str, base: Path, epsilon: float, folder: Path) -> Sequence[tuple[Path, Path]]:
     """Write the study of a row to `folder`; (study, RUN)."""
     file = folder / "study.toml"
-    file.write_text(ALONE[row].study(f"{name}-{row}", base, epsilon), encoding="utf-8")
+    file.write_text(settings(row).study(f"{name}-study", base, epsilon), encoding="utf-8")
     return [(file, folder / "run")]

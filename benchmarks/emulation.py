@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from undertone.evaluation.encoder import kinds_of
 from undertone.evaluation.kid import PublicFeatures, kid
-from undertone.methods.protocol import Method, NoiseAware, SummingMethod, UnitRecords
+from undertone.methods.protocol import Method, NoiseAware, ShardedMethod, SummingMethod, UnitRecords
 from undertone.methods.weights import attach
 from undertone.models.base import LoadedBase, load_base
 from undertone.models.pinned import PinnedBase
@@ -142,7 +142,10 @@ def labelled_units(
 def without_noise(base: LoadedBase, plan: Plan, units: Sequence[UnitRecords], seed: int) -> NDArray[np.float32]:
     """The last state of a plan whose rows are clipped and sampled as planned, and whose sums get no noise."""
     drawn, pinned = np.random.Generator(np.random.Philox(key=seed)), base.pinned
-    state = planned_method(plan, pinned).initial_state(pinned)
+    method = planned_method(plan, pinned)
+    if isinstance(method, ShardedMethod):
+        return shards_without_noise(base, method, plan, units, seed)
+    state = method.initial_state(pinned)
     for round_ in range(1, plan.privacy.rounds + 1):
         stage, asked = plan.stage_of(round_), planned_stage(plan, pinned, round_)
         sampled = [one for one, coin in zip(units, drawn.random(len(units)), strict=True) if coin < stage.sampling_rate]
@@ -161,3 +164,34 @@ def without_noise(base: LoadedBase, plan: Plan, units: Sequence[UnitRecords], se
         aware = isinstance(asked.method, NoiseAware)
         state = asked.method.step_from(state, mean, 0.0) if aware else asked.method.step(state, mean)
     return state
+
+
+def shards_without_noise(
+    base: LoadedBase, method: ShardedMethod, plan: Plan, units: Sequence[UnitRecords], seed: int
+) -> NDArray[np.float32]:
+    """As `without_noise`, where rows are of shards: as many as all sites have, units dealt out by chance."""
+    count = method.shards * len(plan.cohort.units)
+    place = np.random.Generator(np.random.Philox(key=seed)).integers(0, count, len(units))
+    members = [[unit for unit, at in zip(units, place, strict=True) if at == number] for number in range(count)]
+    prepared = [method.prepared(base, _one_shard(some, seed, number)) for number, some in enumerate(members) if some]
+    memories: list[NDArray[np.float32] | None] = [None] * len(prepared)
+    state, clip = method.initial_state(base.pinned), plan.stages[-1].clip_norm
+    # The student is another base: a teacher may compute on this one.
+    student = load_base(base.pinned)
+    for _ in range(plan.privacy.rounds):
+        query, total = method.query(student, state), np.zeros(plan.stages[-1].dimension)
+        for number, of in enumerate(prepared):
+            drawn = np.random.Generator(np.random.Philox(key=seed * 100_000 + number))
+            row, memories[number] = method.shard_row(base, query, of, memories[number], drawn)
+            total += row * min(1.0, clip / max(float(np.linalg.norm(row.astype(np.float64))), 1e-30))
+        state = method.step_on(student, state, total / count)
+    return state
+
+
+def _one_shard(units: Sequence[UnitRecords], seed: int, number: int) -> UnitRecords:
+    return UnitRecords(
+        np.concatenate([unit.inputs for unit in units]),
+        tuple(caption for unit in units for caption in unit.captions),
+        np.random.Generator(np.random.Philox(key=seed * 200_000 + number)),
+        classes=np.concatenate([unit.classes for unit in units if unit.classes is not None]),
+    )

@@ -2,7 +2,7 @@
 
     python benchmarks/mnist.py --data FILE.npz [--set mnist digits] [--rows real autoencoder dp-prototypes]
                                [--epsilons 1 10] [--seeds 1 2 3] [--letters BASE] [--keep FOLDER] [--results FILE]
-                               [--images 20000] [--gpu] [--device auto] [--inception FILE] [--json FILE]
+                               [--images 20000] [--ablate] [--gpu] [--device auto] [--inception FILE] [--json FILE]
 
 FILE.npz has MNIST's train_images, train_labels, test_images and test_labels; UNDERTONE_MNIST names it too. The public
 base knows letters alone: the benchmark makes it once by examples/pretrain-letters.toml (--letters: one that is there).
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from digit_sets import CLASSES, SITE_COLUMN, Labelled, accuracy, mnist, optical_digits, write_folder
-from digit_studies import ALONE, FETA, ON_CPU, ON_GPU, pair, single
+from digit_studies import ABLATIONS, ALONE, FETA, ON_CPU, ON_GPU, pair, settings, single
 from emulation import labelled_units, without_noise
 from numpy.typing import NDArray
 from report import Row, finished, machine, parser, publish
@@ -56,6 +56,7 @@ ROWS = (*CEILINGS, *ON_CPU, FETA, FETA + STARTED)
 PEERS = {  # accuracy of a CNN on drawn images at epsilon 1 and 10, by the papers: pixel UNets, eight GPUs
     "DPDM (2210.09929)": {1.0: 0.953, 10.0: 0.981},
     "DP-FETA (DPImageBench)": {1.0: 0.956, 10.0: 0.981},
+    "DP-SAD (2408.14738), accounting unsound": {1.0: 0.962, 10.0: 0.976},
 }
 FIDS = {1.0: 23.4, 10.0: 5.01}  # DPDM's own, by its sampler for FID
 Images = NDArray[np.uint8]
@@ -149,7 +150,7 @@ class Bench:
         """Images of a study that ran with all its sites."""
         epsilon = case.epsilon or 0.0
         name = case.name.removesuffix(STARTED)
-        folder = self.keep / f"{self.name}-{name}-epsilon-{epsilon:g}-run-{case.seed}"
+        folder = self.keep / f"{self.name}-{_plain(name)}-epsilon-{epsilon:g}-run-{case.seed}"
         folder.mkdir(parents=True, exist_ok=True)
         made = pair(self.name, self.base, epsilon, folder) if name == FETA else None
         studies = made or single(self.name, name, self.base, epsilon, folder)
@@ -188,7 +189,7 @@ class Bench:
             return self.drawn(base), plan
 
     def _study(self, name: str) -> str:
-        return ALONE[name].study(f"{self.name}-{name}", self.base, 10.0)
+        return settings(name).study(f"{self.name}-study", self.base, 10.0)
 
     def row(self, case: Case) -> dict[str, Any]:
         """A row of the table: images first, then the CNN, which reads the test part once."""
@@ -222,6 +223,10 @@ class Bench:
         }
 
 
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in name)
+
+
 def fid(weights: Path, made: Images, tested: Images) -> float:
     """The Frechet distance of Inception features between as many drawn and tested images."""
     count, features = min(len(made), len(tested)), InceptionFeatures.from_file(weights)
@@ -232,6 +237,8 @@ def fid(weights: Path, made: Images, tested: Images) -> float:
 def cases(chosen: Namespace) -> list[Case]:
     """The rows that were asked for: studies at each epsilon and seed, ceilings and floors once."""
     found = [Case(name, None, 1) for name in chosen.rows if name in CEILINGS]
+    if chosen.ablate:
+        return [Case(name, 10.0, 1) for name in ("dp-sad", *ABLATIONS)] + [Case("dp-sad", None, 1)]
     for name in (name for name in chosen.rows if name not in CEILINGS):
         if name in ALONE:
             found += [Case(name, 0.0, 1), Case(name, None, 1)]
@@ -283,6 +290,7 @@ def main() -> None:
     arguments.add_argument("--keep", type=Path, help="keep base, images and runs in this folder")
     arguments.add_argument("--results", type=Path, help="one JSON line for each finished row")
     arguments.add_argument("--images", type=int, default=20_000, help="that a release draws, all digits together")
+    arguments.add_argument("--ablate", action="store_true", help="dp-sad at epsilon 10, one factor at a time, alone")
     arguments.add_argument("--gpu", action="store_true", help="a UNet of pixels, as DPDM trained, and no other row")
     arguments.add_argument("--device", default="auto", help='where base and sites compute, such as "cuda:0"')
     arguments.add_argument("--inception", type=Path, help="torch-fidelity's weights, for FID")
