@@ -9,7 +9,7 @@ import torch
 from tests.support.gradient_studies import SMALL
 from tests.support.images import pixels
 from tests.support.prototypes import prototypes_of
-from undertone.methods.dpdm.denoising import parametrisation_of
+from undertone.methods.denoiser.denoising import parametrisation_of
 from undertone.methods.dpdm.options import Figures
 from undertone.methods.registry import method_for
 from undertone.methods.weights import attach
