@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from undertone.methods.gradient.unit_gradients import RowLoss
 
 _AUTO: dict[str, Choice] = {
-    "draws": Choice(4, "DPDM gained most by the first few"),
+    "draws": Choice(2, "four gained nothing on drawn digits, at twice the time"),
     "optimiser": Choice("adam", "as in DPDM"),
     "learning_rate": Choice(0.002, "for tens of rounds; DPDM's 3e-4 is for thousands", unless="optimiser"),
-    "ema": Choice(0.9, "the average of the last ten rounds or so", unless="optimiser"),
+    "ema": Choice(0.95, "the average of the last twenty rounds or so", unless="optimiser"),
 }
 
 
@@ -41,7 +41,7 @@ class DPDM(WholeDenoiser, GradientMethod):
 
     name: ClassVar[str] = "dpdm"
     options_type: ClassVar[type[Section]] = DPDMOptions
-    automatic: ClassVar[Automatic] = Automatic(rounds=60, options=_AUTO)
+    automatic: ClassVar[Automatic] = Automatic(rounds=100, options=_AUTO)
     options: DPDMOptions
 
     @property
