@@ -129,9 +129,10 @@ class Preparation:
             self.store.keep_sample(self.attempt, self._state_sha256, [])
         kept = ShardStore.of(self.site, digest, method.shards, method.memory(pinned))
         read, shards = self._read_shards(method, registration, pinned, base, kept)
-        rows = ShardRows(worker, kept, (round_, number), self._answered_before(), read.shard, log)
-        rows.begin(shards)
-        self.store.keep_only(self.attempt, {shard.name for shard in shards})
+        charged = self._charged()
+        before = next((one for one in reversed(charged) if one[0] != round_), None)
+        rows = ShardRows(worker, kept, (round_, number), before, charged, read.shard, log)
+        self.store.keep_only(self.attempt, rows.begin(shards, self.store.finished(self.attempt)))
         with reporter().task(f"{self.site.config.site}: {method.name}", len(shards)) as progress:
             rows.run(shards, self.store.finished(self.attempt), self._keep, progress)
         return self._sum_kept_rows(registration, read.withdrawn)
@@ -146,17 +147,16 @@ class Preparation:
             shards = split(
                 secret, self.attempt[0], method.shards, units, read.entering_once, read.said, read.standing()
             )
-            new = {shard.number for shard in shards if shard.records and not kept.is_prepared(shard)}
+            new = {shard.number for shard in shards if shard.records and kept.prepared(shard) is None}
             unchecked = {unit for unit in units if new and shard_of(secret, unit, method.shards) in new} - checked
             if not unchecked:
                 return read, shards
             checked |= unchecked
 
-    def _answered_before(self) -> tuple[int, int] | None:
-        """The last attempt of another round that this site's own ledger charges: what shards remember is from it."""
+    def _charged(self) -> list[tuple[int, int]]:
+        """The attempts that this site's own ledger charges; what shards remember is from the last of another round."""
         with Ledger.open(self.site.ledger, read_only=True) as ledger:
-            charges = [(one.round, one.attempt) for one in ledger.charges(self.plan.digest)]
-        return next((one for one in reversed(charges) if one[0] != self.attempt[1]), None)
+            return [(one.round, one.attempt) for one in ledger.charges(self.plan.digest)]
 
     def _keep(self, rows: Sequence[tuple[str, Row]]) -> None:
         """Make rows durable, by the name of their unit or shard."""

@@ -5,8 +5,9 @@ has a part in it, and no two shards are in one batch. Whatever goes wrong within
 stays as it was. Whether the site can compute at all is asked of random data, before.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -47,11 +48,13 @@ class ShardWorker:
             ModelError: it fails.
         """
         known = _of_random_data.setdefault(self.base, {})
+        # Of a dry run too, which has no study: what is made of records follows from the method's options.
+        of = f"{self.study} {self.method.name} {self.method.options!r}"
         try:
             with precision(self.device, self.dtype):
-                if self.study not in known:
-                    known[self.study] = self.method.prepared(self.base, random_unit(self.base, 0))
-                self.method.shard_row(self.base, self.query, known[self.study], None, row_generator(_NO_ONES))
+                if of not in known:
+                    known[of] = self.method.prepared(self.base, random_unit(self.base, 0))
+                self.method.shard_row(self.base, self.query, known[of], None, row_generator(_NO_ONES))
         except UndertoneError:
             raise
         except Exception as error:
@@ -93,23 +96,47 @@ def _finite(values: Values, size: int | None = None) -> Values:
 class ShardRows:
     """The rows of one attempt, (round, number); `before` is the attempt whose memory it starts from, or None.
 
-    `read` gives a shard's records with its own randomness; `log` is the site's.
+    `charged` are attempts that this site's ledger charges, `before` among them. `read` gives a shard's records with its
+    own randomness; `log` is the site's.
     """
 
     worker: ShardWorker
     store: ShardStore
     attempt: tuple[int, int]
     before: tuple[int, int] | None
+    charged: Collection[tuple[int, int]]
     read: Callable[[Shard], UnitRecords]
     log: Callable[[str], None]
 
-    def begin(self, shards: Sequence[Shard]) -> None:
+    def begin(self, shards: Sequence[Shard], done: Collection[str]) -> set[str]:
         """Erase what was made of other records than stand in the shards now, and memory that no attempt starts from.
 
-        Memory after other attempts of this round stays: any of them may be the one that is answered.
+        All rows of an attempt begin with the memory of one attempt. Where another was charged since some of them were
+        kept, none of these is used, nor what their shards remember: which they were depended on how far the work had
+        come, and so on other shards. Memory after other attempts of this round stays, and that of the last one charged:
+        any of them may be the one that the next round starts from.
+
+        Args:
+            shards: as they stand now.
+            done: names of rows that are kept.
+
+        Returns:
+            Names of rows that may be used.
         """
+        names = {shard.row_name(self._begins) for shard in shards}
+        if not names.issuperset(done):
+            self.store.drop_memory(*self.attempt)
+        rounds = {self.attempt[0], self.before[0] if self.before else 0}
         here = {(self.attempt[0], number) for number in range(1, self.attempt[1] + 1)}
-        self.store.erase_others(shards, here | ({self.before} if self.before else set()))
+        self.store.erase_others(shards, here | {one for one in self.charged if one[0] in rounds})
+        return names
+
+    @cached_property
+    def _begins(self) -> str:
+        """Whose memory rows begin with, in a word."""
+        if self.before is None or not self.store.memory:
+            return "anew"
+        return "{}-{}".format(*self.before) if self.store.has_memory(*self.before) else "anew"
 
     def run(
         self, shards: Sequence[Shard], done: set[str], keep: Callable[[list[tuple[str, Values]]], None], tell: Progress
@@ -135,8 +162,8 @@ class ShardRows:
                 row, after = self._row(shard, before)
                 if memory is not None:
                     memory.put(shard, after)
-                if shard.name not in done:
-                    rows.append((shard.name, row))
+                if (name := shard.row_name(self._begins)) not in done:
+                    rows.append((name, row))
                 tell(1)
             keep(rows)
         if memory is not None:
@@ -146,7 +173,7 @@ class ShardRows:
         """What the attempt starts from; None: every shard starts anew."""
         if self.before is None or not self.store.memory:
             return None
-        if not self.store.has_memory(*self.before):
+        if self._begins == "anew":
             self.log(f"the memory of shards after round {self.before[0]} is gone: it begins anew")
             return None
         return self.store.memory_after(*self.before)
@@ -155,10 +182,9 @@ class ShardRows:
         """Where this attempt's memory is kept; None where shards have none."""
         return self.store.memory_after(*self.attempt) if self.store.memory else None
 
-    @staticmethod
-    def _is_done(shard: Shard, done: set[str], memory: ShardMemory | None) -> bool:
+    def _is_done(self, shard: Shard, done: set[str], memory: ShardMemory | None) -> bool:
         """A row is durable before its memory is: after a power cut memory may be missing, and is made again."""
-        return shard.name in done and (memory is None or memory.of(shard)[0])
+        return shard.row_name(self._begins) in done and (memory is None or memory.of(shard)[0])
 
     def _row(self, shard: Shard, before: Values | None) -> tuple[Values, Values | None]:
         """A shard's row and its memory; a zero row, and the memory as it was, whatever went wrong (PRIVACY 17)."""

@@ -41,10 +41,13 @@ class Shard:
     records: tuple[int, ...]
     content: bytes
 
-    @property
-    def name(self) -> str:
-        """What its row is kept under."""
-        return f"{_row_prefix(self.number)}{self.content.hex()}"
+    def row_name(self, before: str) -> str:
+        """What its row is kept under: a row follows from the shard's records, and from the memory that it began with.
+
+        Args:
+            before: the attempt whose memory that was.
+        """
+        return f"{_row_prefix(self.number)}{self.content.hex()} {before}"
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,6 @@ class ShardStore:
         except FolderError:
             return None
 
-    def is_prepared(self, shard: Shard) -> bool:
-        """Whether something was made of exactly these records; it may be damaged."""
-        return self._prepared(shard).is_file()
-
     def keep_prepared(self, shard: Shard, values: Values) -> None:
         """Store what was made of these records, durably."""
         write_array(self._prepared(shard), values)
@@ -89,6 +88,12 @@ class ShardStore:
     def has_memory(self, round_: int, attempt: int) -> bool:
         """Whether there is any after that attempt."""
         return self._memory(round_, attempt).is_file()
+
+    def drop_memory(self, round_: int, attempt: int) -> None:
+        """Erase the memory of all shards after an attempt, which is then made anew."""
+        with storage_errors(self.folder):
+            self._memory(round_, attempt).unlink(missing_ok=True)
+        sync(self.folder)
 
     def erase_others(self, shards: Sequence[Shard], attempts: Collection[tuple[int, int]]) -> None:
         """Erase what was made of other records than stand in the shards now, and memory after other attempts."""

@@ -174,9 +174,23 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "a row whose memory a power cut took",
         f"{CLIENT}/compute/shard_rows.py",
-        "shard.name in done and (memory is None or memory.of(shard)[0])",
-        "shard.name in done",
+        "shard.row_name(self._begins) in done and (memory is None or memory.of(shard)[0])",
+        "shard.row_name(self._begins) in done",
         f"{NODE}::test_memory_that_a_power_cut_took_is_made_again_beside_a_durable_row",
+    ),
+    (
+        "rows of one attempt that begin with two memories",
+        f"{CLIENT}/compute/shard_store.py",
+        """{self.content.hex()} {before}\"""",
+        """{self.content.hex()} \"""",
+        f"{NODE}::test_all_rows_of_an_attempt_begin_with_the_memory_of_one_attempt",
+    ),
+    (
+        "memory that was charged erased by whoever asks for an earlier attempt",
+        f"{CLIENT}/compute/shard_rows.py",
+        "here | {one for one in self.charged if one[0] in rounds}",
+        "here | ({self.before} if self.before else set())",
+        f"{NODE}::test_preparing_an_earlier_attempt_erases_no_memory_that_was_charged",
     ),
     # What goes wrong
     (

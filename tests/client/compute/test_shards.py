@@ -18,6 +18,7 @@ from undertone.methods.protocol import UnitRecords
 from undertone.models.layout import state_sha256
 from undertone.privacy.shards import shard_of
 from undertone.privacy.stages import PER_SHARD, Sensitivity
+from undertone_client.compute import shard_rows
 from undertone_client.compute.erasing import forget_study, withdraw_unit
 from undertone_client.compute.shard_store import Shard, ShardStore
 from undertone_client.registration.registered import register
@@ -407,6 +408,33 @@ def test_a_node_that_died_goes_on_to_the_same_bits(
     np.testing.assert_array_equal(asked(world, round_), asked(whole, round_))
     assert kept_files(world, "*") == kept_files(whole, "*")
     np.testing.assert_array_equal(asked(world, round_ + 1), asked(whole, round_ + 1))
+
+
+def test_all_rows_of_an_attempt_begin_with_the_memory_of_one_attempt(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one unit could move the rows of other shards, by how far a node had come when it died."""
+    monkeypatch.setattr(shard_rows, "_AT_ONCE", 1)
+    shutil.copytree(world.folder / "sites", tmp_path / "sites")
+    whole = replace(world, sites={site: tmp_path / "sites" / site for site in world.sites})
+    np.testing.assert_array_equal(asked(world, 1), asked(whole, 1))
+    with at("preparing/rows durable", 2), pytest.raises(Killed):
+        asked(world, 3)
+    np.testing.assert_array_equal(asked(world, 2), asked(whole, 2))
+    np.testing.assert_array_equal(asked(world, 3), asked(whole, 3))
+    assert kept_files(world, "*") == kept_files(whole, "*")
+
+
+def test_preparing_an_earlier_attempt_erases_no_memory_that_was_charged(world: World) -> None:
+    kept = ShardStore.of(SiteDir(world.sites["north"]), world.plan.digest, 1, 2)
+    shard, values = Shard(0, (0,), bytes(16)), np.ones(2, dtype=np.float32)
+    for attempt in ((1, 1), (2, 2)):
+        kept.memory_after(*attempt).put(shard, values)
+    unused: Any = None
+    rows = shard_rows.ShardRows(unused, kept, (2, 1), (1, 1), [(1, 1), (2, 2)], unused, unused)
+    rows.begin([shard], set())
+    assert kept.has_memory(2, 2)
+    assert kept.has_memory(1, 1)
 
 
 def test_memory_that_a_power_cut_took_is_made_again_beside_a_durable_row(world: World, tmp_path: Path) -> None:
