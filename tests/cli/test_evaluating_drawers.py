@@ -10,7 +10,7 @@ from tests.support.gradient_studies import SMALL
 from tests.support.images import pixels
 from tests.support.prototypes import prototypes_of
 from undertone.methods.denoiser.denoising import parametrisation_of
-from undertone.methods.dpdm.options import Figures
+from undertone.methods.denoiser.options import Figures
 from undertone.methods.registry import method_for
 from undertone.methods.weights import attach
 from undertone.models.base import LoadedBase, load_base

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.bases import tiny_class_base
 from tests.support.lineage import start_from
-from undertone.methods.protocol import WarmStarted
+from undertone.methods.choosing import WarmStarted
 from undertone.methods.registry import method_for
 from undertone.privacy.accounting import epsilon_claim
 from undertone.study.claim import check_claim

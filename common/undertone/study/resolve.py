@@ -284,12 +284,13 @@ def _rows_of(study: FilledStudy, method: Method, people: dict[str, int]) -> dict
         raise StudyError(f"{len(people)} sites are fewer than cohort.min_sites = {study.cohort.min_sites}; add sites")
     if not isinstance(method, ShardedMethod):
         return people
-    if study.privacy.sampling_rate != 1:
+    wanted = study.privacy
+    if wanted.sampling_rate != 1:
         raise StudyError(
-            f"privacy.sampling_rate = {study.privacy.sampling_rate:g}: every shard of {method.name} is in every round, "
+            f"privacy.sampling_rate = {wanted.sampling_rate:g}: every shard of {method.name} is in every round, "
             "which is a rate of 1; leave it out"
         )
-    if study.privacy.unit == "site":
+    if wanted.unit == "site":
         raise StudyError(f'privacy.unit = "site": {method.name} splits a site\'s units into shards; say another unit')
     return dict.fromkeys(people, method.shards)
 
