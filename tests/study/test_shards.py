@@ -237,6 +237,8 @@ def test_people_are_counted_by_the_public_figures_and_not_by_shards(plan: Plan) 
     assert said["mechanism"]["sensitivity_l2"] == 2048
     assert "4 shards" in said["mechanism"]["sampling"]
     assert any("by their ids alone" in str(line) for line in said["trust"])
+    assert "measured, not proved" in said["mechanism"]["floating_point"]
+    assert any("in every round" in str(line) and "number of records" in str(line) for line in said["trust"])
     rows = dict(describe(plan))
     assert "(600 in all)" in rows["units"]
     assert rows["shards"] == "4 at each site (12 in all), each in every round; Delta is 2 s C"

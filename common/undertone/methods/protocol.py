@@ -361,7 +361,7 @@ class ShardedMethod(Method, Protocol):
         memory: NDArray[np.float32] | None,
         generator: np.random.Generator,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """A shard's row [row], and its memory [memory] after a round that is answered; None: before the first."""
+        """A shard's row [row], and its memory [memory] after a round that is charged; None: before the first."""
 
 
 @runtime_checkable

@@ -34,8 +34,8 @@ def shard_of(secret: bytes, unit: str, shards: int) -> int:
 def shard_key(secret: bytes, study: str, round_: int, shard: int) -> bytes:
     """The 32-byte key of one shard's randomness in one round, for `row_generator`; `PREPARED` is none of the rounds.
 
-    The attempt is not in it: an attempt that was not answered moves nothing, and one that is asked for again gives the
-    same row.
+    The attempt is not in it: an attempt that was not charged moves nothing, and another one of its round
+    gives the same row.
 
     Raises:
         MechanismViolation: the secret is too short, or a number is out of range.

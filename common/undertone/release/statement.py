@@ -23,8 +23,10 @@ _FLOATING_POINT = (
     "is added, and noise is drawn exactly"
 )
 _FLOATING_POINT_OF_SHARDS = (
-    "rows are computed one shard at a time, and no other shard has any part in one; from clipping on there are only "
-    "integers: the length of each shard's row is checked in integers before it is added, and noise is drawn exactly"
+    "rows are computed one shard at a time, but images of different shards share the encoder's batches of fixed "
+    "shape, and that an image's latents do not depend on its neighbours is measured, not proved; from clipping on "
+    "there are only integers: the length of each shard's row is checked in integers before it is added, and noise is "
+    "drawn exactly"
 )
 _SAMPLING = "Poisson, independent secret coins at each site"
 _SPLIT = (
@@ -298,8 +300,8 @@ def _trust_in_timing(plan: Plan) -> str:
     seconds = plan.privacy.ready_seconds_per_unit
     if plan.method.shards is not None:
         return (
-            "How long a node takes is not protected: it grows with the number of shards that hold a unit and, where "
-            "something is first made of their records, with the number of these."
+            "How long a node takes is not protected: in every round it grows with the number of shards that hold a "
+            "unit and with the number of records in them."
         )
     if not seconds:
         return "How long a node takes is not protected: it grows with the number of units that were sampled."

@@ -19,9 +19,9 @@ _RELEASED = (
 def withdraw_from_data(site_dir: Path, unit: str, name: str, yes: bool) -> None:
     """Withdraw a unit for ever: it is never read again, whatever the metadata list.
 
-    Studies that have it registered go on, with a zero row for it from their next attempt on; nobody outside can tell.
-    What was made of its records is deleted: cached latents, rows of attempts that were not answered, its words in
-    registrations. The ledger stays as it is.
+    Studies that have it registered go on, with a zero row for it, or with its shard made anew without it, from their
+    next attempt on; nobody outside can tell. What was made of its records is deleted: cached latents, rows of attempts
+    that were not answered, what was made of its shard, its words in registrations. The ledger stays as it is.
     """
     site = SiteDir(site_dir)
     (meaning,) = meanings(site, unit, name)

@@ -21,8 +21,9 @@ def command(site_dir: Path, digest: str | None, unit: str | None, name: str | No
     A plan: the node answers it no more, and the budget that it has not charged is free again.
 
     A unit is never read again, whatever the metadata list. Studies that have it registered go on, with a zero row for
-    it from their next attempt on; nobody outside can tell. What was made of its records is deleted: cached latents,
-    rows of attempts that were not answered, its words in registrations. The ledger stays as it is.
+    it, or with its shard made anew without it, from their next attempt on; nobody outside can tell. What was made of
+    its records is deleted: cached latents, rows of attempts that were not answered, what was made of its shard, its
+    words in registrations. The ledger stays as it is.
 
     Examples: undertone node withdraw SITE_DIR 3f2a9c1b;
     undertone node withdraw SITE_DIR --unit P0417 --data chest

@@ -137,11 +137,11 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     ),
     # Memory
     (
-        "memory advanced by an unanswered attempt",
+        "memory advanced by an attempt that was not charged",
         f"{CLIENT}/compute/preparing.py",
         "[(one.round, one.attempt) for one in ledger.charges(self.plan.digest)]",
         "[key[1:] for key in self.store._attempts(self.plan.digest)]",
-        f"{NODE}::test_an_attempt_that_was_not_answered_moves_no_memory",
+        f"{NODE}::test_an_attempt_that_was_not_charged_moves_no_memory",
     ),
     (
         "memory advanced by an attempt of the same round",

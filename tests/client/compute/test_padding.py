@@ -56,6 +56,23 @@ def test_a_row_is_equal_to_the_bit_whoever_stands_beside_it(base: LoadedBase, pi
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_latents_are_equal_to_the_bit_whichever_images_share_their_batch(base: LoadedBase, threads: int) -> None:
+    """Also those of other shards: rows of shards stand by themselves, images in the encoder's batches do not."""
+    shape = (24, base.image_size, base.image_size, 3)
+    images = np.random.Generator(np.random.Philox(key=24)).integers(0, 256, shape, dtype=np.uint8)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        first = base.encode(images[:16])
+        np.testing.assert_array_equal(base.encode(images[8:])[:8], first[8:])
+        alone = np.zeros_like(images[:16])
+        alone[5] = images[0]
+        np.testing.assert_array_equal(base.encode(alone)[5], first[0])
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_dummies_leave_no_room_for_a_unit_and_full_batches_get_none(base: LoadedBase, pinned: PinnedBase) -> None:
     assert len(rows(base, pinned, range(8))) == 8
     latents = np.ones((2, *base.latent_shape), dtype=np.float32)

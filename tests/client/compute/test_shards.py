@@ -172,7 +172,7 @@ def test_the_sum_carries_twice_the_clip_bound_and_its_relation(world: World) -> 
 # --- memory -----------------------------------------------------------------------------------------------
 
 
-def test_an_attempt_that_was_not_answered_moves_no_memory(world: World, tmp_path: Path) -> None:
+def test_an_attempt_that_was_not_charged_moves_no_memory(world: World, tmp_path: Path) -> None:
     """The next round starts from the last attempt that this site's own ledger charges (PRIVACY 15)."""
     shutil.copytree(world.folder / "sites", tmp_path / "sites")
     straight = replace(world, sites={site: tmp_path / "sites" / site for site in world.sites})
@@ -187,7 +187,7 @@ def test_an_attempt_that_was_not_answered_moves_no_memory(world: World, tmp_path
     np.testing.assert_array_equal(asked(world, 3, 2), asked(straight, 3))
     np.testing.assert_array_equal(values_of(world, 3, 2)[:, 0], values_of(straight, 3)[:, 0])
     standing = sorted({number_of(world, unit) for unit in units_of(world)})
-    np.testing.assert_array_equal(values_of(world, 3, 2)[standing, 0], 0.75)  # three answered rounds
+    np.testing.assert_array_equal(values_of(world, 3, 2)[standing, 0], 0.75)  # three charged rounds
 
 
 def test_another_attempt_of_a_round_gives_the_same_rows(world: World) -> None:

@@ -3,9 +3,10 @@
     E(x, y, sigma) -> two logits; label [1, 0] for the teacher, [0, 1] for the student       (cross-entropy)
     L_adv = log(1 - E_1),  E_1 its probability of "teacher" at the student's output
 
-Outputs of both stand side by side in one batch. In each round it takes a fixed number of steps on that round's outputs
-before the student's gradient is taken. All shards begin with the same public weights; the last layer is zero, so that
-the first gradients say nothing. What it remembers is its shard's alone.
+Outputs of both stand side by side in one batch. In each round it takes `discriminator_steps` steps on that round's
+outputs before the student's gradient is taken. All shards begin with the same public weights, whose last layer is zero:
+they tell nothing apart, and what the first gradient says comes from the first round's steps alone. What it remembers is
+its shard's alone.
 """
 
 import numpy as np
