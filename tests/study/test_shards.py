@@ -12,6 +12,7 @@ from dp_accounting import pld
 from scipy import optimize, stats
 
 from tests.support.approvals import wide_policy
+from tests.support.dummy import DIMENSION
 from tests.support.forgery import Forgery, forge
 from tests.support.lineage import claiming, start_from, started
 from tests.support.studies import study_with
@@ -19,7 +20,7 @@ from tests.support.world import World, make_plan, secure
 from undertone.core.canonical import canonical_json
 from undertone.errors import NotVerified, PlanChanged, StudyError
 from undertone.models.pinned import pin
-from undertone.privacy.accounting import GaussianEvent
+from undertone.privacy.accounting import GaussianEvent, calibrate
 from undertone.privacy.stages import PER_SHARD, Sensitivity
 from undertone.release.statement import TookPart, privacy_statement
 from undertone.release.verify import verify
@@ -27,6 +28,7 @@ from undertone.study.claim import check_claim, delta_warning, recompute_epsilon
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
 from undertone.study.rehearsal import drawn_units, rehearsal_of
+from undertone.study.remedies import ratios_by_auto, what_works
 from undertone.study.resolve import refuse_noise, resolve, units_for_signal
 from undertone.study.schema import parse_study
 from undertone_cli.commands.plan import describe
@@ -286,6 +288,17 @@ def test_noise_is_refused_in_numbers_of_shards(plan: Plan) -> None:
     loud = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"noise_to_signal": 9.0})})
     with pytest.raises(Exception, match="about 108 shards would bring it under 1, 12 are planned"):
         refuse_noise(loud, pin(plan.model.base))
+
+
+def test_remedies_count_people_for_methods_of_units_and_shards_for_those_of_shards(plan: Plan) -> None:
+    """Delta is of two rows, a row is shorter than w, and each site has as many shards as the method makes by auto."""
+    base, z = pin(plan.model.base), calibrate(plan.privacy.epsilon_target, plan.privacy.delta, 1.0, 1)
+    for one in (plan, make_plan(Path(plan.model.base), PEOPLE)):
+        ratios = ratios_by_auto(one, base)
+        assert ratios["dummy-shards"] == pytest.approx(z * 2 * math.sqrt(6) / (4 * 3))
+        assert ratios["dummy"] == pytest.approx(z * math.sqrt(DIMENSION) / 600)
+    fewer = plan.model_copy(update={"method": plan.method.model_copy(update={"options": {"shards": 2}, "shards": 2})})
+    assert what_works(fewer, base).endswith("leave out the other keys of [method]")
 
 
 def test_shards_go_with_secure_aggregation(dummy_base: Path, dummy_method: None) -> None:
