@@ -12,18 +12,23 @@ from dp_accounting import pld
 from scipy import optimize, stats
 
 from tests.support.approvals import wide_policy
+from tests.support.dummy import DIMENSION
+from tests.support.forgery import Forgery, forge
+from tests.support.lineage import claiming, start_from, started
 from tests.support.studies import study_with
 from tests.support.world import World, make_plan, secure
 from undertone.core.canonical import canonical_json
-from undertone.errors import PlanChanged, StudyError
+from undertone.errors import NotVerified, PlanChanged, StudyError
 from undertone.models.pinned import pin
-from undertone.privacy.accounting import GaussianEvent
+from undertone.privacy.accounting import GaussianEvent, calibrate
 from undertone.privacy.stages import PER_SHARD, Sensitivity
 from undertone.release.statement import TookPart, privacy_statement
+from undertone.release.verify import verify
 from undertone.study.claim import check_claim, delta_warning, recompute_epsilon
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
 from undertone.study.rehearsal import drawn_units, rehearsal_of
+from undertone.study.remedies import ratios_by_auto, what_works
 from undertone.study.resolve import refuse_noise, resolve, units_for_signal
 from undertone.study.schema import parse_study
 from undertone_cli.commands.plan import describe
@@ -147,12 +152,17 @@ def test_what_is_read_back_is_what_was_written(plan: Plan) -> None:
     assert (plan.cohort.units, plan.patients) == (dict.fromkeys(PEOPLE, 4), PEOPLE)
 
 
-def test_a_plan_that_hides_its_shards_is_refused_by_who_knows_the_method(plan: Plan, make_world: Make) -> None:
-    """Its Delta would be half of what it is: coordinator, node and a reader of a release ask the method."""
+def hiding(plan: Plan) -> Plan:
+    """The plan without its shards: Delta is that of one row."""
     spelled: Any = json.loads(plan.as_bytes())
     del spelled["method"]["shards"], spelled["cohort"]["patients"], spelled["method"]["sent"]
     spelled["privacy"]["sensitivity"] = 1024
-    hidden = Plan.from_bytes(canonical_json(spelled))
+    return Plan.from_bytes(canonical_json(spelled))
+
+
+def test_a_plan_that_hides_its_shards_is_refused_by_who_knows_the_method(plan: Plan, make_world: Make) -> None:
+    """Its Delta would be half of what it is: coordinator, node and a reader of a release ask the method."""
+    hidden = hiding(plan)
     with pytest.raises(PlanChanged, match="4 shards at a site, the plan counts no shards"):
         planned_method(hidden, pin(plan.model.base))
     world = make_world({"north": 6, "east": 4, "south": 4}, sharded={})
@@ -160,6 +170,25 @@ def test_a_plan_that_hides_its_shards_is_refused_by_who_knows_the_method(plan: P
     world.allow("north", **wide_policy(hidden, "0" * 64).model_dump(include={"methods", "models", "fewest_patients"}))
     with pytest.raises(PlanChanged, match="the plan counts no shards"):
         check_asked(SiteDir(site.folder), hidden)
+
+
+def test_a_plan_whose_ancestor_hides_its_shards_is_refused(plan: Plan, make_world: Make, tmp_path: Path) -> None:
+    """By the same three, and so is one whose ancestor's method nobody here knows."""
+    hidden, world = claiming(hiding(plan)), make_world({"north": 6, "east": 4, "south": 4})
+    why = "from whose release it starts: dummy-shards makes 4 shards at a site, the plan counts no shards"
+    successor = started(world.plan, hidden)
+    check_claim(successor)
+    with pytest.raises(PlanChanged, match=why):
+        planned_method(successor, pin(plan.model.base))
+    with pytest.raises(PlanChanged, match=why):
+        check_asked(SiteDir(world.sites["north"]), successor)
+    signer = forge(tmp_path / "release", Path(plan.model.base), Forgery(plan={"start": start_from(hidden)}))
+    with pytest.raises(NotVerified, match=why):
+        verify(tmp_path / "release", signer)
+    planned_method(started(world.plan, plan), pin(plan.model.base))
+    unknown = hidden.model_copy(update={"method": hidden.method.model_copy(update={"name": "dp-unheard-of"})})
+    with pytest.raises(PlanChanged, match="dp-unheard-of"):
+        planned_method(started(world.plan, unknown), pin(plan.model.base))
 
 
 # --- the study --------------------------------------------------------------------------------------------
@@ -261,6 +290,17 @@ def test_noise_is_refused_in_numbers_of_shards(plan: Plan) -> None:
     loud = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"noise_to_signal": 9.0})})
     with pytest.raises(Exception, match="about 108 shards would bring it under 1, 12 are planned"):
         refuse_noise(loud, pin(plan.model.base))
+
+
+def test_remedies_count_people_for_methods_of_units_and_shards_for_those_of_shards(plan: Plan) -> None:
+    """Delta is of two rows, a row is shorter than w, and each site has as many shards as the method makes by auto."""
+    base, z = pin(plan.model.base), calibrate(plan.privacy.epsilon_target, plan.privacy.delta, 1.0, 1)
+    for one in (plan, make_plan(Path(plan.model.base), PEOPLE)):
+        ratios = ratios_by_auto(one, base)
+        assert ratios["dummy-shards"] == pytest.approx(z * 2 * math.sqrt(6) / (4 * 3))
+        assert ratios["dummy"] == pytest.approx(z * math.sqrt(DIMENSION) / 600)
+    fewer = plan.model_copy(update={"method": plan.method.model_copy(update={"options": {"shards": 2}, "shards": 2})})
+    assert what_works(fewer, base).endswith("leave out the other keys of [method]")
 
 
 def test_shards_go_with_secure_aggregation(dummy_base: Path, dummy_method: None) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from undertone.errors import PlanChanged
+from undertone.errors import PlanChanged, StudyError
 from undertone.methods.classed import check_classes, prompts_by_class
 from undertone.methods.protocol import Method, MethodStage, ShardedMethod, check_needs, sent_by, stages_of
 from undertone.methods.registry import method_for
@@ -34,9 +34,17 @@ def planned_method(plan: Plan, base: PinnedBase) -> Method:
 def check_shards(method: Method, plan: Plan) -> None:
     """The plan counts as many shards as the method makes, or none: Delta follows from that (PRIVACY 15).
 
+    So does its ancestor's, whose charges its claim may cover and which every reader is told.
+
     Raises:
-        PlanChanged: other numbers.
+        PlanChanged: other numbers, or an ancestor of a method that this program does not have.
     """
+    ancestor = plan.ancestor
+    if ancestor is not None:
+        try:
+            check_shards(method_for(ancestor.method.name, ancestor.method.options), ancestor)
+        except (PlanChanged, StudyError) as error:
+            raise PlanChanged(f"the plan of {ancestor.study}, from whose release it starts: {error}") from None
     made = method.shards if isinstance(method, ShardedMethod) else None
     if made != plan.method.shards:
         said = [f"{shards or 'no'} shards at a site" for shards in (made, plan.method.shards)]

@@ -115,6 +115,13 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         _HIDDEN,
     ),
     (
+        "an ancestor's method is asked for its shards",
+        f"{COMMON}/study/planned.py",
+        "    if ancestor is not None:\n",
+        "    if False:\n",
+        f"{PLAN}::test_a_plan_whose_ancestor_hides_its_shards_is_refused",
+    ),
+    (
         "the 1/N check counts people",
         f"{COMMON}/study/claim.py",
         "sum(plan.patients.values())",

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from undertone.core.captions import TOKEN, caption_fields
 from undertone.core.config import Section
 from undertone.core.progress import reporter
-from undertone.errors import MechanismViolation, PlanChanged, StudyError
+from undertone.errors import MechanismViolation, ModelError, PlanChanged, StudyError
 from undertone.methods.denoiser.whole_denoiser import WholeDenoiser
 from undertone.methods.gradient.optimisers import server_optimiser
 from undertone.methods.protocol import Automatic, Method, Progress, UnitRecords
@@ -304,8 +304,15 @@ class DPSAD(WholeDenoiser):
 
 
 def _values(base: PinnedBase) -> int:
-    """D, of one latent, or of one image where pixels are denoised; from the base's files alone."""
+    """D, of one latent, or of one image where pixels are denoised; from the base's files alone.
+
+    Raises:
+        ModelError: they do not say.
+    """
     unet = base.config("unet")
-    side = int(unet["sample_size"])
-    channels = base.config("vae")["latent_channels"] if "vae" in base.parts else unet["in_channels"]
+    try:
+        side = int(unet["sample_size"])
+        channels = base.config("vae")["latent_channels"] if "vae" in base.parts else unet["in_channels"]
+    except KeyError as error:
+        raise ModelError(f"{base.reference} does not say how large a latent is: no {error} in a config.json") from None
     return int(channels) * side * side
