@@ -27,6 +27,7 @@ Values = NDArray[np.float32]
 CONTENT_BYTES = 16
 _SEAL_BYTES, _HELD_BYTES = 16, 8
 _HEAD_BYTES = CONTENT_BYTES + _SEAL_BYTES + _HELD_BYTES
+_AT_ONCE = 8  # shards whose memory is read or erased in one piece: it is some MB of each
 _PREPARED = re.compile(r"prepared-(\d{4})-([0-9a-f]{32})\.npy(\.part)?")
 
 
@@ -145,16 +146,21 @@ class ShardMemory:
 
     def erase_others(self, shards: Sequence[Shard]) -> None:
         """Put zeros in the place of what was made of other records than stand in the shards now."""
-        held = self.array.read(range(self.array.shape[0]))[:, :CONTENT_BYTES]
-        now = np.zeros_like(held)
-        for shard in shards:
-            now[shard.number] = np.frombuffer(shard.content, dtype="u1")
-        self.erase(np.flatnonzero((held != now).any(axis=1) & held.any(axis=1)).tolist())
+        now, nothing = {shard.number: shard.content for shard in shards}, bytes(CONTENT_BYTES)
+        stale = []
+        for first in range(0, self.array.shape[0], _AT_ONCE):
+            numbers = range(first, min(first + _AT_ONCE, self.array.shape[0]))
+            for number, item in zip(numbers, self.array.read(numbers), strict=True):
+                if item[:CONTENT_BYTES].tobytes() not in (nothing, now.get(number, nothing)):
+                    stale.append(number)
+        self.erase(stale)
 
     def erase(self, numbers: list[int]) -> None:
         """Put zeros in the place of these shards' memory, durably."""
+        for first in range(0, len(numbers), _AT_ONCE):
+            few = numbers[first : first + _AT_ONCE]
+            self.array.write(few, np.zeros((len(few), self.array.shape[1]), dtype="u1"))
         if numbers:
-            self.array.write(numbers, np.zeros((len(numbers), self.array.shape[1]), dtype="u1"))
             self.array.sync()
 
 
