@@ -9,6 +9,7 @@ from tests.support.mutants import run_mutants
 
 _SAD = "common/undertone/methods/sad"
 _METHOD, _STUDENT, _TEACHERS = f"{_SAD}/method.py", f"{_SAD}/student.py", f"{_SAD}/teachers.py"
+_QUERY = f"{_SAD}/query.py"
 _DISCRIMINATOR, _PERCEPTRON = f"{_SAD}/discriminator.py", f"{_SAD}/perceptron.py"
 _TESTS = "methods/test_sad.py"
 _MINIMISER = f"{_TESTS}::test_the_exact_teacher_is_the_numeric_minimiser_of_the_denoising_loss"
@@ -87,7 +88,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     ),
     (
         "one query for all rounds",
-        _STUDENT,
+        _QUERY,
         "key=np.array([options.query_seed, round_], dtype=np.uint64)",
         "key=np.array([options.query_seed, 0], dtype=np.uint64)",
         f"{_TESTS}::test_rounds_have_other_queries_and_labels_go_round",
@@ -100,17 +101,17 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         f"{_TESTS}::test_a_record_that_is_no_number_gives_a_row_that_is_none_and_a_memory_of_before",
     ),
     (
-        "labels that nobody has",
-        _METHOD,
-        "or found.labels.max() >= len(self.classes)",
+        "labels of the coordinator's choice",
+        _QUERY,
+        "np.array_equal(self.labels, of.labels) and ",
         "",
         f"{_TESTS}::test_what_is_no_query_is_refused",
     ),
     (
-        "noise levels below zero",
-        _METHOD,
-        "if not found.sigma > 0 or ",
-        "if ",
+        "noise levels of the coordinator's choice",
+        _QUERY,
+        " and abs(self.sigma - of.sigma) <= _SAME * of.sigma",
+        "",
         f"{_TESTS}::test_what_is_no_query_is_refused",
     ),
     # The chain rule

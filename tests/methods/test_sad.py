@@ -304,8 +304,10 @@ def test_a_query_follows_from_the_state_alone(base: LoadedBase, pinned: PinnedBa
     np.random.seed(3)
     np.testing.assert_array_equal(method.query(base, state), first)
     np.testing.assert_array_equal(made().query(load_base(pinned), np.array(state)), first)
-    assert first.shape == (method.sent(pinned),) == (2 * 4 * D + 4 + 1,)
+    assert first.shape == (method.sent(pinned),) == (2 * 4 * D + 4 + 2,)
     method.check_query(pinned, first)
+    other = made(query_log_sigma_mean=-10.0)  # the lowest level that the base's schedule has
+    other.check_query(pinned, other.query(base, state))
 
 
 def test_rounds_have_other_queries_and_labels_go_round(base: LoadedBase, pinned: PinnedBase) -> None:
@@ -344,25 +346,40 @@ def test_noise_levels_stay_within_what_the_sampler_has(base: LoadedBase, pinned:
 
 BAD: list[Callable[[NDArray[np.float32]], object]] = [
     lambda sent: sent.__setitem__(0, np.nan),
-    lambda sent: sent.__setitem__(-1, 0.0),
     lambda sent: sent.__setitem__(-1, -1.0),
-    lambda sent: sent.__setitem__(-2, 2.0),
-    lambda sent: sent.__setitem__(-2, -2.0),
-    lambda sent: sent.__setitem__(-2, 0.5),
-    lambda sent: sent.__setitem__(-2, np.inf),
+    lambda sent: sent.__setitem__(-1, 0.5),
+    lambda sent: sent.__setitem__(-1, 3e38),
+    lambda sent: sent.__setitem__(-1, 1.0),  # another round's
+    lambda sent: sent.__setitem__(-2, 0.0),
+    lambda sent: sent.__setitem__(-2, -1.0),
+    lambda sent: sent.__setitem__(-2, 1.01 * sent[-2]),
+    lambda sent: sent.__setitem__(-2, 1e6),
+    lambda sent: sent.__setitem__(-3, 2.0),
+    lambda sent: sent.__setitem__(-3, -2.0),
+    lambda sent: sent.__setitem__(-3, sent[-3] + 0.5),
+    lambda sent: sent.__setitem__(-3, np.inf),
+    lambda sent: sent.__setitem__(slice(-6, -2), np.roll(sent[-6:-2], 1)),
 ]
 
 
-def test_what_is_no_query_is_refused(pinned: PinnedBase) -> None:
-    method = made()
-    method.check_query(pinned, query_of())
+@pytest.mark.parametrize("start", [{}, {"initial_weights": "scratch", "parametrisation": "edm"}])
+def test_what_is_no_query_is_refused(base: LoadedBase, pinned: PinnedBase, start: dict[str, Any]) -> None:
+    """Labels and noise level are what the study's seed draws for the round that the query names."""
+    method = made(**start, caption_dropout=0.0)
+    state = method.initial_state(pinned)
+    for number in range(3):
+        state[-1] = number
+        method.check_query(pinned, method.query(base, state))
+    state[-1] = 0
+    true = method.query(base, state)
     for spoil in BAD:
-        sent = query_of()
+        sent = true.copy()
         spoil(sent)
+        assert not np.array_equal(sent, true)
         with pytest.raises(PlanChanged):
             method.check_query(pinned, sent)
     with pytest.raises(PlanChanged):
-        method.check_query(pinned, query_of()[1:])
+        method.check_query(pinned, true[1:])
 
 
 # --- the chain rule -------------------------------------------------------------------------------

@@ -165,6 +165,19 @@ def load_base(base: PinnedBase, device: str = "cpu", *, keep_safety_checker: boo
     return LoadedBase(base, pipeline, schedule, base.image_size, torch.device(device), labels)
 
 
+def schedule_of(base: PinnedBase) -> DDPMScheduler:
+    """`schedule` of the base once it is loaded, from its scheduler's file alone.
+
+    Raises:
+        ModelError: the file is not there, or names no scheduler of diffusers.
+    """
+    config = base.config("scheduler")
+    kind: Any = getattr(diffusers, str(config.get("_class_name")), None)
+    if kind is None:
+        raise ModelError(f"{base.reference} names a scheduler that diffusers does not have, or none")
+    return DDPMScheduler.from_config(kind.from_config(config).config)
+
+
 def _modules_of(pipeline: StableDiffusionPipeline) -> dict[str, torch.nn.Module]:
     return {"vae": pipeline.vae, "text_encoder": pipeline.text_encoder, "unet": pipeline.unet}
 

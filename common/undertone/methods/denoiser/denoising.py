@@ -1,7 +1,8 @@
 """The denoiser of a base: what stands around its network, its losses, and which of it w moves."""
 
 from collections.abc import Mapping, Sequence
-from typing import Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from undertone.methods.denoiser.options import OF_LATENTS, OF_PIXELS, Figures
 from undertone.methods.gradient.trained import EngineTrained
 from undertone.methods.gradient.unit_gradients import RowLoss
 from undertone.models.interface import Base
+from undertone.models.pinned import PinnedBase
 from undertone.training.parametrisations import (
     EDM,
     VE,
@@ -26,7 +28,15 @@ from undertone.training.parametrisations import (
 )
 
 
-def parametrisation_of(base: Base, figures: Figures) -> Parametrisation:
+@dataclass(frozen=True)
+class Scheduled:
+    """What a parametrisation needs of a base: `schedule` as in `Base`."""
+
+    pinned: PinnedBase
+    schedule: Any
+
+
+def parametrisation_of(base: Base | Scheduled, figures: Figures) -> Parametrisation:
     """The one that the figures name; "base" is that of the base's own schedule.
 
     Raises:

@@ -26,7 +26,7 @@ from undertone.methods.release_format import ReleaseFormat, Weights
 from undertone.methods.sad.discriminator import Discriminator, network_of
 from undertone.methods.sad.options import MOST_VALUES, SADOptions
 from undertone.methods.sad.perceptron import kept_size
-from undertone.methods.sad.query import NONE, Query, length
+from undertone.methods.sad.query import NONE, Drawn, Query, drawn, length
 from undertone.methods.sad.teachers import ExactTeacher, Teacher, TrainedTeacher
 from undertone.models.interface import Base
 from undertone.models.pinned import PinnedBase
@@ -130,7 +130,7 @@ class DPSAD(WholeDenoiser):
     # --- queries ----------------------------------------------------------------------------------
 
     def sent(self, base: PinnedBase) -> int:
-        """B inputs, B outputs, B labels and the noise level."""
+        """B inputs, B outputs, B labels, the noise level and the round's number."""
         return length(self._outputs(base), _values(base))
 
     def row(self, base: PinnedBase) -> int:
@@ -142,17 +142,14 @@ class DPSAD(WholeDenoiser):
         return self._asked(base, state).vector()
 
     def check_query(self, base: PinnedBase, query: State) -> None:
-        """It is one: all values finite, labels of the study's list, a noise level above zero.
+        """It is one: all values finite, and noise level and labels those that are drawn for the round that it names.
 
         Raises:
             PlanChanged: it is not.
         """
         found = Query.of(query, self._outputs(base), _values(base))
-        sent = query[-1 - len(found.labels) : -1]
-        if not found.sigma > 0 or found.labels.min() < NONE or found.labels.max() >= len(self.classes):
-            raise PlanChanged("the coordinator sent a query whose noise level or labels are none of this study's")
-        if not np.array_equal(found.labels, sent):
-            raise PlanChanged("the coordinator sent a query with labels between two classes")
+        if not found.is_of(self._drawn(base, found.round)):
+            raise PlanChanged("the coordinator sent a query whose noise level or labels are not those of its round")
 
     def step_on(self, base: Base, state: State, mean: NDArray[np.float64]) -> State:
         """One step of the optimiser, against the noised mean gradient at the student's outputs through the student."""
@@ -165,11 +162,16 @@ class DPSAD(WholeDenoiser):
         return self._optimiser.advance(state, gradient.astype(np.float64))
 
     def _asked(self, base: Base, state: State) -> Query:
-        from undertone.methods.sad.student import asked, drawn  # torch
+        from undertone.methods.sad.student import asked  # torch
 
-        of = drawn(base, self.options, len(self.classes), self._outputs(base.pinned), int(state[-1]))
+        of = self._drawn(base.pinned, int(state[-1]))
         with self._trained_at(base, self._w(base.pinned, state)) as student:
             return asked(base, student, self.options, self._names(of.labels), of)
+
+    def _drawn(self, base: PinnedBase, round_: int) -> Drawn:
+        from undertone.methods.sad.student import noise_levels  # torch
+
+        return drawn(self.options, noise_levels(base, self.options), len(self.classes), self._outputs(base), round_)
 
     # --- a shard ----------------------------------------------------------------------------------
 

@@ -9,53 +9,31 @@ levels with much noise would be all that an optimiser sees. It is public, and po
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import exp
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from undertone.methods.denoiser.denoising import TrainedDenoiser, network_of, parametrisation_of
+from undertone.methods.denoiser.denoising import Scheduled, TrainedDenoiser, network_of, parametrisation_of
 from undertone.methods.denoiser.drawing import sampler_of
 from undertone.methods.denoiser.options import Figures
 from undertone.methods.sad.options import SADOptions
-from undertone.methods.sad.query import NONE, Query
+from undertone.methods.sad.query import Drawn, Query
+from undertone.models.base import schedule_of
 from undertone.models.interface import Base
+from undertone.models.pinned import PinnedBase
 from undertone.training.parametrisations import denoised
 
 Array = NDArray[np.float32]
 _HIGHEST = 0.9  # of the sampler's first noise level
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What is public of a round before the student has answered."""
-
-    sigma: float
-    labels: NDArray[np.int64]
-    seeds: NDArray[np.int64]
-
-
-def drawn(base: Base, options: SADOptions, classes: int, outputs: int, round_: int) -> Drawn:
-    """One noise level, and for each output a label and a seed, by the study's seed and the round's number.
-
-    Labels go round: all of K outputs in a row have different classes, in an order that is drawn.
-    """
-    generator = np.random.Generator(np.random.Philox(key=np.array([options.query_seed, round_], dtype=np.uint64)))
-    lowest, highest = noise_levels(base, options)
-    normal, dropped = generator.standard_normal(), generator.random(outputs) < options.caption_dropout
-    sigma = exp(options.query_log_sigma_mean + options.query_log_sigma_deviation * normal)
-    labels = np.concatenate([generator.permutation(max(classes, 1)) for _ in range(outputs)])[:outputs]
-    seeds = generator.integers(1 << 62, size=outputs)
-    return Drawn(min(max(sigma, lowest), highest), np.where(dropped | (classes == 0), NONE, labels), seeds)
-
-
-def noise_levels(base: Base, options: SADOptions) -> tuple[float, float]:
-    """The lowest and the highest sigma of a query."""
+def noise_levels(base: PinnedBase, options: SADOptions) -> tuple[float, float]:
+    """The lowest and the highest sigma of a query; from the base's files alone."""
     figures = Figures.of(options)
-    sampler = sampler_of(parametrisation_of(base, figures), figures)
+    sampler = sampler_of(parametrisation_of(Scheduled(base, schedule_of(base)), figures), figures)
     return sampler.sigma_min, _HIGHEST * sampler.sigma_max
 
 
@@ -84,7 +62,7 @@ def asked(base: Base, student: TrainedDenoiser, options: SADOptions, names: Sequ
     generators = [torch.Generator().manual_seed(int(seed)) for seed in of.seeds]
     outputs = sampler(denoise, base.latent_shape, generators, options.query_steps, base.device)
     ((inputs, sigma),) = last
-    return Query(_flat(inputs), _flat(outputs), of.labels, float(np.float32(sigma)))
+    return Query(_flat(inputs), _flat(outputs), of.labels, float(np.float32(sigma)), of.round)
 
 
 def chained(
