@@ -149,7 +149,7 @@ class Bench:
     def released(self, case: Case, timed: Timed) -> tuple[Drawn, Plan]:
         """Images of a study that ran with all its sites."""
         epsilon = case.epsilon or 0.0
-        name = case.name.removesuffix(STARTED)
+        name = FETA if case.name == FETA + STARTED else case.name
         folder = self.keep / f"{self.name}-{_plain(name)}-epsilon-{epsilon:g}-run-{case.seed}"
         folder.mkdir(parents=True, exist_ok=True)
         made = pair(self.name, self.base, epsilon, folder) if name == FETA else None
