@@ -462,7 +462,7 @@ def test_sizes_follow_from_options_and_base(pinned: PinnedBase) -> None:
     assert isinstance(method, ShardedMethod)
     assert isinstance(method, WarmStarted)
     assert isinstance(method, RestartableMethod)
-    assert (method.row(pinned), method.sent(pinned)) == (1024, 2 * 1024 + 16 + 1)
+    assert (method.row(pinned), method.sent(pinned)) == (1024, 2 * 1024 + 16 + 2)
     assert (sent_by(method, pinned), stages_of(method, pinned)[0].row) == (method.sent(pinned), 1024)
     assert made(adversarial=0.0).memory(pinned) == 0
     assert made(discriminator_width=5).memory(pinned) == 3 * ((D + 4 + 1) * 5 + (5 + 1) * 2) + 1
