@@ -153,7 +153,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "memory advanced by an attempt of the same round",
         f"{CLIENT}/compute/preparing.py",
-        "(one for one in reversed(charges) if one[0] != self.attempt[1])",
+        "(one for one in reversed(charged) if one[0] != round_)",
         "(key[1:] for key in reversed(self.store._attempts(self.plan.digest)) if key != self.attempt)",
         f"{NODE}::test_another_attempt_of_a_round_gives_the_same_rows",
     ),
