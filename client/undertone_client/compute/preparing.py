@@ -114,9 +114,7 @@ class Preparation:
             while not self._sum_kept_rows(registration):
                 pass
 
-    def _sum_shards(
-        self, method: ShardedMethod, where: "_Place", registration: Registration, pinned: PinnedBase
-    ) -> bool:
+    def _sum_shards(self, method: ShardedMethod, where: _Place, registration: Registration, pinned: PinnedBase) -> bool:
         """The finished sum over all shards, whose rows take no coins (PRIVACY 15); whether nobody withdrew meanwhile.
 
         On one device: rows of shards are made one at a time.

@@ -138,7 +138,7 @@ def withdrawn_units(site: SiteDir, registration: Registration) -> frozenset[str]
         FolderError: the tombstones are damaged.
     """
     gone = withdrawn_from(site, registration.data)
-    return frozenset(unit for unit in {record.unit for record in registration.table.records} if gone(unit))
+    return frozenset(unit for unit in registration.table.units() if gone(unit))
 
 
 def present(table: RecordTable, unit: Unit, unit_column: str | None, log: Callable[[str], None]) -> NDArray[np.bool_]:

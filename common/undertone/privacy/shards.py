@@ -4,11 +4,8 @@ Both are functions of the node's secret and of public numbers: a unit that comes
 shard, and no other shard's randomness.
 """
 
-import hashlib
-import hmac
-
 from undertone.errors import MechanismViolation
-from undertone.privacy.unit_randomness import KEY_BYTES
+from undertone.privacy.unit_randomness import mac_of
 
 _SPLIT, _RANDOMNESS = b"undertone/shard/1", b"undertone/shard-row/1"
 # Of `shard_key`: for what is made of a shard's records once, for all rounds.
@@ -28,28 +25,18 @@ def shard_of(secret: bytes, unit: str, shards: int) -> int:
     """
     if shards < 1:
         raise MechanismViolation(f"a site cannot have {shards} shards")
-    return int.from_bytes(_mac(secret, _SPLIT, unit.encode("utf-8", "surrogatepass")), "big") % shards
+    return int.from_bytes(mac_of(secret, _SPLIT, unit.encode("utf-8", "surrogatepass")), "big") % shards
 
 
 def shard_key(secret: bytes, study: str, round_: int, shard: int) -> bytes:
     """The 32-byte key of one shard's randomness in one round, for `row_generator`; `PREPARED` is none of the rounds.
 
-    The attempt is not in it: an attempt that was not charged moves nothing, and another one of its round
-    gives the same row.
+    The attempt is not in it: an attempt that was not charged moves nothing, and another one of its round gives
+    the same row.
 
     Raises:
         MechanismViolation: the secret is too short, or a number is out of range.
     """
     if not (0 <= round_ < 1 << 64 and 0 <= shard < 1 << 64):
         raise MechanismViolation(f"round {round_}, shard {shard}: both must lie in [0, 2^64)")
-    return _mac(secret, _RANDOMNESS, study.encode(), round_.to_bytes(8, "big"), shard.to_bytes(8, "big"))
-
-
-def _mac(secret: bytes, *fields: bytes) -> bytes:
-    """Each field is preceded by its length, so no two different tuples give the same message."""
-    if len(secret) < KEY_BYTES:
-        raise MechanismViolation(
-            f"the node's secret has {len(secret)} bytes and must have {KEY_BYTES}; create the node anew"
-        )
-    message = b"".join(len(field).to_bytes(8, "big") + field for field in fields)
-    return hmac.new(secret, message, hashlib.sha256).digest()
+    return mac_of(secret, _RANDOMNESS, study.encode(), round_.to_bytes(8, "big"), shard.to_bytes(8, "big"))

@@ -28,19 +28,22 @@ def row_key(secret: bytes, study: str, round_: int, attempt: int, unit: str) -> 
     Raises:
         MechanismViolation: the secret is too short, or a number is out of range.
     """
+    if not (0 <= round_ < 1 << 64 and 0 <= attempt < 1 << 64):
+        raise MechanismViolation(f"round {round_}, attempt {attempt}: both must lie in [0, 2^64)")
+    numbers = (round_.to_bytes(8, "big"), attempt.to_bytes(8, "big"))
+    return mac_of(secret, _LABEL, study.encode(), *numbers, unit.encode("utf-8", "surrogatepass"))
+
+
+def mac_of(secret: bytes, *fields: bytes) -> bytes:
+    """HMAC-SHA256 of fields under the node's secret, each preceded by its length: no two tuples give one message.
+
+    Raises:
+        MechanismViolation: the secret is too short.
+    """
     if len(secret) < KEY_BYTES:
         raise MechanismViolation(
             f"the node's secret has {len(secret)} bytes and must have {KEY_BYTES}; create the node anew"
         )
-    if not (0 <= round_ < 1 << 64 and 0 <= attempt < 1 << 64):
-        raise MechanismViolation(f"round {round_}, attempt {attempt}: both must lie in [0, 2^64)")
-    fields = (
-        _LABEL,
-        study.encode(),
-        round_.to_bytes(8, "big"),
-        attempt.to_bytes(8, "big"),
-        unit.encode("utf-8", "surrogatepass"),
-    )
     message = b"".join(len(field).to_bytes(8, "big") + field for field in fields)
     return hmac.new(secret, message, hashlib.sha256).digest()
 
