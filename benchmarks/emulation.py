@@ -184,7 +184,7 @@ def shards_without_noise(
             drawn = np.random.Generator(np.random.Philox(key=seed * 100_000 + number))
             row, memories[number] = method.shard_row(base, query, of, memories[number], drawn)
             total += row * min(1.0, clip / max(float(np.linalg.norm(row.astype(np.float64))), 1e-30))
-        state = method.step_on(student, state, total / count)
+        state = method.step_on(student, state, query, total / count)
     return state
 
 

@@ -101,7 +101,8 @@ class Coordinator:
             self._say_who_is_missing(round_)
             noised = pass_with_noise_shares(attempt, noised_total, attempt.receipt())
         # 8. update     w <- step(w, V / (s * p * sum of N_i)), durable
-        updated = update(self._method(round_), self.plan, round_, state, noised, self.base)
+        sent = self._sent(round_, state)
+        updated = update(self._method(round_), self.plan, round_, state, sent, noised, self.base)
         reached("rounds/updated")
         self.run.keep_state(round_, updated)
         reached("rounds/state durable")

@@ -75,7 +75,8 @@ def test_the_update_takes_a_noised_sum_and_nothing_else_can_reach_a_model() -> N
         "Method",
         "Plan",
         "int",
-        "NDArray[np.float32]",
+        "NDArray[np.float32]",  # the public state
+        "NDArray[np.float32]",  # what sites were sent, public likewise
         "NoisedSum",
         "Callable[[], Base]",
     ]

@@ -75,6 +75,34 @@ def test_what_spreadsheets_write_is_understood_then_and_later(folder: Path, kind
     assert all(isinstance(row, dict) for row in rows_by_line(folder / "metadata.csv", [1]))
 
 
+def test_a_file_that_changed_is_read_anew_whatever_its_length_and_time(folder: Path) -> None:
+    """What the same bytes list of the same records is remembered, and nothing else: not of another table either."""
+    source = folder / "metadata.csv"
+    source.write_text(PLAIN, encoding="utf-8")
+    table, stamp = read(folder), source.stat()
+
+    def there(of: RecordTable = table) -> list[bool]:
+        found: list[bool] = present(of, "patient", "patient_id", lambda _text: None).tolist()
+        return found
+
+    assert there() == there() == [True, True]
+    assert there(table.where(lambda record: record.unit == "q")) == [True]
+    source.write_text(PLAIN.replace(",q", ",r"), encoding="utf-8")
+    os.utime(source, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert there() == there() == [True, False]
+    assert there(table.where(lambda record: record.unit == "q")) == [False]
+    source.unlink()
+    assert there() == [False, False]
+    os.mkfifo(source)  # is not waited for
+    assert there() == [False, False]
+    source.unlink()
+    source.write_text(PLAIN, encoding="utf-8")
+    assert there() == [True, True]
+    known = present(table, "patient", "patient_id", lambda _text: None)
+    known[:] = False  # what is remembered is a copy
+    assert there() == [True, True]
+
+
 def test_lines_keep_their_numbers_behind_what_was_skipped(folder: Path) -> None:
     (folder / "metadata.csv").write_text("sep=;\n;\n" + PLAIN.replace(",", ";").replace(";q", ";"), encoding="utf-8")
     assert "metadata.csv, line 5: no patient_id for images/scan-0001.png" in refusal(folder)

@@ -85,8 +85,9 @@ def test_a_killed_run_is_the_run_that_was_not(run: Path) -> None:
     for round_ in range(1, ROUNDS + 1):
         kept = folder.kept_noised(round_)
         assert kept is not None
-        np.testing.assert_array_equal(folder.kept_query(round_), method.query(base, state))
-        state = method.step_on(base, state, kept[1] / plan.denominator(round_, kept[2]))
+        query = method.query(base, state)
+        np.testing.assert_array_equal(folder.kept_query(round_), query)
+        state = method.step_on(base, state, query, kept[1] / plan.denominator(round_, kept[2]))
         np.testing.assert_array_equal(folder.kept_state(round_), state)
     assert state[-1] == ROUNDS
     held = read_weights(run / "release")["denoiser.safetensors"]
@@ -161,7 +162,7 @@ def test_three_sites_are_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             total += row * min(1.0, clip / max(length, 1e-30))
             cut += length > clip
         assert cut
-        state = of.step_on(base, state, total / (of.shards * len(SITES)))
+        state = of.step_on(base, state, query, total / (of.shards * len(SITES)))
         moved = float(np.linalg.norm((state - start)[:d]))
         answered = RunFolder(found).kept_state(round_)
         assert answered is not None

@@ -305,9 +305,9 @@ def test_a_query_follows_from_the_state_alone(base: LoadedBase, pinned: PinnedBa
     np.testing.assert_array_equal(method.query(base, state), first)
     np.testing.assert_array_equal(made().query(load_base(pinned), np.array(state)), first)
     assert first.shape == (method.sent(pinned),) == (2 * 4 * D + 4 + 2,)
-    method.check_query(pinned, first)
+    method.check_query(pinned, first, 1)
     other = made(query_log_sigma_mean=-10.0)  # the lowest level that the base's schedule has
-    other.check_query(pinned, other.query(base, state))
+    other.check_query(pinned, other.query(base, state), 1)
 
 
 def test_rounds_have_other_queries_and_labels_go_round(base: LoadedBase, pinned: PinnedBase) -> None:
@@ -364,12 +364,12 @@ BAD: list[Callable[[NDArray[np.float32]], object]] = [
 
 @pytest.mark.parametrize("start", [{}, {"initial_weights": "scratch", "parametrisation": "edm"}])
 def test_what_is_no_query_is_refused(base: LoadedBase, pinned: PinnedBase, start: dict[str, Any]) -> None:
-    """Labels and noise level are what the study's seed draws for the round that the query names."""
+    """Labels and noise level are what the study's seed draws for the round that is asked for."""
     method = made(**start, caption_dropout=0.0)
     state = method.initial_state(pinned)
     for number in range(3):
         state[-1] = number
-        method.check_query(pinned, method.query(base, state))
+        method.check_query(pinned, method.query(base, state), number + 1)
     state[-1] = 0
     true = method.query(base, state)
     for spoil in BAD:
@@ -377,9 +377,10 @@ def test_what_is_no_query_is_refused(base: LoadedBase, pinned: PinnedBase, start
         spoil(sent)
         assert not np.array_equal(sent, true)
         with pytest.raises(PlanChanged):
-            method.check_query(pinned, sent)
-    with pytest.raises(PlanChanged):
-        method.check_query(pinned, true[1:])
+            method.check_query(pinned, sent, 1)
+    for sent, round_ in ((true[1:], 1), (true, 2)):
+        with pytest.raises(PlanChanged):
+            method.check_query(pinned, sent, round_)
 
 
 # --- the chain rule -------------------------------------------------------------------------------
@@ -426,7 +427,7 @@ def test_a_step_is_the_gradient_of_the_whole_by_autograd(
     sent = method.query(base, state)
     query = Query.of(sent, 4, D)
     rows = np.stack([row_of(method, base, sent, number) for number in range(3)]).astype(np.float64)
-    moved = method.step_on(base, state, rows.mean(axis=0))
+    moved = method.step_on(base, state, sent, rows.mean(axis=0))
     g = torch.zeros(4, D, dtype=torch.float64)
     for number in range(3):
         target, has = ExactTeacher.of(method.prepared(base, shard(number)), D).answers(query)
@@ -445,8 +446,10 @@ def test_steps_follow_from_the_kept_array_alone_and_leave_the_base(base: LoadedB
     drawn = np.random.Generator(np.random.Philox(key=7)).standard_normal((3, method.row(pinned)))
     state = again = method.initial_state(pinned)
     for mean in drawn:
-        state = method.step_on(base, state, mean)
-        again = made(ema=0.5).step_on(load_base(pinned), np.frombuffer(again.tobytes(), dtype=np.float32), mean)
+        query = method.query(base, state)
+        state = method.step_on(base, state, query, mean)
+        same = np.frombuffer(again.tobytes(), dtype=np.float32)
+        again = made(ema=0.5).step_on(load_base(pinned), same, query, mean)
     np.testing.assert_array_equal(state, again)
     assert not np.array_equal(method.released(state), method.released(method.initial_state(pinned)))
     after = list(base.pipeline.unet.parameters())
@@ -494,7 +497,7 @@ def test_a_base_that_is_told_nothing_has_a_student_too(tmp_path: Path) -> None:
     one = shard(0, shape=(1, 16, 16))
     row, _ = method.shard_row(loaded, sent, method.prepared(loaded, replace(one, classes=None)), None, one.generator)
     assert np.abs(row).max() > 1e-4
-    moved = method.step_on(loaded, state, row.astype(np.float64))
+    moved = method.step_on(loaded, state, sent, row.astype(np.float64))
     assert not np.array_equal(moved[: method.dimension(untold)], state[: method.dimension(untold)])
 
 
@@ -502,7 +505,8 @@ def test_a_release_is_a_denoiser_that_draws_its_classes(base: LoadedBase, pinned
     method = made(ema=0.5, learning_rate=0.05)
     state = method.initial_state(pinned)
     for number in range(3):
-        state = method.step_on(base, state, np.full(method.row(pinned), 0.1 * number))
+        mean = np.full(method.row(pinned), 0.1 * number)
+        state = method.step_on(base, state, method.query(base, state), mean)
     weights = method.weights(pinned, method.released(state))
     assert set(weights) == {"denoiser.safetensors"}
     shapes = {file: {name: one.shape for name, one in held.items()} for file, held in weights.items()}

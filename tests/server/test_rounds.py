@@ -55,7 +55,8 @@ def test_update_takes_a_noised_sum_over_the_sites_it_names(make_world: Make) -> 
     values = np.arange(DIMENSION, dtype=np.int64) * 1000
     for sites in (("east", "south"), ("north", "south"), ("east", "north", "south")):
         total = sum(plan.cohort.units[site] for site in sites)
-        moved = update(DummyMethod(DummyOptions()), plan, 1, START + 1, NoisedSum(values, 64, sites, "0" * 64), no_base)
+        paid = NoisedSum(values, 64, sites, "0" * 64)
+        moved = update(DummyMethod(DummyOptions()), plan, 1, START + 1, START, paid, no_base)
         np.testing.assert_allclose(moved, 1 + values / (plan.grid.scale * 0.25 * total), rtol=1e-6)
 
 
@@ -67,6 +68,7 @@ def test_update_refuses_a_sum_of_strangers_or_of_too_few_sites(make_world: Make,
             DummyMethod(DummyOptions()),
             plan,
             1,
+            START,
             START,
             NoisedSum(np.zeros(DIMENSION, np.int64), 64, sites, ""),
             no_base,
@@ -81,7 +83,7 @@ def test_several_rounds_start_each_from_the_state_before(make_world: Make) -> No
         kept = world.run.kept_noised(round_)
         assert kept is not None
         paid = NoisedSum(kept[1], 64, kept[2], "")
-        state = update(DummyMethod(DummyOptions()), world.plan, round_, state, paid, no_base)
+        state = update(DummyMethod(DummyOptions()), world.plan, round_, state, state, paid, no_base)
         np.testing.assert_array_equal(world.run.kept_state(round_), state)
     np.testing.assert_array_equal(final, state)
     assert world.charges() == [(1, 1), (2, 1), (3, 1)]

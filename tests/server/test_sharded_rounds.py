@@ -116,11 +116,12 @@ def test_a_query_of_another_length_is_never_sent(make_world: Make, monkeypatch: 
 
 def test_a_step_goes_through_the_base(make_world: Make) -> None:
     world = make_world(SIZES, **STUDY)
-    method, noised = world.sharded, NoisedSum(np.ones(ROW, dtype=np.int64), 64, ("east", "north"), "")
+    sent, method = np.ones(3, dtype=np.float32), world.sharded
+    noised = NoisedSum(np.ones(ROW, dtype=np.int64), 64, ("east", "north"), "")
     assert method is not None
     with pytest.raises(MechanismViolation, match="goes through the base"):
-        update(method, world.plan, 1, world.start, noised, no_base)
-    moved = update(method, world.plan, 1, world.start, noised, DummyBase)  # type: ignore[arg-type]
+        update(method, world.plan, 1, world.start, sent, noised, no_base)
+    moved = update(method, world.plan, 1, world.start, sent, noised, DummyBase)  # type: ignore[arg-type]
     np.testing.assert_allclose(moved[:ROW], 1 / world.plan.denominator(1, ("east", "north")))
 
 

@@ -89,12 +89,12 @@ class ShardedDummy:
         del base
         return np.array([state[-1] + 1, state[:ROW].mean(), 1.0], dtype=np.float32)
 
-    def check_query(self, base: PinnedBase, query: Values) -> None:
+    def check_query(self, base: PinnedBase, query: Values, round_: int) -> None:
         del base
-        if not np.isfinite(query).all() or query[2] != 1:
+        if not np.isfinite(query).all() or query[0] != round_ or query[2] != 1:
             raise PlanChanged("no coordinator can have made this query")
 
-    def step_on(self, base: Any, state: Values, mean: NDArray[np.float64]) -> Values:
+    def step_on(self, base: Any, state: Values, query: Values, mean: NDArray[np.float64]) -> Values:
         del base
         moved = state.copy()
         moved[:ROW] += (self.options.rate * mean).astype(np.float32)

@@ -94,6 +94,7 @@ class Preparation:
         asked.check(self.state)
         method, units, files = asked.method, registration.table.units(), digest_of(dict(pinned.files))
         if isinstance(method, ShardedMethod):
+            method.check_query(pinned, self.state, self.attempt[1])
             where = self._places(method, files)[0]
             while not self._sum_shards(method, where, registration, pinned):
                 pass

@@ -12,17 +12,19 @@ invisible outside as a withdrawn patient. A record of a class that the plan does
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from undertone.core.canonical import file_sha256
 from undertone.core.captions import caption_columns
 from undertone.core.progress import reporter
 from undertone.core.text import shown
 from undertone.core.unit import Unit
 from undertone.data.identical import with_digests
 from undertone.data.metadata import Problem, rows_by_line
-from undertone.data.records import Record, RecordTable, key_of, read_records, refuse
+from undertone.data.records import Record, RecordTable, is_file, key_of, read_records, refuse
 from undertone.errors import DataError, NotApproved, UnitChanged
 from undertone.study.claim import check_claim
 from undertone.study.plan import Plan
@@ -33,6 +35,10 @@ from undertone_client.site.datasets import DataSet
 from undertone_client.site.folder import SiteDir
 from undertone_client.site.tombstones import withdrawn_from
 from undertone_client.site.unit_index import UnitIndex, listed_mac, read_index
+
+# What the same bytes list of the same records: a node asks in each round.
+_MOST_KNOWN = 64
+_known: dict[tuple[Path, Unit, str | None], tuple[tuple[Record, ...], str, NDArray[np.bool_]]] = {}
 
 
 def register(site: SiteDir, plan: Plan, data: DataSet, say: Callable[[str], None] | None = None) -> RecordTable:
@@ -148,16 +154,34 @@ def present(table: RecordTable, unit: Unit, unit_column: str | None, log: Callab
     """
     if table.source is None:
         return np.ones(len(table.records), dtype=np.bool_)
-    places_of = {(record.file, record.unit): index for index, record in enumerate(table.records)}
     listed = np.zeros(len(table.records), dtype=np.bool_)
     try:
-        for row in rows_by_line(table.source, [last - first + 1 for first, last in _spans(table)]):
-            index = places_of.get(key_of(row, unit, unit_column))
-            if index is not None:
-                listed[index] = True
+        before, of = _digest(table.source), (table.source, unit, unit_column)
+        records, digest, known = _known.get(of, ((), "", listed))
+        if before and digest == before and records is table.records:
+            return known.copy()
+        _mark(listed, table, table.source, unit, unit_column)
+        if _digest(table.source) == before:
+            while len(_known) >= _MOST_KNOWN:
+                del _known[next(iter(_known))]
+            _known[of] = table.records, before, listed.copy()
     except OSError as error:
         log(f"{table.source} cannot be read ({error.strerror or error}); what it listed is missing")
     return listed
+
+
+def _digest(source: Path) -> str:
+    """SHA-256 of a metadata file; "" where there is none to read by lines."""
+    return file_sha256(source) if is_file(source) else ""
+
+
+def _mark(listed: NDArray[np.bool_], table: RecordTable, source: Path, unit: Unit, unit_column: str | None) -> None:
+    """Mark the records that the metadata list, as far as they can be read."""
+    places_of = {(record.file, record.unit): index for index, record in enumerate(table.records)}
+    for row in rows_by_line(source, [last - first + 1 for first, last in _spans(table)]):
+        index = places_of.get(key_of(row, unit, unit_column))
+        if index is not None:
+            listed[index] = True
 
 
 def _spans(table: RecordTable) -> set[tuple[int, int]]:

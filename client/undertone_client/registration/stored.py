@@ -149,7 +149,7 @@ def _read(site: SiteDir, path: Path) -> Registration:
         unit_column=values["unit_column"],
         caption=values["caption"],
         class_column=values["class_column"],
-        table=RecordTable(root, _records(b"\n".join(lines)), source),
+        table=_table(root, b"\n".join(lines), source),
     )
 
 
@@ -178,9 +178,9 @@ def _as_bytes(registration: Registration) -> bytes:
 
 
 @lru_cache(maxsize=32)
-def _records(lines: bytes) -> tuple[Record, ...]:
+def _table(root: Path, lines: bytes, source: Path | None) -> RecordTable:
     """The records of a registration, whose seal was checked: they are read in every round, and hardly ever change."""
-    return tuple(_record(json.loads(line)) for line in lines.splitlines())
+    return RecordTable(root, tuple(_record(json.loads(line)) for line in lines.splitlines()), source)
 
 
 def _record(values: tuple[str, str, dict[str, str], int, int, str, str]) -> Record:

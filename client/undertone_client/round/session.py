@@ -152,8 +152,9 @@ class SiteSession:
 
     def _newest(self, entries: Sequence[Entry]) -> tuple[int, int]:
         """(session, step) that the ledger holds last for this attempt; (0, 0) if none."""
+        key = self._key.items()
         for entry in reversed(entries):
-            if entry.kind == _ENTRY and all(entry.body.get(name) == value for name, value in self._key.items()):
+            if entry.kind == _ENTRY and all(entry.body.get(name) == value for name, value in key):
                 session, step = entry.body.get("session"), entry.body.get("step")
                 if isinstance(session, int) and isinstance(step, int):
                     return session, step

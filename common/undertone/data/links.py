@@ -22,10 +22,10 @@ class RealFiles:
 
         It need not be there. Links that turn in a circle lead nowhere in particular.
         """
-        folder, name = os.path.split(os.path.join(self._given, file))
+        folder, name = os.path.split(file)
         if folder not in self._folders:
-            self._folders[folder] = os.path.realpath(folder)
-        path = os.path.join(self._folders[folder], name)
+            self._folders[folder] = os.path.realpath(os.path.join(self._given, folder)).rstrip(os.sep)
+        path = f"{self._folders[folder]}{os.sep}{name}"
         if os.path.islink(path):
             path = os.path.realpath(path)
         within = self._root.rstrip(os.sep) + os.sep

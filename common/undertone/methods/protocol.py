@@ -5,7 +5,6 @@ Nor does it know of studies and plans: it gets its own options, a caption and a 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -337,11 +336,13 @@ class ShardedMethod(Method, Protocol):
     def query(self, base: Base, state: NDArray[np.float32]) -> NDArray[np.float32]:
         """What sites are sent in place of w, [sent]; follows from the public state alone (its round is in there)."""
 
-    def check_query(self, base: PinnedBase, query: NDArray[np.float32]) -> None:
-        """Before anything is made of a query: raise `PlanChanged` for one that no coordinator can have made, [sent]."""
+    def check_query(self, base: PinnedBase, query: NDArray[np.float32], round_: int) -> None:
+        """Raise `PlanChanged` for a query [sent] that is none of this round, from 1; before anything is made of it."""
 
-    def step_on(self, base: Base, state: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float32]:
-        """As `step`, through the student; `mean` [row], the noised sum over s N, N as many shards as answered."""
+    def step_on(
+        self, base: Base, state: NDArray[np.float32], query: NDArray[np.float32], mean: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """As `step`, through the student at the round's query [sent]; `mean` [row]: V / (s N), N the shards in V."""
 
     def prepared(self, base: Base, shard: UnitRecords) -> NDArray[np.float32]:
         """What a shard's rows need of its records in all rounds (its latents, their classes, a trained teacher), flat.
@@ -377,7 +378,7 @@ def stages_of(method: Method, base: PinnedBase) -> Sequence[MethodStage]:
     if isinstance(method, StagedMethod):
         return method.stages(base)
     if isinstance(method, ShardedMethod):
-        return [MethodStage("", method, method.row(base), check=partial(method.check_query, base))]
+        return [MethodStage("", method, method.row(base))]
     return [MethodStage("", method, method.dimension(base))]
 
 

@@ -7,6 +7,7 @@ Safetensors alone are read, and no code from a model folder ever runs.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,15 @@ class PinnedBase:
         Raises:
             ModelError: the file is not a JSON object.
         """
-        name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        return read_json(self.folder / self.folder_of(part) / name)
+        if part not in self._configs:
+            name = "scheduler_config.json" if part == "scheduler" else "config.json"
+            self._configs[part] = read_json(self.folder / self.folder_of(part) / name)
+        return self._configs[part]
+
+    @cached_property
+    def _configs(self) -> dict[str, dict[str, Any]]:
+        """Those that were read, by part: methods ask for each row."""
+        return {}
 
     @property
     def pipeline(self) -> str:

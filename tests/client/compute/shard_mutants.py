@@ -223,9 +223,9 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     ),
     (
         "a query that no coordinator can have made",
-        f"{COMMON}/methods/protocol.py",
-        ", check=partial(method.check_query, base))",
-        ")",
+        f"{CLIENT}/compute/preparing.py",
+        "            method.check_query(pinned, self.state, self.attempt[1])\n",
+        "",
         f"{NODE}::test_a_query_that_no_coordinator_can_have_made_is_refused_before_anything_is_made",
     ),
     # The coordinator

@@ -281,7 +281,7 @@ def test_a_site_that_cannot_compute_random_data_says_so_before_it_looks_at_recor
 
 @pytest.mark.parametrize(
     "wrong",
-    [np.array([1, 0, 2], dtype=np.float32), np.array([1, np.nan, 1], dtype=np.float32), np.zeros(14, np.float32)],
+    [np.array(values, dtype=np.float32) for values in ([1, 0, 2], [1, np.nan, 1], [2, 0.25, 1], [0] * 14)],
 )
 def test_a_query_that_no_coordinator_can_have_made_is_refused_before_anything_is_made(
     world: World, wrong: np.ndarray

@@ -141,24 +141,24 @@ class DPSAD(WholeDenoiser):
         """The student's answers at w in the round whose number the state holds, [sent]."""
         return self._asked(base, state).vector()
 
-    def check_query(self, base: PinnedBase, query: State) -> None:
-        """It is one: all values finite, and noise level and labels those that are drawn for the round that it names.
+    def check_query(self, base: PinnedBase, query: State, round_: int) -> None:
+        """It is one: all values finite, the round this one, and noise level and labels those that are drawn for it.
 
         Raises:
             PlanChanged: it is not.
         """
         found = Query.of(query, self._outputs(base), _values(base))
-        if not found.is_of(self._drawn(base, found.round)):
-            raise PlanChanged("the coordinator sent a query whose noise level or labels are not those of its round")
+        if not found.is_of(self._drawn(base, round_ - 1)):
+            raise PlanChanged("the coordinator sent a query whose noise level or labels are not those of the round")
 
-    def step_on(self, base: Base, state: State, mean: NDArray[np.float64]) -> State:
+    def step_on(self, base: Base, state: State, query: State, mean: NDArray[np.float64]) -> State:
         """One step of the optimiser, against the noised mean gradient at the student's outputs through the student."""
         from undertone.methods.sad.student import chained  # torch
 
-        query = self._asked(base, state)
-        g = mean.reshape(query.outputs.shape).astype(np.float32)
+        asked = Query.of(query, self._outputs(base.pinned), _values(base.pinned))
+        g = mean.reshape(asked.outputs.shape).astype(np.float32)
         with self._trained_at(base, self._w(base.pinned, state)) as student:
-            gradient = chained(base, student, self.options, self._names(query.labels), query, g)
+            gradient = chained(base, student, self.options, self._names(asked.labels), asked, g)
         return self._optimiser.advance(state, gradient.astype(np.float64))
 
     def _asked(self, base: Base, state: State) -> Query:

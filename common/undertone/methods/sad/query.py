@@ -72,8 +72,9 @@ class Query:
         return cls(both[0], both[1], whole[:-1].astype(np.int64), float(sent[-2]), int(whole[-1]))
 
     def is_of(self, of: Drawn) -> bool:
-        """Whether labels and noise level are those that were drawn."""
-        return np.array_equal(self.labels, of.labels) and abs(self.sigma - of.sigma) <= _SAME * of.sigma
+        """Whether round, labels and noise level are those that were drawn."""
+        same = self.round == of.round and np.array_equal(self.labels, of.labels)
+        return same and abs(self.sigma - of.sigma) <= _SAME * of.sigma
 
     def vector(self) -> Array:
         """What is sent, [2 B D + B + 2]."""
