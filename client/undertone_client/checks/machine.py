@@ -8,7 +8,7 @@ from math import ceil, prod, sqrt
 from pathlib import Path
 
 from undertone.errors import ModelError, PlanChanged, StudyError
-from undertone.methods.protocol import SummingMethod
+from undertone.methods.protocol import ShardedMethod, SummingMethod
 from undertone.models.devices import check_dtype, choose
 from undertone.models.pinned import PinnedBase, files_digest
 from undertone.preflight.fleet_checks import clocks
@@ -25,6 +25,8 @@ _SET_CLOCK = "set this machine's clock (NTP); approvals end by it, and the logs 
 # What ledger, logs and stored state need before any study does, in bytes.
 _LEAST_FREE = 64 << 20
 _SEAL_BYTES, _LATENT_CHANNELS, _BLOCK = 32, 4, 512
+# Of the round before, of this one, and of an attempt of it that was given up.
+_MEMORIES = 3
 
 
 def clock(inspection: Inspection) -> Verdict:
@@ -63,7 +65,7 @@ def _time_of(path: Path) -> datetime:
 
 
 def disk(inspection: Inspection) -> Verdict:
-    """Free space against latents and rows, or sums, of each plan at hand; what cache/ holds already counts as room."""
+    """Free space against latents, shards, rows or sums of each plan at hand; what cache/ holds already is room too."""
     folder = inspection.site.folder
     free = shutil.disk_usage(folder).free
     if free < _LEAST_FREE:
@@ -73,8 +75,9 @@ def disk(inspection: Inspection) -> Verdict:
     rows, unknown = 0, False
     for plan in inspection.plans:
         try:
-            latents |= _latents(inspection, plan)
-            rows += _rows(inspection, plan)
+            found = _latents(inspection, plan)
+            latents |= found
+            rows += _rows(inspection, plan) + _shards(inspection, plan, sum(found.values()))
         except (ModelError, PlanChanged, StudyError):
             unknown = True  # the check of the base models says why
     needed = rows + sum(latents.values())
@@ -121,6 +124,15 @@ def _rows(inspection: Inspection, plan: Plan) -> int:
     if not inspection.site.config.keep_rows:
         return max(one_attempt)
     return sum(rows * len(stage.rounds) for rows, stage in zip(one_attempt, plan.stages, strict=True))
+
+
+def _shards(inspection: Inspection, plan: Plan, latents: int) -> int:
+    """Bytes of what is made of shards, about as many as their latents, and of what shards remember."""
+    pinned = inspection.pinned(plan.model.base, plan.model.revision)
+    method = planned_method(plan, pinned)
+    if not isinstance(method, ShardedMethod):
+        return 0
+    return latents + _MEMORIES * method.shards * 4 * method.memory(pinned)
 
 
 def _latent_shape(pinned: PinnedBase) -> tuple[int, int, int]:

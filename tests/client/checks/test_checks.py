@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from tests.support.approvals import HUB, approved
 from tests.support.dummy import DummyMethod
+from tests.support.sharded import MEMORY, ROW
 from tests.support.studies import study_with
 from tests.support.world import World, data_of
 from undertone.models import devices
@@ -176,6 +178,15 @@ def test_rows_that_are_kept_need_room_in_each_round_and_sums_little(
     no_plan(world)
     (found,) = verdict("disk", inspect(world, summing)).details
     assert f"about {46 * (4 * 16 + 32) + 2 * 8 * 14} needed" in found
+
+
+def test_what_is_kept_of_shards_needs_room_too(make_world: Make) -> None:
+    """Each remembers two values; what is made of them takes as much as their latents."""
+    world = make_world({"north": 46, "east": 4}, sharded={})
+    latents, shards = 46 * (4 * 16 + 32), world.plan.cohort.units["north"]
+    (found,) = verdict("disk", inspect(world)).details
+    rows = (shards + ceil(6 * sqrt(shards))) * 4 * ROW
+    assert f"about {2 * latents + 3 * shards * 4 * MEMORY + rows} needed" in found
 
 
 def test_disk_without_a_base_model_or_a_plan(world: World, dummy_base: Path) -> None:
