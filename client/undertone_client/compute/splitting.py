@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from undertone.core.canonical import Json, canonical_json
+from undertone.core.remembered import Remembered
 from undertone.privacy.shards import shard_of
 from undertone_client.compute.shard_store import CONTENT_BYTES, Shard
 from undertone_client.site.sealed import mac
 
 _DOMAIN = b"undertone/1/shard-content\0"
-# Of the sites and studies of this process: from round to round hardly anything changes.
-_MOST_KNOWN = 64
-_known: dict[bytes, list[Shard]] = {}
+# Of the sites and studies of this process.
+_known: Remembered[bytes, list[Shard]] = Remembered(64)
 
 
 def split(
@@ -34,11 +34,7 @@ def split(
         standing: a digest of all that `entering` and `said` follow from; while it is the same, nobody is asked anew.
     """
     key = mac(secret, _DOMAIN, study.encode(), str(shards).encode(), standing)
-    if key not in _known:
-        while len(_known) >= _MOST_KNOWN:
-            del _known[next(iter(_known))]
-        _known[key] = _split(secret, study, shards, units, entering, said)
-    return _known[key]
+    return _known.get(key) or _known.put(key, _split(secret, study, shards, units, entering, said))
 
 
 def _split(

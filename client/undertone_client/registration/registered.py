@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from undertone.core.canonical import file_sha256
 from undertone.core.captions import caption_columns
 from undertone.core.progress import reporter
+from undertone.core.remembered import Remembered
 from undertone.core.text import shown
 from undertone.core.unit import Unit
 from undertone.data.identical import with_digests
@@ -36,9 +37,8 @@ from undertone_client.site.folder import SiteDir
 from undertone_client.site.tombstones import withdrawn_from
 from undertone_client.site.unit_index import UnitIndex, listed_mac, read_index
 
-# What the same bytes list of the same records: a node asks in each round.
-_MOST_KNOWN = 64
-_known: dict[tuple[Path, Unit, str | None], tuple[tuple[Record, ...], str, NDArray[np.bool_]]] = {}
+# Which records the metadata's bytes list, by their digest: a node asks in each round.
+_known: Remembered[tuple[Path, Unit, str | None], tuple[tuple[Record, ...], str, NDArray[np.bool_]]] = Remembered(64)
 
 
 def register(site: SiteDir, plan: Plan, data: DataSet, say: Callable[[str], None] | None = None) -> RecordTable:
@@ -156,15 +156,13 @@ def present(table: RecordTable, unit: Unit, unit_column: str | None, log: Callab
         return np.ones(len(table.records), dtype=np.bool_)
     listed = np.zeros(len(table.records), dtype=np.bool_)
     try:
-        before, of = _digest(table.source), (table.source, unit, unit_column)
-        records, digest, known = _known.get(of, ((), "", listed))
-        if before and digest == before and records is table.records:
-            return known.copy()
+        digest, of = _digest(table.source), (table.source, unit, unit_column)
+        known = _known.get(of)
+        if digest and known is not None and known[1] == digest and known[0] is table.records:
+            return known[2].copy()
         _mark(listed, table, table.source, unit, unit_column)
-        if _digest(table.source) == before:
-            while len(_known) >= _MOST_KNOWN:
-                del _known[next(iter(_known))]
-            _known[of] = table.records, before, listed.copy()
+        if _digest(table.source) == digest:  # else the file changed meanwhile
+            _known.put(of, (table.records, digest, listed.copy()))
     except OSError as error:
         log(f"{table.source} cannot be read ({error.strerror or error}); what it listed is missing")
     return listed
