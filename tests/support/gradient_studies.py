@@ -47,6 +47,7 @@ def gradient_study(
     rounds: int,
     *,
     data: Mapping[str, Any] | None = None,
+    clip_norm: float | None = None,
     **options: Any,
 ) -> Path:
     """A study of four images, two patients, at each site, with its data beside it; returns its file.
@@ -62,7 +63,7 @@ def gradient_study(
         "cohort.units": dict.fromkeys(sites, 2),
         "data.caption": caption,
         "privacy.epsilon": 50.0,
-        "privacy.clip_norm": CLIP[name],
+        "privacy.clip_norm": CLIP[name] if clip_norm is None else clip_norm,
         "privacy.rounds": rounds,
         **{f"data.{key}": value for key, value in (data or {}).items()},
     }
