@@ -103,7 +103,14 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "labels of the coordinator's choice",
         _QUERY,
-        "np.array_equal(self.labels, of.labels) and ",
+        " and np.array_equal(self.labels, of.labels)",
+        "",
+        f"{_TESTS}::test_what_is_no_query_is_refused",
+    ),
+    (
+        "a round of the coordinator's choice",
+        _QUERY,
+        "self.round == of.round and ",
         "",
         f"{_TESTS}::test_what_is_no_query_is_refused",
     ),

@@ -89,21 +89,30 @@ def test_a_coordinator_that_died_goes_on_with_the_same_query(make_world: Make, s
 
 
 def test_a_query_is_made_once_for_all_attempts_of_a_round(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On another machine it might differ in the last bits, and a site that has rows at the first would refuse."""
+    """On another machine it might differ in the last bits, and a site that has rows at the first would refuse.
+
+    The step takes the same one: the noised mean is a gradient at its outputs.
+    """
     world = make_world(SIZES, **STUDY)
     method = type(world.sharded)
     with at("rounds/prepared", 1), pytest.raises(Killed):
         world.run_rounds()
-    made, true = list[int](), method.query
+    made, stepped, true, step_on = list[int](), list[np.ndarray](), method.query, method.step_on
 
     def elsewhere(self: Any, base: Any, state: np.ndarray) -> np.ndarray:
         made.append(int(state[-1]) + 1)
         return np.nextafter(true(self, base, state), np.float32(9))  # type: ignore[no-any-return]
 
+    def step(self: Any, base: Any, state: np.ndarray, query: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        stepped.append(query)
+        return step_on(self, base, state, query, mean)  # type: ignore[no-any-return]
+
     monkeypatch.setattr(method, "query", elsewhere)
+    monkeypatch.setattr(method, "step_on", step)
     monkeypatch.setattr(method, "check_query", lambda *_: None)
     world.run_rounds()
     assert made == [2, 3]
+    np.testing.assert_array_equal(stepped, [world.run.kept_query(round_) for round_ in (1, 2, 3)])
 
 
 def test_a_query_of_another_length_is_never_sent(make_world: Make, monkeypatch: pytest.MonkeyPatch) -> None:

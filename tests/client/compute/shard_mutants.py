@@ -237,6 +237,13 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         f"{ROUNDS}::test_a_query_is_made_once_for_all_attempts_of_a_round",
     ),
     (
+        "a step takes the query that was sent",
+        f"{SERVER}/rounds.py",
+        "        sent = self._sent(round_, state)\n        updated",
+        "        sent = self._method(round_).query(self.base(), state)  # type: ignore[attr-defined]\n        updated",
+        f"{ROUNDS}::test_a_query_is_made_once_for_all_attempts_of_a_round",
+    ),
+    (
         "a step goes through the student",
         f"{SERVER}/update.py",
         "    if isinstance(method, ShardedMethod):\n",
