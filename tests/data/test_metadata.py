@@ -87,6 +87,7 @@ def test_a_file_that_changed_is_read_anew_whatever_its_length_and_time(folder: P
 
     assert there() == there() == [True, True]
     assert there(table.where(lambda record: record.unit == "q")) == [True]
+    assert there() == [True, True]
     source.write_text(PLAIN.replace(",q", ",r"), encoding="utf-8")
     os.utime(source, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert there() == there() == [True, False]
