@@ -15,7 +15,7 @@ from undertone.core.canonical import Json, canonical_json, sha256_hex
 from undertone.errors import LedgerCorrupt
 
 GENESIS = "0" * 64
-# Of all ledgers that a process opens again and again, some 2 kB each. The same row after the same hash is the same entry.
+# Of all ledgers that a process opens again and again, some 2 kB each: one row after one hash is always one entry.
 _MOST_CHECKED = 1 << 15
 
 
