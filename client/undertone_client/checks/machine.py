@@ -8,7 +8,7 @@ from math import ceil, prod, sqrt
 from pathlib import Path
 
 from undertone.errors import ModelError, PlanChanged, StudyError
-from undertone.methods.protocol import ShardedMethod, SummingMethod
+from undertone.methods.protocol import Method, ShardedMethod, SummingMethod
 from undertone.models.devices import check_dtype, choose
 from undertone.models.pinned import PinnedBase, files_digest
 from undertone.preflight.fleet_checks import clocks
@@ -75,9 +75,10 @@ def disk(inspection: Inspection) -> Verdict:
     rows, unknown = 0, False
     for plan in inspection.plans:
         try:
-            found = _latents(inspection, plan)
+            pinned = inspection.pinned(plan.model.base, plan.model.revision)
+            method, found = planned_method(plan, pinned), _latents(inspection, plan, pinned)
             latents |= found
-            rows += _rows(inspection, plan) + _shards(inspection, plan, sum(found.values()))
+            rows += _rows(inspection, plan, method, pinned) + _shards(method, pinned, sum(found.values()))
         except (ModelError, PlanChanged, StudyError):
             unknown = True  # the check of the base models says why
     needed = rows + sum(latents.values())
@@ -97,12 +98,11 @@ def disk(inspection: Inspection) -> Verdict:
     )
 
 
-def _latents(inspection: Inspection, plan: Plan) -> Mapping[tuple[str, str], int]:
+def _latents(inspection: Inspection, plan: Plan, pinned: PinnedBase) -> Mapping[tuple[str, str], int]:
     """(data set, base model) -> bytes of latents, which all plans on both share.
 
     A plan that is not approved yet may get any data set: the one with the most records.
     """
-    pinned = inspection.pinned(plan.model.base, plan.model.revision)
     records = {one.whose: one.records for one in inspection.published}
     chosen = {one.document.digest: one.document.data_set for one in inspection.approved}
     name = chosen.get(plan.digest) or max(records, key=records.__getitem__, default="")
@@ -110,11 +110,9 @@ def _latents(inspection: Inspection, plan: Plan) -> Mapping[tuple[str, str], int
     return {(name, files_digest(pinned.files)): records.get(name, 0) * size}
 
 
-def _rows(inspection: Inspection, plan: Plan) -> int:
+def _rows(inspection: Inspection, plan: Plan, method: Method, pinned: PinnedBase) -> int:
     """Bytes of one attempt's rows or sum, and of all rounds' rows where they are kept."""
     name = inspection.site.config.site
-    pinned = inspection.pinned(plan.model.base, plan.model.revision)
-    method = planned_method(plan, pinned)
     if isinstance(method, SummingMethod) and method.sums(pinned):
         return max(2 * 8 * stage.dimension for stage in plan.stages)
     one_attempt = []
@@ -126,10 +124,8 @@ def _rows(inspection: Inspection, plan: Plan) -> int:
     return sum(rows * len(stage.rounds) for rows, stage in zip(one_attempt, plan.stages, strict=True))
 
 
-def _shards(inspection: Inspection, plan: Plan, latents: int) -> int:
+def _shards(method: Method, pinned: PinnedBase, latents: int) -> int:
     """Bytes of what is made of shards, about as many as their latents, and of what shards remember."""
-    pinned = inspection.pinned(plan.model.base, plan.model.revision)
-    method = planned_method(plan, pinned)
     if not isinstance(method, ShardedMethod):
         return 0
     return latents + _MEMORIES * method.shards * 4 * method.memory(pinned)
