@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from undertone.core.canonical import file_sha256
 from undertone.core.progress import reporter
 from undertone.core.text import shown
 from undertone.core.unit import Unit
-from undertone.data.contents import sha256_of
 from undertone.data.images import read_images
 from undertone.data.metadata import Problem
 from undertone.data.records import Record, RecordTable, is_file, moved, read_good_records
@@ -154,6 +154,6 @@ def _lost(site: SiteDir, registration: Registration, unreadable: set[Path]) -> l
 def _holds_other(path: Path, sha256: str) -> bool:
     """Whether a registered file holds other bytes now; one that is gone holds none."""
     try:
-        return is_file(path) and sha256_of(path) != sha256
+        return is_file(path) and file_sha256(path) != sha256
     except OSError:
         return True

@@ -8,8 +8,6 @@ from typing import TypeAlias
 
 Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | float | bool | None"
 
-_BLOCK = 1 << 20
-
 
 def canonical_json(value: Json) -> bytes:
     """Sorted keys, no whitespace, UTF-8, shortest round-trip floats; NaN and infinity are refused.
@@ -32,9 +30,10 @@ def digest_of(value: Json) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in blocks."""
-    state = hashlib.sha256()
+    """SHA-256 of a file's bytes, as 64 hexadecimal characters: what was checked is known again later.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            state.update(block)
-    return state.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from undertone.core.canonical import file_sha256
 from undertone.core.text import shown
-from undertone.data.contents import sha256_of
 from undertone.data.metadata import Problem
 from undertone.data.records import Record, RecordTable, is_file, refuse
 from undertone.errors import DataError
@@ -41,7 +41,7 @@ def _twice(one: Record, other: Record) -> str:
 def _digest(path: Path) -> str:
     try:
         if is_file(path):  # a pipe would be waited for
-            return sha256_of(path)
+            return file_sha256(path)
         reason = "there is no such file"
     except OSError as error:
         reason = error.strerror or str(error)

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from undertone.data.contents import sha256_of
+from undertone.core.canonical import file_sha256
 from undertone.data.depths import by_strips, decoded
 from undertone.data.file_kinds import too_many_pixels, what_it_is
 from undertone.errors import DataError
@@ -106,7 +106,7 @@ def _images_or_errors(
 def _decode(path: Path, size: int, sha256: str) -> NDArray[np.uint8]:
     if not path.is_file():
         raise DataError("there is no such file")  # a pipe would be waited for
-    if sha256 and sha256_of(path) != sha256:
+    if sha256 and file_sha256(path) != sha256:
         raise DataError("it is not the file that was registered")
     with Image.open(path, formats=_FORMATS) as opened:
         if opened.width * opened.height > _MOST_PIXELS or max(opened.size) > _LONGEST_SIDE:

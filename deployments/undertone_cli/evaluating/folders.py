@@ -7,8 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from undertone.core.canonical import file_sha256
 from undertone.core.text import shown
-from undertone.data.contents import sha256_of
 from undertone.data.records import Record, RecordTable, read_records
 from undertone.errors import DataError
 from undertone_cli.evaluating.images import ImageFiles
@@ -104,7 +104,7 @@ def _planned(table: RecordTable, column: str | None) -> str:
 
 def _digest(path: Path) -> str:
     try:
-        return sha256_of(path)
+        return file_sha256(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
