@@ -1,6 +1,5 @@
 """Rounds that differ: gate, receipt, node and ledgers hold each to the figures of its own stage (PRIVACY 25)."""
 
-import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.dummy import DIMENSION, FEATURES, LargestFeature
+from tests.support.dummy import DIMENSION, FEATURES, DummyMethod, LargestFeature, OneFeature
 from tests.support.failpoints import Killed, at
 from tests.support.world import World, make_plan, secure
 from undertone.errors import (
@@ -241,22 +240,22 @@ def test_a_site_refuses_a_state_that_no_selection_can_have_made(world: World) ->
     assert world.charges("north") == []
 
 
-def test_a_sites_sum_is_clipped_to_the_c_of_its_round(world: World) -> None:
-    """Both stages' rows are far longer than C of either."""
-    for round_, chosen in ((1, 0.0), (2, 3.0)):
-        stage, state = world.plan.stage_of(round_), sent(world, chosen)
-        assert world.ask("prepare", round=round_, state=state).error == ""
-        with sqlite3.connect(world.sites["north"] / "state.sqlite") as db:
-            long = np.full(stage.dimension, 1000, dtype="<f4").tobytes()
-            db.execute("UPDATE rows SET row = ? WHERE round = ?", (long, round_))
-        reply = world.ask("plain_input", round=round_, state=state)
-        assert reply.error == ""
-        assert reply.words is not None
-        units = len(world.rows(round_=round_)) or 1
-        length = np.linalg.norm(reply.words.astype(np.int32))
-        assert length <= units * stage.sensitivity.l2
-        assert length == 0 or length > 0.9 * stage.sensitivity.l2
-    assert world.charges("north") == [(1, 1), (2, 1)]
+@pytest.mark.parametrize("kind", [LargestFeature, OneFeature])
+def test_a_sites_sum_is_clipped_to_the_c_of_its_round(
+    world: World, kind: type[DummyMethod], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows all alike and far longer than C of either stage: each unit adds nearly C of its own stage, and no more."""
+    round_, chosen = (1, 0.0) if kind is LargestFeature else (2, 3.0)
+    stage, state = world.plan.stage_of(round_), sent(world, chosen)
+    long = np.full(stage.dimension, 1000, dtype=np.float32)
+    monkeypatch.setattr(kind, "row", staticmethod(lambda state, unit: long))
+    assert world.ask("prepare", round=round_, state=state).error == ""
+    reply = world.ask("plain_input", round=round_, state=state)
+    assert reply.error == ""
+    assert reply.words is not None
+    units, length = len(world.rows(round_=round_)), np.linalg.norm(reply.words.astype(np.int32))
+    assert 0.9 * units * stage.sensitivity.l2 <= length <= units * stage.sensitivity.l2
+    assert world.charges("north") == [(round_, 1)]
 
 
 def test_a_site_reserves_and_charges_each_stage(world: World) -> None:
