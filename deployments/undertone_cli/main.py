@@ -27,7 +27,7 @@ COMMANDS = {
     "pretrain": ("undertone_cli.commands.pretrain:command", "Make a base model of one's own from public images."),
     "model": (
         "undertone_cli.commands.model:command",
-        "Put a base model on this machine; the one command that goes online.",
+        "Put a base model on this machine; the one command that downloads anything.",
     ),
     "node": ("undertone_cli.commands.node:command", "For a site: its data, policy, plans, budget, and its processes."),
     "coordinator": (

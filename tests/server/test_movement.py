@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -102,5 +103,6 @@ def test_a_plan_as_json_warns_beside_it(delta: float, warned: bool, tiny_base: P
     study = tiny_study(tmp_path / "study.toml", tiny_base, privacy__delta=delta, cohort__units=units)
     planned = call("plan", study, "--json")
     assert planned.exit_code == 0
-    assert Plan.from_bytes(planned.stdout.strip().encode()).privacy.delta == delta
+    plan = Plan.from_bytes(planned.stdout.encode())
+    assert (plan.privacy.delta, plan.digest) == (delta, sha256(planned.stdout.encode()).hexdigest())
     assert ("WARNING: The plan's delta" in planned.stderr) is warned

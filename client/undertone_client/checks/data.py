@@ -30,11 +30,11 @@ def units(inspection: Inspection) -> Verdict:
     far = [one.whose for one in found if not one.found or _factor(one) > _FAR]
     if far:
         sentence = f"the figure published for {far[0]} is far from what is there"
-        return failed("units", sentence, "check the folder and the unit column, or publish a new figure", details)
+        return failed("units", sentence, "check the folder and the unit column; the figure stays as it is", details)
     off = [one.whose for one in found if _factor(one) > _NEAR]
     if off:
         sentence = f"the figure published for {off[0]} is not within a quarter of what is there"
-        return warned("units", sentence, "publish a new round figure with the next study", details)
+        return warned("units", sentence, "the figure stays as it is; know that plans count with it", details)
     good = "what is published is within a quarter of what is there" if found else "no figure is published yet"
     return passed("units", good, details)
 

@@ -25,6 +25,8 @@ METHODS: dict[str, type[Method]] = {
     DPDM.name: DPDM,
     DPSAD.name: DPSAD,
 }
+SUGGESTED = DPSGDTI.name
+"""What a study begins with where nobody chose: by auto it moves most subjects (docs/choosing.md)."""
 
 
 def method_for(name: str, options: Mapping[str, Any]) -> Method:

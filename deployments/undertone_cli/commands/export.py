@@ -110,8 +110,9 @@ def command(release: Path, form: str, target: Path, base_copy: Path | None, coor
     """Write a RELEASE for other programs. It reveals no more than the release does; privacy.json goes with it.
 
     \b
-    pipeline   base model and release together, float32, any release: a folder for
-               StableDiffusionPipeline.from_pretrained(FOLDER); FOLDER/unet is the full UNet
+    pipeline   base model and release together, float32, any release but prototypes: a folder
+               in the diffusers layout, for StableDiffusionPipeline.from_pretrained(FOLDER)
+               where the base is told a text; FOLDER/unet is the full UNet
     kohya      LoRA adapters alone, as kohya-ss's scripts write them: one file for
                AUTOMATIC1111, ComfyUI, InvokeAI and others, to be used with the
                same base model; put it where the program keeps its LoRA files

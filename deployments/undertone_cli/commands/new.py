@@ -17,7 +17,7 @@ from undertone.core.text import shown
 from undertone.core.unit import Unit, is_site_name, name_advice
 from undertone.data.overview import Column, columns_of
 from undertone.errors import DataError, FolderError, InputError
-from undertone.methods.registry import METHODS
+from undertone.methods.registry import METHODS, SUGGESTED
 from undertone.study.written import PLACEHOLDERS, Answers, written
 from undertone_cli.commands.new_shown import look, show, show_classes, show_units
 from undertone_cli.console import err, out
@@ -35,7 +35,7 @@ _UNITS: tuple[Unit, ...] = get_args(Unit)
 @click.option("--class-column", metavar="COLUMN", help="The column that holds each image's class.")
 @click.option("--classes", metavar="A,B,...", help="The public list of classes, which stands in the plan.")
 @click.option("--caption", metavar="TEXT", help='How an image is described, such as "a {token}, {view}".')
-@click.option("--method", type=click.Choice(list(METHODS)), default=next(iter(METHODS)), show_default=True)
+@click.option("--method", type=click.Choice(list(METHODS)), default=SUGGESTED, show_default=True)
 @click.option(
     "--base", default="embedded:tiny", show_default=True, help="The base model: what ships, a folder, a hub id."
 )

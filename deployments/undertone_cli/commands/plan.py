@@ -326,7 +326,7 @@ def command(study: Path, as_json: bool, beside_too: bool, measure_rows: bool) ->
         beside = neighbours(written, found) if beside_too or not as_json else None
     plan = found.plan
     if as_json:
-        click.echo(_as_json(plan, beside))
+        click.echo(_as_json(plan, beside), nl=beside is not None)  # the digest is of these bytes and no others
         for name, warning in _delta(plan):
             err.print(f"{name}: {warning}", highlight=False, markup=False, soft_wrap=True)
     else:
