@@ -19,7 +19,7 @@ from tests.support.gradient_studies import CLASSES, CLIP, assert_one_place, plan
 from tests.support.images import write_folder
 from tests.support.runs import SITES, call
 from tests.support.studies import study_with, write_study
-from undertone.errors import UnfitWeights
+from undertone.errors import ModelError, UnfitWeights
 from undertone.methods.weights import attach, check_weights, read_weights
 from undertone.models.base import load_base
 from undertone.models.pinned import pin
@@ -156,5 +156,8 @@ def test_an_exported_release_is_a_folder_that_stock_diffusers_loads(run: Path, t
     with torch.no_grad():
         found = stock(x, t, class_labels=torch.tensor([0, 1])).sample
         torch.testing.assert_close(found, loaded.predict(x, t, loaded.conditions(["clear", "mass"])))
-    # What was exported is a base again, told the same classes.
+    # As a base its ancestor would be forgotten; a person who removes what says so has a base, told the same classes.
+    with pytest.raises(ModelError, match="its weights hold a release"):
+        pin(str(tmp_path / "out"))
+    (tmp_path / "out" / "privacy.json").unlink()
     assert pin(str(tmp_path / "out")).classes == ("clear", "mass")

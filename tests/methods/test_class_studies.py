@@ -134,6 +134,7 @@ def test_a_class_base_from_study_to_exported_classes(tmp_path: Path) -> None:
     exported = call("export", run / "release", "--out", out, *coordinator_of(run))
     assert exported.exit_code == 0, exported.output
     assert json.loads((out / "classes.json").read_text(encoding="utf-8")) == ["mass", "clear", "cow"]
+    (out / "privacy.json").unlink()
     again = load_base(pin(str(out)))
     with (tmp_path / "drawn" / "metadata.csv").open(newline="", encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
@@ -155,6 +156,7 @@ def test_the_other_kinds_are_released_drawn_and_exported(tmp_path: Path, kind: s
     ):
         found = call(*arguments, "--out", tmp_path / str(arguments[0]))
         assert found.exit_code == 0, found.output
+    (tmp_path / "export" / "privacy.json").unlink()
     again, base = pin(str(tmp_path / "export")), pin(str(tmp_path / "base"))
     assert (again.kind, again.parts, again.image_size) == (base.kind, base.parts, base.image_size)
 

@@ -488,9 +488,10 @@ def test_queries_that_are_too_long_are_refused_and_words_too(pinned: PinnedBase,
         made(per_class=False).check(pin("embedded:tiny"), "a picture")
 
 
-def test_a_base_that_is_told_nothing_has_a_student_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("teacher", ["exact", "trained"])
+def test_a_base_that_is_told_nothing_has_a_student_too(tmp_path: Path, teacher: str) -> None:
     untold = pin(str(tiny_none_base(tmp_path, pixels=True, channels=1, side=16)))
-    method, loaded = made(per_class=False, outputs=2, caption_dropout=0.0), load_base(untold)
+    method, loaded = made(per_class=False, outputs=2, caption_dropout=0.0, teacher=teacher), load_base(untold)
     method.check(untold, "a picture")
     state = method.initial_state(untold)
     sent = method.query(loaded, state)

@@ -217,6 +217,7 @@ class DummyBase:
     image_size = SIZE
     latent_shape = (3, 2, 2)
     device = SimpleNamespace(type="cpu")  # torch.device without torch
+    arithmetic = "cpu"
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         blocks = images.reshape(-1, 2, 4, 2, 4, 3).mean((2, 4)) / 255

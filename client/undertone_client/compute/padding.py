@@ -2,8 +2,7 @@
 
 Kernels choose their order of summation by shape. A batch that is one unit shorter can move the other units' rows
 in their last bits, and after quantising by a grid unit: more than the one row that sensitivity counts. With
-shapes fixed, rows are bit-identical whoever their neighbours are and wherever they stand (measured on CPU;
-tests/client/compute/test_padding.py asserts it).
+shapes fixed, a row's bits may still depend on its place in the batch; each worker measures that they do not.
 """
 
 from collections.abc import Sequence

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertone.core.canonical import digest_of
+from undertone.core.captions import fill_caption
 from undertone.core.failpoints import reached
 from undertone.core.progress import reporter
 from undertone.errors import NotApproved, PlanChanged
@@ -236,7 +237,7 @@ class Preparation:
             worker.lighter = [
                 (advice, replace(worker, make=partial(_rows, less, self.state))) for advice, less in method.lighter()
             ]
-            self._settle(worker)
+            self._settle(worker, method)
         return workers
 
     def _sum_workers(self, method: SummingMethod, files: str) -> list[SumWorker]:
@@ -253,7 +254,7 @@ class Preparation:
                 for advice, less in method.lighter()
                 if isinstance(less, SummingMethod)
             ]
-            self._settle(worker)
+            self._settle(worker, method)
         return workers
 
     def _places(self, method: Method, files: str) -> "list[_Place]":
@@ -267,9 +268,10 @@ class Preparation:
             method.prepare(bases[0].pinned, bases[0])
         return [(device, config.dtype, base, self.site.log) for device, base in zip(devices, bases, strict=True)]
 
-    def _settle(self, worker: RowWorker | SumWorker) -> None:
+    def _settle(self, worker: RowWorker | SumWorker, method: Method) -> None:
         """Settle the size of a worker's batches, before an image is read."""
         plan, config, stage = self.plan, self.site.config, self._stage
+        worker.caption = fill_caption(plan.data.caption, method.token, {})
         expected = ceil(stage.sampling_rate * plan.cohort.units[config.site])
         worker.settle(f"{plan.digest} {stage.name}", config.micro_batch, expected)
 

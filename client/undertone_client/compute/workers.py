@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from undertone.core.canonical import sha256_hex
-from undertone.errors import ModelError
+from undertone.errors import MechanismViolation, ModelError
 from undertone.methods.protocol import Progress, UnitRecords
 from undertone.models.base import LoadedBase
 from undertone.models.devices import CPU, Dtype, free_memory, out_of_memory, precision
@@ -61,7 +61,8 @@ class Worker(ABC, Generic[FoundT]):
     """One device at work for one plan; a subclass says what it computes of a batch of units.
 
     `batch_size` is how many units it gets at a time; `lighter` are the same work with less to it, and what the study
-    would have to say for it: advice where not even one unit fits.
+    would have to say for it: advice where not even one unit fits. `caption` is of units of random data: the study's,
+    for without its word an inversion's row is zero whatever the device does.
     """
 
     device: str
@@ -70,40 +71,58 @@ class Worker(ABC, Generic[FoundT]):
     log: Callable[[str], None]
     batch_size: int = 1
     lighter: Sequence[tuple[str, "Worker[FoundT]"]] = ()
+    caption: str = ""
 
     @abstractmethod
     def compute(self, units: Sequence[UnitRecords], progress: Progress) -> FoundT:
         """The work on at most `batch_size` units, in a batch of the worker's shape whoever is in it."""
 
     @abstractmethod
+    def keeps_apart(self) -> bool:
+        """On random data: whether no bit of a unit's part moves with its neighbours or its place in the batch.
+
+        A unit that comes or goes pushes those behind it to other places. Parts that are all zero show nothing: False.
+        """
+
     def check(self) -> None:
-        """On random data: nothing of a unit's part may move with its neighbours or its place in the batch.
+        """Measure on this device, and on processors too, that units are kept apart; one alone in its batch is.
 
         Raises:
             MechanismViolation: something moved.
         """
+        if self.batch_size > 1 and not self.keeps_apart():
+            fewer = ", or give fewer threads: undertone --threads 1" if self.device == CPU else ""
+            raise MechanismViolation(
+                f"on {self.device} in {self.dtype}, {self.batch_size} units at a time, what a unit adds changes with "
+                "its place or its neighbours, so one unit could move more than its own; say micro_batch = 1 in "
+                f"node.toml{fewer}"
+            )
 
     def settle(self, study: str, micro_batch: MicroBatch, expected_units: int) -> None:
         """Set `batch_size`, and check it on this device: once per stage of a study and process.
 
         Args:
             study: the plan's digest, and which stage.
-            micro_batch: a number, or "auto" for dry runs on random data.
+            micro_batch: a number, or "auto" for dry runs on random data: one at a time where units in a batch would
+                not be kept apart.
             expected_units: how many units the *public* figures let expect; more would be padding.
 
         Raises:
             ModelError: not even one unit fits.
-            MechanismViolation: see `check`.
+            MechanismViolation: see `check`; with a number alone.
         """
         settled = _settled.setdefault(self.base, {})
         key = (study, self.dtype, micro_batch, _power_of_two(expected_units))
         if key not in settled:
             if micro_batch == "auto":
                 self._grow(min(_MOST_ON_CPU if self.device == CPU else _MOST_ELSEWHERE, key[-1]))
+                if self.batch_size > 1 and not self.keeps_apart():
+                    self.log(f"{self.device}: rows would change with a unit's place among {self.batch_size} in a batch")
+                    self.batch_size = 1
                 self.log(f"{self.device}: {self.batch_size} units at a time, by a dry run on random data")
             else:
                 self.batch_size = micro_batch
-            self.check()
+                self.check()
             settled[key] = self.batch_size
         self.batch_size = settled[key]
 
@@ -172,7 +191,7 @@ class Worker(ABC, Generic[FoundT]):
         """A dry run: one step on random data; every further step needs the memory that the first one needed."""
         self.batch_size = batch_size
         try:
-            self._within([random_unit(self.base, 0)], _stop)
+            self._within(self._random_units(1), _stop)
         except _OneStepDone:
             return True
         except (MemoryError, RuntimeError) as error:
@@ -182,6 +201,9 @@ class Worker(ABC, Generic[FoundT]):
             return True  # a method that reports no steps has done its whole work
         free_memory(self.device)
         return False
+
+    def _random_units(self, count: int) -> list[UnitRecords]:
+        return [random_unit(self.base, number, self.caption) for number in range(count)]
 
     def _within(self, units: Sequence[UnitRecords], progress: Progress) -> FoundT:
         with precision(self.device, self.dtype):
@@ -230,8 +252,8 @@ def _power_of_two(at_least: int) -> int:
     return 1 << max(at_least - 1, 0).bit_length()
 
 
-def random_unit(base: LoadedBase, number: int) -> UnitRecords:
-    """A unit of no one's: Gaussian latents and no words, of the first class; the same ones for the same number."""
+def random_unit(base: LoadedBase, number: int, caption: str = "") -> UnitRecords:
+    """A unit of no one's: Gaussian latents, of the first class; the same ones for the same number."""
     generator = row_generator(sha256(f"undertone/dry-run/{number}".encode()).digest())
     latents = generator.standard_normal((1, *base.latent_shape), dtype="float32")
-    return UnitRecords(latents, ("",), generator, classes=np.zeros(1, dtype=np.int64))
+    return UnitRecords(latents, (caption,), generator, classes=np.zeros(1, dtype=np.int64))

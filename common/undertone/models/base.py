@@ -53,6 +53,12 @@ class LoadedBase:
         channels = self.pipeline.unet.config.in_channels if vae is None else vae.config.latent_channels
         return int(channels), side, side
 
+    @property
+    def arithmetic(self) -> str:
+        """What the last bits of a result depend on besides its inputs: the device; of a processor its threads too."""
+        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        return f"{self.device}{threads}"
+
     @torch.no_grad()
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels [n, h, w, 3] uint8 -> scaled latents [n, c, h/f, w/f] float32 (the posterior's mode).

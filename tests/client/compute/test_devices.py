@@ -268,7 +268,10 @@ def test_whatever_one_unit_causes_is_its_own_row_alone(two_cards: None, error: E
         np.testing.assert_array_equal(found, row)
 
 
-def test_a_card_on_which_neighbours_show_is_refused_before_it_sees_a_record(two_cards: None) -> None:
+@pytest.mark.parametrize("device", ["cuda:0", "cpu"])
+def test_a_device_on_which_neighbours_or_places_show_gets_one_unit_at_a_time(two_cards: None, device: str) -> None:
+    """By hand more than one is refused, before a record is seen."""
+
     class Mixing(Card):
         def __call__(self, base: Any, batch: Sequence[UnitRecords], progress: Any) -> NDArray[np.float32]:
             rows = super().__call__(base, batch, progress)
@@ -283,13 +286,33 @@ def test_a_card_on_which_neighbours_show_is_refused_before_it_sees_a_record(two_
             rows[:, 1] *= 1 + np.float32(1e-3) * np.arange(len(rows))
             return rows
 
-    for size in ("auto", 4):
-        for card in (Mixing(8), Slanting(8)):
-            worker, _ = worker_on(card)
-            with pytest.raises(MechanismViolation, match="changes with its place in the batch"):
-                worker.settle("study", size, 1000)  # type: ignore[arg-type]
-        worker, _ = worker_on(Card(8))
-        worker.settle("study", size, 1000)  # type: ignore[arg-type]
+    class LastPlace(Card):
+        """As a kernel whose remainder is summed otherwise."""
+
+        def __call__(self, base: Any, batch: Sequence[UnitRecords], progress: Any) -> NDArray[np.float32]:
+            rows = super().__call__(base, batch, progress)
+            rows[-1:, 1] *= 1 + np.float32(1e-3) * (len(rows) > 1)
+            return rows
+
+    class Silent(Card):
+        """Whatever a device does, rows that are all zero do not show it."""
+
+        def __call__(self, base: Any, batch: Sequence[UnitRecords], progress: Any) -> NDArray[np.float32]:
+            return 0 * super().__call__(base, batch, progress)
+
+    for card in (Mixing(8), Slanting(8), LastPlace(8), Silent(8)):
+        worker, notes = worker_on(card, device)
+        with pytest.raises(MechanismViolation, match="changes with its place or its neighbours"):
+            worker.settle("study", 4, 1000)
+        worker.settle("study", "auto", 8)
+        assert worker.batch_size == 1
+        assert any("rows would change with a unit's place" in note for note in notes)
+        assert not any(card.saw_private)
+        worker.settle("another study", 1, 8)
+    worker, _ = worker_on(Card(8), device)
+    worker.settle("study", 4, 1000)
+    worker.settle("study", "auto", 8)
+    assert worker.batch_size == 8
 
 
 # --- several cards --------------------------------------------------------------------------------

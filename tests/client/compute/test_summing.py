@@ -231,18 +231,25 @@ def test_a_device_that_keeps_units_apart_passes() -> None:
         worker(batch_size).check()
 
 
-@pytest.mark.parametrize("fault", ["place", "neighbours"])
+@pytest.mark.parametrize("fault", ["place", "last place", "half", "neighbours"])
 @pytest.mark.parametrize("batch_size", [2, 3, 8])
 def test_a_device_whose_units_touch_by_one_grid_unit_is_refused(fault: str, batch_size: int) -> None:
     good = worker().make
 
     def sums(base: Any, units: Any) -> Any:
         found = good(base, units).copy()
-        there = [place for place, unit in enumerate(units) if unit is not None]
-        found[0] += max(there, default=0) if fault == "place" else len(there) ** 2
+        there = {place: unit for place, unit in enumerate(units) if unit is not None}
+        # Which integers of a unit move depends on the unit too.
+        moved = {place: 1 + int(1000 * abs(unit.latents.flat[0])) for place, unit in there.items()}
+        found[0] += {
+            "place": max(there, default=0),
+            "last place": moved.get(len(units) - 1, 0),
+            "half": sum(moved[place] for place in there if place % max(len(units) // 2, 2) == 1),
+            "neighbours": len(there) ** 2,
+        }[fault]
         return found
 
-    with pytest.raises(MechanismViolation, match="change with its place or its neighbours"):
+    with pytest.raises(MechanismViolation, match="changes with its place or its neighbours"):
         worker(batch_size, sums).check()
 
 

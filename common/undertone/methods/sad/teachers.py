@@ -104,7 +104,8 @@ class TrainedTeacher:
                 seen = network.forward(parameters_of(kept), told)
                 error = (seen[-1] - target) * np.float32(2 / target.size)
                 adam(kept, network.backward(parameters_of(kept), seen, error)[0], options.teacher_rate)
-        has = np.array([*(np.bincount(places, minlength=classes)[:classes] > 0), True])
+        # A base that is told nothing has no class, and records no place (NONE).
+        has = np.append(np.isin(np.arange(classes), places), True)
         return cls(options, values, parameters_of(kept).copy(), has)
 
     def vector(self) -> Array:
