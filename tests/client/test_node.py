@@ -21,6 +21,7 @@ from undertone.privacy.ledger import Ledger
 from undertone.privacy.quantise import from_ring
 from undertone_client import node
 from undertone_client.compute import preparing
+from undertone_client.compute.row_worker import RowWorker
 from undertone_client.registration.registered import register
 from undertone_client.site.folder import SiteDir
 
@@ -231,6 +232,7 @@ def kill_at_block(monkeypatch: pytest.MonkeyPatch, block: int) -> list[int]:
         return rows(self, base, state, units, progress)
 
     monkeypatch.setattr(DummyMethod, "rows", counted)
+    monkeypatch.setattr(RowWorker, "keeps_apart", lambda _worker: True)  # it would make rows of random data
     return computed
 
 

@@ -326,12 +326,6 @@ def test_stock_diffusers_loads_the_release(finished_run: FinishedRun, tiny_base:
     np.testing.assert_array_equal(weight.detach().float().numpy(), released)
 
 
-def test_units_of_random_data_have_rows_so_devices_are_measured(finished_run: FinishedRun) -> None:
-    logs = [log.read_text(encoding="utf-8") for log in (finished_run.run / "sites").glob("*/node.log")]
-    assert any("units at a time, by a dry run" in log for log in logs)
-    assert not any("rows would change" in log for log in logs), "one thread keeps units apart"
-
-
 def test_weights_say_of_which_base_they_are_in_a_release_and_in_a_pipeline(
     finished_run: FinishedRun, tiny_base: Path, tmp_path: Path
 ) -> None:

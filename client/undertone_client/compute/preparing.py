@@ -273,7 +273,7 @@ class Preparation:
         plan, config, stage = self.plan, self.site.config, self._stage
         worker.caption = fill_caption(plan.data.caption, method.token, {})
         expected = ceil(stage.sampling_rate * plan.cohort.units[config.site])
-        worker.settle(f"{plan.digest} {stage.name}", config.micro_batch, expected)
+        worker.settle(f"{method.name} {method.options!r} {stage.name} {stage.dimension}", config.micro_batch, expected)
 
     def _sampled(self, units: dict[str, list[int]]) -> list[str]:
         """The sampled units; draws the coins where they have not fallen."""

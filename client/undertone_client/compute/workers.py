@@ -98,11 +98,11 @@ class Worker(ABC, Generic[FoundT]):
                 f"node.toml{fewer}"
             )
 
-    def settle(self, study: str, micro_batch: MicroBatch, expected_units: int) -> None:
-        """Set `batch_size`, and check it on this device: once per stage of a study and process.
+    def settle(self, work: str, micro_batch: MicroBatch, expected_units: int) -> None:
+        """Set `batch_size`, and check it on this device: once for each work of a base in this process.
 
         Args:
-            study: the plan's digest, and which stage.
+            work: what the shapes of a batch follow from besides base and device: the method, its options, the stage.
             micro_batch: a number, or "auto" for dry runs on random data: one at a time where units in a batch would
                 not be kept apart.
             expected_units: how many units the *public* figures let expect; more would be padding.
@@ -112,12 +112,14 @@ class Worker(ABC, Generic[FoundT]):
             MechanismViolation: see `check`; with a number alone.
         """
         settled = _settled.setdefault(self.base, {})
-        key = (study, self.dtype, micro_batch, _power_of_two(expected_units))
+        key = (work, self.dtype, micro_batch, _power_of_two(expected_units))
         if key not in settled:
             if micro_batch == "auto":
                 self._grow(min(_MOST_ON_CPU if self.device == CPU else _MOST_ELSEWHERE, key[-1]))
                 if self.batch_size > 1 and not self.keeps_apart():
-                    self.log(f"{self.device}: rows would change with a unit's place among {self.batch_size} in a batch")
+                    fewer = "; with fewer threads they may not (undertone --threads 2)" if self.device == CPU else ""
+                    said = f"rows would change with a unit's place among {self.batch_size} in a batch{fewer}"
+                    self.log(f"{self.device}: {said}")
                     self.batch_size = 1
                 self.log(f"{self.device}: {self.batch_size} units at a time, by a dry run on random data")
             else:

@@ -1,6 +1,6 @@
 """Rows and latents are bit-identical whoever else is at the site (PRIVACY 3, 14)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.support.images import write_folder
+from tests.support.world import World
 from undertone.data.identical import with_digests
 from undertone.data.records import read_records
 from undertone.methods.ldm.method import DPLDM, DPLDMOptions
@@ -98,6 +99,25 @@ def test_a_node_makes_equal_rows_whoever_is_missing(
         assert same is not None
         assert one.any()
         np.testing.assert_array_equal(one, same)
+
+
+def test_without_the_studys_word_nothing_is_measured(base: LoadedBase, pinned: PinnedBase) -> None:
+    """Rows of words are zero then, whatever the device does; so the node gives random units the caption."""
+    state = METHOD.initial_state(pinned)
+    worker = RowWorker("cpu", "float32", base, print, 2, make=lambda base, *rest: METHOD.rows(base, state, *rest))
+    assert not worker.keeps_apart()
+    worker.caption = CAPTION
+    assert worker.keeps_apart() or torch.get_num_threads() > 2
+
+
+def test_a_node_measures_with_the_studys_word(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions: list[str] = []
+    monkeypatch.setattr(RowWorker, "keeps_apart", lambda worker: not captions.append(worker.caption))
+    world = make_world({"north": 8, "east": 4}, micro_batch=4)
+    assert world.ask("prepare").error == ""
+    assert captions == ["a <dummy>"]
 
 
 def _sum(base: LoadedBase, units: Sequence[UnitRecords], threads: int) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from undertone.errors import DataError, FolderError, InputError, NotApproved, Un
 from undertone.privacy.ledger import Ledger
 from undertone.study.plan import Plan
 from undertone_client.approval.approvals import approval_of, keep_approval
-from undertone_client.compute import erasing, summing
+from undertone_client.compute import erasing, latents, summing
 from undertone_client.compute.erasing import Withdrawn, forget_study, study_called, withdraw_unit
 from undertone_client.compute.latent_files import latent_files
 from undertone_client.registration.checking import check_site
@@ -77,6 +77,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return encode(self, images)
 
     monkeypatch.setattr(DummyBase, "encode", counting)
+    monkeypatch.setattr(latents, "_images_at_once", lambda _base, _log: 16)  # it would encode random images
     return counts
 
 
