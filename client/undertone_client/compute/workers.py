@@ -42,6 +42,8 @@ _MOST_ON_CPU, _MOST_ELSEWHERE = 32, 128
 
 # What was settled for a base in this process; goes with the base.
 _settled: WeakKeyDictionary[LoadedBase, dict[tuple[str, Dtype, MicroBatch, int], int]] = WeakKeyDictionary()
+# Whether it keeps the units of a batch of this size apart.
+_apart: WeakKeyDictionary[LoadedBase, dict[tuple[str, Dtype, int], bool]] = WeakKeyDictionary()
 
 
 class _OneStepDone(Exception):
@@ -116,7 +118,7 @@ class Worker(ABC, Generic[FoundT]):
         if key not in settled:
             if micro_batch == "auto":
                 self._grow(min(_MOST_ON_CPU if self.device == CPU else _MOST_ELSEWHERE, key[-1]))
-                if self.batch_size > 1 and not self.keeps_apart():
+                if self.batch_size > 1 and not self._kept_apart(work):
                     fewer = "; with fewer threads they may not (undertone --threads 2)" if self.device == CPU else ""
                     said = f"rows would change with a unit's place among {self.batch_size} in a batch{fewer}"
                     self.log(f"{self.device}: {said}")
@@ -203,6 +205,13 @@ class Worker(ABC, Generic[FoundT]):
             return True  # a method that reports no steps has done its whole work
         free_memory(self.device)
         return False
+
+    def _kept_apart(self, work: str) -> bool:
+        """`keeps_apart`, measured once: sites of other sizes have batches of the same shape."""
+        known, key = _apart.setdefault(self.base, {}), (work, self.dtype, self.batch_size)
+        if key not in known:
+            known[key] = self.keeps_apart()
+        return known[key]
 
     def _random_units(self, count: int) -> list[UnitRecords]:
         return [random_unit(self.base, number, self.caption) for number in range(count)]
