@@ -82,9 +82,22 @@ def said(w: NDArray[np.float32], x: NDArray[np.float64], test: ImageSet, classes
     return scored(np.stack([1 - second, second], axis=1), test.places(classes), classes, test.units)
 
 
-def row(case: str, scores: Scores) -> Row:
-    """AUC beside the ends of its interval."""
-    return Row(case, "AUC, low to high", scores.auc.value, scores.auc.low, f"to {scores.auc.high:.3f}")
+def regressed(run: RunFolder, epsilons: Sequence[float], seeds: Sequence[int]) -> list[tuple[str, Scores]]:
+    """What it costs without images: a classifier of real images without privacy, then each epsilon and repetition."""
+    plan, components = run.plan(), Components()
+    classes, size, encoders = list(plan.data.classes), pin(plan.model.base).image_size, {PUBLIC: components.public.of}
+    read = partial(diagnostics._files, run, plan, classes=classes)
+    train = read("sites").featured("training images", size, encoders)
+    test = read("holdout").featured("held-out images", size, encoders)
+    x, x_test = components.of(train.features[PUBLIC]), components.of(test.features[PUBLIC])
+    model = Classifier(train.features[PUBLIC], train.places(classes), len(classes), train.units)
+    scores = scored(model.probabilities(test.features[PUBLIC]), test.places(classes), classes, test.units)
+    found, total = [("real images, no privacy", scores)], sum(plan.cohort.units.values())
+    for epsilon in epsilons:
+        for seed in seeds:
+            w, claimed = privately(x, train.places(classes), train.units, total, epsilon, plan.privacy.delta)
+            found.append((f"epsilon {claimed:.3f}, run {seed}", said(w, x_test, test, classes)))
+    return found
 
 
 def main() -> None:
@@ -97,21 +110,8 @@ def main() -> None:
     if chosen.run is None:
         print("skipped: no run with a finding; keep one with `benchmarks/xray.py --finding --keep FOLDER`")
         return
-    run = RunFolder(chosen.run)
-    plan, components = run.plan(), Components()
-    classes, size, encoders = list(plan.data.classes), pin(plan.model.base).image_size, {PUBLIC: components.public.of}
-    read = partial(diagnostics._files, run, plan, classes=classes)
-    train = read("sites").featured("training images", size, encoders)
-    test = read("holdout").featured("held-out images", size, encoders)
-    x, x_test = components.of(train.features[PUBLIC]), components.of(test.features[PUBLIC])
-    model = Classifier(train.features[PUBLIC], train.places(classes), len(classes), train.units)
-    scores = scored(model.probabilities(test.features[PUBLIC]), test.places(classes), classes, test.units)
-    rows = [row("real images, no privacy", scores)]
-    total = sum(plan.cohort.units.values())
-    for epsilon in chosen.epsilons:
-        for seed in chosen.seeds:
-            w, claimed = privately(x, train.places(classes), train.units, total, epsilon, plan.privacy.delta)
-            rows.append(row(f"epsilon {claimed:.3f}, run {seed}", said(w, x_test, test, classes)))
+    found = regressed(RunFolder(chosen.run), chosen.epsilons, chosen.seeds)
+    rows = [Row(case, "AUC, low to high", one.auc.value, one.auc.low, f"to {one.auc.high:.3f}") for case, one in found]
     publish("a finding by logistic regression, no images made", rows, chosen.json)
 
 

@@ -1,7 +1,7 @@
 """Chest X-rays of four hospitals, patients as units: each method at each epsilon, distances with controls.
 
     python benchmarks/xray.py --data FOLDER [--methods dp-lora ...] [--epsilons 1 4 10] [--seeds 1 2 3] [--finding]
-                              [--images 128] [--results FILE] [--keep FOLDER] [--json FILE]
+                              [--images N] [--results FILE] [--keep FOLDER] [--json FILE]
 
 FOLDER is an imagefolder with the columns patient_id and site (UNDERTONE_XRAY names it too). Without it the benchmark
 says so and ends. Each finished run adds one line to FILE, and a run that stands there is not made again, so the table
@@ -10,7 +10,8 @@ patients are held out depends on the data alone. Studies: examples/xray-*.toml a
 
 `--finding` is about a label that the base does not know, pneumonia or none: a word for each class (dpagg-ti, dpsgd-ti),
 or the finding in the caption (dp-lora, dp-ldm). What counts is the AUC on held-out patients of a classifier trained on
-drawn images, with its bootstrap interval by patient, beside base, random directions, real images and shuffled classes.
+drawn images, with its bootstrap interval by patient, beside the floor, base, random directions, real images, shuffled
+classes, and a logistic regression under the same epsilon on public features (private_classifier.py).
 Pneumonia may be confounded with portable films (lying, front to back): the AUC of real images holds that too.
 """
 
@@ -23,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from private_classifier import regressed
 from report import Row, finished, machine, parser, publish
 
 from undertone.evaluation.encoder import kinds_of
+from undertone.evaluation.scores import Scores
 from undertone.methods.registry import METHODS
 from undertone.methods.weights import read_weights
 from undertone.models.pinned import pin
@@ -45,6 +48,7 @@ STUDIES = {
 }
 PER_CLASS = "xray-per-class.toml"
 HOLDOUT = 0.3
+PER_CLASS_IMAGES = 500
 
 
 def study_lines(method: str, finding: bool) -> list[str]:
@@ -100,6 +104,8 @@ def run_once(method: str, epsilon: float, seed: int, finding: bool, data: Path, 
         "chest_share": None if finding else chest_share(RunFolder(folder / "run"), plan),
         "classifiers": found.get("classifiers", {}),
         "shuffled": found.get("shuffled", {}),
+        "logistic": auc_of(regressed(RunFolder(folder / "run"), [epsilon], [seed])[-1][1]) if finding else None,
+        "images": diagnostics.IMAGES,
         "values": plan.method.dimension,
         "rounds": plan.privacy.rounds,
         "noise_to_signal": plan.privacy.noise_to_signal,
@@ -111,9 +117,14 @@ def run_once(method: str, epsilon: float, seed: int, finding: bool, data: Path, 
     }
 
 
-def key(run: dict[str, Any]) -> tuple[str, float, int, bool]:
+def auc_of(scores: Scores) -> dict[str, float]:
+    """AUC and the ends of its interval."""
+    return {"value": scores.auc.value, "low": scores.auc.low, "high": scores.auc.high}
+
+
+def key(run: dict[str, Any]) -> tuple[Any, ...]:
     """What a run is found by."""
-    return run["method"], run["epsilon"], run["seed"], run.get("finding", False)
+    return run["method"], run["epsilon"], run["seed"], run.get("finding"), run.get("images")
 
 
 def rows_of(runs: list[dict[str, Any]]) -> list[Row]:
@@ -128,9 +139,12 @@ def rows_of(runs: list[dict[str, Any]]) -> list[Row]:
         ]
         if run.get("chest_share") is not None:
             rows.append(Row(case, "share of chests", run["chest_share"], 0.5, "at least"))
-        for name, scores in run.get("classifiers", {}).items():
-            auc = scores["auc"]
-            rows.append(Row(f"{case}, {name}", "AUC, low to high", auc["value"], auc["low"], f"to {auc['high']:.3f}"))
+        aucs = {name: scores["auc"] for name, scores in run["classifiers"].items()}
+        if run["logistic"] is not None:
+            aucs["DP logistic regression"] = run["logistic"]
+        for name, auc in aucs.items():
+            rows.append(Row(f"{case}, {name}", "AUC", auc["value"], 0.5, "floor"))
+            rows.append(Row(f"{case}, {name}", "AUC, low end", auc["low"], auc["high"], "high end"))
         if run.get("shuffled"):
             rows.append(Row(case, "AUC, shuffled classes", run["shuffled"]["mean"], 0.5, "nothing learned"))
         rows.append(Row(case, "CPU seconds", run["cpu_seconds"], run["wall_seconds"], "wall seconds"))
@@ -145,7 +159,7 @@ def main() -> None:
     arguments.add_argument("--epsilons", type=float, nargs="+", default=[1.0, 4.0, 10.0])
     arguments.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     arguments.add_argument("--finding", action="store_true", help="classes: pneumonia or none")
-    arguments.add_argument("--images", type=int, default=diagnostics.IMAGES, help="drawn of each variant and class")
+    arguments.add_argument("--images", type=int, help="drawn of each variant and class; by default 128, of classes 500")
     arguments.add_argument("--results", type=Path, help="one JSON line for each finished run")
     arguments.add_argument("--keep", type=Path, help="keep the runs in this folder")
     chosen = arguments.parse_args()
@@ -155,9 +169,9 @@ def main() -> None:
     root = chosen.keep or Path(tempfile.mkdtemp(prefix="undertone-xray-"))
     results = chosen.results or root / "results.jsonl"
     wanted = [(m, e, s) for s in chosen.seeds for e in chosen.epsilons for m in chosen.methods]
-    diagnostics.IMAGES = chosen.images
+    diagnostics.IMAGES = chosen.images or (PER_CLASS_IMAGES if chosen.finding else diagnostics.IMAGES)
     for method, epsilon, seed in wanted:
-        if any(key(run) == (method, epsilon, seed, chosen.finding) for run in finished(results)):
+        if any(key(run) == (method, epsilon, seed, chosen.finding, diagnostics.IMAGES) for run in finished(results)):
             continue
         folder = root / f"{method}{'-finding' if chosen.finding else ''}-epsilon-{epsilon:g}-run-{seed}"
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped
@@ -166,7 +180,8 @@ def main() -> None:
             stream.write(json.dumps(run) + "\n")
         if chosen.keep is None:
             shutil.rmtree(folder)
-    runs = [run for run in finished(results) if key(run)[:3] in wanted and key(run)[3] == chosen.finding]
+    asked = chosen.finding, diagnostics.IMAGES
+    runs = [run for run in finished(results) if key(run)[:3] in wanted and key(run)[3:] == asked]
     publish("chest X-rays, unit patient, four sites", rows_of(runs), chosen.json)
     if chosen.finding:
         print("\nlikely confounded: portable films lie, standing ones do not, and no column of the data says which")

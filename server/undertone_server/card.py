@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from undertone.core.quoting import markdown_code, markdown_text, python_text, shell_text, yaml_text
 from undertone.methods.release_format import Description
-from undertone.release.statement import trust_assumptions
+from undertone.release.trust import trust_assumptions
 from undertone.study.plan import Plan
 
 _CARD = """---

@@ -119,7 +119,9 @@ def _took_part(sites: Sites, run: RunFolder, plan: Plan) -> TookPart:
     everywhere = set.intersection(*opened)
     why = sites.missing if sites.present else {}  # nobody was asked where all rounds were done before
     away = {site: why.get(site, "not in every sum") for site in plan.cohort.units if site not in everywhere}
-    return TookPart(sorted(everywhere), away, min(map(len, opened)))
+    sums = {site: sum(site in of for of in opened) for site in away}
+    partly = {site: count for site, count in sums.items() if count}
+    return TookPart(sorted(everywhere), away, min(map(len, opened)), partly)
 
 
 def _patiences(run: RunFolder, plan: Plan, deadlines: Deadlines) -> tuple[Patience, Patience]:

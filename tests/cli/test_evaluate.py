@@ -132,6 +132,11 @@ def test_nothing_is_written_into_a_release_or_among_real_images(
     refused(2, "FolderError", "is within", arguments=linked)
     members = ("--members", finished_run.data, option, finished_run.data / "new.png")
     refused(2, "FolderError", "is within", arguments=(*arguments, *members))
+    for name in ("MANIFEST.json", "privacy.json"):  # another release, and an export of one
+        other = tmp_path / name.split(".")[0]
+        (other / "deep").mkdir(parents=True)
+        (other / name).write_text("{}")
+        refused(2, "FolderError", f"which holds {name}", arguments=(*arguments, option, other / "deep" / "new.png"))
     for path in (tmp_path / "file.png", tmp_path / "dangling.png"):
         refused(2, "FolderError", "exists already", arguments=(*arguments, option, path))
     refused(2, "FolderError", "is not a folder", arguments=(*arguments, option, tmp_path / "none" / "new.png"))

@@ -175,6 +175,9 @@ def test_another_key_signs_a_release_that_only_the_key_betrays(
         (lambda s: s["cohort"].pop("fewest_sites_in_a_sum"), "cohort"),
         (lambda s: s["cohort"].update(sites_in_every_sum=["stranger"]), "cohort"),
         (lambda s: s["cohort"].update(sites_in_every_sum=[]), "cohort"),
+        (lambda s: s["cohort"].update(sums_of_missing_sites={"north": 1}), "cohort"),
+        (lambda s: s["cohort"].update(sums_of_missing_sites=[]), "cohort"),
+        (lambda s: s["cohort"].update(sums_of_missing_sites={}), "cohort"),
         (lambda s: s.update(cohort=None), "privacy"),
     ],
 )

@@ -125,8 +125,9 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         "cli/test_evaluating.py::test_sets_are_compared_in_the_shares_of_the_reference_and_as_many_of_each",
     ),
     # What stays at the site
-    ("an output within a release", _COMMAND, "[release, real, *([", "[real, *([", _OUTPUT),
-    ("an output among real images", _COMMAND, "[release, real, *([", "[release, *([", _OUTPUT),
+    ("an output within a release", _COMMAND, "for name in (MANIFEST, STATEMENT)", "for name in (STATEMENT,)", _OUTPUT),
+    ("an output within an export", _COMMAND, "for name in (MANIFEST, STATEMENT)", "for name in (MANIFEST,)", _OUTPUT),
+    ("an output among real images", _COMMAND, "folders = [real, *([", "folders = [*([", _OUTPUT),
     (
         "an output among members",
         _COMMAND,

@@ -39,11 +39,18 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         _SUM,
     ),
     (
-        "own frequencies as denominators, in a row",
+        "words without their share, in a row",
         _AGG,
         "weighted = learned * np.repeat(shares, learned.shape[1] // shares.shape[1], axis=1)",
         "weighted = learned",
         _ROW,
+    ),
+    (
+        "own frequencies as denominators, in a row",
+        _AGG,
+        "weighted = learned * np.repeat(shares, ",
+        "weighted = learned * np.repeat(shares / np.maximum(shares.mean(0), 1e-9), ",
+        _SUM,
     ),
     (
         "counts of images for shares",
@@ -82,7 +89,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     ),
     # The step
     (
-        "own frequencies as denominators, in a step",
+        "a number in place of noisy shares, in a step",
         _AGG,
         "divided = divisors(mean[:count] / a, FLOOR * deviation / a)",
         "divided = np.full(count, float(count))",

@@ -160,11 +160,20 @@ def test_a_row_is_equal_to_the_bit_whoever_stands_beside_it(make: Any, base: Loa
 # --- sensitivity --------------------------------------------------------------------------------------
 
 
-def class_row(shares: list[int], words: NDArray[np.float64]) -> NDArray[np.float32]:
-    """A unit's row as the method makes it, of words learned from so many images of each class."""
-    places = np.repeat(np.arange(len(shares)), shares)
-    weights = shares_of(places, len(shares))[None]
-    return aggregating()._by_class(words.reshape(1, -1).astype(np.float32), weights)[0]
+Unit = tuple[list[int], NDArray[np.float64]]
+"""How many images of each class a unit has, and what it learned of each [3, WIDTH]."""
+
+
+def class_rows(units: list[Unit]) -> NDArray[np.float32]:
+    """Rows of units as the method makes them, in one batch."""
+    learned = np.stack([words.reshape(-1) for _, words in units]).astype(np.float32)
+    shares = np.stack([shares_of(np.repeat(np.arange(len(counts)), counts), len(counts)) for counts, _ in units])
+    return aggregating()._by_class(learned, shares)
+
+
+def class_row(counts: list[int], words: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The row of one unit."""
+    return class_rows([(counts, words)])[0]
 
 
 LENGTHS = st.sampled_from([0.0, 1e-6, 0.3, 1.0, 17.0, 1e4])
@@ -181,17 +190,20 @@ SEVERAL = st.sampled_from([list(one) for one in product(range(6), repeat=3) if s
 def test_adding_a_unit_of_two_classes_moves_the_integer_sum_by_s_c_at_most(
     shares: list[int], neighbours: list[tuple[float, float, float]], seed: int
 ) -> None:
-    """Exactly, in integers; beside neighbours that point against the unit, are far longer, or cancel each other."""
+    """Exactly, in integers; beside neighbours that point against the unit, are far longer, or cancel each other.
+
+    The rows of each data set are made in one batch: one that followed from how often a class is there would move.
+    """
     drawn = np.random.Generator(np.random.Philox(key=seed))
-    mine = class_row(shares, drawn.standard_normal((3, WIDTH)) * 10.0 ** drawn.integers(-3, 4))
-    others = [
-        class_row([1, 1, 1], -mine[3:].reshape(3, WIDTH).astype(np.float64) * np.array(lengths)[:, None])
-        for lengths in neighbours
+    unit = shares, drawn.standard_normal((3, WIDTH)) * 10.0 ** drawn.integers(-3, 4)
+    mine = class_row(*unit)
+    against = -mine[3:].reshape(3, WIDTH).astype(np.float64)
+    others: list[Unit] = [
+        ([1, 1, 1], sign * against * np.array(lengths)[:, None]) for sign in (1, -1) for lengths in neighbours
     ]
-    others += [-row for row in others]
     for scale, clip_units in ((1 << 12, 1024), (1 << 20, 4_000_001)):
         grid = Grid(scale, clip_units, (1 << 31) - 1, 32)
-        without, with_it = (summed(rows, grid) for rows in (others, [*others, mine]))
+        without, with_it = (summed(list(class_rows(units)), grid) for units in (others, [*others, unit]))
         moved = with_it - without
         assert int(sum(int(one) ** 2 for one in moved)) <= clip_units**2
         np.testing.assert_array_equal(moved, clip_and_quantise(mine[None], grid)[0])

@@ -391,7 +391,7 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "the ledger has the ancestor's charges",
         f"{CLIENT}/approval/starts.py",
-        "    if site in found.everywhere and lacking:\n",
+        "    if len(charged & set(range(1, rounds + 1))) < sums:\n",
         "    if False:\n",
         f"{STARTS}::test_a_site_whose_ledger_lacks_the_ancestors_charges_refuses",
     ),

@@ -15,7 +15,7 @@ from tests.support.world import World, data_of, make_plan, secure
 from undertone.errors import PlanChanged, StudyError, UnderstatedClaim
 from undertone.methods.release_format import Description
 from undertone.models.pinned import PinnedBase
-from undertone.release.statement import trust_assumptions
+from undertone.release.trust import trust_assumptions
 from undertone.study import claim
 from undertone.study.claim import check_claim, delta_warning, recompute_epsilon
 from undertone.study.plan import Plan
@@ -30,6 +30,8 @@ from undertone_server.run_folder import RunFolder
 from undertone_server.run_study import run_study
 
 Make = Callable[..., World]
+pytestmark = pytest.mark.usefixtures("dummy_method")
+
 SITES = {"north": 30, "east": 20, "south": 20}
 KINDS: list[dict[str, Any]] = [{}, {"noise": "distributed", "aggregation": secure(3)}]
 

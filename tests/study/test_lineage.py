@@ -19,12 +19,15 @@ from undertone.core.canonical import canonical_json
 from undertone.errors import PlanChanged, UnderstatedClaim
 from undertone.methods.registry import METHODS
 from undertone.privacy.accounting import RDP_ORDERS, epsilon_claim
-from undertone.release.statement import TookPart, privacy_statement, trust_assumptions
+from undertone.release.statement import TookPart, privacy_statement
+from undertone.release.trust import trust_assumptions
 from undertone.study.claim import check_claim, epsilons, recompute_epsilon
 from undertone.study.plan import Plan
 from undertone.study.rehearsal import rehearsal_of
 from undertone.study.resolve import resolve
 from undertone.study.schema import parse_study
+
+pytestmark = pytest.mark.usefixtures("dummy_method")
 
 DISTRIBUTED: dict[str, Any] = {"noise": "distributed", "aggregation": secure(3)}
 KINDS: list[dict[str, Any]] = [{}, DISTRIBUTED]
@@ -288,6 +291,27 @@ def test_without_a_joint_claim_both_figures_are_said_and_that_none_is_over_both(
     assert f"epsilon {ancestor.privacy.epsilon:.4g}" in line
     assert f"epsilon {plan.privacy.epsilon:.4g} by itself" in line
     assert not any("these two plans" in str(one) for one in trust_assumptions(plan))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"units_origin": "filled in by simulate"}, "The cohort's figures were counted from the images"),
+        ({"sampling_rate": 0.5, "max_attempts": 2}, "How long a node takes is not protected"),
+        ({"aggregation": secure(3, rosters="free"), "min_sites": 3}, "Which sites are in a sum is free"),
+        ({"aggregation": secure(3), "min_sites": 3, "noise": "distributed"}, "Each site adds a noise share"),
+    ],
+)
+def test_what_the_first_study_rests_on_is_said_of_the_second(
+    dummy_base: Path, changes: dict[str, Any], words: str
+) -> None:
+    """Its images were drawn from that release, and a claim over both is no better than the worse of their grounds."""
+    ancestor = first_plan(dummy_base, **changes)
+    said = [str(line) for line in trust_assumptions(started(second_plan(dummy_base), ancestor))]
+    own = [str(line) for line in trust_assumptions(ancestor) if words in str(line)]
+    assert own
+    assert all(f"Of {ancestor.study}: {line}" in said or line in said for line in own)
+    assert len(said) == len(set(said))
 
 
 def test_a_plan_without_either_says_what_it_always_said(dummy_base: Path) -> None:

@@ -279,6 +279,21 @@ def test_a_neighbour_refuses_nothing(dummy_method: None, dummy_base: Path, tmp_p
     assert "Next: undertone simulate" in shown.stdout
 
 
+def test_rows_of_latents_alone_go_through_the_encoder_once(class_base: Path) -> None:
+    """However many rounds there are; what the denoiser takes says nothing of it."""
+    changes = {
+        "method": {"name": "dp-prototypes", "components": 8, "centres": 2, "public_drawings": 40, "per_class": True},
+        "cohort": {"min_sites": 2, "units": dict.fromkeys(("north", "east", "south"), 500)},
+        "data.caption": "{finding}",
+        **{f"data.{key}": value for key, value in CLASSES.items()},
+        "privacy.clip_norm": "auto",
+        "privacy.rounds": 3,
+        "privacy.epsilon": 10.0,
+    }
+    rows = neighbours(study_of(class_base, changes), planned(class_base, changes)).rows
+    assert {(row.passes, row.seconds) for row in rows if not row.why_not} == {(1.0, None)}
+
+
 def test_rows_of_shards_go_through_no_base_and_queries_do_once_a_round(class_base: Path) -> None:
     changes = {
         "method": {"name": "dp-sad", "outputs": 2, "query_steps": 3},

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.world import make_plan, secure
 from undertone.errors import TimingRevealed
-from undertone.release.statement import trust_assumptions
+from undertone.release.trust import trust_assumptions
 from undertone.study.plan import Plan
 from undertone.study.timing import check_timing
 from undertone_cli.commands.plan import describe

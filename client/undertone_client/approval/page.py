@@ -8,16 +8,18 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from math import ceil, exp, floor, log10
+from math import exp
 
 from undertone.core.captions import caption_columns
 from undertone.core.text import MOST, shown
 from undertone.methods.registry import method_for
 from undertone.models.pinned import files_digest
-from undertone.release.statement import UNIT_MEANS, covered_beside, trust_assumptions
+from undertone.release.statement import UNIT_MEANS
+from undertone.release.trust import UNITS, counted_by, covered_beside, trust_assumptions
 from undertone.study.plan import Plan
 from undertone.study.start import PlannedSuccessor
 from undertone_client.approval.books import Standing
+from undertone_client.approval.figures import best_guess, down, in_hundredths, rounded_up, up
 from undertone_client.approval.starts import CheckedStart
 from undertone_client.site.datasets import DataSet
 
@@ -28,7 +30,6 @@ _USED = {
     "patient": "the images of any one patient are",
     "site": "the images of any one site are",
 }
-_UNITS = {"record": ("image", "images"), "patient": ("patient", "patients"), "site": ("site", "sites")}
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,12 @@ class Asked:
     @property
     def one(self) -> str:
         """The unit in a word."""
-        return _UNITS[self.plan.privacy.unit][0]
+        return UNITS[self.plan.privacy.unit][0]
 
     @property
     def many(self) -> str:
         """Several units in a word."""
-        return _UNITS[self.plan.privacy.unit][1]
+        return UNITS[self.plan.privacy.unit][1]
 
 
 def approval_page(asked: Asked) -> str:
@@ -137,7 +138,7 @@ def _what_it_starts_from(asked: Asked, start: CheckedStart) -> Iterator[str]:
         f"with each other. {_part_in(asked, start)}"
     )
     yield from _wrapped(
-        f"What it cost one {_UNITS[its.unit][0]}: {ancestor.study} claims epsilon {_up(its.epsilon)} at delta "
+        f"What it cost one {UNITS[its.unit][0]}: {ancestor.study} claims epsilon {up(its.epsilon)} at delta "
         f"{its.delta:g}{_covered(ancestor.successor)}. {_both(asked)}"
     )
     yield f"  manifest of the release {pinned.manifest}"
@@ -151,9 +152,10 @@ def _part_in(asked: Asked, start: CheckedStart) -> str:
     if asked.site not in of.cohort.units:
         return "This site is not on the roster of that study, so nothing of it stands in this site's ledger."
     charged = f"this site's ledger charges {start.rounds:,} of its {rounds:,} {'round' if rounds == 1 else 'rounds'}"
-    if start.everywhere:
+    if start.sums == rounds:
         return f"This site took part in that study, and {charged}."
-    return f"This site is on the roster of that study and, as the release says, not in all its sums; {charged}."
+    where = f"in {start.sums:,} of its {rounds:,} sums" if start.sums else "in none of its sums"
+    return f"This site is on the roster of that study and, as the release says, {where}; {charged}."
 
 
 def _covered(successor: PlannedSuccessor | None) -> str:
@@ -165,12 +167,12 @@ def _both(asked: Asked) -> str:
     plan = asked.plan
     if plan.joint:
         return (
-            f"Together with the present study it costs epsilon {_up(plan.privacy.epsilon)} at delta "
+            f"Together with the present study it costs epsilon {up(plan.privacy.epsilon)} at delta "
             f"{plan.privacy.delta:g}: the noise of both stood in the plan of the first before it began, so one claim "
             "covers both."
         )
     return (
-        f"The present study claims epsilon {_up(plan.privacy.epsilon)} at delta {plan.privacy.delta:g} by itself. No "
+        f"The present study claims epsilon {up(plan.privacy.epsilon)} at delta {plan.privacy.delta:g} by itself. No "
         "figure is claimed over both, because the noise of the present study was not fixed before the first one began, "
         "and the two figures do not simply add up. What all studies together may cost is bounded by the budget of this "
         "site's data set, on which each of them draws."
@@ -195,10 +197,7 @@ def _from_which_images(asked: Asked) -> Iterator[str]:
         f"{UNIT_MEANS[plan.privacy.unit]}.{apart}{named} Each image is described to the model as "
         f"{_quoted(plan.data.caption, 500)}{words}.{listed}"
     )
-    yield from _wrapped(
-        f"This site publishes the round figure of {data.publish:,} {asked.many}. The true number leaves neither before "
-        "nor after."
-    )
+    yield from _wrapped(f"This site publishes the round figure of {data.publish:,} {asked.many}. {_true_number(plan)}")
 
 
 def _as_registered(asked: Asked) -> str:
@@ -227,11 +226,39 @@ def _what_leaves(asked: Asked) -> Iterator[str]:
     )
     one, many = (f"{asked.one} in it", asked.many) if shards is None else ("shard, an empty one too", "shards")
     yield from _wrapped(
-        f"No image leaves, no word about one, and no count of {asked.many}. The study has {rounds} in {tries}. "
+        f"{_what_stays(asked)} The study has {rounds} in {tries}. "
         f"{drawn}. In an attempt the site computes {_values(plan)} numbers for each {one}, "
         f"shortens them to a length that none may exceed, and adds up those of all its {many}. The sum leaves "
         f"{_how(plan)}.{_broken_round(plan)}"
     )
+
+
+def _what_stays(asked: Asked) -> str:
+    """What leaves in no form; rows of some methods say where a unit falls, so that their sum is a count."""
+    counted = counted_by(asked.plan)
+    if not counted:
+        return f"No image leaves, no word about one, and no count of {asked.many}."
+    return (
+        "No image leaves and no word about one. Part of what leaves is a count: before noise the sum tells how many "
+        f"{asked.many} fall to each {counted}, nearly to one. {_who_learns(asked.plan)}"
+    )
+
+
+def _who_learns(plan: Plan) -> str:
+    """Who sees a sum before noise."""
+    if plan.privacy.noise == "distributed":
+        return "This site's share of the noise is in it before it leaves."
+    if plan.aggregation.mode == "plain":
+        return "The coordinator learns that of this site."
+    return "The coordinator learns that of all sites in a sum together, and of no site by itself."
+
+
+def _true_number(plan: Plan) -> str:
+    if not counted_by(plan):
+        return "The true number leaves neither before nor after."
+    if plan.privacy.noise == "distributed":
+        return "The true number leaves under noise alone."
+    return "The true number is never published, but sums of this study tell the coordinator of it, as is said below."
 
 
 def _values(plan: Plan) -> str:
@@ -260,18 +287,17 @@ def _how(plan: Plan) -> str:
 def _what_it_costs(asked: Asked) -> Iterator[str]:
     privacy = asked.plan.privacy
     attempts = "in its one attempt" if privacy.max_attempts == 1 else f"in all its {privacy.max_attempts:,} attempts"
-    claim = _up(privacy.epsilon)
+    claim = up(privacy.epsilon)
     other = covered_beside(asked.plan)
     of = f" for this study and {other} together" if other else ""
     yield from _wrapped(
         f"The plan claims epsilon {claim} at delta {privacy.delta:g}{of} ({_ACCOUNTANTS[privacy.noise]}), "
         f"and this machine has recomputed it from the noise. It means: whether {_USED[privacy.unit]} used or not "
         f"changes the probability of whatever can be found out from {'both studies' if other else 'the study'} by at "
-        "most a factor of "
-        f"e^{claim} = {_factor(exp(privacy.epsilon))}, but for a probability of {privacy.delta:g}. Somebody who knows "
-        "everything else and guesses which of the two it was, each as likely as the other, is right at most "
-        f"{_percent(best_guess(privacy.epsilon, privacy.delta))} times in 100; by chance it would be 50. Against whom "
-        "that holds is said below."
+        f"most a factor of e^{claim} = {rounded_up(exp(privacy.epsilon))}, but for a probability of {privacy.delta:g}. "
+        "Somebody who knows everything else and guesses which of the two it was, each as likely as the other, is right "
+        f"at most {in_hundredths(best_guess(privacy.epsilon, privacy.delta))} times in 100; by chance it would be 50. "
+        "Against whom that holds is said below."
     )
     if asked.plan.successor is not None:
         yield from _wrapped(
@@ -286,25 +312,6 @@ def _what_it_costs(asked: Asked) -> Iterator[str]:
     yield from _wrapped(f"That is what the study costs {attempts}. It costs no less if it stops before.")
 
 
-def best_guess(epsilon: float, delta: float) -> float:
-    """The best chance to guess whether a unit is in, both being equally likely: (e^epsilon + delta) / (1 + e^epsilon).
-
-    From the two inequalities of (epsilon, delta) on the errors of any test (Kairouz, Oh, Viswanath 2015, theorem 2.1).
-    """
-    return min((1 + delta * exp(-epsilon)) / (1 + exp(-epsilon)), 1.0)
-
-
-def _factor(value: float) -> str:
-    """Three digits, rounded up."""
-    step = 10.0 ** (floor(log10(value)) - 2)
-    return f"{ceil(value / step) * step:.3g}"
-
-
-def _percent(share: float) -> str:
-    """A share in hundredths, rounded up to a tenth."""
-    return f"{ceil(share * 1000) / 10:g}"
-
-
 def _what_it_takes(asked: Asked) -> Iterator[str]:
     data, before, after = asked.data, asked.before, asked.after
     yield from _wrapped(
@@ -315,9 +322,9 @@ def _what_it_takes(asked: Asked) -> Iterator[str]:
     )
     yield f"  {'epsilon':<34}{'now':>10}{'approved':>12}"
     for name, now, then in (
-        ("spent", _up(before.spent), _up(after.spent)),
-        ("spent and reserved", _up(before.committed), _up(after.committed)),
-        ("left for one more study", _down(before.left), _down(after.left)),
+        ("spent", up(before.spent), up(after.spent)),
+        ("spent and reserved", up(before.committed), up(after.committed)),
+        ("left for one more study", down(before.left), down(after.left)),
     ):
         yield f"  {name:<34}{now:>10}{then:>12}"
     yield "  (Such figures do not add up.)"
@@ -361,14 +368,6 @@ def _how_long(asked: Asked) -> Iterator[str]:
         f"Until the end of {asked.until.isoformat()} (UTC), or until `undertone node end` or `undertone node withdraw` "
         "before. Then this site sends nothing more; what it has sent stays in what was released."
     )
-
-
-def _up(epsilon: float) -> str:
-    return f"{ceil(epsilon * 1000) / 1000:.3f}"
-
-
-def _down(epsilon: float) -> str:
-    return f"{floor(epsilon * 1000) / 1000:.3f}"
 
 
 def _wrapped(text: str, first: str = "", further: str = "") -> list[str]:

@@ -16,12 +16,12 @@ class CheckedStart:
     Attributes:
         ancestor: the plan of its study.
         rounds: how many of its rounds this site's ledger charges.
-        everywhere: whether the release says that the site is in all its sums.
+        sums: in how many of its sums, one a round, the release says that the site is.
     """
 
     ancestor: Plan
     rounds: int
-    everywhere: bool
+    sums: int
 
 
 def checked_start(site: str, plan: Plan, start: Path | None, books: Books) -> CheckedStart | None:
@@ -52,11 +52,13 @@ def checked_start(site: str, plan: Plan, start: Path | None, books: Books) -> Ch
             "name its folder with --start FOLDER"
         )
     found, charged = check_start(plan, start), books.charged(ancestor.digest)
-    lacking = set(range(1, ancestor.privacy.rounds + 1)) - charged
-    if site in found.everywhere and lacking:
+    sums, rounds = found.sums_of(site, ancestor), ancestor.privacy.rounds
+    # A site charges a round before its vector leaves, so it has charged every round in whose sum it is.
+    if len(charged & set(range(1, rounds + 1))) < sums:
         raise AncestorNotCharged(
-            f"the release of {ancestor.study} (plan {ancestor.digest[:8]}) says that {site} is in the sums of all its "
-            f"{ancestor.privacy.rounds} rounds, and the ledger of this site charges {len(charged)} of them: the ledger "
-            "is an older copy or another, or the release is not what it says. Nothing starts from it here"
+            f"the release of {ancestor.study} (plan {ancestor.digest[:8]}) says that {site} is in the sums of "
+            f"{'all its' if sums == rounds else f'{sums} of its'} {rounds} rounds, and the ledger of this site charges "
+            f"{len(charged)} of them: the ledger is an older copy or another, or the release is not what it says. "
+            "Nothing starts from it here"
         )
-    return CheckedStart(ancestor, len(charged), site in found.everywhere)
+    return CheckedStart(ancestor, len(charged), sums)

@@ -46,7 +46,9 @@ def narrowest_policy(plan: Plan, coordinator: str, key: str) -> Policy:
         fewest_honest_shares=plan.noise_shares if secure else None,
         allow_free_rosters=plan.free_rosters,
         allow_plain=not secure,
-        allow_filled_in_figures=plan.cohort.units_origin != "published",
+        allow_filled_in_figures=any(
+            one.cohort.units_origin != "published" for one in (plan, plan.ancestor) if one is not None
+        ),
         longest_approval_days=LONGEST_DAYS,
     )
 

@@ -129,15 +129,18 @@ def _of_lists(plan: Plan, policy: Policy) -> Iterator[Violation]:
 
 
 def _of_figures(plan: Plan, policy: Policy) -> Iterator[Violation]:
-    """Where the figures come from that everything about a study's size is reckoned by."""
-    origin = plan.cohort.units_origin
-    if origin != "published" and not policy.allow_filled_in_figures:
-        yield Violation(
-            "allow_filled_in_figures",
-            f"that its figures are {origin}",
-            "false",
-            "a plan with the figures that the sites publish would do",
-        )
+    """Where the figures come from by which the size of a study, and of one that it starts from, is reckoned."""
+    if policy.allow_filled_in_figures:
+        return
+    ancestor = plan.ancestor
+    for one, of in ((plan, "its figures"), (ancestor, f"the figures of {ancestor.study}" if ancestor else "")):
+        if one is not None and one.cohort.units_origin != "published":
+            yield Violation(
+                "allow_filled_in_figures",
+                f"that {of} are {one.cohort.units_origin}",
+                "false",
+                "a plan with the figures that the sites publish would do",
+            )
 
 
 def _too_few(key: str, found: int, least: int | None, counted: str) -> Violation:

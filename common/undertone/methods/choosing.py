@@ -4,7 +4,7 @@ No torch here.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,16 @@ class AveragingMethod(Method, Protocol):
 
     def averaging(self) -> Sequence[tuple[str, "Method"]]:
         """The same method with half and with double K, as far as its keys go; each with the key that says so."""
+
+
+@runtime_checkable
+class EncodingMethod(Method, Protocol):
+    """A method whose rows follow from latents alone: a unit goes through the encoder once, then through no network.
+
+    Latents are kept beside the attempts, so later rounds encode only what no round has drawn yet.
+    """
+
+    encodes_alone: ClassVar[Literal[True]]
 
 
 @runtime_checkable

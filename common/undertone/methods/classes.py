@@ -7,6 +7,7 @@ of its own (PRIVACY 23).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,15 @@ class ClassShown:
     def columns(self) -> Mapping[str, str]:
         """What a record of the class says of it."""
         return {self.column: self.name}
+
+
+@runtime_checkable
+class CountsUnits(Protocol):
+    """A method whose rows may say where a unit falls, so that a sum of them counts units (PRIVACY 16, 23)."""
+
+    @property
+    def counted_by(self) -> str:
+        """By what, in words, such as "class"; "" where rows say nothing of the kind."""
 
 
 @dataclass(frozen=True)

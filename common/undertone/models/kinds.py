@@ -22,7 +22,7 @@ from undertone.models.unet_fitness import check_bare_fitness
 Kind = Literal["text", "class", "none"]
 TEXT: Literal["text"] = "text"
 INDEX = "model_index.json"
-_STATEMENT = "privacy.json"  # what `undertone export` puts beside weights that hold a release
+STATEMENT = "privacy.json"  # what `undertone export` puts beside weights that hold a release
 
 PARTS = {
     "vae": "AutoencoderKL",
@@ -54,9 +54,9 @@ def find_base(folder: Path, reference: str) -> FoundBase:
         ModelError: it is none that Undertone can adapt, or could be read in two ways; says what and what to do.
     """
     index, classes = folder / INDEX, folder / CLASSES
-    if (folder / _STATEMENT).exists():
+    if (folder / STATEMENT).exists():
         raise ModelError(
-            f"{reference} has a {_STATEMENT}: its weights hold a release, and a study of it as a base would not say "
+            f"{reference} has a {STATEMENT}: its weights hold a release, and a study of it as a base would not say "
             "what it reveals of that release's units; start from the release ([model] start) or from the base it is of"
         )
     if not index.is_file():

@@ -6,7 +6,8 @@ with itself; it shows nothing about who made it.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from undertone.methods.registry import method_for
 from undertone.methods.weights import check_weights
 from undertone.privacy.ledger import Ledger
 from undertone.release.manifest import check_manifest, read_part
-from undertone.release.statement import TookPart, covered_beside, privacy_statement
+from undertone.release.statement import TookPart, privacy_statement
+from undertone.release.trust import covered_beside
 from undertone.study.claim import TOLERANCE, check_claim, recompute_epsilon
 from undertone.study.plan import Plan
 from undertone.study.planned import check_shards
@@ -41,7 +43,8 @@ class Verified:
     """What `verify` found to be true. `epsilon` is the claim, by `accountant`: "PLD" or "RDP".
 
     `coordinator` is the key that signed; whose key that is was checked only where `signer_checked`. `everywhere`: the
-    sites in every sum, by the coordinator's word. `with_study`: the study that the claim covers beside this one, or "".
+    sites in every sum, and `partly`: in how many others are, by the coordinator's word. `with_study`: the study that
+    the claim covers beside this one, or "".
     """
 
     study: str
@@ -55,7 +58,12 @@ class Verified:
     accountant: str
     signer_checked: bool
     everywhere: tuple[str, ...] = ()
+    partly: Mapping[str, int] = field(default_factory=dict)
     with_study: str = ""
+
+    def sums_of(self, site: str, plan: Plan) -> int:
+        """In how many of the plan's sums, one a round, the site is."""
+        return plan.privacy.rounds if site in self.everywhere else self.partly.get(site, 0)
 
 
 def verify(folder: Path, coordinator: str | None = None) -> Verified:
@@ -100,6 +108,7 @@ def verify(folder: Path, coordinator: str | None = None) -> Verified:
         accountant,
         coordinator is not None,
         tuple(took_part.everywhere),
+        dict(took_part.partly),
         covered_beside(plan),
     )
 
@@ -199,7 +208,17 @@ def _took_part(statement: dict[str, Any], plan: Plan) -> TookPart:
         raise NotVerified(f"privacy.json counts {fewest} sites in a sum and names {len(sites)} in every one: cohort")
     if fewest < plan.quorum:
         raise NotVerified(f"privacy.json says that a sum of {fewest} sites was used; the plan needs {plan.quorum}")
-    return TookPart(sites, missing, fewest)
+    return TookPart(sites, missing, fewest, _partly(cohort, missing, plan.privacy.rounds))
+
+
+def _partly(cohort: dict[str, Any], missing: Mapping[str, str], rounds: int) -> dict[str, int]:
+    """In how many sums each site is that is in some of them, and not in all."""
+    found = cohort.get("sums_of_missing_sites", {})
+    if not isinstance(found, dict) or not set(found) <= set(missing):
+        raise NotVerified("privacy.json counts sums of other sites than those that it calls missing: cohort")
+    if not all(type(count) is int and 0 < count < rounds for count in found.values()):
+        raise NotVerified(f"privacy.json counts sums otherwise than from 1 to {rounds - 1}: cohort")
+    return found
 
 
 def _statement(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from undertone.core.canonical import Json
 from undertone.errors import UndertoneError
-from undertone.methods.choosing import AveragingMethod
+from undertone.methods.choosing import AveragingMethod, EncodingMethod
 from undertone.methods.protocol import Method, MethodStage, ShardedMethod, stages_of
 from undertone.privacy.accounting import Event
 from undertone.study.automatic import filled
@@ -38,8 +38,9 @@ class Neighbour:
     """One choice and what it comes to; where `why_not` says why it cannot be planned, it has no figures.
 
     noise: the length of the noise in the mean of all rounds over C, as noise-to-signal counts it. passes: forward and
-    backward through the base, for one unit in all rounds, expected; with rows of shards, for the queries. seconds: of
-    all units on this machine, one after the other; of the queries. by_rdp: whether the noise was found by RDP, and is
+    backward through the base, for one unit in all rounds, expected; with rows of shards, for the queries; of a method
+    that encodes alone, through the encoder. seconds: of all units on this machine, one after the other; of the queries;
+    None: what a pass takes is not known. by_rdp: whether the noise was found by RDP, and is
     near what a plan would have.
     """
 
@@ -192,12 +193,15 @@ class _Beside:
             stage.sampling_rate * len(stage.rounds) * one.method.passes
             for stage, one in zip(stages, asked, strict=True)
         )
+        seconds: float | None = passes * self._often(asked[-1].method) * self.pace.seconds
+        if isinstance(asked[-1].method, EncodingMethod):
+            passes, seconds = 1.0, None  # the pace is of the denoiser, which no unit goes through
         return Neighbour(
             name,
             remark,
             noise=stages[-1].mechanism.noise_to_signal * asked[-1].method.alignment,
             passes=passes,
-            seconds=passes * self._often(asked[-1].method) * self.pace.seconds,
+            seconds=seconds,
             rounds=sum(len(stage.rounds) for stage in stages),
             attempts=sum(stage.max_attempts for stage in stages),
         )

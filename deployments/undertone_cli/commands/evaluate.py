@@ -17,7 +17,9 @@ from undertone.methods.protocol import Method, PreparedMethod
 from undertone.methods.weights import read_weights
 from undertone.models.devices import AUTO, choose
 from undertone.models.grid import save_grid
+from undertone.models.kinds import STATEMENT
 from undertone.models.pinned import PinnedBase
+from undertone.release.manifest import MANIFEST
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
 from undertone_cli.console import Bars, out
@@ -82,7 +84,7 @@ def evaluate(
         UndertoneError: the release, its base, a folder or an option is not what it should be.
     """
     wanted = wanted or Options()
-    folders = [release, real, *([wanted.members] if wanted.members else [])]
+    folders = [real, *([wanted.members] if wanted.members else [])]
     for path in outputs:
         check_output(path, folders)
     plan = signed_plan(release, wanted.coordinator)
@@ -122,7 +124,7 @@ def evaluate(
 
 
 def check_output(path: Path, folders: Sequence[Path]) -> None:
-    """A file may be written there: it is new, and lies in no release and among no real images.
+    """A file may be written there: it is new, lies in no release or export of one, and in none of `folders` of images.
 
     Raises:
         FolderError: it may not.
@@ -130,11 +132,17 @@ def check_output(path: Path, folders: Sequence[Path]) -> None:
     if path.is_symlink() or path.exists():
         raise FolderError(f"{path} exists already; choose another file")
     for above in path.resolve().parents:
+        for name in (MANIFEST, STATEMENT):
+            if (above / name).exists():
+                raise FolderError(
+                    f"{path} is within {above}, which holds {name} of a release: results are private diagnostics, "
+                    "which enter no release; choose a place outside"
+                )
         for folder in folders:
             if above.exists() and folder.exists() and above.samefile(folder):
                 raise FolderError(
-                    f"{path} is within {folder}: results are private diagnostics, which enter no release, and a "
-                    "picture among real images would be read as one; choose a place outside"
+                    f"{path} is within {folder}: a picture among real images would be read as one; choose a place "
+                    "outside"
                 )
     if not path.resolve().parent.is_dir():
         raise FolderError(f"{path.parent} is not a folder; make it first")

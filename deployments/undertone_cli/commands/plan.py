@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 from undertone.core.progress import reporting
+from undertone.methods.choosing import EncodingMethod
 from undertone.methods.protocol import Said
+from undertone.methods.registry import method_for
 from undertone.privacy.distributed import DistributedEvent
 from undertone.release.start import start_of
-from undertone.release.statement import covered_beside, together
+from undertone.release.trust import covered_beside, together
 from undertone.study.claim import check_claim, delta_warning, epsilons
 from undertone.study.clip_check import ClipCheck, check_clip, refuse_clip
 from undertone.study.neighbours import Neighbour, Neighbours, neighbours
@@ -75,7 +77,7 @@ def show(found: Resolved, check: ClipCheck) -> None:
         table("stages", ["", *(stage.name for stage in plan.stages)], stage_rows(plan))
 
 
-def show_neighbours(beside: Neighbours, *, sharded: bool) -> None:
+def show_neighbours(beside: Neighbours, plan: Plan) -> None:
     """Print what the same claim and C come to with one thing chosen otherwise."""
     columns = ["", "noise / C", "passes", "time here", "rounds", "attempts"]
     table("beside it, at the same epsilon and C", columns, [_neighbour(row) for row in beside.rows])
@@ -83,7 +85,10 @@ def show_neighbours(beside: Neighbours, *, sharded: bool) -> None:
     notes = [(row.name, f"cannot be: {row.why_not}" if row.why_not else row.remark) for row in beside.rows[1:]]
     passes = "forward and backward through the base, for a unit in all rounds"
     seconds = f"all units one after the other on this machine, {pace.seconds:.2g} s a pass, {pace.origin}"
-    if sharded:
+    if isinstance(method_for(plan.method.name, plan.method.options), EncodingMethod):
+        passes = "through the base's encoder, once for a unit: latents are kept"
+        seconds = "not said: it is the encoder's, some hundredths of a second for an image of 64 pixels on a core"
+    if plan.method.shards is not None:
         passes = "forward and backward through the base, of the coordinator in all rounds: shards need none"
         seconds = f"of the coordinator on this machine, {pace.seconds:.2g} s a pass, {pace.origin}"
     lines([*notes, ("passes", passes), ("time here", seconds)])
@@ -93,10 +98,11 @@ def show_neighbours(beside: Neighbours, *, sharded: bool) -> None:
 
 def _neighbour(row: Neighbour) -> list[str]:
     """Its figures as text; dashes where it cannot be planned."""
-    if row.noise is None or row.seconds is None:
+    if row.noise is None:
         return [row.name, *"-----"]
+    seconds = "-" if row.seconds is None else _duration(row.seconds)
     noise = f"{'~' if row.by_rdp else ''}{row.noise:.3g}"
-    return [row.name, noise, f"{row.passes:g}", _duration(row.seconds), f"{row.rounds}", f"{row.attempts}"]
+    return [row.name, noise, f"{row.passes:g}", seconds, f"{row.rounds}", f"{row.attempts}"]
 
 
 def _duration(seconds: float) -> str:
@@ -332,7 +338,7 @@ def command(study: Path, as_json: bool, beside_too: bool, measure_rows: bool) ->
     else:
         show(found, check)
         if beside is not None:
-            show_neighbours(beside, sharded=plan.method.shards is not None)
+            show_neighbours(beside, plan)
         lines([("digest", plan.digest)])
     refuse_noise(plan, found.base)
     refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)

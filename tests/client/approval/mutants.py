@@ -44,9 +44,16 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     (
         "figures that nobody published",
         f"{SITE}/violations.py",
-        'if origin != "published" and not policy.allow_filled_in_figures:',
+        'if one is not None and one.cohort.units_origin != "published":',
         "if False:",
         _NAMED,
+    ),
+    (
+        "figures of the study that it starts from",
+        f"{SITE}/violations.py",
+        '(ancestor, f"the figures',
+        '(None, f"the figures',
+        "client/site/test_policy.py::test_figures_of_the_study_that_it_starts_from_count_too",
     ),
     (
         "absent is refused",
@@ -371,14 +378,14 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     ),
     (
         "rounded up",
-        f"{APPROVAL}/page.py",
+        f"{APPROVAL}/figures.py",
         'return f"{ceil(epsilon * 1000) / 1000:.3f}"',
         'return f"{epsilon:.3f}"',
         f"{PAGE}::test_the_columns_of_figures_are_rounded_to_the_safe_side",
     ),
     (
         "best guess",
-        f"{APPROVAL}/page.py",
+        f"{APPROVAL}/figures.py",
         "(1 + delta * exp(-epsilon)) / (1 + exp(-epsilon))",
         "0.5 + 0.2 * epsilon / (1 + epsilon)",
         f"{PAGE}::test_nobody_guesses_better_than_the_page_says",

@@ -13,13 +13,16 @@ import pytest
 
 from tests.support.dummy import DummyMethod, make_dummy_base
 from tests.support.world import PLAIN, make_plan, secure
+from undertone.methods.classes import CountsUnits
+from undertone.methods.protocol import stages_of
 from undertone.methods.registry import METHODS
-from undertone.models.pinned import files_digest
+from undertone.models.pinned import files_digest, pin
 from undertone.privacy.accounting import GaussianEvent, epsilon_pld
-from undertone.release.statement import trust_assumptions
+from undertone.release.trust import trust_assumptions
 from undertone.study.plan import Plan
 from undertone_client.approval.books import Standing
-from undertone_client.approval.page import Asked, approval_page, best_guess
+from undertone_client.approval.figures import best_guess
+from undertone_client.approval.page import Asked, approval_page
 from undertone_client.site.datasets import DataSet
 
 GOLDEN = Path(__file__).parent / "pages"
@@ -90,6 +93,58 @@ def golden(name: str) -> Path:
 def test_the_page_is_the_one_that_was_read(dummy_base: Path, dummy_method: None, name: str) -> None:
     del dummy_method
     assert page(planned(dummy_base, name)) == golden(name).read_text(encoding="utf-8")
+
+
+COUNTS: dict[str, dict[str, Any]] = {
+    "class": {"name": "dpsgd-ti", "options": {"token": "<chest>", "per_class": True, "class_names": ["a", "b"]}},
+    "centre of each class": {"name": "dp-prototypes", "options": {"per_class": True, "class_names": ["a", "b"]}},
+}
+
+
+@pytest.mark.parametrize("counted", COUNTS)
+@pytest.mark.parametrize(
+    ("name", "who"),
+    [
+        ("central", "the coordinator, which is trusted with sums, learns that of all sites in a sum together"),
+        ("plain", "the coordinator learns that of each site"),
+        ("distributed", "nobody learns that without noise"),
+    ],
+)
+def test_where_sums_count_the_page_says_so_and_who_learns_it(
+    dummy_base: Path, dummy_method: None, counted: str, name: str, who: str
+) -> None:
+    del dummy_method
+    made = planned(dummy_base, name)
+    plan = made.model_copy(update={"method": made.method.model_copy(update=COUNTS[counted])})
+    flat = " ".join(approval_page(asked(plan)).split())
+    assert f"fall to each {counted}, nearly to one" in flat
+    assert who in flat
+    assert "no count of" not in flat
+    assert ("tell the coordinator of it" in flat) == (name != "distributed")
+
+
+# By class these work on bases that are told one, and none ships.
+TOLD_CLASSES = ("dp-ldm", "dpdm", "dp-sad")
+
+
+def test_a_method_whose_rows_hold_shares_says_that_its_sums_count() -> None:
+    """Of every method there is, as it ships and by class."""
+    base, found = pin("embedded:tiny"), {}
+    for name, made in METHODS.items():
+        for by_class in (False, True):
+            keys = {"per_class": by_class, "class_names": ["a", "b"] if by_class else [], "share_scale": 1.0}
+            known = {key: value for key, value in keys.items() if key in made.options_type.model_fields}
+            method = made(made.options_type(**known))
+            fits = not by_class or name not in TOLD_CLASSES
+            held = [stage for stage in stages_of(method, base) if stage.shares is not None] if fits else []
+            counts = isinstance(method, CountsUnits) and bool(method.counted_by)
+            found[name, by_class] = counts
+            assert counts or not held, name
+    assert {name for (name, by_class), counts in found.items() if counts and by_class} == {
+        "dpagg-ti",
+        "dpsgd-ti",
+        "dp-prototypes",
+    }
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -17,12 +17,14 @@ from undertone.errors import AncestorNotCharged, InputError, NotApproved, UnfitS
 from undertone.models.pinned import files_digest
 from undertone.privacy.ledger import Ledger
 from undertone.release.start import pinned_start
+from undertone.release.verify import Verified
 from undertone.study.plan import Plan
+from undertone_client.approval import starts
 from undertone_client.approval.approvals import approval_of, keep_approval
 from undertone_client.approval.approving import approve
 from undertone_client.approval.page import approval_page
 from undertone_client.approval.proposing import propose, requested, write_request
-from undertone_client.approval.starts import CheckedStart
+from undertone_client.approval.starts import CheckedStart, checked_start
 from undertone_client.approval.unattended import carry_over
 from undertone_client.site.accounts import Accounts
 from undertone_client.site.audit_chain import FOLDER, log_files
@@ -30,6 +32,7 @@ from undertone_client.site.budget import charge, price, register_cap, reserve
 from undertone_client.site.datasets import DataSet
 
 ROUND_1 = frozenset({1})
+NOTHING_FOUND = Verified("first", "", "", 1.0, 1.0, 1e-5, "patient", 3, "PLD", signer_checked=True)
 
 
 class Starting(Office):
@@ -72,6 +75,32 @@ def test_a_site_whose_ledger_lacks_the_ancestors_charges_refuses(starting: Start
     with pytest.raises(AncestorNotCharged, match=r"the ledger of this site charges 0 of them"):
         starting.ask(starting.release)
     assert starting.nothing_is_approved()
+
+
+def test_a_site_that_was_in_some_sums_alone_has_charged_those(
+    starting: Starting, monkeypatch: pytest.MonkeyPatch, dummy_base: Path
+) -> None:
+    """A ledger from before the study is no less old where one round went without the site."""
+    second = second_plan(dummy_base, sampling_rate=1.0)
+    ancestor = first_plan(dummy_base, rounds=3, max_attempts=3)
+    plan, site = started(second, ancestor), "clinic-a"
+    cases: list[tuple[int, set[int], bool]] = [
+        (2, set(), False),
+        (2, {1}, False),
+        (2, {1, 3}, True),
+        (2, {1, 9}, False),
+        (0, set(), True),
+    ]
+    for sums, charged, fits in cases:
+        found = replace(NOTHING_FOUND, partly={site: sums} if sums else {})
+        monkeypatch.setattr(starts, "check_start", lambda _plan, _folder, found=found: found)
+        starting.books.rounds[ancestor.digest] = frozenset(charged)
+        if fits:
+            checked = checked_start(site, plan, starting.release, starting.books)
+            assert checked == CheckedStart(ancestor, len(charged), sums)
+            continue
+        with pytest.raises(AncestorNotCharged, match=r"in the sums of 2 of its 3 rounds, and the ledger of this site"):
+            checked_start(site, plan, starting.release, starting.books)
 
 
 def test_the_command_says_so_too(starting: Starting) -> None:
@@ -184,9 +213,9 @@ def test_a_site_is_told_what_release_and_ledger_say_of_its_part(dummy_base: Path
     assert plan.ancestor is not None
     elsewhere = make_plan(dummy_base, {"north": 30, "south": 20})
     for start, words in (
-        (CheckedStart(elsewhere, 0, everywhere=False), "not on the roster of that study"),
-        (CheckedStart(plan.ancestor, 0, everywhere=False), "not in all its sums; this site's ledger charges 0"),
-        (CheckedStart(plan.ancestor, 1, everywhere=True), "took part in that study"),
+        (CheckedStart(elsewhere, 0, 0), "not on the roster of that study"),
+        (CheckedStart(plan.ancestor, 0, 0), "in none of its sums; this site's ledger charges 0"),
+        (CheckedStart(plan.ancestor, 1, 1), "took part in that study"),
     ):
         assert words in " ".join(approval_page(asked(plan, start=start)).split())
 
@@ -194,7 +223,7 @@ def test_a_site_is_told_what_release_and_ledger_say_of_its_part(dummy_base: Path
 def shown(made: Plan) -> str:
     """The page, with digests that change with the package named."""
     plan = made.model_copy(update={"model": made.model.model_copy(update={"base": "embedded:tiny"})})
-    start = None if plan.ancestor is None else CheckedStart(plan.ancestor, 1, everywhere=True)
+    start = None if plan.ancestor is None else CheckedStart(plan.ancestor, 1, 1)
     page = approval_page(asked(plan, start=start))
     names = {plan.digest: "DIGEST", plan.digest[:8]: "DIGEST8", files_digest(plan.model.files): "FILES"}
     if plan.ancestor is not None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.approvals import HUB, wide_policy
+from tests.support.lineage import first_plan, second_plan, started
 from tests.support.world import make_plan, secure
 from undertone.core.config import parse_tables
 from undertone.core.keys import PLAN_DOMAIN, create_key, public_hex, sign
@@ -114,6 +115,19 @@ def test_at_the_very_bound_a_plan_is_allowed(planned: Planned, case: str) -> Non
     """Each bound is inclusive: what the narrowest policy says is what the plan says."""
     plan = planned(**REFUSED[case][0])
     assert violations(plan, narrowest_policy(plan, HUB, KEY)) == []
+
+
+def test_figures_of_the_study_that_it_starts_from_count_too(dummy_base: Path, dummy_method: None) -> None:
+    """What was counted from images stands in its plan, and the claim of both covers nobody's count."""
+    del dummy_method
+    second = second_plan(dummy_base)
+    plan = started(second, first_plan(dummy_base, second, units_origin="filled in by simulate"))
+    assert (plan.joint, plan.cohort.units_origin) == (True, "published")
+    (found,) = violations(plan, allowed(plan, allow_filled_in_figures=False))
+    assert "the figures of dummy-study are filled in by simulate, the policy false" in str(found)
+    assert violations(plan, narrowest_policy(plan, HUB, KEY)) == []
+    fine = started(second, first_plan(dummy_base, second))
+    assert violations(fine, allowed(fine, allow_filled_in_figures=False)) == []
 
 
 def test_all_violations_are_named_at_once(planned: Planned) -> None:

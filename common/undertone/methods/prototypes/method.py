@@ -16,7 +16,7 @@ released draws by itself: prototypes in the base's latents, for its decoder alon
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,7 @@ class DPPrototypes(NamesClasses):
     needs: ClassVar[frozenset[str]] = frozenset({"unet", "vae"})
     formats: ClassVar[tuple[ReleaseFormat, ...]] = (PROTOTYPE_FILE,)
     automatic: ClassVar[Automatic] = Automatic(rounds=3)
+    encodes_alone: ClassVar[Literal[True]] = True
     options: PrototypeOptions
 
     def __init__(self, options: PrototypeOptions) -> None:
@@ -86,6 +87,11 @@ class DPPrototypes(NamesClasses):
     def alignment(self) -> float:
         """Rows of K classes lie in K places of the mean row."""
         return float(self.sizes.classes**-0.5)
+
+    @property
+    def counted_by(self) -> str:
+        """A row says to which centre a unit's images are nearest."""
+        return "centre of each class" if self.per_class else "centre"
 
     @property
     def release_format(self) -> ReleaseFormat:

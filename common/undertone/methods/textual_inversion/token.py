@@ -143,6 +143,11 @@ class LearnsWords:
         return self.words.first
 
     @property
+    def counted_by(self) -> str:
+        """With a word for each class rows hold shares of classes."""
+        return "class" if self.per_class else ""
+
+    @property
     def per_class(self) -> bool:
         """Whether it learns a word for each class."""
         return self.words.options.per_class
