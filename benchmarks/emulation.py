@@ -149,15 +149,15 @@ def without_noise(base: LoadedBase, plan: Plan, units: Sequence[UnitRecords], se
     for round_ in range(1, plan.privacy.rounds + 1):
         stage, asked = plan.stage_of(round_), planned_stage(plan, pinned, round_)
         sampled = [one for one, coin in zip(units, drawn.random(len(units)), strict=True) if coin < stage.sampling_rate]
-        total = np.zeros(stage.dimension)
+        total, sent = np.zeros(stage.dimension), state[: plan.state_size]
         for first in range(0, len(sampled), _PLAYED):
             part = sampled[first : first + _PLAYED]
             if isinstance(asked.method, SummingMethod) and asked.method.sums(pinned):
                 grid = stage.grid
-                found = asked.method.clipped_sum(base, state, part, scale=grid.scale, clip_units=grid.clip_units)
+                found = asked.method.clipped_sum(base, sent, part, scale=grid.scale, clip_units=grid.clip_units)
                 total += found / grid.scale
                 continue
-            rows = asked.method.rows(base, state[: plan.state_size], part, lambda _: None)
+            rows = asked.method.rows(base, sent, part, lambda _: None)
             lengths = np.maximum(np.linalg.norm(rows, axis=1), 1e-30)
             total += np.minimum(1, stage.clip_norm / lengths).astype(np.float32) @ rows
         mean = total / (stage.sampling_rate * len(units))

@@ -50,7 +50,9 @@ def images(subject: Subject, seed: int, first: int, count: int, size: int) -> ND
 # --- kinds of the base's own drawings ---------------------------------------------------------------------------------
 
 
-def _of_kind(drawer: Callable[[np.random.Generator, int], tuple[Pixels, Words]], *kinds: str) -> Draw:
+def of_kind(drawer: Callable[[np.random.Generator, int], tuple[Pixels, Words]], *kinds: str) -> Draw:
+    """Drawings of one drawer that are of some kinds."""
+
     def drawn(rng: np.random.Generator, size: int) -> Pixels:
         for _ in range(_TRIES):
             pixels, words = drawer(rng, size)
@@ -296,10 +298,10 @@ _SIGNS = (_play, _envelope, _clock, _glass, _house, _talk)
 SUBJECTS: dict[str, Subject] = {
     one.name: one
     for one in (
-        Subject("digits", _of_kind(handwritten_digit, "digit"), ("digit",)),
-        Subject("phantoms", _of_kind(phantom, *ORGANS), ORGANS),
-        Subject("rings", _of_kind(shape, "ring"), ("ring",)),
-        Subject("stripes", _of_kind(texture, "stripes"), ("stripes",)),
+        Subject("digits", of_kind(handwritten_digit, "digit"), ("digit",)),
+        Subject("phantoms", of_kind(phantom, *ORGANS), ORGANS),
+        Subject("rings", of_kind(shape, "ring"), ("ring",)),
+        Subject("stripes", of_kind(texture, "stripes"), ("stripes",)),
         Subject("fractals", fractal),
         Subject("cells", cells),
         Subject("tiles", tile),

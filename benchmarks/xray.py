@@ -1,12 +1,13 @@
 """Chest X-rays of four hospitals, patients as units: each method at each epsilon, distances with controls.
 
     python benchmarks/xray.py --data FOLDER [--methods dp-lora ...] [--epsilons 1 4 10] [--seeds 1 2 3] [--finding]
-                              [--images N] [--results FILE] [--keep FOLDER] [--json FILE]
+                              [--images N] [--options LINE ...] [--results FILE] [--keep FOLDER] [--json FILE]
 
 FOLDER is an imagefolder with the columns patient_id and site (UNDERTONE_XRAY names it too). Without it the benchmark
 says so and ends. Each finished run adds one line to FILE, and a run that stands there is not made again, so the table
 can be made in pieces. A seed numbers a repetition: noise and coins are the system's and never repeat, and which
-patients are held out depends on the data alone. Studies: examples/xray-*.toml and chest-x-ray.toml.
+patients are held out depends on the data alone. Studies: examples/xray-*.toml and chest-x-ray.toml; `--options` are
+further lines of their [method], such as "steps = 120".
 
 `--finding` is about a label that the base does not know, pneumonia or none: a word for each class (dpagg-ti, dpsgd-ti),
 or the finding in the caption (dp-lora, dp-ldm). What counts is the AUC on held-out patients of a classifier trained on
@@ -67,9 +68,11 @@ def study_lines(method: str, finding: bool) -> list[str]:
     return changed
 
 
-def study_text(method: str, epsilon: float, finding: bool) -> str:
+def study_text(method: str, epsilon: float, finding: bool, options: list[str]) -> str:
     """The example's study at another epsilon; its noise may exceed what `plan` would let pass."""
     lines = study_lines(method, finding)
+    at = lines.index(f'name = "{method}"') + 1
+    lines = [*lines[:at], *options, *lines[at:]]
     changed = [f"epsilon = {epsilon}" if line.startswith("epsilon =") else line for line in lines]
     if not any(line.startswith("allow_noisy") for line in changed):
         changed.insert(changed.index("[privacy]") + 1, "allow_noisy = true")
@@ -86,11 +89,13 @@ def chest_share(run: RunFolder, plan: Plan) -> float:
     return kinds.count("chest") / len(kinds)
 
 
-def run_once(method: str, epsilon: float, seed: int, finding: bool, data: Path, folder: Path) -> dict[str, Any]:
+def run_once(
+    method: str, epsilon: float, seed: int, finding: bool, options: list[str], data: Path, folder: Path
+) -> dict[str, Any]:
     """One study from nothing to its distances, and what it cost."""
     folder.mkdir(parents=True)
     study = folder / "study.toml"
-    study.write_text(study_text(method, epsilon, finding), encoding="utf-8")
+    study.write_text(study_text(method, epsilon, finding, options), encoding="utf-8")
     wall, cpu = time.monotonic(), time.process_time()
     simulate(study, data, folder / "run", split_by="site", holdout=HOLDOUT)
     plan = Plan.from_bytes((folder / "run" / "plan.json").read_bytes())
@@ -106,6 +111,7 @@ def run_once(method: str, epsilon: float, seed: int, finding: bool, data: Path, 
         "shuffled": found.get("shuffled", {}),
         "logistic": auc_of(regressed(RunFolder(folder / "run"), [epsilon], [seed])[-1][1]) if finding else None,
         "images": diagnostics.IMAGES,
+        "lines": options,
         "values": plan.method.dimension,
         "rounds": plan.privacy.rounds,
         "noise_to_signal": plan.privacy.noise_to_signal,
@@ -124,7 +130,7 @@ def auc_of(scores: Scores) -> dict[str, float]:
 
 def key(run: dict[str, Any]) -> tuple[Any, ...]:
     """What a run is found by."""
-    return run["method"], run["epsilon"], run["seed"], run.get("finding"), run.get("images")
+    return run["method"], run["epsilon"], run["seed"], run.get("finding"), run.get("images"), run.get("lines")
 
 
 def rows_of(runs: list[dict[str, Any]]) -> list[Row]:
@@ -160,6 +166,7 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     arguments.add_argument("--finding", action="store_true", help="classes: pneumonia or none")
     arguments.add_argument("--images", type=int, help="drawn of each variant and class; by default 128, of classes 500")
+    arguments.add_argument("--options", nargs="+", default=[], help='lines of [method], such as "steps = 120"')
     arguments.add_argument("--results", type=Path, help="one JSON line for each finished run")
     arguments.add_argument("--keep", type=Path, help="keep the runs in this folder")
     chosen = arguments.parse_args()
@@ -170,17 +177,17 @@ def main() -> None:
     results = chosen.results or root / "results.jsonl"
     wanted = [(m, e, s) for s in chosen.seeds for e in chosen.epsilons for m in chosen.methods]
     diagnostics.IMAGES = chosen.images or (PER_CLASS_IMAGES if chosen.finding else diagnostics.IMAGES)
+    asked = chosen.finding, diagnostics.IMAGES, chosen.options
     for method, epsilon, seed in wanted:
-        if any(key(run) == (method, epsilon, seed, chosen.finding, diagnostics.IMAGES) for run in finished(results)):
+        if any(key(run) == (method, epsilon, seed, *asked) for run in finished(results)):
             continue
         folder = root / f"{method}{'-finding' if chosen.finding else ''}-epsilon-{epsilon:g}-run-{seed}"
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped
-        run = run_once(method, epsilon, seed, chosen.finding, Path(chosen.data), folder)
+        run = run_once(method, epsilon, seed, chosen.finding, chosen.options, Path(chosen.data), folder)
         with results.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(run) + "\n")
         if chosen.keep is None:
             shutil.rmtree(folder)
-    asked = chosen.finding, diagnostics.IMAGES
     runs = [run for run in finished(results) if key(run)[:3] in wanted and key(run)[3:] == asked]
     publish("chest X-rays, unit patient, four sites", rows_of(runs), chosen.json)
     if chosen.finding:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.bases import tiny_class_base
+from tests.support.gradient_studies import assert_one_place
 from tests.support.prototypes import prototype_study
 from tests.support.runs import call, coordinator_of
 from tests.support.studies import write_study
@@ -16,14 +17,37 @@ from undertone.methods.denoiser.whole_denoiser import WholeDenoiser
 from undertone.models.pinned import pin
 from undertone.study.plan import Plan
 from undertone.study.planned import planned_method
+from undertone_cli.commands.simulate import simulate
+from undertone_server import gate
 from undertone_server.run_folder import RunFolder
 from undertone_server.starting import drawn, kept_start
 
 CLASSES = ["1", "0", "2"]  # in no order
+NUMBERS = {"min_time": 0.0, "optimiser": "adam", "directions": 0, "learning_rate": 0.1}
 THEN: list[dict[str, Any]] = [
     {"name": "dpdm", "per_class": True, "draws": 1, "ema": 0.9},
     {"name": "dp-sad", "shards": 3, "outputs": 2, "query_steps": 2, "ema": 0.9},
 ]
+
+
+@pytest.mark.slow
+def test_from_a_start_three_sites_are_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second study begins where the coordinator's training ended, and goes on as if all units were in one place."""
+    monkeypatch.setattr("undertone_server.release.SAMPLE_STEPS", 2)
+    base, sites = tiny_class_base(tmp_path / "base", ["a", "b", "c"]), dict.fromkeys(("north", "east", "south"), 8)
+    one = prototype_study(tmp_path / "one", base, sites, CLASSES, privacy__epsilon=30.0)
+    data, first = tmp_path / "one" / "data", tomllib.loads(one.read_text(encoding="utf-8"))
+    first["data"]["caption"] = "{digit}"
+    simulate(write_study(tmp_path / "first.toml", first), data, tmp_path / "run1", split_by="site")
+    second = first | {
+        "study": {"name": "feta"},
+        "model": {"base": str(base), "start": str(tmp_path / "run1" / "release"), "start_images": 7, "start_steps": 4},
+        "method": {**THEN[0], **NUMBERS},
+        "privacy": first["privacy"] | {"epsilon": 30.0, "rounds": 2, "clip_norm": 1.0},
+    }
+    monkeypatch.setattr(gate, "rounded_gaussian", lambda _entropy, _sigma, size: np.zeros(size, dtype=np.int64))
+    simulate(write_study(tmp_path / "second.toml", second), data, tmp_path / "run2", split_by="site")
+    assert_one_place(tmp_path / "run2", (1, 2), 1e-4)
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ from tests.support.gradient_studies import (
     FIVE,
     SMALL,
     assert_one_place,
+    begins_at,
     centralised,
-    centralised_start,
     gradient_study,
     plan_of,
 )
@@ -101,7 +101,7 @@ def test_rows_far_shorter_than_c_are_one_place_to_a_grid_unit_a_value(
     plan = plan_of(run)
     d = plan.method.dimension
     expected = [state[:d] for state in centralised(run)]
-    assert np.linalg.norm(expected[0] - centralised_start(plan)) < 0.05 * rate * plan.stages[-1].clip_norm
+    assert np.linalg.norm(expected[0] - begins_at(run)) < 0.05 * rate * plan.stages[-1].clip_norm
     for round_, wanted in enumerate(expected, 1):
         kept = RunFolder(run).kept_state(round_)
         assert kept is not None

@@ -21,6 +21,7 @@ from undertone.study.planned import planned_method, planned_stage
 from undertone_client.registration.registered import register
 from undertone_client.site.folder import SiteDir
 from undertone_server.run_folder import RunFolder
+from undertone_server.starting import kept_start
 
 FIVE = ("north", "east", "south", "west", "centre")
 _NUMBERS: dict[str, Any] = {"draws": 2, "min_time": 0.0, "optimiser": "adam", "directions": 0}  # nothing is "auto"
@@ -77,7 +78,7 @@ def centralised(run: Path) -> list[NDArray[np.float32]]:
     """
     plan = plan_of(run)
     pinned, base = pin(plan.model.base), load_base(pin(plan.model.base))
-    state, states = planned_method(plan, pinned).initial_state(pinned), []
+    state, states = first_state(run, plan), []
     for round_ in range(1, plan.privacy.rounds + 1):
         units = [unit for site in plan.cohort.units for unit in units_of(run / "sites" / site, plan, base, round_)]
         method, stage = planned_stage(plan, pinned, round_).method, plan.stage_of(round_)
@@ -104,7 +105,8 @@ def units_of(folder: Path, plan: Plan, base: Any, round_: int) -> list[UnitRecor
         latents = base.encode(np.stack([load_image(table.root / record.file, base.image_size) for record in records]))
         captions = tuple(fill_caption(plan.data.caption, method.token, record.columns) for record in records)
         listed = plan.data.classes
-        classes = np.array([listed.index(record.columns["finding"]) for record in records]) if listed else None
+        column = plan.data.class_column
+        classes = np.array([listed.index(record.columns[column]) for record in records]) if column else None
         units.append(UnitRecords(latents, captions, generator, classes=classes))
     return units
 
@@ -115,7 +117,7 @@ def plan_of(run: Path) -> Plan:
 
 def assert_one_place(run: Path, rounds: tuple[int, ...], tolerance: float) -> None:
     plan, expected = plan_of(run), centralised(run)
-    method, start = planned_method(plan, pin(plan.model.base)), centralised_start(plan)
+    method, start = planned_method(plan, pin(plan.model.base)), begins_at(run)
     for round_ in rounds:
         kept = RunFolder(run).kept_state(round_)
         assert kept is not None
@@ -125,7 +127,17 @@ def assert_one_place(run: Path, rounds: tuple[int, ...], tolerance: float) -> No
         assert np.linalg.norm(found - wanted) < tolerance * moved
 
 
-def centralised_start(plan: Plan) -> np.ndarray:
-    pinned = pin(plan.model.base)
-    method = planned_method(plan, pinned)
-    return method.released(method.initial_state(pinned))
+def begins_at(run: Path) -> NDArray[np.float32]:
+    """What the study would release without a round."""
+    plan = plan_of(run)
+    return planned_method(plan, pin(plan.model.base)).released(first_state(run, plan))
+
+
+def first_state(run: Path, plan: Plan) -> NDArray[np.float32]:
+    """The base's, or what the coordinator trained on images of another release."""
+    if plan.start is None:
+        pinned = pin(plan.model.base)
+        return planned_method(plan, pinned).initial_state(pinned)
+    state = kept_start(RunFolder(run))
+    assert state is not None
+    return state

@@ -15,7 +15,7 @@ from undertone_cli.evaluating.attacks import Drawn
 from undertone_cli.evaluating.images import PUBLIC, ImageSet, Pixels
 from undertone_cli.evaluating.tables import BASE, REAL, RELEASE
 
-SHUFFLES = 8
+SHUFFLES = 32
 Probabilities = NDArray[np.float64]
 
 
