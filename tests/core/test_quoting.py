@@ -23,6 +23,8 @@ from undertone.pretraining.config import load_config
 from undertone.study.plan import Plan
 from undertone_server.card import model_card
 
+pytestmark = pytest.mark.usefixtures("dummy_method")
+
 ROOT = Path(__file__).parents[2]
 KINDS = [one.describe() for one in release_formats()]
 HOSTILE = (

@@ -23,7 +23,7 @@ from undertone_server.run_folder import RunFolder
 from undertone_server.starting import drawn, kept_start
 
 CLASSES = ["1", "0", "2"]  # in no order
-NUMBERS = {"min_time": 0.0, "optimiser": "adam", "directions": 0, "learning_rate": 0.1}
+NUMBERS = {"min_time": 0.0, "optimiser": "sgd", "directions": 0, "learning_rate": 0.5}
 THEN: list[dict[str, Any]] = [
     {"name": "dpdm", "per_class": True, "draws": 1, "ema": 0.9},
     {"name": "dp-sad", "shards": 3, "outputs": 2, "query_steps": 2, "ema": 0.9},

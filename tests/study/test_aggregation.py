@@ -32,6 +32,8 @@ from undertone_cli.commands.plan import describe
 from undertone_server.attempt_ref import AttemptRef
 from undertone_server.gate import pass_gate
 
+pytestmark = pytest.mark.usefixtures("dummy_method")
+
 TEN = {f"site-{number}": 100 for number in range(10)}
 MASKED = {"mode": "secagg", "threshold": 3, "colluders": 1, "wire_bits": 32}
 Make = Callable[..., World]

@@ -103,7 +103,7 @@ def _trust_with_counts(plan: Plan) -> list[str]:
     counted = counted_by(plan)
     if not counted:
         return []
-    many = "shards" if plan.method.shards is not None else UNITS[plan.privacy.unit][1]
+    many = UNITS[plan.privacy.unit][1]
     sampled = "" if all(stage.sampling_rate == 1 for stage in plan.stages) else "sampled "
     if plan.privacy.noise == "distributed":
         who = "every sum carries noise before it leaves a site, so nobody learns that without noise"

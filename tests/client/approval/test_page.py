@@ -123,7 +123,7 @@ def test_where_sums_count_the_page_says_so_and_who_learns_it(
     assert ("tell the coordinator of it" in flat) == (name != "distributed")
 
 
-# By class these work on bases that are told one, and none ships.
+# These work on bases that are told a class, and none ships.
 TOLD_CLASSES = ("dp-ldm", "dpdm", "dp-sad")
 
 
@@ -132,11 +132,16 @@ def test_a_method_whose_rows_hold_shares_says_that_its_sums_count() -> None:
     base, found = pin("embedded:tiny"), {}
     for name, made in METHODS.items():
         for by_class in (False, True):
-            keys = {"per_class": by_class, "class_names": ["a", "b"] if by_class else [], "share_scale": 1.0}
+            keys = {
+                "per_class": by_class,
+                "class_names": ["a", "b"] if by_class else [],
+                "share_scale": 1.0,
+                "radius": 2.0,
+            }
             known = {key: value for key, value in keys.items() if key in made.options_type.model_fields}
             method = made(made.options_type(**known))
-            fits = not by_class or name not in TOLD_CLASSES
-            held = [stage for stage in stages_of(method, base) if stage.shares is not None] if fits else []
+            asked = [] if name in TOLD_CLASSES else stages_of(method, base)
+            held = [stage for stage in asked if stage.shares is not None]
             counts = isinstance(method, CountsUnits) and bool(method.counted_by)
             found[name, by_class] = counts
             assert counts or not held, name
