@@ -57,7 +57,9 @@ def study_lines(method: str, finding: bool) -> list[str]:
     lines = (EXAMPLES / (PER_CLASS if finding else STUDIES[method])).read_text(encoding="utf-8").splitlines()
     if not finding or method == "dpagg-ti":
         return lines
+    own = ("#", "steps", "learning_rate")  # of dpagg-ti
     changed = [f'name = "{method}"' if line == 'name = "dpagg-ti"' else line for line in lines]
+    changed = [line for line in changed if not line.startswith(own)]
     if method == "dpsgd-ti":
         return changed
     words = ("per_class", "token", "initial_word")

@@ -230,6 +230,7 @@ def test_a_node_that_dies_is_left_out_of_the_round_and_named(begin: Begin, name:
     assert [sites for _, sites in opened(story.world).values()] == [("north", "south"), all_three, all_three]
     statement = json.loads((story.world / "run" / "release" / "privacy.json").read_bytes())
     assert statement["cohort"]["sites_missing"] == {"east": "not in every sum"}
+    assert statement["cohort"]["sums_of_missing_sites"] == {"east": 2}  # no more than its ledger charges
     charged = name in ("node/charge durable", "node/before answer")
     assert story.auditor.charges("east") == [*([(1, 1)] if charged else []), (2, 1), (3, 1)]
     assert story.auditor.charges() == [(1, 1), (2, 1), (3, 1)]
