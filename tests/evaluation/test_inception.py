@@ -88,3 +88,18 @@ def test_without_torch_fidelity_it_says_what_to_install(weights: Path, monkeypat
     monkeypatch.setattr(inception, "NoTrainInceptionV3", lacking)
     with pytest.raises(NotInstalled, match="pip install torch-fidelity"):
         InceptionFeatures.from_file(weights)
+
+
+def test_a_library_that_cannot_be_imported_is_not_taken_for_a_bad_file(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A torchvision that was built for another torch raises this while it is imported."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(inception, "NoTrainInceptionV3", broken)
+    with pytest.raises(NotInstalled, match="torchvision::nms") as found:
+        InceptionFeatures.from_file(weights)
+    assert "the torchvision that fits your torch" in str(found.value)
+    assert str(weights) not in str(found.value)

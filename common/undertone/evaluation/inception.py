@@ -36,7 +36,7 @@ class InceptionFeatures:
 
         Raises:
             InputError: the file is not there, or holds other things than this network's tensors.
-            NotInstalled: torch-fidelity is not.
+            NotInstalled: torch-fidelity is not, or cannot be imported here.
         """
         tensors = _tensors(weights)
         try:
@@ -46,8 +46,10 @@ class InceptionFeatures:
                 network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(clean))
         except ModuleNotFoundError as error:
             raise NotInstalled(f"Inception features need {error.name or 'torch-fidelity'}: {_HOW}") from None
-        except RuntimeError as error:  # of load_state_dict
+        except RuntimeError as error:
             said = shown(" ".join(str(error).split()), 200)
+            if "state_dict" not in str(error):  # of an import: a torchvision that was built for another torch
+                raise NotInstalled(f"Inception features do not work here ({said}): {_HOW}") from None
             raise InputError(f"{weights} does not hold the weights of torch-fidelity's Inception: {said}") from None
         return cls(network, file_sha256(weights))
 
