@@ -354,6 +354,13 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         f"{LINEAGE}::test_the_statement_lists_the_ancestor_and_says_one_claim",
     ),
     (
+        "what the ancestor rests on",
+        f"{COMMON}/release/trust.py",
+        "for line in its_own if line not in own)",
+        "for line in its_own if line in own)",
+        f"{LINEAGE}::test_what_the_first_study_rests_on_is_said_of_the_second",
+    ),
+    (
         "the first study's noise is what the second leaves",
         f"{COMMON}/study/settling.py",
         "beside = study.privacy.epsilon, (*successor, *(one.stage.charges for one in found))",

@@ -370,6 +370,13 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
     ),
     # The page
     (
+        "sums that count",
+        "common/undertone/release/trust.py",
+        'return method.counted_by if isinstance(method, CountsUnits) else ""',
+        'return ""',
+        f"{PAGE}::test_where_sums_count_the_page_says_so_and_who_learns_it",
+    ),
+    (
         "quoted",
         f"{APPROVAL}/page.py",
         "{_quoted(plan.model.base)}",
