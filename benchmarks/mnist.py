@@ -256,7 +256,7 @@ def cases(chosen: Namespace) -> list[Case]:
 
 
 def same(row: dict[str, Any], name: str, case: Case, images: int) -> bool:
-    """Whether a finished row is the case's, from as many drawn images; a small set's are fewer."""
+    """Whether a finished row is the case's, from as many drawn images; real ones are as many as the set has."""
     found = (row["set"], row["row"], row["epsilon"], row["seed"])
     real = case.name in CEILINGS
     return found == (name, case.name, case.epsilon, case.seed) and (real or row["images"] == images)

@@ -23,10 +23,10 @@ def in_hundredths(share: float) -> str:
 
 
 def up(epsilon: float) -> str:
-    """What is spent, to three places: never less than it is."""
+    """What is spent, to three places: never less than it is, but for a float's last bits."""
     return f"{ceil(epsilon * 1000) / 1000:.3f}"
 
 
 def down(epsilon: float) -> str:
-    """What is left, to three places: never more than it is."""
+    """What is left, to three places: never more than it is, but for a float's last bits."""
     return f"{floor(epsilon * 1000) / 1000:.3f}"

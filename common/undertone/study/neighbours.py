@@ -40,8 +40,8 @@ class Neighbour:
     noise: the length of the noise in the mean of all rounds over C, as noise-to-signal counts it. passes: forward and
     backward through the base, for one unit in all rounds, expected; with rows of shards, for the queries; of a method
     that encodes alone, through the encoder. seconds: of all units on this machine, one after the other; of the queries;
-    None: what a pass takes is not known. by_rdp: whether the noise was found by RDP, and is
-    near what a plan would have.
+    None: of a method that encodes alone. by_rdp: whether the noise was found by RDP, and is near what a plan would
+    have.
     """
 
     name: str

@@ -7,9 +7,7 @@ from pathlib import Path
 import click
 
 from undertone.core.progress import reporting
-from undertone.methods.choosing import EncodingMethod
 from undertone.methods.protocol import Said
-from undertone.methods.registry import method_for
 from undertone.privacy.distributed import DistributedEvent
 from undertone.release.start import start_of
 from undertone.release.trust import covered_beside, together
@@ -77,7 +75,7 @@ def show(found: Resolved, check: ClipCheck) -> None:
         table("stages", ["", *(stage.name for stage in plan.stages)], stage_rows(plan))
 
 
-def show_neighbours(beside: Neighbours, plan: Plan) -> None:
+def show_neighbours(beside: Neighbours, *, sharded: bool) -> None:
     """Print what the same claim and C come to with one thing chosen otherwise."""
     columns = ["", "noise / C", "passes", "time here", "rounds", "attempts"]
     table("beside it, at the same epsilon and C", columns, [_neighbour(row) for row in beside.rows])
@@ -85,10 +83,10 @@ def show_neighbours(beside: Neighbours, plan: Plan) -> None:
     notes = [(row.name, f"cannot be: {row.why_not}" if row.why_not else row.remark) for row in beside.rows[1:]]
     passes = "forward and backward through the base, for a unit in all rounds"
     seconds = f"all units one after the other on this machine, {pace.seconds:.2g} s a pass, {pace.origin}"
-    if isinstance(method_for(plan.method.name, plan.method.options), EncodingMethod):
+    if beside.rows[0].seconds is None:  # a method that encodes alone
         passes = "through the base's encoder, once for a unit: latents are kept"
         seconds = "not said: it is the encoder's, some hundredths of a second for an image of 64 pixels on a core"
-    if plan.method.shards is not None:
+    if sharded:
         passes = "forward and backward through the base, of the coordinator in all rounds: shards need none"
         seconds = f"of the coordinator on this machine, {pace.seconds:.2g} s a pass, {pace.origin}"
     lines([*notes, ("passes", passes), ("time here", seconds)])
@@ -338,7 +336,7 @@ def command(study: Path, as_json: bool, beside_too: bool, measure_rows: bool) ->
     else:
         show(found, check)
         if beside is not None:
-            show_neighbours(beside, plan)
+            show_neighbours(beside, sharded=plan.method.shards is not None)
         lines([("digest", plan.digest)])
     refuse_noise(plan, found.base)
     refuse_clip(check, allow_noisy=plan.privacy.allow_noisy)

@@ -391,6 +391,13 @@ MUTANTS: list[tuple[str, str, str, str, str]] = [
         f"{PAGE}::test_the_columns_of_figures_are_rounded_to_the_safe_side",
     ),
     (
+        "rounded down",
+        f"{APPROVAL}/figures.py",
+        'return f"{floor(epsilon * 1000) / 1000:.3f}"',
+        'return f"{epsilon:.3f}"',
+        f"{PAGE}::test_a_figure_promises_no_more_than_it_is",
+    ),
+    (
         "best guess",
         f"{APPROVAL}/figures.py",
         "(1 + delta * exp(-epsilon)) / (1 + exp(-epsilon))",

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from tests.support.dummy import DummyMethod, make_dummy_base
 from tests.support.world import PLAIN, make_plan, secure
@@ -21,7 +23,7 @@ from undertone.privacy.accounting import GaussianEvent, epsilon_pld
 from undertone.release.trust import trust_assumptions
 from undertone.study.plan import Plan
 from undertone_client.approval.books import Standing
-from undertone_client.approval.figures import best_guess
+from undertone_client.approval.figures import best_guess, down, up
 from undertone_client.approval.page import Asked, approval_page
 from undertone_client.site.datasets import DataSet
 
@@ -159,6 +161,15 @@ def test_whom_the_site_trusts_is_what_a_release_will_say(dummy_base: Path, dummy
     flat = " ".join(approval_page(asked(plan)).split())
     for line in trust_assumptions(plan):
         assert " ".join(str(line).split()) in flat
+
+
+@given(st.floats(0, 1000))
+@example(1.1001)
+@example(5.9009)
+def test_a_figure_promises_no_more_than_it_is(epsilon: float) -> None:
+    """What is spent is rounded up and what is left down, by less than a thousandth; 1e-12 is a float's last bits."""
+    assert -1e-12 <= float(up(epsilon)) - epsilon < 0.001 + 1e-12
+    assert -1e-12 <= epsilon - float(down(epsilon)) < 0.001 + 1e-12
 
 
 def test_a_site_without_a_federation_reads_that_it_cannot_take_part(dummy_base: Path, dummy_method: None) -> None:
